@@ -1,0 +1,49 @@
+/** A person's mistake or bad input: what was wrong, where, and how to mend it. Broken invariants use {@link assert}. */
+export class TuneError extends Error {
+  override readonly name = "TuneError";
+  /** Stable machine-readable code, listed in `docs/errors.md`. */
+  readonly code: string;
+  /** Where the problem was found: a file, a line, a layer. */
+  readonly at: string | undefined;
+  /** How to mend it. */
+  readonly fix: string | undefined;
+
+  constructor(code: string, what: string, options: { at?: string; fix?: string; cause?: unknown } = {}) {
+    const lines = [what];
+    if (options.at !== undefined) lines.push(`  at ${options.at}`);
+    if (options.fix !== undefined) lines.push(`  → ${options.fix}`);
+    super(lines.join("\n"), options.cause === undefined ? undefined : { cause: options.cause });
+    this.code = code;
+    this.at = options.at;
+    this.fix = options.fix;
+  }
+}
+
+/** Throw when an invariant of the toolkit itself is broken (a bug in Scion, never a user's mistake). */
+export function assert(condition: unknown, message: string | (() => string)): asserts condition {
+  if (!condition) throw new Error(`Scion invariant broken: ${typeof message === "string" ? message : message()}`);
+}
+
+/** The candidates nearest to `name` by edit distance, best first; for "did you mean" hints. */
+export function nearest(name: string, candidates: Iterable<string>, count = 3): string[] {
+  const limit = Math.max(2, Math.ceil(name.length * 0.5));
+  return [...new Set(candidates)]
+    .map((candidate) => ({ candidate, distance: editDistance(name.toLowerCase(), candidate.toLowerCase()) }))
+    .filter(({ candidate, distance }) => distance <= limit || candidate.includes(name))
+    .sort((a, b) => a.distance - b.distance || (a.candidate < b.candidate ? -1 : 1))
+    .slice(0, count)
+    .map(({ candidate }) => candidate);
+}
+
+function editDistance(a: string, b: string): number {
+  let previous = Array.from({ length: b.length + 1 }, (_, j) => j);
+  for (let i = 1; i <= a.length; i++) {
+    const current = [i];
+    for (let j = 1; j <= b.length; j++) {
+      const substitution = (previous[j - 1] ?? 0) + (a[i - 1] === b[j - 1] ? 0 : 1);
+      current.push(Math.min((previous[j] ?? 0) + 1, (current[j - 1] ?? 0) + 1, substitution));
+    }
+    previous = current;
+  }
+  return previous[b.length] ?? 0;
+}

@@ -1,0 +1,130 @@
+import { assert } from "../errors.ts";
+
+/** Element types, spelt as in ONNX. `float16` and `bfloat16` are held as their 16-bit patterns. */
+export type DType =
+  | "float32"
+  | "float64"
+  | "float16"
+  | "bfloat16"
+  | "int64"
+  | "int32"
+  | "int16"
+  | "int8"
+  | "uint64"
+  | "uint32"
+  | "uint16"
+  | "uint8"
+  | "bool";
+
+interface Arrays {
+  float32: Float32Array;
+  float64: Float64Array;
+  float16: Uint16Array;
+  bfloat16: Uint16Array;
+  int64: BigInt64Array;
+  int32: Int32Array;
+  int16: Int16Array;
+  int8: Int8Array;
+  uint64: BigUint64Array;
+  uint32: Uint32Array;
+  uint16: Uint16Array;
+  uint8: Uint8Array;
+  bool: Uint8Array;
+}
+
+const arrays = {
+  float32: Float32Array,
+  float64: Float64Array,
+  float16: Uint16Array,
+  bfloat16: Uint16Array,
+  int64: BigInt64Array,
+  int32: Int32Array,
+  int16: Int16Array,
+  int8: Int8Array,
+  uint64: BigUint64Array,
+  uint32: Uint32Array,
+  uint16: Uint16Array,
+  uint8: Uint8Array,
+  bool: Uint8Array,
+} as const satisfies Record<DType, unknown>;
+
+/** The typed array that holds elements of dtype `D`. */
+export type DataOf<D extends DType = DType> = Arrays[D];
+
+/** A dense row-major array in memory. `data.length` is the product of `shape`. */
+export interface Tensor<D extends DType = DType> {
+  readonly dtype: D;
+  readonly shape: readonly number[];
+  readonly data: DataOf<D>;
+}
+
+/** A tensor that has not been read yet: stages over it move no bytes. */
+export interface LazyTensor {
+  readonly dtype: DType;
+  readonly shape: readonly number[];
+  /** Bytes in memory once read in `dtype`. */
+  readonly sizeBytes: number;
+  /** Read the whole tensor. */
+  read(): Promise<Tensor>;
+}
+
+/** Bytes one element of `dtype` takes. */
+export function bytesPerElement(dtype: DType): number {
+  return arrays[dtype].BYTES_PER_ELEMENT;
+}
+
+/** Whether `dtype` holds real numbers (gradients flow through these only). */
+export function isFloat(dtype: DType): boolean {
+  return dtype === "float32" || dtype === "float64" || dtype === "float16" || dtype === "bfloat16";
+}
+
+/** Number of elements of a concrete shape; 1 for a scalar. */
+export function sizeOf(shape: readonly number[]): number {
+  return shape.reduce((product, dim) => product * dim, 1);
+}
+
+/** A zero-filled typed array of `length` elements. */
+export function allocate<D extends DType>(dtype: D, length: number): DataOf<D> {
+  // The table above pairs each dtype with its array; TypeScript cannot follow the index through `new`.
+  return new arrays[dtype](length) as DataOf<D>;
+}
+
+/** View bytes as elements of `dtype`, copying only when the offset is not aligned. Little-endian. */
+export function viewAs<D extends DType>(dtype: D, bytes: Uint8Array): DataOf<D> {
+  const width = bytesPerElement(dtype);
+  assert(bytes.byteLength % width === 0, `${bytes.byteLength} bytes are not a whole number of ${dtype}`);
+  const aligned = bytes.byteOffset % width === 0 ? bytes : bytes.slice();
+  const length = aligned.byteLength / width;
+  return new arrays[dtype](aligned.buffer as ArrayBuffer, aligned.byteOffset, length) as DataOf<D>; // as in `allocate`
+}
+
+/** The bytes behind a typed array, without a copy. */
+export function bytesOf(data: DataOf): Uint8Array {
+  return new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+}
+
+/**
+ * Make a tensor from numbers, converting to `dtype`.
+ * @throws when the number of values is not the product of `shape`.
+ */
+export function tensor<D extends DType>(
+  dtype: D,
+  shape: readonly number[],
+  values: ArrayLike<number | bigint> | number,
+): Tensor<D> {
+  const size = sizeOf(shape);
+  const data = allocate(dtype, size);
+  const wide = data instanceof BigInt64Array || data instanceof BigUint64Array;
+  if (typeof values === "number") {
+    if (wide) data.fill(BigInt(values));
+    else (data as Float64Array).fill(values); // every non-bigint array shares this signature
+  } else {
+    assert(values.length === size, `${values.length} values do not fill [${shape.join(", ")}]`);
+    for (let i = 0; i < size; i++) {
+      const value = values[i] ?? 0;
+      if (wide) data[i] = BigInt(value);
+      else (data as Float64Array)[i] = Number(value); // as above
+    }
+  }
+  return { dtype, shape: [...shape], data };
+}
