@@ -1,0 +1,147 @@
+import { describe, expect, it } from "vitest";
+import { TuneError } from "../errors.ts";
+import { joinPath, type Storage, writeFolder } from "./storage.ts";
+
+/** What every {@link Storage} promises. `fresh` gives one and an empty folder of it. */
+export function storageConformance(
+  name: string,
+  fresh: () => Promise<{ readonly storage: Storage; readonly root: string }>,
+): void {
+  const text = (bytes: Uint8Array): string => new TextDecoder().decode(bytes);
+  const check = (title: string, body: (storage: Storage, path: (name: string) => string) => Promise<void>): void => {
+    it(title, async () => {
+      const { storage, root } = await fresh();
+      await body(storage, (relative) => joinPath(root, relative));
+    });
+  };
+  const failsWith = async (code: string, promise: Promise<unknown>, naming: string): Promise<void> => {
+    const error = await promise.then(
+      () => undefined,
+      (reason: unknown) => reason,
+    );
+    expect(error).toBeInstanceOf(TuneError);
+    expect(error).toMatchObject({ code, message: expect.stringContaining(naming) });
+  };
+
+  describe(`${name} as a storage`, () => {
+    check("reads back text, bytes and streams", async (storage, path) => {
+      await storage.write(path("a.txt"), "héllo");
+      await storage.write(path("deep/er/b.bin"), Uint8Array.of(1, 2, 3));
+      const reused = new Uint8Array(2);
+      await storage.write(
+        path("c.bin"),
+        (async function* () {
+          for (const i of [1, 2, 3]) yield reused.fill(i);
+        })(),
+      );
+      expect(text(await storage.read(path("a.txt")))).toBe("héllo");
+      expect(await storage.read(path("deep/er/b.bin"))).toEqual(Uint8Array.of(1, 2, 3));
+      expect(await storage.read(path("c.bin"))).toEqual(Uint8Array.of(1, 1, 2, 2, 3, 3));
+      expect(await storage.sizeBytes(path("c.bin"))).toBe(6);
+    });
+
+    check("reads ranges, and refuses those past the end", async (storage, path) => {
+      await storage.write(path("a"), Uint8Array.of(0, 1, 2, 3, 4));
+      expect(await storage.read(path("a"), { start: 1, end: 4 })).toEqual(Uint8Array.of(1, 2, 3));
+      expect(await storage.read(path("a"), { start: 5, end: 5 })).toEqual(new Uint8Array());
+      await failsWith("read-failed", storage.read(path("a"), { start: 3, end: 6 }), path("a"));
+      await failsWith("read-failed", storage.read(path("a"), { start: 3, end: 2 }), path("a"));
+    });
+
+    check("gives bytes that nobody else holds", async (storage, path) => {
+      const content = Uint8Array.of(1, 2);
+      await storage.write(path("a"), content);
+      content[0] = 9;
+      (await storage.read(path("a")))[1] = 9;
+      expect(await storage.read(path("a"))).toEqual(Uint8Array.of(1, 2));
+    });
+
+    check("names what is missing", async (storage, path) => {
+      await storage.write(path("folder/a"), "x");
+      expect(await storage.sizeBytes(path("none"))).toBeUndefined();
+      expect(await storage.sizeBytes(path("folder"))).toBeUndefined();
+      expect(await storage.sizeBytes(path("folder/a/b"))).toBeUndefined();
+      expect(await storage.list(path("none"))).toEqual([]);
+      for (const missing of ["none", "folder", "folder/a/b"]) {
+        await failsWith("file-not-found", storage.read(path(missing)), path(missing));
+      }
+      await failsWith("file-not-found", storage.rename(path("none"), path("b")), path("none"));
+    });
+
+    check("lists a folder, sorted, folders ending in a slash", async (storage, path) => {
+      for (const file of ["z", "a", "sub/x", "sub/y/z"]) await storage.write(path(file), "");
+      expect(await storage.list(path(""))).toEqual(["a", "sub/", "z"]);
+      expect(await storage.list(path("sub"))).toEqual(["x", "y/"]);
+      expect(await storage.list(path("a"))).toEqual([]);
+    });
+
+    check("keeps the old file when a write fails midway, and leaves nothing beside it", async (storage, path) => {
+      await storage.write(path("a"), "old");
+      const broken = storage.write(
+        path("a"),
+        (async function* () {
+          yield Uint8Array.of(1);
+          throw new TuneError("not-finite-weight", "the reason");
+        })(),
+      );
+      await failsWith("not-finite-weight", broken, "the reason");
+      expect(text(await storage.read(path("a")))).toBe("old");
+      expect(await storage.list(path(""))).toEqual(["a"]);
+    });
+
+    check("refuses to write where a folder is, or below a file", async (storage, path) => {
+      await storage.write(path("folder/a"), "x");
+      await failsWith("write-failed", storage.write(path("folder"), "y"), path("folder"));
+      await failsWith("write-failed", storage.write(path("folder/a/b"), "y"), path("folder/a"));
+      await failsWith("write-failed", storage.append(path("folder"), "y"), path("folder"));
+      expect(await storage.list(path("folder"))).toEqual(["a"]);
+    });
+
+    check("appends, creating the file", async (storage, path) => {
+      await storage.append(path("logs/a"), "one\n");
+      await storage.append(path("logs/a"), "twö\n");
+      expect(text(await storage.read(path("logs/a")))).toBe("one\ntwö\n");
+    });
+
+    check("renames files and folders, replacing whatever is at the target", async (storage, path) => {
+      await storage.write(path("file"), "file");
+      await storage.write(path("old/gone"), "old");
+      await storage.write(path("new/kept"), "new");
+      await storage.rename(path("new"), path("old"));
+      expect(await storage.list(path(""))).toEqual(["file", "old/"]);
+      expect(await storage.list(path("old"))).toEqual(["kept"]);
+      await storage.rename(path("file"), path("old"));
+      expect(text(await storage.read(path("old")))).toBe("file");
+      await storage.write(path("again/x"), "x");
+      await storage.rename(path("again"), path("old"));
+      await storage.rename(path("old/x"), path("far/away"));
+      expect(text(await storage.read(path("far/away")))).toBe("x");
+      await storage.rename(path("far/away"), path("far/away"));
+      expect(await storage.list(path("far"))).toEqual(["away"]);
+      await failsWith("write-failed", storage.rename(path("far"), path("far/inside")), "far/inside");
+    });
+
+    check("removes files and folders, and does not mind when there is nothing", async (storage, path) => {
+      await storage.write(path("sub/a"), "");
+      await storage.write(path("b"), "");
+      await storage.remove(path("sub"));
+      await storage.remove(path("b"));
+      await storage.remove(path("b"));
+      await storage.remove(path("none/at/all"));
+      expect(await storage.list(path(""))).toEqual([]);
+    });
+
+    check("writes folders whole or not at all", async (storage, path) => {
+      const fill = (content: string) => (staging: string) => storage.write(joinPath(staging, "a"), content);
+      await writeFolder(storage, path("out"), fill("1"));
+      await writeFolder(storage, path("out"), fill("2"));
+      const broken = writeFolder(storage, path("out"), async (staging) => {
+        await fill("3")(staging);
+        throw new TuneError("write-failed", "disk gone");
+      });
+      await failsWith("write-failed", broken, "disk gone");
+      expect(await storage.list(path(""))).toEqual(["out/"]);
+      expect(text(await storage.read(path("out/a")))).toBe("2");
+    });
+  });
+}

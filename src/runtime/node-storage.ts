@@ -1,0 +1,198 @@
+import { randomUUID } from "node:crypto";
+import { appendFile, type FileHandle, mkdir, open, readdir, rename, rm, stat } from "node:fs/promises";
+import { basename, dirname, join } from "node:path";
+import { TuneError } from "../errors.ts";
+import type { ByteRange, Storage } from "../io/storage.ts";
+
+/** libuv reads and writes at most 2 GiB at once. */
+const maxChunkBytes = 2 ** 30;
+
+/**
+ * {@link Storage} on a disk, through `node:fs`. Relative paths start at the current directory.
+ * A write goes to a temporary name in the same folder, is flushed to the disk, then takes the final name. A rename
+ * onto a folder first moves that folder to `<name>.replaced`: a process killed in between leaves it there, whole.
+ */
+export const nodeStorage: Storage = {
+  read: async (path, range) => {
+    const handle = await reading(path, open(path, "r"));
+    try {
+      const info = await reading(path, handle.stat());
+      if (info.isDirectory()) throw new TuneError("file-not-found", `${path} is a folder, not a file.`);
+      return await reading(path, readRange(handle, path, range ?? { start: 0, end: info.size }, info.size));
+    } finally {
+      await handle.close();
+    }
+  },
+  sizeBytes: async (path) => {
+    const info = await reading(path, orNothing(stat(path)));
+    return info?.isFile() ? info.size : undefined;
+  },
+  list: async (folder) => {
+    const entries = (await reading(folder, orNothing(readdir(folder, { withFileTypes: true })))) ?? [];
+    const names = entries.map(async (entry) => {
+      // Hub caches are made of symbolic links; what counts is what they point to.
+      const info = entry.isSymbolicLink() ? await orNothing(stat(join(folder, entry.name))) : entry;
+      return info?.isDirectory() ? `${entry.name}/` : entry.name;
+    });
+    return (await reading(folder, Promise.all(names))).sort();
+  },
+  write: async (path, content) => {
+    const folder = dirname(path);
+    await writing(path, mkdir(folder, { recursive: true }));
+    const temporary = join(folder, `.${basename(path)}.${randomUUID()}.partial`);
+    const handle = await writing(path, open(temporary, "wx"));
+    try {
+      try {
+        for await (const chunk of chunksOf(content)) await writing(path, writeAll(handle, chunk));
+        await writing(path, handle.sync());
+      } finally {
+        await handle.close();
+      }
+      await writing(path, rename(temporary, path));
+    } catch (error) {
+      await rm(temporary, { force: true });
+      throw error;
+    }
+    await flushFolder(folder);
+  },
+  append: async (path, text) => {
+    await writing(path, mkdir(dirname(path), { recursive: true }));
+    await writing(path, appendFile(path, text));
+  },
+  rename: async (from, to) => {
+    if ((await writing(from, orNothing(stat(from)))) === undefined) {
+      throw new TuneError("file-not-found", `cannot rename ${from}: there is no such file.`);
+    }
+    await writing(to, mkdir(dirname(to), { recursive: true }));
+    try {
+      await rename(from, to);
+    } catch (error) {
+      if (!replaceable.has(codeOf(error) ?? "")) throw writeError(to, error);
+      await writing(to, replace(from, to));
+    }
+    await flushFolder(dirname(to));
+  },
+  remove: async (path) => {
+    await writing(path, orNothing(rm(path, { recursive: true, force: true })));
+  },
+};
+
+/** What `rename` answers when a folder is in the way (or a file, where a folder should go). */
+const replaceable: ReadonlySet<string> = new Set(["ENOTEMPTY", "EEXIST", "EISDIR", "ENOTDIR", "EPERM"]);
+
+/** Move the folder at `to` aside, put `from` in its place, then remove the old one; undone when it fails midway. */
+async function replace(from: string, to: string): Promise<void> {
+  const aside = `${to.replace(/\/+$/, "")}.replaced`;
+  await rm(aside, { recursive: true, force: true });
+  await rename(to, aside);
+  try {
+    await rename(from, to);
+  } catch (error) {
+    await rename(aside, to);
+    throw error;
+  }
+  await rm(aside, { recursive: true, force: true });
+}
+
+async function readRange(handle: FileHandle, path: string, range: ByteRange, sizeBytes: number): Promise<Uint8Array> {
+  const { start, end } = range;
+  if (start < 0 || end < start || end > sizeBytes) {
+    throw new TuneError("read-failed", `cannot read bytes ${start} to ${end} of ${path}: it has ${sizeBytes}.`);
+  }
+  const bytes = new Uint8Array(end - start);
+  let done = 0;
+  while (done < bytes.length) {
+    const wanted = Math.min(bytes.length - done, maxChunkBytes);
+    const { bytesRead } = await handle.read(bytes, done, wanted, start + done);
+    if (bytesRead === 0) throw new TuneError("read-failed", `${path} became shorter while it was being read.`);
+    done += bytesRead;
+  }
+  return bytes;
+}
+
+async function writeAll(handle: FileHandle, bytes: Uint8Array): Promise<void> {
+  let done = 0;
+  while (done < bytes.length) {
+    const { bytesWritten } = await handle.write(bytes, done, Math.min(bytes.length - done, maxChunkBytes));
+    done += bytesWritten;
+  }
+}
+
+async function* chunksOf(content: string | Uint8Array | AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+  if (typeof content === "string") yield new TextEncoder().encode(content);
+  else if (content instanceof Uint8Array) yield content;
+  else yield* content;
+}
+
+/** Make a rename last through a power cut. Some systems cannot flush a folder; the rename itself is done. */
+async function flushFolder(folder: string): Promise<void> {
+  try {
+    const handle = await open(folder, "r");
+    try {
+      await handle.sync();
+    } finally {
+      await handle.close();
+    }
+  } catch (error) {
+    if (codeOf(error) === undefined) throw error;
+  }
+}
+
+/** Undefined instead of an error when the path, or a folder on the way to it, does not exist. */
+async function orNothing<T>(promise: Promise<T>): Promise<T | undefined> {
+  try {
+    return await promise;
+  } catch (error) {
+    if (codeOf(error) === "ENOENT" || codeOf(error) === "ENOTDIR") return undefined;
+    throw error;
+  }
+}
+
+async function reading<T>(path: string, promise: Promise<T>): Promise<T> {
+  try {
+    return await promise;
+  } catch (error) {
+    if (error instanceof TuneError) throw error;
+    const code = codeOf(error);
+    if (code === "ENOENT" || code === "ENOTDIR") {
+      throw new TuneError("file-not-found", `no file ${path}.`, { fix: "check the path", cause: error });
+    }
+    throw new TuneError("read-failed", `cannot read ${path}: ${reasonOf(error)}.`, { ...fixFor(code), cause: error });
+  }
+}
+
+async function writing<T>(path: string, promise: Promise<T>): Promise<T> {
+  try {
+    return await promise;
+  } catch (error) {
+    throw writeError(path, error);
+  }
+}
+
+function writeError(path: string, error: unknown): unknown {
+  if (error instanceof TuneError) return error;
+  const what = `cannot write ${path}: ${reasonOf(error)}.`;
+  return new TuneError("write-failed", what, { ...fixFor(codeOf(error)), cause: error });
+}
+
+const fixes: Readonly<Record<string, string>> = {
+  ENOSPC: "free space on that disk, or choose a folder on another one",
+  EDQUOT: "free some of your disk quota, or choose a folder on another disk",
+  EACCES: "give yourself permission to that path, or choose another folder",
+  EPERM: "give yourself permission to that path, or choose another folder",
+  EROFS: "that disk is read-only: choose a folder on another one",
+  EMFILE: "close other programs, or raise the limit of open files (ulimit -n)",
+};
+
+function fixFor(code: string | undefined): { fix?: string } {
+  const fix = fixes[code ?? ""];
+  return fix === undefined ? {} : { fix };
+}
+
+function codeOf(error: unknown): string | undefined {
+  return error instanceof Error && "code" in error && typeof error.code === "string" ? error.code : undefined;
+}
+
+function reasonOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
