@@ -1,0 +1,5 @@
+/** Passes over graphs that know no method and no model: differentiation, rewriting, folding, reference evaluation. */
+export * from "./differentiate.ts";
+export * from "./evaluate.ts";
+export * from "./fold.ts";
+export * from "./rewrite.ts";
