@@ -1,0 +1,191 @@
+import { assert, TuneError } from "../errors.ts";
+import { allocate, type DataOf, type DType, isFloat, type LazyTensor, type Tensor } from "../graph/index.ts";
+
+const float = new Float32Array(1);
+const bits = new Uint32Array(float.buffer);
+
+let widened: Float32Array | undefined;
+
+/** Every float16, by its 16-bit pattern. 256 KiB, made at the first use. */
+function float16Table(): Float32Array {
+  if (widened !== undefined) return widened;
+  const table = new Float32Array(65536);
+  const patterns = new Uint32Array(table.buffer);
+  for (let half = 0; half < 65536; half++) {
+    const sign = (half & 0x8000) << 16;
+    const exponent = (half >> 10) & 0x1f;
+    const fraction = half & 0x3ff;
+    if (exponent === 0) table[half] = (sign === 0 ? 1 : -1) * fraction * 2 ** -24;
+    else if (exponent === 31) patterns[half] = sign | 0x7f800000 | (fraction << 13);
+    else patterns[half] = sign | ((exponent + 112) << 23) | (fraction << 13);
+  }
+  widened = table;
+  return table;
+}
+
+/** float16 patterns -> float32, exactly. */
+export function float16ToFloat32(halves: Uint16Array): Float32Array {
+  const table = float16Table();
+  const result = new Float32Array(halves.length);
+  for (let i = 0; i < halves.length; i++) result[i] = table[halves[i] ?? 0] ?? 0;
+  return result;
+}
+
+/** bfloat16 patterns -> float32, exactly: a bfloat16 is the upper half of a float32. */
+export function bfloat16ToFloat32(halves: Uint16Array): Float32Array {
+  const patterns = new Uint32Array(halves.length);
+  for (let i = 0; i < halves.length; i++) patterns[i] = (halves[i] ?? 0) << 16;
+  return new Float32Array(patterns.buffer);
+}
+
+/** float32 -> float16 patterns, to nearest, ties to even; NaN becomes the quiet NaN 0x7e00 with its sign, as in PyTorch. */
+export function float32ToFloat16(values: Float32Array): Uint16Array {
+  return eachPattern(values, (pattern) => {
+    const sign = (pattern >>> 16) & 0x8000;
+    const magnitude = pattern & 0x7fffffff;
+    if (magnitude > 0x7f800000) return sign | 0x7e00;
+    if (magnitude >= 0x47800000) return sign | 0x7c00; // 65536 and more
+    // Half the lowest kept bit, or just under it when that bit is even; a carry runs into the exponent, up to infinity.
+    if (magnitude >= 0x38800000) return sign | ((magnitude - 0x38000000 + 0xfff + ((magnitude >>> 13) & 1)) >>> 13);
+    // Subnormal: in [0.5, 1) a float32 counts in steps of 2^-24, as a subnormal float16 does, so the sum rounds right.
+    bits[0] = magnitude;
+    float[0] = (float[0] ?? 0) + 0.5;
+    return sign | ((bits[0] ?? 0) - 0x3f000000);
+  });
+}
+
+/** float32 -> bfloat16 patterns, to nearest, ties to even; NaN becomes the quiet NaN 0x7fc0, as in PyTorch. */
+export function float32ToBfloat16(values: Float32Array): Uint16Array {
+  return eachPattern(values, (pattern) =>
+    (pattern & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : (pattern + 0x7fff + ((pattern >>> 16) & 1)) >>> 16,
+  );
+}
+
+function eachPattern(values: Float32Array, narrow: (pattern: number) => number): Uint16Array {
+  const patterns = new Uint32Array(values.buffer, values.byteOffset, values.length);
+  const result = new Uint16Array(values.length);
+  for (let i = 0; i < patterns.length; i++) result[i] = narrow(patterns[i] ?? 0);
+  return result;
+}
+
+/**
+ * Convert to another dtype (the same tensor when it already has it). Floats are rounded to nearest, ties to even, in one step from any dtype.
+ * Integers and bool only take values they can hold.
+ * @throws {TuneError} `cast-out-of-range` when an integer or bool target cannot hold a value exactly.
+ */
+export function castTensor<D extends DType>(tensor: Tensor, dtype: D): Tensor<D> {
+  if (isDType(tensor, dtype)) return tensor;
+  // Each branch makes the array that the tables in `graph/tensor.ts` pair with `dtype`; TypeScript cannot follow that.
+  return { dtype, shape: tensor.shape, data: castData(numbersOf(tensor), dtype) as DataOf<D> };
+}
+
+/** Read a tensor, lazy or not, as float32. */
+export async function toFloat32(source: Tensor | LazyTensor): Promise<Tensor<"float32">> {
+  return castTensor("data" in source ? source : await source.read(), "float32");
+}
+
+/**
+ * Refuse a tensor that holds NaN or infinity; integers always pass.
+ * @throws {TuneError} `not-finite-weight` with the number of such values and the place of the first.
+ */
+export function assertFinite(name: string, tensor: Tensor): void {
+  if (!isFloat(tensor.dtype)) return;
+  const { data } = tensor;
+  let count = 0;
+  let first = -1;
+  const infinite = tensor.dtype === "float16" ? 0x7c00 : 0x7f80; // the exponent bits, all set
+  const patterns = data instanceof Uint16Array;
+  for (let i = 0; i < data.length; i++) {
+    const value = Number(data[i]);
+    if (patterns ? (value & infinite) !== infinite : Number.isFinite(value)) continue;
+    if (count++ === 0) first = i;
+  }
+  if (count === 0) return;
+  const position = placeOf(first, tensor.shape).join(", ");
+  throw new TuneError(
+    "not-finite-weight",
+    `${name} holds ${count} values that are NaN or infinite, the first at [${position}].`,
+    { at: name, fix: "use weights from before the training that broke them, or fetch the file again" },
+  );
+}
+
+function isDType<D extends DType>(tensor: Tensor, dtype: D): tensor is Tensor<D> {
+  return tensor.dtype === dtype;
+}
+
+type Numbers = Exclude<DataOf, BigInt64Array | BigUint64Array>;
+
+/** The values themselves: 16-bit patterns become the floats they stand for. */
+function numbersOf(tensor: Tensor): DataOf {
+  const { data } = tensor;
+  if (tensor.dtype !== "float16" && tensor.dtype !== "bfloat16") return data;
+  assert(data instanceof Uint16Array, `${tensor.dtype} is held as 16-bit patterns`);
+  return tensor.dtype === "float16" ? float16ToFloat32(data) : bfloat16ToFloat32(data);
+}
+
+function castData(source: DataOf, dtype: DType): DataOf {
+  if (!isFloat(dtype)) return castToIntegers(source, dtype);
+  const plain: Numbers =
+    source instanceof BigInt64Array || source instanceof BigUint64Array ? roundedDoubles(source) : source;
+  if (dtype === "float32") return Float32Array.from(plain);
+  if (dtype === "float64") return Float64Array.from(plain);
+  const singles = plain instanceof Float32Array ? plain : oddSingles(plain);
+  return dtype === "float16" ? float32ToFloat16(singles) : float32ToBfloat16(singles);
+}
+
+function roundedDoubles(source: BigInt64Array | BigUint64Array): Float64Array {
+  const result = new Float64Array(source.length);
+  for (let i = 0; i < source.length; i++) result[i] = Number(source[i]);
+  return result;
+}
+
+/**
+ * Wider numbers as float32, rounded to odd: what is cut off leaves a mark in the last bit, so that rounding once more
+ * to 16 bits gives what rounding once would have given (Boldo & Melquiond 2008).
+ */
+function oddSingles(source: Numbers): Float32Array {
+  const result = new Float32Array(source.length);
+  for (let i = 0; i < source.length; i++) {
+    const value = source[i] ?? 0;
+    const rounded = Math.fround(value);
+    float[0] = rounded;
+    if (rounded !== value && !Number.isNaN(value)) {
+      const truncated = (bits[0] ?? 0) - (Math.abs(rounded) > Math.abs(value) ? 1 : 0);
+      bits[0] = truncated | 1;
+    }
+    result[i] = float[0];
+  }
+  return result;
+}
+
+function castToIntegers(source: DataOf, dtype: DType): DataOf {
+  const result = allocate(dtype, source.length);
+  const largest = dtype === "bool" ? 1 : Number.POSITIVE_INFINITY;
+  for (let i = 0; i < source.length; i++) {
+    const value = source[i] ?? 0;
+    const whole = typeof value === "bigint" || Number.isInteger(value);
+    if (whole) {
+      if (result instanceof BigInt64Array || result instanceof BigUint64Array) result[i] = BigInt(value);
+      else result[i] = Number(value);
+    }
+    // `==` compares a bigint with a number by value, without rounding either.
+    // biome-ignore lint/suspicious/noDoubleEquals: the reason above
+    if (!whole || result[i] != value || value > largest) {
+      throw new TuneError("cast-out-of-range", `${dtype} cannot hold ${value} (element ${i}).`, {
+        fix: "cast to a float or to a wider integer",
+      });
+    }
+  }
+  return result;
+}
+
+function placeOf(index: number, shape: readonly number[]): number[] {
+  let rest = index;
+  return shape
+    .map((_, axis) => shape.slice(axis + 1).reduce((product, size) => product * size, 1))
+    .map((stride) => {
+      const position = Math.floor(rest / stride);
+      rest -= position * stride;
+      return position;
+    });
+}
