@@ -1,0 +1,62 @@
+import { TuneError } from "../errors.ts";
+
+/** A JSON object. */
+export type JsonObject = Readonly<Record<string, unknown>>;
+
+/** Whether a parsed JSON value is an object (not null, not a list). */
+export function isJsonObject(value: unknown): value is JsonObject {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+/**
+ * Parse UTF-8 JSON that must be one object, strictly: a key given twice is refused, since readers disagree on which
+ * one counts.
+ * @throws {TuneError} with `code`, naming `at`.
+ */
+export function parseJsonObject(bytes: Uint8Array, code: string, at: string): JsonObject {
+  const refuse = (what: string, cause?: unknown): TuneError =>
+    new TuneError(code, what, { at, fix: "fetch or write the file again; it is damaged", cause });
+  let text: string;
+  try {
+    text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
+  } catch (cause) {
+    throw refuse("the text is not valid UTF-8.", cause);
+  }
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (cause) {
+    throw refuse(`it is not valid JSON: ${cause instanceof Error ? cause.message : cause}.`, cause);
+  }
+  if (!isJsonObject(value)) throw refuse("the JSON is not an object.");
+  const duplicates = duplicateKeys(text);
+  if (duplicates.length > 0)
+    throw refuse(`these keys are given more than once: ${duplicates.slice(0, 20).join(", ")}.`);
+  return value;
+}
+
+const quote = 0x22;
+const backslash = 0x5c;
+
+/** Keys that some object of a valid JSON text holds twice. */
+function duplicateKeys(text: string): string[] {
+  const duplicates: string[] = [];
+  const open: (Set<string> | undefined)[] = []; // the keys of each enclosing object; undefined for a list
+  for (let i = 0; i < text.length; i++) {
+    const char = text[i];
+    if (char === "{") open.push(new Set());
+    else if (char === "[") open.push(undefined);
+    else if (char === "}" || char === "]") open.pop();
+    else if (char === '"') {
+      const start = i++;
+      while (text.charCodeAt(i) !== quote) i += text.charCodeAt(i) === backslash ? 2 : 1;
+      let next = i + 1;
+      while (" \t\r\n".includes(text[next] ?? "x")) next++;
+      if (text[next] !== ":") continue;
+      const key: string = JSON.parse(text.slice(start, i + 1));
+      if (open.at(-1)?.has(key)) duplicates.push(JSON.stringify(key));
+      open.at(-1)?.add(key);
+    }
+  }
+  return duplicates;
+}
