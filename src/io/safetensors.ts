@@ -128,17 +128,10 @@ export async function writeSafetensors(
   metadata: Readonly<Record<string, string>> = { format: "pt" },
 ): Promise<void> {
   const sorted = [...entries].sort(officialOrder);
+  refuseTakenNames(sorted, path);
   const header: [string, unknown][] = Object.keys(metadata).length > 0 ? [["__metadata__", metadata]] : [];
-  const seen = new Set(["__metadata__"]);
   let offset = 0;
   for (const { name, tensor } of sorted) {
-    if (seen.has(name)) {
-      throw new TuneError("tensor-name-taken", `two tensors would be called "${name}".`, {
-        at: path,
-        fix: "give every tensor a name of its own",
-      });
-    }
-    seen.add(name);
     const end = offset + byteLengthOf(tensor);
     const { dtype, shape } = tensor;
     assert(end - offset === sizeOf(shape) * bytesPerElement(dtype), () => `${name} does not fill its shape`);
@@ -146,6 +139,20 @@ export async function writeSafetensors(
     offset = end;
   }
   await storage.write(path, fileChunks(objectText(header), sorted));
+}
+
+/** Check that every tensor has a name of its own. @throws {TuneError} `tensor-name-taken`. */
+export function refuseTakenNames(entries: Iterable<NamedTensor>, at: string): void {
+  const taken = new Set(["__metadata__"]);
+  for (const { name } of entries) {
+    if (taken.has(name)) {
+      throw new TuneError("tensor-name-taken", `the tensor name "${name}" is already taken.`, {
+        at,
+        fix: "give every tensor a name of its own",
+      });
+    }
+    taken.add(name);
+  }
 }
 
 /** Bytes a tensor takes in memory and in a file. */
