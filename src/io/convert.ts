@@ -127,8 +127,9 @@ function castData(source: DataOf, dtype: DType): DataOf {
   if (!isFloat(dtype)) return castToIntegers(source, dtype);
   const plain: Numbers =
     source instanceof BigInt64Array || source instanceof BigUint64Array ? roundedDoubles(source) : source;
-  if (dtype === "float32") return Float32Array.from(plain);
-  if (dtype === "float64") return Float64Array.from(plain);
+  // A Float32Array here is the fresh copy that widening made: same dtypes never come this far.
+  if (dtype === "float32") return plain instanceof Float32Array ? plain : new Float32Array(plain);
+  if (dtype === "float64") return new Float64Array(plain);
   const singles = plain instanceof Float32Array ? plain : oddSingles(plain);
   return dtype === "float16" ? float32ToFloat16(singles) : float32ToBfloat16(singles);
 }
