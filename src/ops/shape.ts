@@ -650,21 +650,25 @@ export function shapeOf(x: Value): Value {
 
 /** Reshape to known sizes (at most one of them symbolic or −1). */
 export function reshape(x: Value, shape: ShapeOf): Value {
-  if (sameShape(x.shape, shape)) return x;
-  const symbolic = shape.filter((dim) => typeof dim !== "number").length;
-  assert(symbolic <= 1, () => `reshape to ${showShape(shape)}: more than one size is symbolic; use reshapeTo`);
-  const sizes = shape.map((dim) => (typeof dim === "number" ? dim : -1));
-  return apply(Reshape, [x, constant(sizes, "int64")]);
+  return reshapeTo(x, shape, []);
 }
 
 /**
- * Reshape to sizes of which several are symbolic: each symbolic size is read at run time from a value that has it.
- * `sources` are values whose shapes hold those sizes as single axes.
+ * Reshape to sizes that may be symbolic. A size that stays on its axis is kept (0), one more is worked out (−1), and
+ * the rest are read at run time from x or from `sources`: values whose shapes hold those sizes as single axes.
  */
 export function reshapeTo(x: Value, shape: ShapeOf, sources: readonly Value[]): Value {
   if (sameShape(x.shape, shape)) return x;
-  if (shape.filter((dim) => typeof dim !== "number").length <= 1) return reshape(x, shape);
-  return apply(Reshape, [x, sizeVector(shape, [x, ...sources])]);
+  let open = shape.includes(-1);
+  const sizes = shape.map((dim, i): Dim => {
+    if (typeof dim === "number") return dim;
+    if (x.shape[i] === dim) return 0;
+    if (open) return dim;
+    open = true;
+    return -1;
+  });
+  const y = apply(Reshape, [x, sizeVector(sizes, [x, ...sources])]);
+  return y;
 }
 
 /** An int64 vector of the sizes given, the symbolic ones read from values whose shapes hold them. */
@@ -692,11 +696,9 @@ export function sizeVector(shape: ShapeOf, sources: readonly Value[]): Value {
   return parts.length === 1 && only ? only : concat(parts, 0);
 }
 
-/** Reshape to the shape of another value, read at run time where it is symbolic. */
+/** Reshape to the shape of another value. */
 export function reshapeLike(x: Value, like: Value): Value {
-  if (sameShape(x.shape, like.shape)) return x;
-  const symbolic = like.shape.filter((dim) => typeof dim !== "number").length;
-  return symbolic <= 1 ? reshape(x, like.shape) : apply(Reshape, [x, shapeOf(like)]);
+  return reshapeTo(x, like.shape, [like]);
 }
 
 /** Reorder axes. */

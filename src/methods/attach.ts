@@ -1,0 +1,161 @@
+import { assert } from "../errors.ts";
+import {
+  constant,
+  graph,
+  type InputValue,
+  input,
+  type Node,
+  type ParameterValue,
+  parameter,
+  type Value,
+  withScope,
+} from "../graph/index.ts";
+import { findOp, type LinearSite, mul, transpose, where } from "../ops/index.ts";
+import { rebuild, rewrite } from "../transforms/index.ts";
+import type { ParameterSpec, Parameters, Site } from "./method.ts";
+import type { MethodChoice } from "./table.ts";
+import { chooseModules, type TargetModules } from "./targets.ts";
+
+/** A tensor that an attached method trains. */
+export interface Trainable {
+  readonly value: ParameterValue;
+  readonly module: string;
+  /** The method's short name for it, such as `A`. */
+  readonly key: string;
+  readonly initial: ParameterSpec["initial"];
+  /** The pretrained weight it stands beside or in place of. */
+  readonly weight: Value;
+}
+
+/** A mask that training draws anew on every run: bool, each element kept with probability 1 − rate. */
+export interface DropoutMask {
+  readonly value: InputValue;
+  readonly rate: number;
+}
+
+/** Outputs with a method attached. */
+export interface Attached {
+  readonly outputs: Readonly<Record<string, Value>>;
+  readonly trainables: readonly Trainable[];
+  readonly dropoutMasks: readonly DropoutMask[];
+}
+
+/** Where to attach, and how. */
+export interface AttachOptions {
+  readonly choice: MethodChoice;
+  readonly targets: TargetModules;
+  /** The output layer's module, which `all-linear` leaves out. */
+  readonly outputModule: string;
+  /** Whether dropout acts. */
+  readonly training: boolean;
+}
+
+/** The linear maps of a model, by module, in the order the model computes them. */
+export function linearModules(outputs: Readonly<Record<string, Value>>): ReadonlyMap<string, LinearSite> {
+  const sites = new Map<string, LinearSite>();
+  for (const node of graph({ outputs }).nodes) {
+    const site = linearOf(node);
+    if (site) sites.set(node.scope, site);
+  }
+  return sites;
+}
+
+function linearOf(node: Node): LinearSite | undefined {
+  return node.scope === "" ? undefined : findOp(node.domain, node.op)?.linear?.(node);
+}
+
+/**
+ * Attach a method to the outputs of a model.
+ * @throws {TuneError} `unknown-target-modules`, or what the method has against a site (such as `rank-too-large`).
+ */
+export function attach(outputs: Readonly<Record<string, Value>>, options: AttachOptions): Attached {
+  return options.choice.method.attaches === "linear"
+    ? besideLinear(outputs, options)
+    : inPlaceOfWeights(outputs, options);
+}
+
+function besideLinear(outputs: Readonly<Record<string, Value>>, options: AttachOptions): Attached {
+  const { choice, targets, outputModule, training } = options;
+  const { method, config } = choice;
+  const sites = linearModules(outputs);
+  const chosen = new Set(chooseModules(targets, [...sites.keys()], outputModule));
+  const trainables: Trainable[] = [];
+  const dropoutMasks: DropoutMask[] = [];
+  const adapted = rewrite(Object.values(outputs), {
+    node: (node, inputs) => {
+      const linear = chosen.has(node.scope) ? linearOf(node) : undefined;
+      const x = inputs[0];
+      if (!linear || !x) return undefined;
+      const [y] = inputs.every((value, i) => value === node.inputs[i]) ? node.outputs : rebuild(node, inputs);
+      assert(y !== undefined, "a linear node has an output");
+      const { weight, inFeatures, outFeatures } = linear;
+      const site: Site = { module: node.scope, weight, inFeatures, outFeatures };
+      const made = declare(method.name, site, method.parameters(site, config));
+      trainables.push(...made.trainables);
+      const dropout = (value: Value, rate: number): Value => {
+        if (!training || rate === 0) return value;
+        const mask = input(`dropout.${node.scope}`, "bool", value.shape);
+        dropoutMasks.push({ value: mask, rate });
+        return where(mask, mul(value, 1 / (1 - rate)), constant(0, value.dtype));
+      };
+      return withScope(node.scope, () => [method.adapt({ site, x, y, dropout }, made.read, config)]);
+    },
+  });
+  return { outputs: rename(outputs, adapted), trainables, dropoutMasks };
+}
+
+function inPlaceOfWeights(outputs: Readonly<Record<string, Value>>, { choice }: AttachOptions): Attached {
+  const { method, config } = choice;
+  const trainables: Trainable[] = [];
+  const adapted = rewrite(Object.values(outputs), {
+    leaf: (value) => {
+      if (value.kind !== "weight") return undefined;
+      const sizes = value.shape.map(Number);
+      const site: Site = {
+        module: value.name,
+        weight: value,
+        inFeatures: sizes.at(-1) ?? 1,
+        outFeatures: sizes.length > 1 ? (sizes[0] ?? 1) : 1,
+      };
+      const made = declare(undefined, site, method.parameters(site, config));
+      trainables.push(...made.trainables);
+      return method.adapt({ site, x: value, y: value, dropout: (x) => x }, made.read, config);
+    },
+  });
+  return { outputs: rename(outputs, adapted), trainables, dropoutMasks: [] };
+}
+
+/** Parameters of a site: `module.method_key`, or the weight's own name when they stand in its place. */
+function declare(
+  method: string | undefined,
+  site: Site,
+  specs: Readonly<Record<string, ParameterSpec>>,
+): { trainables: readonly Trainable[]; read: Parameters } {
+  const trainables = Object.entries(specs).map(([key, { shape, initial }]): Trainable => {
+    const name = method === undefined ? site.module : `${site.module}.${method}_${key}`;
+    return { value: parameter(name, "float32", shape), module: site.module, key, initial, weight: site.weight };
+  });
+  const read = (key: string): Value => {
+    const found = trainables.find((trainable) => trainable.key === key);
+    assert(found !== undefined, `${site.module} has no parameter ${key}`);
+    return found.value;
+  };
+  return { trainables, read };
+}
+
+function rename(outputs: Readonly<Record<string, Value>>, values: readonly Value[]): Readonly<Record<string, Value>> {
+  return Object.fromEntries(Object.keys(outputs).map((name, i) => [name, values[i] as Value])); // one value an output
+}
+
+/** The weight as stored, with the adapter folded in; `weight` and parameters may be symbolic in size. */
+export function mergeStored(
+  choice: MethodChoice,
+  weight: Value,
+  layout: LinearSite["layout"],
+  read: Parameters,
+): Value {
+  const { method, config } = choice;
+  const upright = layout === "out,in" ? weight : transpose(weight, [1, 0]);
+  const merged = method.merge(upright, read, config);
+  return layout === "out,in" ? merged : transpose(merged, [1, 0]);
+}

@@ -1,0 +1,11 @@
+/**
+ * Adapter methods, one file each, and how they attach to a model's graph.
+ * Nothing here knows a model, a file format or the training loop.
+ */
+export * from "./attach.ts";
+export * from "./fields.ts";
+export * from "./full.ts";
+export * from "./lora.ts";
+export * from "./method.ts";
+export * from "./table.ts";
+export * from "./targets.ts";

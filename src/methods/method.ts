@@ -1,0 +1,73 @@
+import type { Value } from "../graph/index.ts";
+import type { Rng } from "../linalg/index.ts";
+import type { Fields } from "./fields.ts";
+
+/** A paper, and the place in it that a method implements. */
+export interface Citation {
+  readonly title: string;
+  readonly authors: string;
+  readonly year: number;
+  readonly arxiv: string;
+  readonly at: string;
+}
+
+/** Where a method attaches. A linear map y = x·Wᵀ, or any weight of the model. */
+export interface Site {
+  /** The module, such as `model.layers.0.self_attn.q_proj`. */
+  readonly module: string;
+  readonly weight: Value;
+  /** Sizes of the linear map, whichever way the weight is stored; rows and columns of a weight that is not one. */
+  readonly inFeatures: number;
+  readonly outFeatures: number;
+}
+
+/** How a new trainable tensor starts. */
+export interface ParameterSpec {
+  readonly shape: readonly number[];
+  /** Values in row-major order; `"weight"` starts from the pretrained tensor itself. */
+  readonly initial: "weight" | ((rng: Rng, size: number) => Float32Array);
+}
+
+/** What a method may use while it is attached. */
+export interface Attachment {
+  readonly site: Site;
+  /** The input of the linear map, [tokens, in]. */
+  readonly x: Value;
+  /** Its output without the adapter, [tokens, out]. */
+  readonly y: Value;
+  /** Zero elements with probability `rate` and scale the rest up, while training; x itself otherwise. */
+  readonly dropout: (x: Value, rate: number) => Value;
+}
+
+/** How PEFT stores the method. */
+export interface PeftForm {
+  /** `peft_type`. */
+  readonly type: string;
+  /** Parameter -> the end of its tensor name after the module. */
+  readonly tensors: Readonly<Record<string, string>>;
+}
+
+/** An adapter method (or full tuning). Adding one is adding such a record and one line in `methods/index.ts`. */
+export interface Method<Config extends object = object> {
+  readonly name: string;
+  readonly summary: string;
+  readonly cite?: Citation;
+  readonly fields: Fields<Config>;
+  /** `linear`: beside linear maps that the targets choose. `weight`: in place of every weight of the model. */
+  readonly attaches: "linear" | "weight";
+  /** The trainable tensors of one site, by short name. @throws {TuneError} when the config does not fit the site. */
+  readonly parameters: (site: Site, config: Config) => Readonly<Record<string, ParameterSpec>>;
+  /** `linear`: the new output of the map, [tokens, out]. `weight`: the value to use as the weight. */
+  readonly adapt: (attachment: Attachment, parameters: Parameters, config: Config) => Value;
+  /** The weight [out, in] with the adapter folded in. */
+  readonly merge: (weight: Value, parameters: Parameters, config: Config) => Value;
+  readonly peft?: PeftForm;
+}
+
+/** The trainable values of one site, by short name; reading one that the method does not declare is an error. */
+export type Parameters = (name: string) => Value;
+
+/** Declare a method; its own config type stays inside it. */
+export function defineMethod<Config extends object>(method: Method<Config>): Method<Config> {
+  return Object.freeze(method);
+}

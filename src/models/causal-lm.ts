@@ -1,0 +1,64 @@
+import { type InputValue, input, type Value } from "../graph/index.ts";
+import {
+  gather,
+  gatherElements,
+  logSoftmax,
+  mul,
+  neg,
+  reciprocal,
+  reshapeTo,
+  sumAll,
+  unsqueeze,
+} from "../ops/index.ts";
+import type { Architecture, KeyValue, Weights } from "./architecture.ts";
+import { cachedMask, causalMask } from "./blocks.ts";
+
+/** A graph still open: its inputs, and the outputs by name. */
+export interface OpenGraph {
+  readonly inputs: readonly InputValue[];
+  readonly outputs: Readonly<Record<string, Value>>;
+}
+
+/**
+ * The training objective: the negative log-likelihood of labels, summed over targets and divided by `normaliser`.
+ * Inputs: input_ids and position_ids int64 [batch, seq] (right-padded); target_positions int64 [targets], the flat
+ * places (of batch·seq) whose next token counts; labels int64 [targets], those tokens; normaliser float32 [].
+ * The logits exist only at the targets. Output: loss float32 [].
+ */
+export function lossGraph<Config>(architecture: Architecture<Config>, config: Config, weights: Weights): OpenGraph {
+  const inputIds = input("input_ids", "int64", ["batch", "seq"]);
+  const positionIds = input("position_ids", "int64", ["batch", "seq"]);
+  const targetPositions = input("target_positions", "int64", ["targets"]);
+  const labels = input("labels", "int64", ["targets"]);
+  const normaliser = input("normaliser", "float32", []);
+  const { hidden } = architecture.trunk(config, weights, { inputIds, positionIds, mask: causalMask(inputIds) });
+  const logits = architecture.head(config, weights, gather(hidden, targetPositions));
+  const likelihood = gatherElements(logSoftmax(logits), unsqueeze(labels, [1]), 1);
+  const loss = mul(neg(sumAll(likelihood)), reciprocal(normaliser));
+  return { inputs: [inputIds, positionIds, targetPositions, labels, normaliser], outputs: { loss } };
+}
+
+/**
+ * One decoding step, with the names that transformers.js and optimum use.
+ * Inputs: input_ids, position_ids int64 [batch, seq]; attention_mask int64 [batch, past+seq];
+ * past_key_values.N.key and .value float32 [batch, kvHeads, past, headDim].
+ * Outputs: logits float32 [batch, seq, vocab]; present.N.key and .value [batch, kvHeads, past+seq, headDim].
+ */
+export function decodeGraph<Config>(architecture: Architecture<Config>, config: Config, weights: Weights): OpenGraph {
+  const { layers, kvHeads, headDim, vocabSize } = architecture.sizes(config);
+  const inputIds = input("input_ids", "int64", ["batch", "seq"]);
+  const attentionMask = input("attention_mask", "int64", ["batch", "past+seq"]);
+  const positionIds = input("position_ids", "int64", ["batch", "seq"]);
+  const cached = (i: number, part: string): InputValue =>
+    input(`past_key_values.${i}.${part}`, "float32", ["batch", kvHeads, "past", headDim]);
+  const past = Array.from({ length: layers }, (_, i) => ({ key: cached(i, "key"), value: cached(i, "value") }));
+  const mask = cachedMask(inputIds, attentionMask);
+  const { hidden, present } = architecture.trunk(config, weights, { inputIds, positionIds, mask, past });
+  const flat = architecture.head(config, weights, hidden);
+  const outputs: Record<string, Value> = { logits: reshapeTo(flat, ["batch", "seq", vocabSize], [inputIds]) };
+  present.forEach(({ key, value }: KeyValue, i) => {
+    outputs[`present.${i}.key`] = key;
+    outputs[`present.${i}.value`] = value;
+  });
+  return { inputs: [inputIds, attentionMask, positionIds, ...past.flatMap(({ key, value }) => [key, value])], outputs };
+}

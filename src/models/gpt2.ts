@@ -1,0 +1,138 @@
+import { inScope, type Value } from "../graph/index.ts";
+import { add, gather, gelu, layerNorm, linear, mul, relu, reshape, sigmoid, split, tanh } from "../ops/index.ts";
+import type { Architecture, KeyValue, TensorSpec, Weights } from "./architecture.ts";
+import { attention, dense, extend, splitHeads } from "./blocks.ts";
+import { readConfig } from "./config.ts";
+
+type Activation = "gelu_new" | "gelu_pytorch_tanh" | "gelu" | "relu" | "silu" | "tanh";
+
+/** Activation functions under the names that GPT-2 configs use. */
+const activations: Readonly<Record<Activation, (x: Value) => Value>> = {
+  gelu_new: (x: Value) => gelu(x, "tanh"),
+  gelu_pytorch_tanh: (x: Value) => gelu(x, "tanh"),
+  gelu: (x: Value) => gelu(x),
+  relu: (x: Value) => relu(x),
+  silu: (x: Value) => mul(x, sigmoid(x)),
+  tanh: (x: Value) => tanh(x),
+};
+
+/** The part of a GPT-2 `config.json` that shapes the computation. */
+export interface Gpt2Config {
+  readonly vocabSize: number;
+  readonly hiddenSize: number;
+  readonly innerSize: number;
+  readonly layers: number;
+  readonly heads: number;
+  readonly contextLength: number;
+  readonly normEpsilon: number;
+  readonly activation: Activation;
+  readonly scaleScores: boolean;
+  readonly scaleByLayer: boolean;
+  readonly tiedEmbeddings: boolean;
+}
+
+/** GPT-2. Radford et al. 2019; names and `[in, out]` weight layout (Conv1D) as in transformers. */
+export const gpt2: Architecture<Gpt2Config> = {
+  modelType: "gpt2",
+  className: "GPT2LMHeadModel",
+  basePrefix: "transformer.",
+  ignored: /\.attn\.(bias|masked_bias)$/,
+  outputModule: "lm_head",
+  defaultTargets: ["c_attn"],
+
+  configure: (json) => {
+    const reader = readConfig(json);
+    const hiddenSize = reader.integer("n_embd");
+    const heads = reader.integer("n_head");
+    if (hiddenSize % heads !== 0) reader.problem(`"n_embd" (${hiddenSize}) is not a multiple of "n_head" (${heads})`);
+    if (json["add_cross_attention"] === true) reader.problem(`"add_cross_attention" is not supported`);
+    const config: Gpt2Config = {
+      vocabSize: reader.integer("vocab_size"),
+      hiddenSize,
+      innerSize: reader.integer("n_inner", 4 * hiddenSize),
+      layers: reader.integer("n_layer"),
+      heads,
+      contextLength: reader.integer("n_positions", 1024),
+      normEpsilon: reader.number("layer_norm_epsilon", 1e-5),
+      // The keys of the record above, which `Object.keys` widens to string.
+      activation: reader.choice("activation_function", Object.keys(activations) as Activation[], "gelu_new"),
+      scaleScores: reader.boolean("scale_attn_weights", true),
+      scaleByLayer: reader.boolean("scale_attn_by_inverse_layer_idx", false),
+      tiedEmbeddings: reader.boolean("tie_word_embeddings", true),
+    };
+    reader.finish();
+    return config;
+  },
+
+  sizes: ({ vocabSize, hiddenSize, layers, heads, contextLength }) => ({
+    vocabSize,
+    hiddenSize,
+    layers,
+    heads,
+    kvHeads: heads,
+    headDim: hiddenSize / heads,
+    contextLength,
+  }),
+
+  tensors: (config) => {
+    const { hiddenSize: hidden, innerSize: inner } = config;
+    const specs: TensorSpec[] = [
+      { name: "transformer.wte.weight", shape: [config.vocabSize, hidden] },
+      { name: "transformer.wpe.weight", shape: [config.contextLength, hidden] },
+    ];
+    const withBias = (module: string, shape: readonly number[]): void => {
+      specs.push({ name: `${module}.weight`, shape }, { name: `${module}.bias`, shape: shape.slice(-1) });
+    };
+    for (let i = 0; i < config.layers; i++) {
+      const block = `transformer.h.${i}`;
+      withBias(`${block}.ln_1`, [hidden]);
+      withBias(`${block}.attn.c_attn`, [hidden, 3 * hidden]);
+      withBias(`${block}.attn.c_proj`, [hidden, hidden]);
+      withBias(`${block}.ln_2`, [hidden]);
+      withBias(`${block}.mlp.c_fc`, [hidden, inner]);
+      withBias(`${block}.mlp.c_proj`, [inner, hidden]);
+    }
+    withBias("transformer.ln_f", [hidden]);
+    if (!config.tiedEmbeddings) specs.push({ name: "lm_head.weight", shape: [config.vocabSize, hidden] });
+    return specs;
+  },
+
+  trunk: (config, weights, { inputIds, positionIds, mask, past }) => {
+    const { hiddenSize, heads, normEpsilon } = config;
+    const headDim = hiddenSize / heads;
+    const conv = (module: string, x: Value): Value => dense(weights, module, x, { bias: true, layout: "in,out" });
+    const present: KeyValue[] = [];
+    const tokens = inScope("transformer.wte", () => gather(weights("transformer.wte.weight"), reshape(inputIds, [-1])));
+    const places = inScope("transformer.wpe", () =>
+      gather(weights("transformer.wpe.weight"), reshape(positionIds, [-1])),
+    );
+    let x = add(tokens, places);
+    for (let i = 0; i < config.layers; i++) {
+      const block = `transformer.h.${i}`;
+      const fused = conv(`${block}.attn.c_attn`, norm(weights, `${block}.ln_1`, x, normEpsilon));
+      const mixed = inScope(`${block}.attn`, () => {
+        const [query, key, value] = split(fused, [hiddenSize, hiddenSize, hiddenSize], 1).map((part) =>
+          splitHeads(part, inputIds, heads, headDim),
+        ) as [Value, Value, Value]; // three sizes, three parts
+        const cache = extend(past?.[i], { key, value });
+        present.push(cache);
+        const scale = (config.scaleScores ? 1 / Math.sqrt(headDim) : 1) / (config.scaleByLayer ? i + 1 : 1);
+        return attention(query, cache, mask, scale);
+      });
+      x = add(x, conv(`${block}.attn.c_proj`, mixed));
+      const inner = conv(`${block}.mlp.c_fc`, norm(weights, `${block}.ln_2`, x, normEpsilon));
+      const active = inScope(`${block}.mlp`, () => activations[config.activation](inner));
+      x = add(x, conv(`${block}.mlp.c_proj`, active));
+    }
+    return { hidden: norm(weights, "transformer.ln_f", x, normEpsilon), present };
+  },
+
+  head: (config, weights, hidden) =>
+    inScope("lm_head", () =>
+      linear(hidden, weights(config.tiedEmbeddings ? "transformer.wte.weight" : "lm_head.weight")),
+    ),
+};
+
+function norm(weights: Weights, module: string, x: Value, epsilon: number): Value {
+  return inScope(module, () => layerNorm(x, weights(`${module}.weight`), weights(`${module}.bias`), epsilon));
+}

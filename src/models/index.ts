@@ -1,0 +1,17 @@
+/**
+ * Pretrained models: one file per architecture turns `config.json` and tensor names into a graph.
+ * Training, adapters and file formats are elsewhere.
+ */
+export type {
+  Architecture,
+  KeyValue,
+  ModelSizes,
+  TensorSpec,
+  TrunkInputs,
+  TrunkOutputs,
+  Weights,
+} from "./architecture.ts";
+export { decodeGraph, lossGraph, type OpenGraph } from "./causal-lm.ts";
+export type { ConfigJson } from "./config.ts";
+export { assembleModel, openModel, type PretrainedModel } from "./model.ts";
+export { findArchitecture, supportedModelTypes } from "./table.ts";

@@ -1,0 +1,121 @@
+import { nearest, TuneError } from "../errors.ts";
+import { type LazyTensor, sizeOf, type Value, type WeightValue, weight } from "../graph/index.ts";
+import { assertFinite, toFloat32 } from "../io/convert.ts";
+import { openModelWeights } from "../io/model-weights.ts";
+import { joinPath, type Storage } from "../io/storage.ts";
+import { readJsonObject } from "../io/text.ts";
+import type { Architecture, ModelSizes, Weights } from "./architecture.ts";
+import { decodeGraph, lossGraph, type OpenGraph } from "./causal-lm.ts";
+import type { ConfigJson } from "./config.ts";
+import { findArchitecture } from "./table.ts";
+
+/** A pretrained causal language model: what its folder says, with its weights still unread. */
+export interface PretrainedModel {
+  readonly folder: string;
+  readonly modelType: string;
+  readonly architecture: Architecture;
+  /** `config.json` as it was read, for exports. */
+  readonly json: ConfigJson;
+  readonly sizes: ModelSizes;
+  /** Every tensor of the model by the name transformers gives it, read as float32 and refused if it is not finite. */
+  readonly weights: ReadonlyMap<string, WeightValue>;
+  /** Tensors that the files hold and the model does not use. */
+  readonly unused: readonly string[];
+  /** Parameters of the model; tied tensors count once. */
+  readonly parameterCount: number;
+  /** The training objective; see {@link lossGraph}. */
+  loss(): OpenGraph;
+  /** One decoding step; see {@link decodeGraph}. */
+  decode(): OpenGraph;
+}
+
+/**
+ * Open a model folder in the Hugging Face layout: `config.json` and safetensors.
+ * @throws {TuneError} `unknown-architecture`, `bad-config`, `weights-mismatch` (every missing and misshapen tensor at
+ * once), and what reading the files throws.
+ */
+export async function openModel(storage: Storage, folder: string): Promise<PretrainedModel> {
+  const json = await readJsonObject(storage, joinPath(folder, "config.json"));
+  const architecture = await findArchitecture(json, folder);
+  const files = await openModelWeights(storage, folder);
+  return assembleModel({ folder, json, architecture, files });
+}
+
+/** Put a model together from its parts: the tensors may come from files or from memory. */
+export function assembleModel(options: {
+  readonly folder: string;
+  readonly json: ConfigJson;
+  readonly architecture: Architecture;
+  readonly files: ReadonlyMap<string, LazyTensor>;
+}): PretrainedModel {
+  const { folder, json, architecture, files } = options;
+  const config = architecture.configure(json);
+  const sizes = architecture.sizes(config);
+  const weights = matchTensors(architecture, config, files, folder);
+  const read: Weights = (name): Value => {
+    const found = weights.found.get(name);
+    if (found === undefined)
+      throw new Error(`${architecture.modelType} reads ${name}, which its tensors() do not list`);
+    return found;
+  };
+  return {
+    folder,
+    modelType: architecture.modelType,
+    architecture,
+    json,
+    sizes,
+    weights: weights.found,
+    unused: weights.unused,
+    parameterCount: [...weights.found.values()].reduce((sum, { source }) => sum + sizeOf(source.shape), 0),
+    loss: () => lossGraph(architecture, config, read),
+    decode: () => decodeGraph(architecture, config, read),
+  };
+}
+
+function matchTensors(
+  architecture: Architecture,
+  config: unknown,
+  files: ReadonlyMap<string, LazyTensor>,
+  folder: string,
+): { found: ReadonlyMap<string, WeightValue>; unused: readonly string[] } {
+  const { basePrefix } = architecture;
+  const problems: string[] = [];
+  const found = new Map<string, WeightValue>();
+  const used = new Set<string>();
+  for (const { name, shape } of architecture.tensors(config)) {
+    const short = name.startsWith(basePrefix) ? name.slice(basePrefix.length) : name;
+    const key = [name, short].find((candidate) => files.has(candidate));
+    const tensor = key === undefined ? undefined : files.get(key);
+    if (key === undefined || tensor === undefined) {
+      const [near] = nearest(name, files.keys(), 1);
+      problems.push(`missing ${name} [${shape.join(", ")}]${near ? ` (the files hold ${near})` : ""}`);
+    } else if (tensor.shape.join() !== shape.join()) {
+      problems.push(`${name} is [${tensor.shape.join(", ")}], but config.json asks for [${shape.join(", ")}]`);
+    } else {
+      used.add(key);
+      found.set(name, weight(name, checkedFloat32(name, tensor)));
+    }
+  }
+  if (problems.length > 0) {
+    throw new TuneError("weights-mismatch", `The weights do not fit config.json:\n  ${problems.join("\n  ")}`, {
+      at: folder,
+      fix: "use the config.json and the safetensors of one and the same model",
+    });
+  }
+  const unused = [...files.keys()].filter((name) => !used.has(name) && !architecture.ignored.test(name));
+  return { found, unused };
+}
+
+/** Reads as float32, whatever the file holds, and refuses NaN and infinity before anything computes with them. */
+function checkedFloat32(name: string, tensor: LazyTensor): LazyTensor {
+  return {
+    dtype: "float32",
+    shape: tensor.shape,
+    sizeBytes: 4 * sizeOf(tensor.shape),
+    read: async () => {
+      const values = await toFloat32(tensor);
+      assertFinite(name, values);
+      return values;
+    },
+  };
+}

@@ -1,0 +1,153 @@
+import {
+  type Graph,
+  graph,
+  type InputValue,
+  input,
+  type ParameterValue,
+  parameter,
+  type Value,
+} from "../graph/index.ts";
+import { type Attached, attach, type MethodChoice, type TargetModules, type Trainable } from "../methods/index.ts";
+import type { PretrainedModel } from "../models/index.ts";
+import { add, mul } from "../ops/index.ts";
+import { type AdamWConfig, adamw, clipByGlobalNorm, globalNorm } from "../optim/index.ts";
+import { differentiate, fold } from "../transforms/index.ts";
+
+/** What a training step is made of. */
+export interface StepOptions {
+  readonly choice: MethodChoice;
+  readonly targets: TargetModules;
+  readonly optimizer: AdamWConfig;
+  /** Gradients are scaled down to this global norm; 0 leaves them. */
+  readonly maxGradNorm: number;
+  /** Several batches make one update: gradients are summed on the device in between. */
+  readonly accumulates: boolean;
+}
+
+/** A graph, and which of its inputs and outputs stay on the device. */
+export interface StepGraph {
+  readonly graph: Graph;
+  /** Output -> the resident buffer it replaces. Parameters are read from buffers of their own names. */
+  readonly writes: Readonly<Record<string, string>>;
+}
+
+/** The graphs of training: either one that does everything, or one for gradients and one for the update. */
+export interface TrainingGraphs {
+  /** Forward, loss and backward; with the update too when nothing accumulates. Outputs loss (and grad_norm). */
+  readonly gradient: StepGraph;
+  /** Clipping and the optimiser, when gradients accumulate. Outputs grad_norm. */
+  readonly update: StepGraph | undefined;
+  readonly attached: Attached;
+  /** Resident buffers that start at zero: optimiser state and gradient sums. */
+  readonly zeros: readonly ParameterValue[];
+}
+
+/** The buffer of an optimiser tensor. */
+export function stateName(parameterName: string, state: string): string {
+  return `${parameterName}#${state}`;
+}
+
+/**
+ * Build the training step of a model as graphs: forward, loss, backward, clipping by global norm and AdamW.
+ * Scalars of the optimiser (`keep`, `step_size`, …) and `carry` (0 on the first batch of an update, 1 after) are inputs.
+ */
+export function buildTraining(model: PretrainedModel, options: StepOptions): TrainingGraphs {
+  const { choice, targets, accumulates } = options;
+  const open = model.loss();
+  const outputModule = model.architecture.outputModule;
+  const attached = attach(open.outputs, { choice, targets, outputModule, training: true });
+  const loss = attached.outputs["loss"] as Value; // every objective has one
+  const parameters = attached.trainables.map(({ value }) => value);
+  const gradients = differentiate(loss, parameters);
+  const masks = attached.dropoutMasks.map(({ value }) => value);
+  const inputs = [...open.inputs, ...masks];
+
+  if (!accumulates) {
+    const update = updateOutputs(attached.trainables, gradients, options);
+    return {
+      gradient: close("step", inputs, { loss, ...update.outputs }, update.writes),
+      update: undefined,
+      attached,
+      zeros: update.state,
+    };
+  }
+  const carry = input("carry", "float32", []);
+  const sums = parameters.map((value) =>
+    parameter(stateName(value.name, "gradient"), "float32", value.shape.map(Number)),
+  );
+  const summed = gradients.map((gradient, i) => add(gradient, mul(sums[i] as Value, carry))); // one sum a parameter
+  const outputs = Object.fromEntries(sums.map((sum, i) => [`next ${sum.name}`, summed[i] as Value])); // likewise
+  const writes = Object.fromEntries(sums.map((sum) => [`next ${sum.name}`, sum.name]));
+  const update = updateOutputs(attached.trainables, sums, options);
+  return {
+    gradient: close("gradient", [...inputs, carry], { loss, ...outputs }, writes),
+    update: close("update", [], update.outputs, update.writes),
+    attached,
+    zeros: [...update.state, ...sums],
+  };
+}
+
+/** The objective with the method attached and dropout off: what validation measures. */
+export function buildEvaluation(model: PretrainedModel, options: Pick<StepOptions, "choice" | "targets">): Graph {
+  const open = model.loss();
+  const outputModule = model.architecture.outputModule;
+  const { outputs } = attach(open.outputs, { ...options, outputModule, training: false });
+  return close("evaluate", open.inputs, outputs, {}).graph;
+}
+
+interface Update {
+  readonly outputs: Readonly<Record<string, Value>>;
+  readonly writes: Readonly<Record<string, string>>;
+  readonly state: readonly ParameterValue[];
+}
+
+function updateOutputs(trainables: readonly Trainable[], gradients: readonly Value[], options: StepOptions): Update {
+  const norm = globalNorm(gradients);
+  const clipped = options.maxGradNorm > 0 ? clipByGlobalNorm(gradients, norm, options.maxGradNorm) : gradients;
+  const scalars = new Map<string, InputValue>();
+  const scalar = (name: string): Value => {
+    const made = scalars.get(name) ?? input(name, "float32", []);
+    scalars.set(name, made);
+    return made;
+  };
+  const outputs: Record<string, Value> = { grad_norm: norm };
+  const writes: Record<string, string> = {};
+  const put = (buffer: string, value: Value): void => {
+    outputs[`next ${buffer}`] = value;
+    writes[`next ${buffer}`] = buffer;
+  };
+  const state: ParameterValue[] = [];
+  trainables.forEach(({ value }, i) => {
+    const shape = value.shape.map(Number);
+    const own = new Map(adamw.state.map((name) => [name, parameter(stateName(value.name, name), "float32", shape)]));
+    state.push(...own.values());
+    const next = adamw.update(
+      {
+        parameter: value,
+        gradient: clipped[i] as Value, // one gradient a parameter
+        state: (name) => own.get(name) as Value, // the names that `adamw.state` lists
+        scalar,
+        // As Hugging Face's Trainer: norms and biases, which are vectors, do not decay.
+        decays: shape.length >= 2,
+      },
+      options.optimizer,
+    );
+    put(value.name, next.parameter);
+    for (const [name, tensor] of Object.entries(next.state)) put(stateName(value.name, name), tensor);
+  });
+  return { outputs, writes, state };
+}
+
+function close(
+  name: string,
+  inputs: readonly InputValue[],
+  outputs: Readonly<Record<string, Value>>,
+  writes: Readonly<Record<string, string>>,
+): StepGraph {
+  const names = Object.keys(outputs);
+  const folded = fold(Object.values(outputs));
+  return {
+    graph: graph({ name, inputs, outputs: new Map(names.map((key, i) => [key, folded[i] as Value])) }), // one a name
+    writes,
+  };
+}
