@@ -1,6 +1,7 @@
 import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { describe, expect, test } from "vitest";
+import { byteLevelFile, byteLevelTokenizer } from "../../tests/fixtures/byte-level-tokenizer.ts";
 import { TuneError } from "../errors.ts";
 import { nodeStorage } from "../runtime/node-storage.ts";
 import { memoryStorage } from "./memory-storage.ts";
@@ -8,37 +9,6 @@ import { createTokenStream } from "./token-stream.ts";
 import { chatTemplateOf, createTokenizer, loadTokenizer, type TextTokenizer } from "./tokenizer.ts";
 
 const shared = fileURLToPath(new URL("../../../shared/models", import.meta.url));
-
-/** A byte-level tokenizer: a token for every byte, a few merges, two special tokens. */
-function byteLevel(config: Record<string, unknown> = {}, more: Record<string, unknown> = {}): TextTokenizer {
-  return createTokenizer({ tokenizer: byteLevelFile(), config, ...more });
-}
-
-function byteLevelFile(): Record<string, unknown> {
-  const printable = (byte: number): boolean =>
-    (byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || byte >= 174;
-  const vocab: Record<string, number> = {};
-  let moved = 0;
-  for (let byte = 0; byte < 256; byte++) {
-    vocab[String.fromCodePoint(printable(byte) ? byte : 256 + moved++)] = byte;
-  }
-  const merges: [string, string][] = [
-    ["h", "e"],
-    ["l", "l"],
-    ["he", "ll"],
-    ["Ġ", "w"],
-  ];
-  for (const [left, right] of merges) vocab[left + right] = Object.keys(vocab).length;
-  const special = ["<|endoftext|>", "<|im_end|>"].map((content, i) => ({ id: 260 + i, content, special: true }));
-  return {
-    added_tokens: special,
-    normalizer: null,
-    pre_tokenizer: { type: "ByteLevel", add_prefix_space: false, use_regex: true },
-    post_processor: null,
-    decoder: { type: "ByteLevel" },
-    model: { type: "BPE", vocab, merges, unk_token: null, ignore_merges: false },
-  };
-}
 
 const failure = async (run: () => unknown): Promise<TuneError> => {
   try {
@@ -57,7 +27,7 @@ const streamed = (tokenizer: TextTokenizer, ids: number[]): string[] => {
 
 describe("a byte-level tokenizer", () => {
   test("encodes, decodes and knows its special tokens", () => {
-    const tokenizer = byteLevel({ eos_token: { content: "<|im_end|>" }, pad_token: "<|endoftext|>" });
+    const tokenizer = byteLevelTokenizer({ eos_token: { content: "<|im_end|>" }, pad_token: "<|endoftext|>" });
     expect(tokenizer.vocabSize).toBe(262);
     expect(tokenizer.encode("hello w<|im_end|>")).toEqual([258, 111, 259, 261]);
     expect(tokenizer.decode([258, 111, 259, 261])).toBe("hello w<|im_end|>");
@@ -73,22 +43,22 @@ describe("a byte-level tokenizer", () => {
   test("takes the tokens that end generation from the first file that lists them", () => {
     const config = { eos_token: "<|im_end|>" };
     const idSources = [{ eos_token_id: [261, 260] }, { eos_token_id: 7, bos_token_id: 260 }];
-    const tokenizer = byteLevel(config, { idSources });
+    const tokenizer = byteLevelTokenizer(config, { idSources });
     expect(tokenizer.eosIds).toEqual([261, 260]);
     expect(tokenizer.bosId).toBe(260);
     expect(tokenizer.specialTokens).toEqual({ eos_token: "<|im_end|>", bos_token: "<|endoftext|>" });
-    expect(byteLevel({}, { idSources }).eosId).toBe(261);
-    expect(byteLevel().eosIds).toEqual([]);
+    expect(byteLevelTokenizer({}, { idSources }).eosId).toBe(261);
+    expect(byteLevelTokenizer().eosIds).toEqual([]);
   });
 
   test("tidies spaces only where the config says so", () => {
-    const ids = byteLevel().encode("a , b .");
-    expect(byteLevel({ clean_up_tokenization_spaces: true }).decode(ids)).toBe("a, b.");
-    expect(byteLevel().decode(ids)).toBe("a , b .");
+    const ids = byteLevelTokenizer().encode("a , b .");
+    expect(byteLevelTokenizer({ clean_up_tokenization_spaces: true }).decode(ids)).toBe("a, b.");
+    expect(byteLevelTokenizer().decode(ids)).toBe("a , b .");
   });
 
   test("streams whole characters only", () => {
-    const tokenizer = byteLevel();
+    const tokenizer = byteLevelTokenizer();
     const ids = tokenizer.encode("hé 😀!");
     expect(ids).toHaveLength(9);
     expect(streamed(tokenizer, ids)).toEqual(["h", "", "é", " ", "", "", "", "😀", "!", ""]);
@@ -143,12 +113,14 @@ describe("loading a folder", () => {
     ];
     const text = (tokenizer: TextTokenizer, tools: boolean): string =>
       chatTemplateOf(tokenizer, { tools }).render([], { addGenerationPrompt: true });
-    expect(text(byteLevel({ chat_template }), false)).toBe("plain");
-    expect(text(byteLevel({ chat_template }), true)).toBe("tools");
-    const none = await failure(() => chatTemplateOf(byteLevel()));
+    expect(text(byteLevelTokenizer({ chat_template }), false)).toBe("plain");
+    expect(text(byteLevelTokenizer({ chat_template }), true)).toBe("tools");
+    const none = await failure(() => chatTemplateOf(byteLevelTokenizer()));
     expect(none.code).toBe("no-chat-template");
     expect(none.message).toContain("chat_template.jinja");
-    const other = await failure(() => chatTemplateOf(byteLevel({ chat_template: [{ name: "rag", template: "" }] })));
+    const other = await failure(() =>
+      chatTemplateOf(byteLevelTokenizer({ chat_template: [{ name: "rag", template: "" }] })),
+    );
     expect(other.message).toContain("only rag");
   });
 

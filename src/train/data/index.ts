@@ -1,0 +1,13 @@
+/**
+ * Training data: files to checked rows, rows to tokens with the labels marked, tokens to batches.
+ * Everything but reading the file is a pure function; randomness comes from a seed. It leaves out the loss and the loop,
+ * and words no warnings: they are returned as data.
+ */
+export * from "./batches.ts";
+export type { EncodeContext, EncodedRow, EncodeNote } from "./encode.ts";
+export * from "./formats.ts";
+export * from "./order.ts";
+export * from "./preview.ts";
+export * from "./read.ts";
+export * from "./split.ts";
+export * from "./tokenize.ts";

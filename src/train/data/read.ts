@@ -1,0 +1,128 @@
+import { TuneError } from "../../errors.ts";
+import type { Storage } from "../../io/storage.ts";
+import { isJsonObject, readText } from "../../io/text.ts";
+import { acceptedFormats, type DataFormat, type DataRow, emptyData, inspectKeys, textFormat } from "./formats.ts";
+import { type LineProblem, throwProblems } from "./problems.ts";
+
+/** Rows of one format, checked. */
+export interface Dataset {
+  /** Where they came from, for messages. */
+  readonly at: string;
+  readonly format: DataFormat;
+  readonly rows: readonly DataRow[];
+  /** Keys that rows have and the format does not know: worth a word to the user. */
+  readonly ignoredKeys: readonly string[];
+}
+
+/** How a plain text file is cut into documents. */
+export interface TextOptions {
+  /** What stands between documents; `<|endoftext|>` where the file holds it, else a blank line. "" keeps the file whole. */
+  readonly separator?: string;
+}
+
+/**
+ * Read training data: `.jsonl` and `.ndjson` (a JSON object a line), or `.txt` (documents).
+ * @throws {TuneError} `unknown-data-file`, `not-utf8`, what the storage throws, and what {@link parseJsonLines} and
+ *   {@link parseDocuments} throw.
+ */
+export async function readDataset(storage: Storage, path: string, options: TextOptions = {}): Promise<Dataset> {
+  const extension = /\.([a-z0-9]+)$/i.exec(path)?.[1]?.toLowerCase() ?? "";
+  const parse = parsers[extension];
+  if (parse === undefined) {
+    throw new TuneError("unknown-data-file", `The ending of the file does not tell what it holds.`, {
+      at: path,
+      fix: `use one of ${Object.keys(parsers)
+        .map((ending) => `.${ending}`)
+        .join(", ")}`,
+    });
+  }
+  return parse(await readText(storage, path), path, options);
+}
+
+const parsers: Readonly<Record<string, (text: string, at: string, options: TextOptions) => Dataset>> = {
+  jsonl: parseJsonLines,
+  ndjson: parseJsonLines,
+  json: parseJsonLines,
+  txt: parseDocuments,
+};
+
+/**
+ * Parse JSON Lines and check every row. Blank lines, CRLF and a byte order mark are fine.
+ * @throws {TuneError} `empty-data`; `malformed-data`, `unknown-data-format` or `mixed-data-formats` with all problems:
+ *   lines that are not JSON objects, rows of another format, fields that are missing, empty or of the wrong type.
+ */
+export function parseJsonLines(text: string, at = "data"): Dataset {
+  const { rows, problems: badLines } = parseLines(text);
+  if (rows.length === 0 && badLines.length === 0) throw emptyData(at);
+  const content = text.replace(/^\uFEFF/, "").trim();
+  if (badLines.length > 0 && content.startsWith("[") && content.endsWith("]")) {
+    throw new TuneError("malformed-data", "The file holds one JSON list, not an object a line.", {
+      at,
+      fix: "write each element on a line of its own, without the brackets and commas around them",
+    });
+  }
+  const { format, ignoredKeys, problems: badKeys, code } = inspectKeys(rows);
+  const strangers = new Set(badKeys.map(({ line }) => line));
+  const badFields: LineProblem[] = [];
+  for (const { line, value } of rows) {
+    const what = strangers.has(line) ? undefined : format?.check(value);
+    if (what !== undefined) badFields.push({ line, what });
+  }
+  const problems = [...badLines, ...badKeys, ...badFields];
+  if (format !== undefined && problems.length === 0) return { at, format, rows, ignoredKeys };
+  return throwProblems(rows.length === 0 ? "malformed-data" : code, problems, { at, fix: acceptedFormats() });
+}
+
+/**
+ * Cut plain text into documents, each without its outer white space.
+ * @throws {TuneError} `empty-data` when nothing is left.
+ */
+export function parseDocuments(text: string, at = "data", { separator }: TextOptions = {}): Dataset {
+  const clean = text.replace(/^\uFEFF/, "").replace(/\r\n/g, "\n");
+  const mark = separator ?? (clean.includes(endOfText) ? endOfText : undefined);
+  const boundary = mark === undefined ? /\n[^\S\n]*\n\s*/g : new RegExp(mark === "" ? "$" : literally(mark), "g");
+  const rows: DataRow[] = [];
+  let start = 0;
+  let line = 1;
+  for (const { index, 0: matched } of [...clean.matchAll(boundary), { index: clean.length, 0: "" }]) {
+    const piece = clean.slice(start, index);
+    const leading = piece.length - piece.trimStart().length;
+    if (leading < piece.length) {
+      rows.push({ line: line + newlines(piece.slice(0, leading)), value: { text: piece.trim() } });
+    }
+    line += newlines(piece + matched);
+    start = index + matched.length;
+  }
+  if (rows.length === 0) throw emptyData(at);
+  return { at, format: textFormat, rows, ignoredKeys: [] };
+}
+
+const endOfText = "<|endoftext|>";
+
+function parseLines(text: string): { rows: DataRow[]; problems: LineProblem[] } {
+  const rows: DataRow[] = [];
+  const problems: LineProblem[] = [];
+  for (const [i, source] of text
+    .replace(/^\uFEFF/, "")
+    .split(/\r?\n/)
+    .entries()) {
+    const line = i + 1;
+    if (source.trim() === "") continue;
+    try {
+      const value: unknown = JSON.parse(source);
+      if (isJsonObject(value)) rows.push({ line, value });
+      else problems.push({ line, what: "is JSON, but not an object" });
+    } catch (error) {
+      problems.push({ line, what: `is not JSON: ${error instanceof Error ? error.message : String(error)}` });
+    }
+  }
+  return { rows, problems };
+}
+
+function literally(text: string): string {
+  return text.replace(/[\\^$.*+?()[\]{}|/-]/g, "\\$&");
+}
+
+function newlines(text: string): number {
+  return text.split("\n").length - 1;
+}

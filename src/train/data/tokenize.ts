@@ -1,0 +1,132 @@
+import { TuneError } from "../../errors.ts";
+import type { TextTokenizer } from "../../io/tokenizer.ts";
+import type { EncodedRow, EncodeNote } from "./encode.ts";
+import { type LineProblem, showLines, throwProblems } from "./problems.ts";
+import type { Dataset } from "./read.ts";
+
+/** A sequence to train on. */
+export interface TokenizedExample {
+  /** Token ids [seq]. */
+  readonly inputIds: Int32Array;
+  /** [seq]: 1 where the token is a label, learnt from the tokens before it. The first is always 0. */
+  readonly trained: Uint8Array;
+  /** Line of the data where its row stands. */
+  readonly line: number;
+}
+
+/** Something that happened to rows and that a user should hear of, without its being an error. */
+export interface DataWarning {
+  /** `truncated`: cut at `maxLength`. `dropped`: no trained token is left within `maxLength`. The rest: how it was encoded. */
+  readonly code: EncodeNote | "truncated" | "dropped";
+  /** Lines of the rows it happened to. */
+  readonly lines: readonly number[];
+}
+
+/** How rows become sequences. */
+export interface TokenizeOptions {
+  /** Longest sequence, in tokens: at most the model's context. */
+  readonly maxLength: number;
+  /**
+   * What happens to longer rows: `truncate` keeps their first tokens, `split` cuts them into consecutive sequences
+   * (for plain text), `error` refuses them.
+   */
+  readonly tooLong?: "truncate" | "split" | "error";
+  /** End texts and completions with EOS (default true); conversations end as their template says. */
+  readonly appendEos?: boolean;
+  /** The date that chat templates may write; without it they write their fixed one. */
+  readonly now?: Date;
+}
+
+/** Sequences to train on, in the order of the rows. */
+export interface TokenizedDataset {
+  readonly examples: readonly TokenizedExample[];
+  readonly warnings: readonly DataWarning[];
+}
+
+/**
+ * Turn rows into sequences of tokens with the tokens to learn marked.
+ * @throws {TuneError} `sequence-too-long` naming the lines, when that is an error; `nothing-to-train` when no row has a
+ *   trained token; `malformed-data` with every row that the tokenizer or the template refuses; `no-chat-template` and
+ *   `malformed-chat-template` for conversations.
+ */
+export function tokenizeDataset(
+  dataset: Dataset,
+  tokenizer: TextTokenizer,
+  options: TokenizeOptions,
+): TokenizedDataset {
+  const { maxLength, tooLong = "truncate", appendEos = true, now } = options;
+  if (!Number.isInteger(maxLength) || maxLength < 2) {
+    throw new TuneError("bad-option", `maxLength is ${maxLength}; a sequence needs at least 2 tokens.`, {
+      fix: "use a whole number from 2 to the model's context",
+    });
+  }
+  const encode = dataset.format.encoder({ tokenizer, appendEos, ...(now === undefined ? {} : { now }) });
+
+  const examples: TokenizedExample[] = [];
+  const problems: LineProblem[] = [];
+  const overlong: { line: number; length: number }[] = [];
+  const warned = new Map<DataWarning["code"], number[]>();
+  const warn = (code: DataWarning["code"], line: number): void => {
+    const lines = warned.get(code);
+    if (lines === undefined) warned.set(code, [line]);
+    else lines.push(line);
+  };
+
+  for (const { line, value } of dataset.rows) {
+    let row: EncodedRow;
+    try {
+      row = encode(value);
+    } catch (error) {
+      if (!(error instanceof TuneError)) throw error;
+      problems.push({ line, what: error.message.split("\n")[0] ?? error.code });
+      continue;
+    }
+    for (const note of row.notes) warn(note, line);
+    const { length } = row.ids;
+    if (length > maxLength && tooLong === "error") overlong.push({ line, length });
+    if (length > maxLength && tooLong === "truncate") warn("truncated", line);
+    const kept = cut(row, maxLength, tooLong === "split" ? length : maxLength)
+      .map((piece): TokenizedExample => ({ ...piece, line }))
+      .filter(({ trained }) => trained.includes(1));
+    if (kept.length === 0) warn("dropped", line);
+    examples.push(...kept);
+  }
+
+  if (problems.length > 0) {
+    throwProblems("malformed-data", problems, {
+      at: dataset.at,
+      fix: "mend or remove these rows",
+    });
+  }
+  if (overlong.length > 0) throw sequenceTooLong(dataset.at, overlong, maxLength);
+  if (examples.length === 0) {
+    throw new TuneError("nothing-to-train", `No row has a trained token within ${maxLength} tokens.`, {
+      at: dataset.at,
+      fix: "shorten the prompts, or raise the maximum length",
+    });
+  }
+  return { examples, warnings: [...warned].map(([code, lines]) => ({ code, lines })) };
+}
+
+/** Cut the first `end` tokens of a row into sequences of at most `maxLength`. */
+function cut(row: EncodedRow, maxLength: number, end: number): Pick<TokenizedExample, "inputIds" | "trained">[] {
+  const pieces = [];
+  for (let start = 0; start < Math.min(end, row.ids.length); start += maxLength) {
+    const stop = Math.min(start + maxLength, end);
+    const trained = row.trained.slice(start, stop);
+    trained[0] = 0; // nothing stands before it in its sequence
+    pieces.push({ inputIds: Int32Array.from(row.ids.slice(start, stop)), trained });
+  }
+  return pieces;
+}
+
+function sequenceTooLong(at: string, rows: readonly { line: number; length: number }[], maxLength: number): TuneError {
+  const longest = rows.reduce((most, row) => (row.length > most.length ? row : most));
+  const lines = rows.map(({ line }) => line);
+  const [noun, verb, word] = rows.length === 1 ? ["row", "is", "line"] : ["rows", "are", "lines"];
+  return new TuneError(
+    "sequence-too-long",
+    `${rows.length} ${noun} ${verb} longer than ${maxLength} tokens (the longest has ${longest.length}, line ${longest.line}).`,
+    { at: `${at}, ${word} ${showLines(lines)}`, fix: "shorten them, raise the maximum length, or allow truncation" },
+  );
+}
