@@ -1,7 +1,7 @@
 import { TuneError } from "../../errors.ts";
 import type { TextTokenizer } from "../../io/tokenizer.ts";
 import type { EncodedRow, EncodeNote } from "./encode.ts";
-import { type LineProblem, showLines, throwProblems } from "./problems.ts";
+import { showLines, throwProblems } from "./problems.ts";
 import type { Dataset } from "./read.ts";
 
 /** A sequence to train on. */
@@ -46,8 +46,9 @@ export interface TokenizedDataset {
 /**
  * Turn rows into sequences of tokens with the tokens to learn marked.
  * @throws {TuneError} `sequence-too-long` naming the lines, when that is an error; `nothing-to-train` when no row has a
- *   trained token; `malformed-data` with every row that the tokenizer or the template refuses; `no-chat-template` and
- *   `malformed-chat-template` for conversations.
+ *   trained token; `no-chat-template` and `malformed-chat-template` for conversations; and with all rows that the
+ *   tokenizer or the template refuses `text-not-encodable`, `chat-template-failed`, `untrainable-conversation`, or
+ *   `malformed-data` when the reasons differ.
  */
 export function tokenizeDataset(
   dataset: Dataset,
@@ -63,7 +64,7 @@ export function tokenizeDataset(
   const encode = dataset.format.encoder({ tokenizer, appendEos, ...(now === undefined ? {} : { now }) });
 
   const examples: TokenizedExample[] = [];
-  const problems: LineProblem[] = [];
+  const refused: { line: number; error: TuneError }[] = [];
   const overlong: { line: number; length: number }[] = [];
   const warned = new Map<DataWarning["code"], number[]>();
   const warn = (code: DataWarning["code"], line: number): void => {
@@ -78,7 +79,7 @@ export function tokenizeDataset(
       row = encode(value);
     } catch (error) {
       if (!(error instanceof TuneError)) throw error;
-      problems.push({ line, what: error.message.split("\n")[0] ?? error.code });
+      refused.push({ line, error });
       continue;
     }
     for (const note of row.notes) warn(note, line);
@@ -92,12 +93,7 @@ export function tokenizeDataset(
     examples.push(...kept);
   }
 
-  if (problems.length > 0) {
-    throwProblems("malformed-data", problems, {
-      at: dataset.at,
-      fix: "mend or remove these rows",
-    });
-  }
+  if (refused.length > 0) throwRefused(dataset.at, refused);
   if (overlong.length > 0) throw sequenceTooLong(dataset.at, overlong, maxLength);
   if (examples.length === 0) {
     throw new TuneError("nothing-to-train", `No row has a trained token within ${maxLength} tokens.`, {
@@ -118,6 +114,14 @@ function cut(row: EncodedRow, maxLength: number, end: number): Pick<TokenizedExa
     pieces.push({ inputIds: Int32Array.from(row.ids.slice(start, stop)), trained });
   }
   return pieces;
+}
+
+function throwRefused(at: string, refused: readonly { line: number; error: TuneError }[]): never {
+  const codes = new Set(refused.map(({ error }) => error.code));
+  const fixes = new Set(refused.map(({ error }) => error.fix ?? "mend or remove these rows"));
+  const problems = refused.map(({ line, error }) => ({ line, what: error.message.split("\n")[0] ?? error.code }));
+  const [code = "malformed-data"] = codes.size === 1 ? codes : [];
+  throwProblems(code, problems, { at, fix: [...fixes].join("; ") });
 }
 
 function sequenceTooLong(at: string, rows: readonly { line: number; length: number }[], maxLength: number): TuneError {
