@@ -14,24 +14,24 @@ export interface TokenStream {
  * (`clean_up_tokenization_spaces`) or a model writes broken UTF-8, a piece already given is not taken back.
  */
 export function createTokenStream(tokenizer: TextTokenizer): TokenStream {
-  // Decoding depends on what stands before (a leading space is stripped), so each piece is the difference between a
-  // window with and without its new tokens. The window starts at the tokens of the piece before.
-  let window: number[] = [];
+  // Decoding depends on what stands before (a leading space is stripped), so each piece is the difference
+  // between the recent tokens with and without the new ones; recent ones start with those of the piece before.
+  let recent: number[] = [];
   let given = 0;
-  const decode = (count: number): string => tokenizer.decode(window.slice(0, count), { skipSpecialTokens: true });
+  const decode = (count: number): string => tokenizer.decode(recent.slice(0, count), { skipSpecialTokens: true });
 
   const take = (unfinished: boolean): string => {
     const before = decode(given);
-    const text = decode(window.length);
+    const text = decode(recent.length);
     if (text.length <= before.length || (unfinished && text.endsWith("\uFFFD"))) return "";
-    window = window.slice(given);
-    given = window.length;
+    recent = recent.slice(given);
+    given = recent.length;
     return text.slice(before.length);
   };
 
   return {
     push: (id) => {
-      window.push(id);
+      recent.push(id);
       return take(true);
     },
     end: () => take(false),
