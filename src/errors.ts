@@ -3,6 +3,8 @@ export class TuneError extends Error {
   override readonly name = "TuneError";
   /** Stable machine-readable code, listed in `docs/errors.md`. */
   readonly code: string;
+  /** What was wrong, without where and how to mend it. */
+  readonly what: string;
   /** Where the problem was found: a file, a line, a layer. */
   readonly at: string | undefined;
   /** How to mend it. */
@@ -14,6 +16,7 @@ export class TuneError extends Error {
     if (options.fix !== undefined) lines.push(`  → ${options.fix}`);
     super(lines.join("\n"), options.cause === undefined ? undefined : { cause: options.cause });
     this.code = code;
+    this.what = what;
     this.at = options.at;
     this.fix = options.fix;
   }

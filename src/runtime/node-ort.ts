@@ -1,0 +1,50 @@
+import { createRequire } from "node:module";
+import type * as OrtNode from "onnxruntime-node";
+import { TuneError } from "../errors.ts";
+import type { Device, DeviceOptions } from "./device.ts";
+import { createOrtDevice } from "./ort-device.ts";
+import { chooseProvider, proveDevice } from "./provider.ts";
+
+type OrtNodeApi = Pick<typeof OrtNode, "InferenceSession" | "Tensor" | "env" | "listSupportedBackends">;
+
+/** Execution providers that come with the installed onnxruntime-node. @throws {TuneError} `runtime-missing`. */
+export async function nodeProviders(): Promise<readonly string[]> {
+  const ort = loadOrt();
+  return bundled(ort);
+}
+
+/**
+ * Open a device in this thread.
+ * @throws {TuneError} `runtime-missing`, `unknown-provider` or `provider-unavailable`.
+ */
+export async function openOrtNode(options: DeviceOptions): Promise<Device> {
+  const ort = loadOrt();
+  // A provider that is not bundled (cuda) works where its libraries have been installed.
+  const possible = ort.listSupportedBackends().map(({ name }) => name);
+  const provider = chooseProvider(options.provider, bundled(ort), possible);
+  const device = createOrtDevice(ort, { ...options, provider });
+  return proveDevice(device);
+}
+
+function bundled(ort: OrtNodeApi): readonly string[] {
+  return ort
+    .listSupportedBackends()
+    .filter((backend) => backend.bundled)
+    .map(({ name }) => name)
+    .sort((a, b) => Number(b === "cpu") - Number(a === "cpu"));
+}
+
+function loadOrt(): OrtNodeApi {
+  try {
+    // It is CommonJS, and loaders disagree on what `import()` makes of that; `require` gives the same everywhere.
+    const ort: OrtNodeApi = createRequire(import.meta.url)("onnxruntime-node");
+    ort.env.logLevel = "error";
+    return ort;
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    throw new TuneError("runtime-missing", `onnxruntime-node cannot be loaded: ${reason}`, {
+      fix: "npm install onnxruntime-node",
+      cause: error,
+    });
+  }
+}

@@ -1,0 +1,47 @@
+import { Worker } from "node:worker_threads";
+import type { Device, DeviceOptions } from "./device.ts";
+import { nodeProviders, openOrtNode } from "./node-ort.ts";
+import { nodeStorage } from "./node-storage.ts";
+import type { Platform } from "./platform.ts";
+import { type DeviceWorker, openRemoteDevice } from "./remote-device.ts";
+
+/** Node: onnxruntime-node, files on the disk, worker threads. */
+export const nodePlatform: Platform = {
+  name: "node",
+  storage: nodeStorage,
+  providers: nodeProviders,
+  openDevice: openNodeDevice,
+};
+
+/**
+ * Open a device on onnxruntime-node, on `cpu` unless another provider is asked for. It runs in a worker thread unless
+ * `worker` is false: a run blocks its thread. Close it, or its thread keeps the process alive.
+ * @throws {TuneError} `runtime-missing`, `unknown-provider`, `provider-unavailable`, or `worker-stopped`.
+ */
+export function openNodeDevice(options: DeviceOptions = {}): Promise<Device> {
+  return options.worker === false ? openOrtNode(options) : openRemoteDevice(watch(startWorker()), options);
+}
+
+function startWorker(): Worker {
+  if (import.meta.url.endsWith(".js")) return new Worker(new URL("./node-worker.js", import.meta.url));
+  // Running from the sources: Node 20 workers cannot be given a TypeScript entry, so tsx is registered inside.
+  const entry = JSON.stringify(new URL("./node-worker.ts", import.meta.url).href);
+  const start = `import("tsx/esm/api").then(({ register }) => { register(); return import(${entry}); })`;
+  return new Worker(start, { eval: true });
+}
+
+function watch(worker: Worker): DeviceWorker {
+  return {
+    port: {
+      send: (message, transfer) => worker.postMessage(message, transfer),
+      receive: (handler) => worker.on("message", handler),
+    },
+    stopped: new Promise((resolve) => {
+      worker.on("error", (error) => resolve(error instanceof Error ? error.message : String(error)));
+      worker.on("exit", (code) => resolve(`it exited with code ${code}`));
+    }),
+    terminate: async () => {
+      await worker.terminate();
+    },
+  };
+}

@@ -1,0 +1,222 @@
+import type { InferenceSession, Tensor as OrtTensor } from "onnxruntime-common";
+import { assert, nearest, TuneError } from "../errors.ts";
+import type { DType, Tensor } from "../graph/index.ts";
+import type { Device, ProgramId, ProgramSource, RunRequest } from "./device.ts";
+import { identityModel } from "./identity-model.ts";
+import { ortError } from "./ort-error.ts";
+import { fromOrt, type OrtApi, toOrt } from "./ort-tensor.ts";
+
+interface OrtProgram {
+  readonly session: InferenceSession;
+  readonly resident: ReadonlySet<string>;
+  readonly profiled: boolean;
+}
+
+/**
+ * A {@link Device} over ONNX Runtime's JavaScript API, in this thread. In Node a run blocks the thread it is on.
+ *
+ * On a CPU a resident buffer is the tensor that a run returned, fed again as it is. Preallocated outputs would save
+ * nothing: onnxruntime-node 1.30 writes into them and then copies them into a new array all the same, and
+ * onnxruntime-web does not write back to them. On WebGPU a resident buffer is a GPU buffer, which never comes here.
+ */
+export function createOrtDevice(
+  ort: OrtApi,
+  options: { readonly provider: string; readonly threads?: number },
+): Device {
+  return new OrtDevice(ort, options.provider, options.threads);
+}
+
+/** Element types of the tensors that onnxruntime-common lets lie in a GPU buffer. */
+const gpuTypes: ReadonlySet<OrtTensor.Type> = new Set<OrtTensor.GpuBufferDataTypes>([
+  "float32",
+  "float16",
+  "int32",
+  "int64",
+  "uint32",
+  "uint8",
+  "bool",
+]);
+
+class OrtDevice implements Device {
+  readonly provider: string;
+  readonly #ort: OrtApi;
+  readonly #threads: number | undefined;
+  readonly #programs = new Map<ProgramId, OrtProgram>();
+  readonly #buffers = new Map<string, OrtTensor>();
+  /** Identity programs that move tensors to and from the GPU. */
+  readonly #movers = new Map<string, InferenceSession>();
+  #made = 0;
+  #closed = false;
+  #tail: Promise<unknown> = Promise.resolve();
+
+  constructor(ort: OrtApi, provider: string, threads: number | undefined) {
+    this.#ort = ort;
+    this.provider = provider;
+    this.#threads = threads;
+  }
+
+  compile(source: ProgramSource): Promise<ProgramId> {
+    return this.#inTurn(async () => {
+      const resident = new Set(source.residentOutputs);
+      const session = await this.#createSession(source, this.#onGpu ? [...resident] : []);
+      this.#made += 1;
+      this.#programs.set(this.#made, { session, resident, profiled: source.tuning?.profile !== undefined });
+      return this.#made;
+    });
+  }
+
+  run({ program, feeds, reads = {}, writes = {} }: RunRequest): Promise<Readonly<Record<string, Tensor>>> {
+    return this.#inTurn(async () => {
+      const { session, resident } = this.#programOf(program);
+      const inputs: Record<string, OrtTensor> = {};
+      for (const [name, tensor] of Object.entries(feeds)) inputs[name] = toOrt(this.#ort, tensor);
+      for (const [name, buffer] of Object.entries(reads)) inputs[name] = this.#bufferOf(buffer);
+      for (const name of Object.keys(writes)) assert(resident.has(name), `output ${name} is not resident`);
+      const outputs = await this.#runSession(session, inputs);
+      const returned: Record<string, Tensor> = {};
+      for (const [name, value] of Object.entries(outputs)) {
+        const buffer = writes[name];
+        if (buffer !== undefined) this.#replace(buffer, value);
+        else if (resident.has(name)) value.dispose();
+        else returned[name] = fromOrt(value);
+      }
+      return returned;
+    });
+  }
+
+  upload(name: string, tensor: Tensor): Promise<void> {
+    return this.#inTurn(async () => this.#replace(name, await this.#place(tensor)));
+  }
+
+  download(name: string): Promise<Tensor> {
+    return this.#inTurn(async () => {
+      const buffer = this.#bufferOf(name);
+      if (buffer.location !== "cpu") return fromOrt(await this.#move(buffer, "cpu"));
+      const { dtype, shape, data } = fromOrt(buffer);
+      return { dtype, shape, data: data.slice() };
+    });
+  }
+
+  discard(names: readonly string[]): Promise<void> {
+    return this.#inTurn(async () => {
+      for (const name of names) {
+        this.#buffers.get(name)?.dispose();
+        this.#buffers.delete(name);
+      }
+    });
+  }
+
+  release(program: ProgramId): Promise<void> {
+    return this.#inTurn(async () => {
+      const found = this.#programs.get(program);
+      if (found === undefined) return;
+      this.#programs.delete(program);
+      await releaseProgram(found);
+    });
+  }
+
+  async close(): Promise<void> {
+    if (this.#closed) return;
+    const ended = this.#inTurn(async () => {
+      for (const buffer of this.#buffers.values()) buffer.dispose();
+      this.#buffers.clear();
+      for (const program of this.#programs.values()) await releaseProgram(program);
+      this.#programs.clear();
+      for (const session of this.#movers.values()) await session.release();
+      this.#movers.clear();
+    });
+    this.#closed = true;
+    await ended;
+  }
+
+  get #onGpu(): boolean {
+    return this.provider === "webgpu";
+  }
+
+  #inTurn<T>(work: () => Promise<T>): Promise<T> {
+    if (this.#closed) return Promise.reject(new TuneError("device-closed", "the device has been closed."));
+    const turn = this.#tail.then(work);
+    this.#tail = turn.catch(() => undefined);
+    return turn;
+  }
+
+  async #createSession(source: ProgramSource, gpuOutputs: readonly string[]): Promise<InferenceSession> {
+    const { model, externalData = [], tuning = {} } = source;
+    try {
+      return await this.#ort.InferenceSession.create(model, {
+        executionProviders: [this.provider],
+        ...(this.#threads !== undefined && { intraOpNumThreads: this.#threads }),
+        // A training step is one long chain: threads inside an operator help, operators side by side do not.
+        executionMode: "sequential",
+        graphOptimizationLevel: tuning.optimization ?? "all",
+        enableCpuMemArena: tuning.arena ?? true,
+        logSeverityLevel: 4, // what goes wrong is thrown; stderr is not ours to write to
+        ...(tuning.prepack === false && { extra: { session: { disable_prepacking: "1" } } }),
+        ...(tuning.profile !== undefined && { enableProfiling: true, profileFilePrefix: tuning.profile }),
+        ...(externalData.length > 0 && { externalData }),
+        ...(gpuOutputs.length > 0 && {
+          preferredOutputLocation: Object.fromEntries(gpuOutputs.map((name) => [name, "gpu-buffer"])),
+        }),
+      });
+    } catch (error) {
+      throw ortError("program-rejected", error);
+    }
+  }
+
+  async #runSession(
+    session: InferenceSession,
+    inputs: Readonly<Record<string, OrtTensor>>,
+  ): Promise<Readonly<Record<string, OrtTensor>>> {
+    try {
+      return await session.run(inputs);
+    } catch (error) {
+      throw ortError("run-failed", error);
+    }
+  }
+
+  /** A resident copy of a tensor of the caller's. What a GPU buffer cannot hold stays here and is sent with each run. */
+  async #place(tensor: Tensor): Promise<OrtTensor> {
+    const value = toOrt(this.#ort, tensor);
+    if (this.#onGpu && gpuTypes.has(value.type)) return this.#move(value, "gpu-buffer");
+    return toOrt(this.#ort, { ...tensor, data: tensor.data.slice() });
+  }
+
+  /** A copy of a tensor on the other side. onnxruntime-node 1.30 ends the process in `getData()`; a run does not. */
+  async #move(value: OrtTensor, to: "cpu" | "gpu-buffer"): Promise<OrtTensor> {
+    const key = `${value.type} to ${to}`;
+    let session = this.#movers.get(key);
+    if (session === undefined) {
+      const model = identityModel(value.type as DType); // `toOrt` made it from one of ours
+      session = await this.#createSession({ model }, to === "cpu" ? [] : ["y"]);
+      this.#movers.set(key, session);
+    }
+    const { y } = await this.#runSession(session, { x: value });
+    assert(y !== undefined, "Identity has an output");
+    return y;
+  }
+
+  #replace(name: string, value: OrtTensor): void {
+    this.#buffers.get(name)?.dispose();
+    this.#buffers.set(name, value);
+  }
+
+  #bufferOf(name: string): OrtTensor {
+    const buffer = this.#buffers.get(name);
+    if (buffer !== undefined) return buffer;
+    const near = nearest(name, this.#buffers.keys());
+    throw new TuneError("unknown-buffer", `the device holds no buffer "${name}".`, {
+      fix: near.length > 0 ? `did you mean ${near.join(" or ")}?` : "upload it first",
+    });
+  }
+
+  #programOf(id: ProgramId): OrtProgram {
+    const program = this.#programs.get(id);
+    if (program === undefined) throw new TuneError("unknown-program", `the device holds no program ${id}.`);
+    return program;
+  }
+}
+
+async function releaseProgram({ session, profiled }: OrtProgram): Promise<void> {
+  if (profiled) session.endProfiling();
+  await session.release();
+}

@@ -1,0 +1,38 @@
+import { TuneError } from "../errors.ts";
+import type { Device } from "./device.ts";
+import { identityModel } from "./identity-model.ts";
+
+/**
+ * The provider to use: the first available one when none is asked for.
+ * @throws {TuneError} `unknown-provider`, naming those available.
+ */
+export function chooseProvider(
+  asked: string | undefined,
+  available: readonly string[],
+  possible: readonly string[] = available,
+): string {
+  const provider = asked ?? available[0];
+  if (provider !== undefined && possible.includes(provider)) return provider;
+  throw new TuneError("unknown-provider", `there is no execution provider "${provider}" here.`, {
+    fix: `use ${available.join(" or ")}`,
+  });
+}
+
+/**
+ * Make sure that a device's provider starts on this machine, by compiling a program that does nothing.
+ * @throws {TuneError} `provider-unavailable` with ONNX Runtime's reason; the device is then closed.
+ */
+export async function proveDevice(device: Device): Promise<Device> {
+  try {
+    await device.release(await device.compile({ model: identityModel("float32") }));
+    return device;
+  } catch (error) {
+    await device.close();
+    const reason = error instanceof TuneError ? error.what : String(error);
+    throw new TuneError("provider-unavailable", `the provider ${device.provider} does not start here: ${reason}`, {
+      fix:
+        device.provider === "webgpu" ? "use another provider, or install a driver for the GPU" : "use another provider",
+      cause: error,
+    });
+  }
+}

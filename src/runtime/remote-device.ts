@@ -1,0 +1,137 @@
+import { assert, TuneError } from "../errors.ts";
+import type { Tensor } from "../graph/index.ts";
+import type { Device, DeviceOptions, ProgramId, ProgramSource, RunRequest } from "./device.ts";
+import { type Call, detached, type Method, type Port, type Reply, transferable, unpackError } from "./port.ts";
+
+/** A worker that runs `serveDevice`, and how its life is watched and ended. */
+export interface DeviceWorker {
+  readonly port: Port;
+  /** Resolves with the reason when the worker stops, for whatever reason; it may never resolve. */
+  readonly stopped: Promise<string>;
+  /** End the worker now. */
+  terminate(): Promise<void>;
+}
+
+/**
+ * Open a device inside a worker: the same interface, each call a message there and back.
+ * @throws {TuneError} what opening the device threw there, or `worker-stopped` when the worker did not start.
+ */
+export async function openRemoteDevice(worker: DeviceWorker, options: DeviceOptions): Promise<Device> {
+  const calls = new Calls(worker);
+  try {
+    const provider = await calls.make("open", [options]);
+    assert(typeof provider === "string", "opening a device gives its provider");
+    return new RemoteDevice(calls, worker, provider);
+  } catch (error) {
+    await worker.terminate();
+    throw error;
+  }
+}
+
+class RemoteDevice implements Device {
+  readonly provider: string;
+  readonly #calls: Calls;
+  readonly #worker: DeviceWorker;
+
+  constructor(calls: Calls, worker: DeviceWorker, provider: string) {
+    this.#calls = calls;
+    this.#worker = worker;
+    this.provider = provider;
+  }
+
+  // Each result has the type that the same method of the device in the worker gave it.
+
+  async compile(source: ProgramSource): Promise<ProgramId> {
+    const externalData = source.externalData?.map(({ path, data }) => ({ path, data: detached(data) })) ?? [];
+    const moved = transferable(externalData.map(({ data }) => data));
+    const model = detached(source.model);
+    return (await this.#calls.make("compile", [{ ...source, model, externalData }], moved)) as ProgramId;
+  }
+
+  async run(request: RunRequest): Promise<Readonly<Record<string, Tensor>>> {
+    const feeds = Object.entries(request.feeds).map(([name, tensor]) => [name, portable(tensor)] as const);
+    const sent = { ...request, feeds: Object.fromEntries(feeds) };
+    return (await this.#calls.make("run", [sent])) as Readonly<Record<string, Tensor>>;
+  }
+
+  async upload(name: string, tensor: Tensor): Promise<void> {
+    await this.#calls.make("upload", [name, portable(tensor)]);
+  }
+
+  async download(name: string): Promise<Tensor> {
+    return (await this.#calls.make("download", [name])) as Tensor;
+  }
+
+  async discard(names: readonly string[]): Promise<void> {
+    await this.#calls.make("discard", [names]);
+  }
+
+  async release(program: ProgramId): Promise<void> {
+    await this.#calls.make("release", [program]);
+  }
+
+  async close(): Promise<void> {
+    if (this.#calls.ended) return;
+    const done = this.#calls.make("close", []);
+    this.#calls.end(new TuneError("device-closed", "the device has been closed."));
+    try {
+      await done;
+    } finally {
+      await this.#worker.terminate();
+    }
+  }
+}
+
+/** Calls on their way: matched to replies by number, and all rejected when the worker is gone. */
+class Calls {
+  readonly #port: Port;
+  readonly #waiting = new Map<number, { resolve(result: unknown): void; reject(reason: Error): void }>();
+  #made = 0;
+  #end: TuneError | undefined;
+
+  constructor({ port, stopped }: DeviceWorker) {
+    this.#port = port;
+    port.receive((message) => this.#settle(message as Reply)); // the host at the other end sends nothing else
+    void stopped.then((reason) => {
+      const error = new TuneError("worker-stopped", `the worker that runs the programs has stopped: ${reason}.`, {
+        fix: "open the device again; if memory ran out, lower the batch size or the sequence length",
+      });
+      this.end(error);
+      for (const { reject } of this.#waiting.values()) reject(error);
+      this.#waiting.clear();
+    });
+  }
+
+  /** Whether no further call can be made. */
+  get ended(): boolean {
+    return this.#end !== undefined;
+  }
+
+  /** Refuse further calls with `reason`; those under way go on. */
+  end(reason: TuneError): void {
+    this.#end ??= reason;
+  }
+
+  make(method: Method, args: readonly unknown[], transfer: ArrayBuffer[] = []): Promise<unknown> {
+    if (this.#end !== undefined) return Promise.reject(this.#end);
+    this.#made += 1;
+    const call: Call = { id: this.#made, method, args };
+    return new Promise((resolve, reject) => {
+      this.#waiting.set(call.id, { resolve, reject });
+      this.#port.send(call, transfer);
+    });
+  }
+
+  #settle(reply: Reply): void {
+    const waiting = this.#waiting.get(reply.id);
+    assert(waiting !== undefined, `an answer to call ${reply.id}, which nobody made`);
+    this.#waiting.delete(reply.id);
+    if ("error" in reply) waiting.reject(unpackError(reply.error));
+    else waiting.resolve(reply.result);
+  }
+}
+
+function portable({ dtype, shape, data }: Tensor): Tensor {
+  // Every typed array has a `slice` that returns its own kind; the union of their signatures hides it.
+  return { dtype, shape, data: detached(data as Float32Array) };
+}

@@ -1,0 +1,42 @@
+import { memoryStorage } from "../io/memory-storage.ts";
+import type { Device } from "./device.ts";
+import type { Platform } from "./platform.ts";
+import { type DeviceWorker, openRemoteDevice } from "./remote-device.ts";
+import { openOrtWeb, type WebDeviceOptions, webProviders } from "./web-ort.ts";
+
+export type { WebDeviceOptions };
+
+/** A page: onnxruntime-web, files in memory, web workers. */
+export const webPlatform: Platform = {
+  name: "web",
+  storage: memoryStorage(),
+  providers: webProviders,
+  openDevice: openWebDevice,
+};
+
+/**
+ * Open a device on onnxruntime-web, on `wasm` unless `webgpu` is asked for. It runs in a worker unless `worker` is
+ * false. WebAssembly uses several threads only where the page is cross-origin isolated.
+ * @throws {TuneError} `runtime-missing`, `unknown-provider`, `provider-unavailable`, or `worker-stopped`.
+ */
+export function openWebDevice(options: WebDeviceOptions = {}): Promise<Device> {
+  return options.worker === false ? openOrtWeb(options) : openRemoteDevice(watch(startWorker()), options);
+}
+
+function startWorker(): Worker {
+  // Bundlers look for this very expression.
+  return new Worker(new URL("./web-worker.js", import.meta.url), { type: "module" });
+}
+
+function watch(worker: Worker): DeviceWorker {
+  return {
+    port: {
+      send: (message, transfer) => worker.postMessage(message, transfer),
+      receive: (handler) => worker.addEventListener("message", ({ data }) => handler(data)),
+    },
+    stopped: new Promise((resolve) => {
+      worker.addEventListener("error", ({ message }) => resolve(message || "its script could not be loaded"));
+    }),
+    terminate: async () => worker.terminate(),
+  };
+}
