@@ -5,6 +5,11 @@ import type { Device, DeviceOptions } from "./device.ts";
 export interface Platform {
   readonly name: "node" | "web";
   readonly storage: Storage;
+  /**
+   * The local folder of a model given as a folder or as a hub id (`owner/name`, optionally `@revision`).
+   * @throws {TuneError} `model-not-found`, or what fetching from the hub throws.
+   */
+  findModel(source: string, options?: FindModelOptions): Promise<string>;
   /** Execution providers that this build of ONNX Runtime holds, the default first. */
   providers(): Promise<readonly string[]>;
   /**
@@ -12,4 +17,13 @@ export interface Platform {
    * @throws {TuneError} `runtime-missing`, `unknown-provider`, or `provider-unavailable` when it does not start here.
    */
   openDevice(options?: DeviceOptions): Promise<Device>;
+}
+
+/** What a caller may watch while a model is fetched. */
+export interface FindModelOptions {
+  readonly onDownload?: (progress: {
+    readonly file: string;
+    readonly doneBytes: number;
+    readonly totalBytes: number | undefined;
+  }) => void;
 }

@@ -1,0 +1,45 @@
+import { joinPath, type Storage } from "../io/storage.ts";
+
+/** One line of `metrics.jsonl`. */
+export type MetricLine =
+  | {
+      readonly kind: "step";
+      readonly step: number;
+      readonly epoch: number;
+      readonly loss: number;
+      readonly gradNorm: number;
+      readonly learningRate: number;
+      readonly tokens: number;
+      readonly targets: number;
+    }
+  | { readonly kind: "evaluation"; readonly step: number; readonly loss: number; readonly best: boolean };
+
+/** The metrics file of a run folder. */
+export function metricsPath(folder: string): string {
+  return joinPath(folder, "metrics.jsonl");
+}
+
+/** Add a line. */
+export async function appendMetric(storage: Storage, folder: string, line: MetricLine): Promise<void> {
+  await storage.append(metricsPath(folder), `${JSON.stringify(line)}\n`);
+}
+
+/** Forget what was written after `step`, when a run goes on from there; a half-written last line goes too. */
+export async function trimMetrics(storage: Storage, folder: string, step: number): Promise<void> {
+  const path = metricsPath(folder);
+  if ((await storage.sizeBytes(path)) === undefined) return;
+  const lines = (await readMetrics(storage, folder)).filter((line) => line.step <= step);
+  await storage.write(path, lines.map((line) => `${JSON.stringify(line)}\n`).join(""));
+}
+
+/** Every whole line of the metrics of a run. */
+export async function readMetrics(storage: Storage, folder: string): Promise<readonly MetricLine[]> {
+  const text = new TextDecoder().decode(await storage.read(metricsPath(folder)));
+  return text.split("\n").flatMap((line) => {
+    try {
+      return line === "" ? [] : [JSON.parse(line) as MetricLine]; // our own file
+    } catch {
+      return []; // the line that a kill cut short
+    }
+  });
+}

@@ -1,0 +1,269 @@
+import { TuneError } from "../errors.ts";
+import type { Tensor } from "../graph/index.ts";
+import { joinPath, type Storage } from "../io/storage.ts";
+import type { Adapter, MethodChoice, TargetModules } from "../methods/index.ts";
+import type { PretrainedModel } from "../models/index.ts";
+import { learningRateAt } from "../optim/index.ts";
+import type { Device } from "../runtime/device.ts";
+import { type Checkpoint, checkFingerprint, type Progress, readCheckpoint, writeCheckpoint } from "./checkpoint.ts";
+import { type Batch, makeBatch, planBatches, type TokenizedExample } from "./data/index.ts";
+import { fingerprintOf } from "./fingerprint.ts";
+import { appendMetric, trimMetrics } from "./metrics.ts";
+import type { TrainSettings } from "./settings.ts";
+import { openTrainer } from "./trainer.ts";
+
+/** What to train, on what, where. */
+export interface RunOptions {
+  readonly device: Device;
+  readonly model: PretrainedModel;
+  readonly choice: MethodChoice;
+  readonly targets: TargetModules;
+  readonly settings: TrainSettings;
+  readonly train: readonly TokenizedExample[];
+  /** Held back for evaluation; may be empty. */
+  readonly validation: readonly TokenizedExample[];
+  /** The token that fills rows up. */
+  readonly padId: number;
+  /** Where checkpoints and metrics go; without it nothing is written. */
+  readonly folder?: { readonly storage: Storage; readonly path: string };
+  /** Go on from the folder's checkpoint, when it has one. */
+  readonly resume?: boolean;
+  /** Initial values instead of the method's own, by parameter name. */
+  readonly initial?: ReadonlyMap<string, Tensor>;
+  /** When it is aborted, the run saves after the current update and ends. */
+  readonly signal?: AbortSignal;
+  readonly onEvent?: (event: RunEvent) => void;
+}
+
+/** What happens during a run. */
+export type RunEvent =
+  | {
+      readonly kind: "start";
+      readonly steps: number;
+      readonly firstStep: number;
+      readonly trainedParameters: number;
+      readonly modelParameters: number;
+      readonly trainExamples: number;
+      readonly validationExamples: number;
+    }
+  | {
+      readonly kind: "step";
+      readonly step: number;
+      readonly steps: number;
+      readonly epoch: number;
+      readonly loss: number;
+      readonly gradNorm: number;
+      readonly learningRate: number;
+      readonly tokensPerSecond: number;
+      readonly remainingMs: number;
+    }
+  | { readonly kind: "evaluation"; readonly step: number; readonly loss: number; readonly best: boolean }
+  | { readonly kind: "checkpoint"; readonly step: number; readonly path: string };
+
+/** How a run ended. */
+export interface RunResult {
+  /** The trained tensors: those of the best evaluation, or the last ones when nothing was held back. */
+  readonly adapter: Adapter;
+  readonly step: number;
+  readonly steps: number;
+  readonly ended: "finished" | "early-stop" | "interrupted";
+  readonly best: Progress["best"];
+}
+
+/** The checkpoint of a run folder. */
+export function checkpointPath(folder: string): string {
+  return joinPath(folder, "checkpoint.safetensors");
+}
+
+/**
+ * Train: update after update, with evaluation, early stop, checkpoints and metrics. A run that is killed at any moment
+ * and resumed goes through the same losses, bit for bit, as one that was left alone.
+ * @throws {TuneError} `run-exists` when the folder holds a run and `resume` is not set, `resume-mismatch`,
+ * `not-finite-loss` (the last checkpoint stays as it was), and what compiling and the device throw.
+ */
+export async function train(options: RunOptions): Promise<RunResult> {
+  const { device, model, choice, targets, settings, folder, onEvent } = options;
+  const fingerprint = await fingerprintOf(options);
+  const saved = await findCheckpoint(options, fingerprint);
+  const { batchSize, accumulationSteps, seed } = settings;
+  const schedule = planBatches(options.train.length, { batchSize, seed });
+  const updatesPerEpoch = Math.ceil(schedule.batchesPerEpoch / accumulationSteps);
+  const steps = settings.maxSteps > 0 ? settings.maxSteps : Math.ceil(updatesPerEpoch * settings.epochs);
+  const warmupSteps = settings.warmup < 1 ? Math.ceil(settings.warmup * steps) : settings.warmup;
+  const rate = { peak: settings.learningRate, schedule: settings.schedule, warmupSteps, totalSteps: steps };
+  const validation = evaluationBatches(options);
+
+  const trainer = await openTrainer(device, model, {
+    choice,
+    targets,
+    optimizer: settings.optimizer,
+    maxGradNorm: settings.maxGradNorm,
+    accumulates: accumulationSteps > 1,
+    seed,
+  });
+  try {
+    if (options.initial) await trainer.load(options.initial);
+    if (saved) await trainer.restore(saved.state);
+    if (folder) await trimMetrics(folder.storage, folder.path, saved?.progress.step ?? 0);
+
+    let progress: Progress = saved?.progress ?? { step: 0, best: undefined, evaluationsWithoutGain: 0 };
+    let best = saved?.best;
+    let savedStep = saved?.progress.step ?? -1;
+    const save = async (): Promise<void> => {
+      if (!folder || savedStep === progress.step) return;
+      const path = checkpointPath(folder.path);
+      await writeCheckpoint(folder.storage, path, { progress, fingerprint, state: await trainer.state(), best });
+      savedStep = progress.step;
+      onEvent?.({ kind: "checkpoint", step: progress.step, path });
+    };
+    const evaluate = async (): Promise<void> => {
+      const loss = await trainer.evaluate(validation);
+      const improved = progress.best === undefined || loss < progress.best.loss;
+      if (improved) best = (await trainer.adapter()).parameters;
+      progress = {
+        step: progress.step,
+        best: improved ? { step: progress.step, loss } : progress.best,
+        evaluationsWithoutGain: improved ? 0 : progress.evaluationsWithoutGain + 1,
+      };
+      const line = { kind: "evaluation", step: progress.step, loss, best: improved } as const;
+      if (folder) await appendMetric(folder.storage, folder.path, line);
+      onEvent?.(line);
+    };
+
+    onEvent?.({
+      kind: "start",
+      steps,
+      firstStep: progress.step + 1,
+      trainedParameters: trainer.trainedParameters,
+      modelParameters: model.parameterCount,
+      trainExamples: options.train.length,
+      validationExamples: options.validation.length,
+    });
+    const meter = startMeter(steps - progress.step);
+    const stopsEarly = (): boolean => settings.patience > 0 && progress.evaluationsWithoutGain >= settings.patience;
+    let ended: RunResult["ended"] = stopsEarly() ? "early-stop" : "finished";
+    while (progress.step < steps && !stopsEarly()) {
+      if (options.signal?.aborted) {
+        ended = "interrupted";
+        break;
+      }
+      const step = progress.step + 1;
+      const epoch = Math.floor((step - 1) / updatesPerEpoch);
+      const batches = updateBatches(options, schedule, {
+        epoch,
+        update: (step - 1) % updatesPerEpoch,
+        updatesPerEpoch,
+      });
+      const learningRate = learningRateAt(step - 1, rate);
+      const { loss, gradNorm } = await trainer.step(step, batches, learningRate).catch((error: unknown) => {
+        throw withCheckpoint(error, folder && savedStep >= 0 ? checkpointPath(folder.path) : undefined);
+      });
+      progress = { ...progress, step };
+      const tokens = sumOf(batches, "tokens");
+      const line = {
+        kind: "step",
+        step,
+        epoch,
+        loss,
+        gradNorm,
+        learningRate,
+        tokens,
+        targets: sumOf(batches, "targets"),
+      } as const;
+      if (folder) await appendMetric(folder.storage, folder.path, line);
+      onEvent?.({ ...line, steps, ...meter.tick(tokens) });
+
+      const endsEpoch = step % updatesPerEpoch === 0 || step === steps;
+      const due = settings.evaluateEvery > 0 ? step % settings.evaluateEvery === 0 || step === steps : endsEpoch;
+      const evaluates = validation.length > 0 && due;
+      if (evaluates) await evaluate();
+      const checkpointDue = settings.checkpointEvery > 0 && step % settings.checkpointEvery === 0;
+      if (evaluates || checkpointDue) await save();
+      if (stopsEarly()) ended = "early-stop";
+    }
+    await save();
+    const last = await trainer.adapter();
+    const adapter = best ? { ...last, parameters: best } : last;
+    return { adapter, step: progress.step, steps, ended, best: progress.best };
+  } finally {
+    await trainer.close();
+  }
+}
+
+async function findCheckpoint(
+  { folder, resume }: RunOptions,
+  fingerprint: Readonly<Record<string, unknown>>,
+): Promise<Checkpoint | undefined> {
+  if (!folder) return undefined;
+  const path = checkpointPath(folder.path);
+  if (!resume) {
+    if ((await folder.storage.sizeBytes(path)) === undefined) return undefined;
+    throw new TuneError("run-exists", "This folder holds a run already.", {
+      at: folder.path,
+      fix: "go on with it (resume), or choose another output folder",
+    });
+  }
+  const saved = await readCheckpoint(folder.storage, path);
+  if (saved) checkFingerprint(saved.fingerprint, fingerprint, path);
+  return saved;
+}
+
+function updateBatches(
+  { settings, train: examples, padId, model }: RunOptions,
+  schedule: ReturnType<typeof planBatches>,
+  { epoch, update, updatesPerEpoch }: { epoch: number; update: number; updatesPerEpoch: number },
+): readonly Batch[] {
+  const first = update * settings.accumulationSteps;
+  const last = update === updatesPerEpoch - 1 ? schedule.batchesPerEpoch : first + settings.accumulationSteps;
+  return Array.from({ length: last - first }, (_, i) => {
+    const { indices } = schedule.at(epoch * schedule.batchesPerEpoch + first + i);
+    const rows = indices.map((index) => examples[index] as TokenizedExample); // the plan's indices are examples
+    return makeBatch(rows, { padId, maxLength: model.sizes.contextLength });
+  });
+}
+
+/** Validation in batches of like length, so that little is padding. */
+function evaluationBatches({ validation, settings, padId, model }: RunOptions): readonly Batch[] {
+  const sorted = validation.toSorted((a, b) => a.inputIds.length - b.inputIds.length);
+  const count = Math.ceil(sorted.length / settings.batchSize);
+  return Array.from({ length: count }, (_, i) =>
+    makeBatch(sorted.slice(i * settings.batchSize, (i + 1) * settings.batchSize), {
+      padId,
+      maxLength: model.sizes.contextLength,
+    }),
+  );
+}
+
+function sumOf(batches: readonly Batch[], key: "tokens" | "targets"): number {
+  return batches.reduce((sum, batch) => sum + batch[key], 0);
+}
+
+/** Tell where the last good state is. */
+function withCheckpoint(error: unknown, path: string | undefined): unknown {
+  if (!(error instanceof TuneError) || path === undefined || error.at === undefined) return error;
+  const [what = ""] = error.message.split("\n  at ");
+  return new TuneError(error.code, what, {
+    at: `${error.at}; last checkpoint ${path}`,
+    ...(error.fix ? { fix: error.fix } : {}),
+    cause: error,
+  });
+}
+
+/** Throughput over the last updates, and the time left at that pace. */
+function startMeter(total: number): { tick: (tokens: number) => { tokensPerSecond: number; remainingMs: number } } {
+  const window: { at: number; tokens: number }[] = [{ at: performance.now(), tokens: 0 }];
+  let done = 0;
+  return {
+    tick: (tokens) => {
+      done += 1;
+      window.push({ at: performance.now(), tokens });
+      if (window.length > 21) window.shift();
+      const elapsedMs = Math.max(1e-3, (window.at(-1)?.at ?? 0) - (window[0]?.at ?? 0));
+      const counted = window.slice(1).reduce((sum, entry) => sum + entry.tokens, 0);
+      return {
+        tokensPerSecond: (1000 * counted) / elapsedMs,
+        remainingMs: ((total - done) * elapsedMs) / (window.length - 1),
+      };
+    },
+  };
+}

@@ -1,0 +1,83 @@
+import { TuneError } from "../errors.ts";
+import { type AdamWConfig, adamwDefaults, type Schedule, schedules } from "../optim/index.ts";
+
+/** How a run trains, whatever the model, the method and the data. */
+export interface TrainSettings {
+  readonly learningRate: number;
+  readonly schedule: Schedule;
+  /** Updates over which the learning rate rises to its peak; a number below 1 is a share of all updates. */
+  readonly warmup: number;
+  /** Passes over the data; ignored when `maxSteps` is given. */
+  readonly epochs: number;
+  /** Updates to make; 0 goes by `epochs`. */
+  readonly maxSteps: number;
+  /** Sequences in a batch. */
+  readonly batchSize: number;
+  /** Batches in an update. */
+  readonly accumulationSteps: number;
+  readonly optimizer: AdamWConfig;
+  /** Gradients are scaled down to this global norm; 0 leaves them. */
+  readonly maxGradNorm: number;
+  /** Updates between evaluations; 0 evaluates at the end of each epoch. */
+  readonly evaluateEvery: number;
+  /** Evaluations without a lower loss after which training stops; 0 never stops early. */
+  readonly patience: number;
+  /** Updates between checkpoints; 0 saves at evaluations and at the end only. */
+  readonly checkpointEvery: number;
+  /** Decides initial values, the order of examples and dropout. */
+  readonly seed: number;
+}
+
+/** What a run does unless told otherwise. */
+export const trainDefaults: TrainSettings = {
+  learningRate: 2e-4,
+  schedule: "linear",
+  warmup: 0.03,
+  epochs: 3,
+  maxSteps: 0,
+  batchSize: 8,
+  accumulationSteps: 1,
+  optimizer: adamwDefaults,
+  maxGradNorm: 1,
+  evaluateEvery: 0,
+  patience: 0,
+  checkpointEvery: 50,
+  seed: 0,
+};
+
+/**
+ * Fill in defaults and check.
+ * @throws {TuneError} `bad-option` listing every problem.
+ */
+export function resolveSettings(given: Partial<TrainSettings>): TrainSettings {
+  const settings = { ...trainDefaults, ...given, optimizer: { ...trainDefaults.optimizer, ...given.optimizer } };
+  const problems: string[] = [];
+  const check = (name: string, value: number, ok: boolean, rule: string): void => {
+    if (!ok || !Number.isFinite(value)) problems.push(`${name} is ${value}, but it must be ${rule}`);
+  };
+  const whole = (name: keyof TrainSettings, least: number): void => {
+    const value = Number(settings[name]);
+    check(name, value, Number.isSafeInteger(value) && value >= least, `a whole number from ${least}`);
+  };
+  check("learningRate", settings.learningRate, settings.learningRate >= 0, "0 or more");
+  check("warmup", settings.warmup, settings.warmup >= 0, "0 or more");
+  check("maxGradNorm", settings.maxGradNorm, settings.maxGradNorm >= 0, "0 or more");
+  check("epochs", settings.epochs, settings.epochs > 0, "more than 0");
+  check("weightDecay", settings.optimizer.weightDecay, settings.optimizer.weightDecay >= 0, "0 or more");
+  for (const beta of ["beta1", "beta2"] as const) {
+    const value = settings.optimizer[beta];
+    check(beta, value, value >= 0 && value < 1, "from 0 up to but not 1");
+  }
+  whole("batchSize", 1);
+  whole("accumulationSteps", 1);
+  for (const name of ["maxSteps", "evaluateEvery", "patience", "checkpointEvery", "seed"] as const) whole(name, 0);
+  if (!Object.hasOwn(schedules, settings.schedule)) {
+    problems.push(`schedule is "${settings.schedule}", but it must be one of ${Object.keys(schedules).join(", ")}`);
+  }
+  if (problems.length > 0)
+    throw new TuneError("bad-option", problems.join("\n"), {
+      at: "training settings",
+      fix: "change the values named above",
+    });
+  return settings;
+}

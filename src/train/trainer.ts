@@ -1,0 +1,220 @@
+import { assert, TuneError } from "../errors.ts";
+import { type Tensor, tensor } from "../graph/index.ts";
+import { createRng } from "../linalg/index.ts";
+import type { Adapter, MethodChoice, TargetModules, Trainable } from "../methods/index.ts";
+import type { PretrainedModel } from "../models/index.ts";
+import { type AdamWConfig, adamw } from "../optim/index.ts";
+import type { Device } from "../runtime/device.ts";
+import { compileGraph, type Program } from "../runtime/program.ts";
+import type { Batch } from "./data/index.ts";
+import { fillDropoutMasks } from "./dropout.ts";
+import { buildEvaluation, buildTraining, type StepGraph, type TrainingGraphs } from "./step.ts";
+
+/** What a trainer needs to know; see {@link openTrainer}. */
+export interface TrainerOptions {
+  readonly choice: MethodChoice;
+  readonly targets: TargetModules;
+  readonly optimizer: AdamWConfig;
+  /** Gradients are scaled down to this global norm; 0 leaves them. */
+  readonly maxGradNorm: number;
+  /** Whether updates may be made of several batches. */
+  readonly accumulates: boolean;
+  /** Draws initial values and dropout masks. */
+  readonly seed: number;
+}
+
+/** What one update reports. */
+export interface StepReport {
+  /** Mean negative log-likelihood over the labels of the update, in nats. */
+  readonly loss: number;
+  /** Global norm of the gradients before clipping. */
+  readonly gradNorm: number;
+}
+
+/** One model being trained on one device: its parameters and optimiser state live there between steps. */
+export interface Trainer {
+  readonly trainables: readonly Trainable[];
+  /** Number of trained values. */
+  readonly trainedParameters: number;
+  /**
+   * One update from one or more batches. `step` counts from 1.
+   * @throws {TuneError} `not-finite-loss` when the loss or the gradients are NaN or infinite.
+   */
+  step(step: number, batches: readonly Batch[], learningRate: number): Promise<StepReport>;
+  /** Mean loss over batches, with dropout off. */
+  evaluate(batches: readonly Batch[]): Promise<number>;
+  /** Copy the trained tensors back. */
+  adapter(): Promise<Adapter>;
+  /** Replace the trained tensors. */
+  load(parameters: ReadonlyMap<string, Tensor>): Promise<void>;
+  /** Everything that a later run needs to go on: parameters and optimiser state, by buffer name. */
+  state(): Promise<ReadonlyMap<string, Tensor>>;
+  /** Go on from an earlier state. */
+  restore(state: ReadonlyMap<string, Tensor>): Promise<void>;
+  /** Free programs and buffers; the device stays open. */
+  close(): Promise<void>;
+}
+
+interface Compiled {
+  readonly program: Program;
+  readonly reads: Readonly<Record<string, string>>;
+  readonly writes: Readonly<Record<string, string>>;
+}
+
+/**
+ * Compile a model's training step on a device and place initial parameters there.
+ * @throws {TuneError} what attaching the method or compiling its graphs throws.
+ */
+export async function openTrainer(device: Device, model: PretrainedModel, options: TrainerOptions): Promise<Trainer> {
+  const graphs = buildTraining(model, options);
+  const { trainables, dropoutMasks } = graphs.attached;
+  if (trainables.length === 0) {
+    throw new TuneError("nothing-to-train", `${options.choice.method.name} attached to no layer.`, {
+      at: model.folder,
+      fix: "choose other target modules",
+    });
+  }
+  const gradient = await compileStep(device, graphs.gradient);
+  const update = graphs.update && (await compileStep(device, graphs.update));
+  let evaluation: Promise<Compiled> | undefined;
+
+  await placeInitial(device, graphs, options.seed);
+
+  const optimizerFeeds = (step: number, learningRate: number): Record<string, Tensor> =>
+    scalarFeeds(adamw.scalars(step, learningRate, options.optimizer));
+
+  const buffers = [...trainables.map(({ value }) => value), ...graphs.zeros];
+  const download = async (names: readonly string[]): Promise<ReadonlyMap<string, Tensor>> => {
+    const tensors = new Map<string, Tensor>();
+    for (const name of names) tensors.set(name, await device.download(name));
+    return tensors;
+  };
+
+  const trainer: Trainer = {
+    trainables,
+    trainedParameters: trainables.reduce(
+      (sum, { value }) => sum + value.shape.map(Number).reduce((a, b) => a * b, 1),
+      0,
+    ),
+
+    step: async (step, batches, learningRate) => {
+      assert(
+        batches.length > 0 && (batches.length === 1 || update !== undefined),
+        "this trainer takes one batch a step",
+      );
+      const targets = batches.reduce((sum, batch) => sum + batch.targets, 0);
+      let loss = 0;
+      let gradNorm = Number.NaN;
+      for (const [i, batch] of batches.entries()) {
+        const outputs = await runStep(gradient, {
+          ...batch.feeds,
+          normaliser: scalar(targets),
+          ...fillDropoutMasks(dropoutMasks, batch.feeds.input_ids.shape, { seed: options.seed, step, batch: i }),
+          ...(update ? { carry: scalar(i === 0 ? 0 : 1) } : optimizerFeeds(step, learningRate)),
+        });
+        loss += numberOf(outputs, "loss");
+        if (!update) gradNorm = numberOf(outputs, "grad_norm");
+      }
+      if (Number.isFinite(loss) && update) {
+        gradNorm = numberOf(await runStep(update, optimizerFeeds(step, learningRate)), "grad_norm");
+      }
+      if (!Number.isFinite(loss) || !Number.isFinite(gradNorm)) throw notFinite(step, loss, gradNorm, learningRate);
+      return { loss, gradNorm };
+    },
+
+    evaluate: async (batches) => {
+      evaluation ??= compileStep(device, { graph: buildEvaluation(model, options), writes: {} });
+      const program = await evaluation;
+      let sum = 0;
+      let targets = 0;
+      for (const batch of batches) {
+        const outputs = await runStep(program, { ...batch.feeds, normaliser: scalar(1) });
+        sum += numberOf(outputs, "loss");
+        targets += batch.targets;
+      }
+      return sum / Math.max(1, targets);
+    },
+
+    adapter: async () => ({
+      choice: options.choice,
+      targets: options.targets,
+      parameters: await download(trainables.map(({ value }) => value.name)),
+    }),
+
+    load: async (parameters) => {
+      for (const { value } of trainables)
+        await device.upload(value.name, expectTensor(parameters, value.name, value.shape));
+    },
+
+    state: () => download(buffers.map(({ name }) => name)),
+
+    restore: async (state) => {
+      for (const { name, shape } of buffers) await device.upload(name, expectTensor(state, name, shape));
+    },
+
+    close: async () => {
+      for (const compiled of [gradient, update, await evaluation]) await compiled?.program.release();
+      await device.discard(buffers.map(({ name }) => name));
+    },
+  };
+  return trainer;
+}
+
+async function compileStep(device: Device, { graph, writes }: StepGraph): Promise<Compiled> {
+  const program = await compileGraph(device, graph, { residentOutputs: Object.keys(writes) });
+  return { program, writes, reads: Object.fromEntries(graph.parameters.map(({ name }) => [name, name])) };
+}
+
+function runStep(
+  { program, reads, writes }: Compiled,
+  feeds: Readonly<Record<string, Tensor>>,
+): Promise<Readonly<Record<string, Tensor>>> {
+  return program.run({ feeds, reads, writes });
+}
+
+async function placeInitial(device: Device, { attached, zeros }: TrainingGraphs, seed: number): Promise<void> {
+  for (const { value, initial, weight } of attached.trainables) {
+    const shape = value.shape.map(Number);
+    if (initial === "weight") {
+      assert(weight.kind === "weight", () => `${value.name} has no pretrained tensor to start from`);
+      await device.upload(value.name, await weight.source.read());
+    } else {
+      const size = shape.reduce((product, dim) => product * dim, 1);
+      const data = initial(createRng(seed, "parameter", value.name), size);
+      await device.upload(value.name, { dtype: "float32", shape, data });
+    }
+  }
+  for (const { name, shape } of zeros) await device.upload(name, tensor("float32", shape.map(Number), 0));
+}
+
+function expectTensor(tensors: ReadonlyMap<string, Tensor>, name: string, shape: readonly (number | string)[]): Tensor {
+  const found = tensors.get(name);
+  if (found && found.shape.join() === shape.join()) return found;
+  throw new TuneError(
+    "state-mismatch",
+    found ? `${name} is [${found.shape.join(", ")}], not [${shape.join(", ")}].` : `${name} is missing.`,
+    { at: "the saved training state", fix: "resume with the settings and the model that the run was started with" },
+  );
+}
+
+function notFinite(step: number, loss: number, gradNorm: number, learningRate: number): TuneError {
+  const what = Number.isFinite(loss) ? `The gradient norm is ${gradNorm}` : `The loss is ${loss}`;
+  return new TuneError("not-finite-loss", `${what} at step ${step}.`, {
+    at: `step ${step}, learning rate ${learningRate.toPrecision(3)}`,
+    fix: "lower the learning rate, add warm-up steps or clip gradients (max grad norm 1), then resume from the last checkpoint",
+  });
+}
+
+function scalar(value: number): Tensor {
+  return tensor("float32", [], [value]);
+}
+
+function scalarFeeds(values: Readonly<Record<string, number>>): Record<string, Tensor> {
+  return Object.fromEntries(Object.entries(values).map(([name, value]) => [name, scalar(value)]));
+}
+
+function numberOf(outputs: Readonly<Record<string, Tensor>>, name: string): number {
+  const value = outputs[name]?.data[0];
+  assert(value !== undefined, `the program has no output ${name}`);
+  return Number(value);
+}
