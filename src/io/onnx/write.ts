@@ -1,0 +1,187 @@
+import { assert } from "../../errors.ts";
+import {
+  type Attribute,
+  bytesOf,
+  bytesPerElement,
+  type Graph,
+  type Node,
+  nameOf,
+  type Shape,
+  sizeOf,
+  type Tensor,
+  type ValueType,
+  type WeightValue,
+} from "../../graph/index.ts";
+import { dataTypes } from "./data-types.ts";
+import {
+  bytesField,
+  floatField,
+  type Message,
+  message,
+  messageField,
+  serialise,
+  stringField,
+  varintField,
+} from "./wire.ts";
+
+/** Where an initializer's bytes are, outside the model file: a range of a file beside it. */
+export interface ExternalRange {
+  readonly location: string;
+  readonly offset: number;
+  readonly length: number;
+}
+
+/** How a graph is written. */
+export interface OnnxOptions {
+  /** A weight's bytes: in the model itself (a tensor of the weight's dtype) or in a file beside it. */
+  readonly place: (weight: WeightValue) => Tensor | ExternalRange;
+  /** Version of the standard operator set; 21 when absent, which ONNX Runtime 1.17 and later run. */
+  readonly opset?: number;
+}
+
+const irVersion = 10; // the first that knows opset 21
+
+/**
+ * A graph as a serialised ONNX ModelProto. Inputs come first, then parameters; weights and constants are initializers;
+ * symbolic sizes are `dim_param`s.
+ */
+export function writeOnnx(graph: Graph, { place, opset = 21 }: OnnxOptions): Uint8Array {
+  const domains = new Set(graph.nodes.map(({ domain }) => domain).filter((domain) => domain !== ""));
+  const fields = [
+    ...graph.nodes.map((node) => messageField(1, nodeFields(graph, node))),
+    stringField(2, graph.name),
+    ...graph.weights.map((weight) => messageField(5, initializer(weight, place(weight)))),
+    ...graph.constants.map((value) => messageField(5, tensorFields(nameOf(graph, value), value.tensor))),
+    ...[...graph.inputs, ...graph.parameters].map((value) => messageField(11, valueInfo(value.name, value))),
+    ...[...graph.outputs].map(([name, value]) => messageField(12, valueInfo(name, value))),
+  ];
+  return serialise(
+    message([
+      varintField(1, irVersion),
+      stringField(2, "scion"),
+      messageField(8, [stringField(1, ""), varintField(2, opset)]),
+      ...[...domains].map((domain) => messageField(8, [stringField(1, domain), varintField(2, 1)])),
+      messageField(7, fields),
+    ]),
+  );
+}
+
+/** ONNX recommends starting external tensors on a page, so that they can be mapped. */
+const pageBytes = 4096;
+
+/** A layout of all of a graph's weights, one after the other, in a single file beside the model. */
+export function layOutWeights(
+  graph: Graph,
+  location: string,
+): { readonly place: (weight: WeightValue) => ExternalRange; readonly sizeBytes: number } {
+  const ranges = new Map<WeightValue, ExternalRange>();
+  let end = 0;
+  for (const weight of graph.weights) {
+    const offset = Math.ceil(end / pageBytes) * pageBytes;
+    const length = weightBytes(weight);
+    ranges.set(weight, { location, offset, length });
+    end = offset + length;
+  }
+  return {
+    sizeBytes: end,
+    place: (weight) => {
+      const range = ranges.get(weight);
+      assert(range !== undefined, () => `${weight.name} is not a weight of this graph`);
+      return range;
+    },
+  };
+}
+
+/** The bytes of that file, one weight in memory at a time. */
+export async function* weightFile(
+  graph: Graph,
+  place: (weight: WeightValue) => ExternalRange,
+): AsyncGenerator<Uint8Array> {
+  let at = 0;
+  for (const weight of graph.weights) {
+    const { offset, length } = place(weight);
+    if (offset > at) yield new Uint8Array(offset - at);
+    const bytes = bytesOf((await weight.source.read()).data);
+    assert(bytes.byteLength === length, () => `${weight.name} has ${bytes.byteLength} bytes, not ${length}`);
+    yield bytes;
+    at = offset + length;
+  }
+}
+
+/** Bytes of a weight in the dtype that the graph computes with. */
+export function weightBytes({ dtype, source }: WeightValue): number {
+  return sizeOf(source.shape) * bytesPerElement(dtype);
+}
+
+function nodeFields(graph: Graph, node: Node): Message[] {
+  const [first] = node.outputs;
+  return [
+    ...node.inputs.map((value) => stringField(1, value ? nameOf(graph, value) : "")),
+    ...node.outputs.map((value) => stringField(2, nameOf(graph, value))),
+    stringField(3, first ? nameOf(graph, first) : ""),
+    stringField(4, node.op),
+    ...Object.entries(node.attributes).map(([name, attribute]) => messageField(5, attributeFields(name, attribute))),
+    ...(node.domain === "" ? [] : [stringField(7, node.domain)]),
+  ];
+}
+
+/** AttributeProto: its name, its value in the field of its type, and the type itself. */
+function attributeFields(name: string, attribute: Attribute): Message[] {
+  const fields = ((): [Message[], number] => {
+    switch (attribute.type) {
+      case "float":
+        return [[floatField(2, attribute.value)], 1];
+      case "int":
+        return [[varintField(3, attribute.value)], 2];
+      case "string":
+        return [[stringField(4, attribute.value)], 3];
+      case "tensor":
+        return [[messageField(5, tensorFields("", attribute.value))], 4];
+      case "floats":
+        return [attribute.value.map((value) => floatField(7, value)), 6];
+      case "ints":
+        return [attribute.value.map((value) => varintField(8, value)), 7];
+      case "strings":
+        return [attribute.value.map((value) => stringField(9, value)), 8];
+    }
+  })();
+  return [stringField(1, name), ...fields[0], varintField(20, fields[1])];
+}
+
+function initializer(weight: WeightValue, placed: Tensor | ExternalRange): Message[] {
+  if (!("location" in placed)) return tensorFields(weight.name, placed);
+  const { location, offset, length } = placed;
+  const entry = (key: string, value: string): Message => messageField(13, [stringField(1, key), stringField(2, value)]);
+  return [
+    ...weight.source.shape.map((dim) => varintField(1, dim)),
+    varintField(2, dataTypes[weight.dtype]),
+    stringField(8, weight.name),
+    entry("location", location),
+    entry("offset", String(offset)),
+    entry("length", String(length)),
+    varintField(14, 1), // DataLocation.EXTERNAL
+  ];
+}
+
+function tensorFields(name: string, { dtype, shape, data }: Tensor): Message[] {
+  return [
+    ...shape.map((dim) => varintField(1, dim)),
+    varintField(2, dataTypes[dtype]),
+    ...(name === "" ? [] : [stringField(8, name)]),
+    bytesField(9, bytesOf(data)),
+  ];
+}
+
+function valueInfo(name: string, { dtype, shape }: ValueType): Message[] {
+  return [
+    stringField(1, name),
+    messageField(2, [messageField(1, [varintField(1, dataTypes[dtype]), shapeField(shape)])]),
+  ];
+}
+
+function shapeField(shape: Shape): Message {
+  return messageField(
+    2,
+    shape.map((dim) => messageField(1, [typeof dim === "number" ? varintField(1, dim) : stringField(2, dim)])),
+  );
+}
