@@ -64,7 +64,7 @@ export interface LazyTensor {
   readonly shape: readonly number[];
   /** Bytes in memory once read in `dtype`. */
   readonly sizeBytes: number;
-  /** Read the whole tensor. */
+  /** Read the whole tensor, into memory that is the caller's own. */
   read(): Promise<Tensor>;
 }
 

@@ -80,8 +80,10 @@ export async function openTrainer(device: Device, model: PretrainedModel, option
 
   await placeInitial(device, graphs, options.seed);
 
+  // A scalar that no parameter's update uses (decay, when nothing decays) is not an input of the graph.
+  const taken = new Set((update ?? gradient).program.graph.inputs.map(({ name }) => name));
   const optimizerFeeds = (step: number, learningRate: number): Record<string, Tensor> =>
-    scalarFeeds(adamw.scalars(step, learningRate, options.optimizer));
+    scalarFeeds(adamw.scalars(step, learningRate, options.optimizer), taken);
 
   const buffers = [...trainables.map(({ value }) => value), ...graphs.zeros];
   const download = async (names: readonly string[]): Promise<ReadonlyMap<string, Tensor>> => {
@@ -209,8 +211,9 @@ function scalar(value: number): Tensor {
   return tensor("float32", [], [value]);
 }
 
-function scalarFeeds(values: Readonly<Record<string, number>>): Record<string, Tensor> {
-  return Object.fromEntries(Object.entries(values).map(([name, value]) => [name, scalar(value)]));
+function scalarFeeds(values: Readonly<Record<string, number>>, taken: ReadonlySet<string>): Record<string, Tensor> {
+  const used = Object.entries(values).filter(([name]) => taken.has(name));
+  return Object.fromEntries(used.map(([name, value]) => [name, scalar(value)]));
 }
 
 function numberOf(outputs: Readonly<Record<string, Tensor>>, name: string): number {
