@@ -1,14 +1,18 @@
 import { assert } from "../errors.ts";
 import {
   type Attributes,
+  addDims,
   broadcastShapes,
   type ConstantValue,
   constant,
+  type Dim,
   type DType,
   int,
   isFloat,
+  mulDims,
   numberAttribute,
   stringAttribute,
+  subDims,
   type Value,
 } from "../graph/index.ts";
 import { apply, defineOp, describe, type Op, required, type Sample } from "./op.ts";
@@ -70,6 +74,8 @@ interface Binary {
     | "nondifferentiable";
   readonly result?: DType;
   readonly samples?: readonly Sample[];
+  /** The operation on sizes, when it is used to work out shapes. */
+  readonly sizes?: (a: Dim, b: Dim) => Dim;
 }
 
 const binarySamples: readonly Sample[] = [
@@ -80,7 +86,7 @@ const binarySamples: readonly Sample[] = [
 
 /** An elementwise operator of two inputs that broadcast: a [...], b [...] -> y [...]. */
 function binary(name: string, options: Binary): Op {
-  const { grad, evaluate, result } = options;
+  const { grad, evaluate, result, sizes: combine } = options;
   return defineOp({
     name,
     since: options.since,
@@ -99,19 +105,35 @@ function binary(name: string, options: Binary): Op {
     grad:
       grad === "nondifferentiable" ? grad : ({ dy, x, outputs }) => grad(dy, x(0), x(1), required(outputs, 0, name)),
     cost: "memory",
+    ...(combine
+      ? {
+          sizes: ({ inputs, sizesOf }) => {
+            const [a, b] = [sizesOf(inputs[0]), sizesOf(inputs[1])];
+            if (!a || !b || (a.length !== b.length && a.length !== 1 && b.length !== 1)) return undefined;
+            const length = Math.max(a.length, b.length);
+            return Array.from({ length }, (_, i) => combine(a[i % a.length] ?? 0, b[i % b.length] ?? 0));
+          },
+        }
+      : {}),
     samples: options.samples ?? binarySamples,
   });
 }
 
 /** a + b. */
-export const Add: Op = binary("Add", { since: 14, evaluate: (a, b) => a + b, grad: (dy) => [dy, dy] });
+export const Add: Op = binary("Add", { since: 14, evaluate: (a, b) => a + b, grad: (dy) => [dy, dy], sizes: addDims });
 /** a − b. */
-export const Sub: Op = binary("Sub", { since: 14, evaluate: (a, b) => a - b, grad: (dy) => [dy, neg(dy)] });
+export const Sub: Op = binary("Sub", {
+  since: 14,
+  evaluate: (a, b) => a - b,
+  grad: (dy) => [dy, neg(dy)],
+  sizes: subDims,
+});
 /** a · b. */
 export const Mul: Op = binary("Mul", {
   since: 14,
   evaluate: (a, b) => a * b,
   grad: (dy, a, b) => [mul(dy, b), mul(dy, a)],
+  sizes: mulDims,
 });
 /** a / b; integers divide towards zero. db = −dy·y/b. */
 export const Div: Op = binary("Div", {

@@ -80,8 +80,14 @@ export const Reshape: Op = defineOp({
     const shape = requested.map((dim, i) => (dim === 0 && !keepZero ? (x.shape[i] ?? 0) : dim));
     const open = shape.indexOf(-1);
     if (open >= 0) {
-      const rest = elementsOf(shape.filter((_, i) => i !== open));
-      const size = divDims(elementsOf(x.shape), rest);
+      // Sizes on both sides cancel first: sums such as past+seq cannot be divided out of a product.
+      const given: Dim[] = [...x.shape];
+      const rest = shape.filter((dim, i) => {
+        const same = i === open ? -1 : given.indexOf(dim);
+        if (same >= 0) given.splice(same, 1);
+        return i !== open && same < 0;
+      });
+      const size = divDims(elementsOf(given), elementsOf(rest));
       assert(size !== undefined, () => `Reshape: ${showShape(x.shape)} does not fit ${showShape(shape)}`);
       shape[open] = size;
     }

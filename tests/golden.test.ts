@@ -1,0 +1,222 @@
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { graph, type Tensor, tensor } from "../src/graph/index.ts";
+import { openModelWeights } from "../src/io/model-weights.ts";
+import { readJsonObject } from "../src/io/text.ts";
+import { attach, chooseMethod, type MethodChoice } from "../src/methods/index.ts";
+import { assembleModel, findArchitecture, openModel, type PretrainedModel } from "../src/models/index.ts";
+import { learningRateAt } from "../src/optim/index.ts";
+import type { Device } from "../src/runtime/device.ts";
+import { openNodeDevice } from "../src/runtime/node.ts";
+import { nodeStorage } from "../src/runtime/node-storage.ts";
+import { compileGraph } from "../src/runtime/program.ts";
+import { makeBatch } from "../src/train/data/index.ts";
+import { openTrainer } from "../src/train/trainer.ts";
+import { differentiate } from "../src/transforms/index.ts";
+import { golden, readGolden } from "./helpers/golden.ts";
+
+let device: Device;
+beforeAll(async () => {
+  device = await openNodeDevice({ worker: false, threads: 1 });
+});
+afterAll(() => device.close());
+
+/** Largest difference, relative to the largest size in the reference. */
+function relativeError(found: Tensor | undefined, expected: Tensor | undefined): number {
+  if (!found || !expected || found.data.length !== expected.data.length) return Number.POSITIVE_INFINITY;
+  let worst = 0;
+  let scale = 1e-12;
+  for (let i = 0; i < expected.data.length; i++) {
+    worst = Math.max(worst, Math.abs(Number(found.data[i]) - Number(expected.data[i])));
+    scale = Math.max(scale, Math.abs(Number(expected.data[i])));
+  }
+  return worst / scale;
+}
+
+function rowsOf({ shape, data }: Tensor): number[][] {
+  const [rows = 1, columns = 1] = shape;
+  return Array.from({ length: rows }, (_, i) => Array.from(data.slice(i * columns, (i + 1) * columns), Number));
+}
+
+/** Logits of whole sequences by the decoding graph with an empty cache. */
+async function logitsOf(model: PretrainedModel, ids: Tensor): Promise<Tensor | undefined> {
+  const [batch = 1, seq = 1] = ids.shape;
+  const { layers, kvHeads, headDim } = model.sizes;
+  const open = model.decode();
+  const program = await compileGraph(
+    device,
+    graph({ inputs: open.inputs, outputs: { logits: open.outputs["logits"] as never } }),
+  );
+  const positions = Array.from({ length: batch * seq }, (_, i) => i % seq);
+  const feeds: Record<string, Tensor> = {
+    input_ids: ids,
+    position_ids: tensor("int64", [batch, seq], positions),
+    attention_mask: tensor("int64", [batch, seq], 1),
+  };
+  for (let i = 0; i < layers; i++) {
+    for (const part of ["key", "value"])
+      feeds[`past_key_values.${i}.${part}`] = tensor("float32", [batch, kvHeads, 0, headDim], []);
+  }
+  const used = new Set(program.graph.inputs.map(({ name }) => name));
+  const outputs = await program.run({
+    feeds: Object.fromEntries(Object.entries(feeds).filter(([name]) => used.has(name))),
+  });
+  await program.release();
+  return outputs["logits"];
+}
+
+async function withConfig(weights: string, config: string): Promise<PretrainedModel> {
+  const json = await readJsonObject(nodeStorage, golden(config));
+  const architecture = await findArchitecture(json, config);
+  return assembleModel({
+    folder: weights,
+    json,
+    architecture,
+    files: await openModelWeights(nodeStorage, golden(weights)),
+  });
+}
+
+describe("logits agree with transformers", () => {
+  it.each([
+    ["llama-tiny", "llama-tiny/config.json"],
+    ["llama-rope", "llama-rope/config.json"],
+    ["llama-rope", "llama-rope.linear.json"],
+    ["llama-rope", "llama-rope.dynamic.json"],
+    ["llama-rope", "llama-rope.yarn.json"],
+    ["gpt2-tiny", "gpt2-tiny/config.json"],
+  ])("%s, %s", async (weights, config) => {
+    const expected = await readGolden(`${config.replace(/(\/config)?\.json$/, "")}.expected.safetensors`);
+    const model = await withConfig(weights, config);
+    const ids = expected.get("input_ids");
+    const logits = await logitsOf(model, ids as Tensor);
+    // Float32 sums in another order over two layers: a few units in the last place.
+    expect(relativeError(logits, expected.get("logits"))).toBeLessThan(1e-5);
+  });
+});
+
+describe("loss and gradients of every weight agree with torch", () => {
+  it.each(["llama-tiny", "gpt2-tiny"])("%s", async (name) => {
+    const expected = await readGolden(`${name}.expected.safetensors`);
+    const model = await openModel(nodeStorage, golden(name));
+    const choice = chooseMethod("full");
+    const open = model.loss();
+    const attached = attach(open.outputs, { choice, targets: "all-linear", outputModule: "lm_head", training: true });
+    const values = attached.trainables.map(({ value }) => value);
+    const loss = attached.outputs["loss"] as (typeof values)[number];
+    const gradients = differentiate(loss, values);
+    const outputs = Object.fromEntries(values.map((value, i) => [`grad.${value.name}`, gradients[i] as never]));
+    const program = await compileGraph(device, graph({ inputs: open.inputs, outputs: { loss, ...outputs } }));
+    const batch = batchOf(expected.get("input_ids") as Tensor, expected.get("labels") as Tensor);
+    const reads: Record<string, string> = {};
+    for (const { value, weight } of attached.trainables) {
+      if (weight.kind !== "weight") throw new Error("full tuning stands in place of weights");
+      await device.upload(value.name, await weight.source.read());
+      reads[value.name] = value.name;
+    }
+    const found = await program.run({
+      feeds: { ...batch.feeds, normaliser: tensor("float32", [], [batch.targets]) },
+      reads,
+    });
+    expect(relativeError(found["loss"], expected.get("loss"))).toBeLessThan(1e-6);
+    for (const { name: parameter } of values) {
+      expect(relativeError(found[`grad.${parameter}`], expected.get(`grad.${parameter}`)), parameter).toBeLessThan(
+        2e-5,
+      );
+    }
+    await device.discard(values.map((value) => value.name));
+    await program.release();
+  });
+});
+
+function batchOf(ids: Tensor, labels: Tensor): ReturnType<typeof makeBatch> {
+  const marks = rowsOf(labels);
+  const examples = rowsOf(ids).map((row, i) => ({
+    inputIds: Int32Array.from(row),
+    trained: Uint8Array.from(marks[i] ?? [], (label) => Number(label >= 0)),
+    line: i + 1,
+  }));
+  return makeBatch(examples, { padId: 0 });
+}
+
+/** One [2, 16] batch of a curve's [n, 2, 16]. */
+function batchAt(curve: ReadonlyMap<string, Tensor>, index: number): ReturnType<typeof makeBatch> {
+  const cut = (name: string): Tensor => {
+    const whole = curve.get(name) as Tensor<"int64">;
+    return { dtype: "int64", shape: [2, 16], data: whole.data.slice(index * 32, (index + 1) * 32) };
+  };
+  return batchOf(cut("input_ids"), cut("labels"));
+}
+
+interface CurveCase {
+  readonly file: string;
+  readonly base: string;
+  readonly choice: MethodChoice;
+  readonly weightDecay: number;
+  readonly accumulate: number;
+  readonly rate: (step: number) => number;
+  /** The tensor in the file that starts a parameter of ours. */
+  readonly initial: (module: string, key: string) => string;
+}
+
+const peftName = (module: string, key: string): string => `base_model.model.${module}.lora_${key}.default.weight`;
+const lora = chooseMethod("lora", { rank: 8, alpha: 16 });
+const curves: readonly CurveCase[] = [
+  {
+    file: "curve-lora",
+    base: "llama-tiny",
+    choice: lora,
+    weightDecay: 0.01,
+    accumulate: 1,
+    rate: () => 1e-2,
+    initial: peftName,
+  },
+  {
+    file: "curve-lora-accumulated",
+    base: "llama-tiny",
+    choice: lora,
+    weightDecay: 0.01,
+    accumulate: 2,
+    rate: (step) => learningRateAt(step, { peak: 1e-2, schedule: "cosine", warmupSteps: 5, totalSteps: 25 }),
+    initial: peftName,
+  },
+  ...["llama", "gpt2"].map((name) => ({
+    file: `curve-full-${name}`,
+    base: `${name}-tiny`,
+    choice: chooseMethod("full"),
+    weightDecay: 0.1,
+    accumulate: 1,
+    rate: () => 1e-3,
+    initial: (module: string) => module,
+  })),
+];
+
+describe("training goes through the losses of PEFT and torch", () => {
+  it.each(curves)("$file", async ({ file, base, choice, weightDecay, accumulate, rate, initial }) => {
+    const curve = await readGolden(`${file}.safetensors`);
+    const model = await openModel(nodeStorage, golden(base));
+    const trainer = await openTrainer(device, model, {
+      choice,
+      targets: "all-linear",
+      optimizer: { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay },
+      maxGradNorm: 1,
+      accumulates: accumulate > 1,
+      seed: 0,
+    });
+    const start = trainer.trainables.map(({ value, module, key }): [string, Tensor] => [
+      value.name,
+      curve.get(`initial.${initial(module, key)}`) as Tensor,
+    ]);
+    await trainer.load(new Map(start));
+    const losses = curve.get("loss")?.data ?? [];
+    const norms = curve.get("grad_norm")?.data ?? [];
+    let worst = 0;
+    for (let step = 0; step < losses.length; step++) {
+      const batches = Array.from({ length: accumulate }, (_, i) => batchAt(curve, step * accumulate + i));
+      const report = await trainer.step(step + 1, batches, rate(step));
+      worst = Math.max(worst, Math.abs(report.loss / Number(losses[step]) - 1));
+      if (step === 0) expect(report.gradNorm / Number(norms[0])).toBeCloseTo(1, 5);
+    }
+    expect(worst).toBeLessThan(1e-4);
+    expect(losses.length).toBeGreaterThanOrEqual(10);
+    await trainer.close();
+  });
+});
