@@ -1,0 +1,25 @@
+import { chooseMethod } from "../../src/methods/index.ts";
+import type { Device } from "../../src/runtime/device.ts";
+import { makeBatch } from "../../src/train/data/index.ts";
+import { openTrainer } from "../../src/train/trainer.ts";
+import { randomExamples, randomModel } from "./tiny-model.ts";
+
+/** The losses of a few LoRA steps on the tiny model, with dropout: the same program on whatever device is given. */
+export async function tinyTraining(device: Device, steps: number): Promise<readonly number[]> {
+  const trainer = await openTrainer(device, await randomModel(), {
+    choice: chooseMethod("lora", { rank: 4, alpha: 8, dropout: 0.1 }),
+    targets: "all-linear",
+    optimizer: { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0.01 },
+    maxGradNorm: 1,
+    accumulates: false,
+    seed: 3,
+  });
+  const examples = randomExamples(4 * steps);
+  const losses: number[] = [];
+  for (let step = 1; step <= steps; step++) {
+    const batch = makeBatch(examples.slice(4 * (step - 1), 4 * step), { padId: 0 });
+    losses.push((await trainer.step(step, [batch], 5e-3)).loss);
+  }
+  await trainer.close();
+  return losses;
+}

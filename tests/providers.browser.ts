@@ -1,0 +1,20 @@
+import { openWebDevice, type WebDeviceOptions } from "../src/runtime/web.ts";
+import { tinyTraining } from "./helpers/tiny-training.ts";
+
+/** What the page of `providers.test.ts` can be asked to do. */
+export interface TrainingPage {
+  train(options: WebDeviceOptions, steps: number): Promise<readonly number[]>;
+}
+
+const page: TrainingPage = {
+  train: async (options, steps) => {
+    const device = await openWebDevice(options);
+    try {
+      return await tinyTraining(device, steps);
+    } finally {
+      await device.close();
+    }
+  },
+};
+
+Object.assign(globalThis, { scion: page });
