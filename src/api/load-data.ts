@@ -1,4 +1,11 @@
-import { type DataWarning, previewExample, readDataset, splitDataset, type TokenizedExample, tokenizeDataset } from "../train/data/index.ts";
+import {
+  type DataWarning,
+  previewExample,
+  readDataset,
+  splitDataset,
+  type TokenizedExample,
+  tokenizeDataset,
+} from "../train/data/index.ts";
 import type { LoadedModel } from "./load-model.ts";
 
 /** How a data file becomes examples. */
@@ -43,7 +50,8 @@ export async function loadData(model: LoadedModel, path: string, options: LoadDa
       ? splitDataset(all, { validation: held, seed: options.seed ?? 0 })
       : {
           train: all,
-          validation: options.validationPath === undefined ? undefined : await readDataset(storage, options.validationPath),
+          validation:
+            options.validationPath === undefined ? undefined : await readDataset(storage, options.validationPath),
         };
   const tooLong = options.tooLong ?? (all.format.name === "text" ? "split" : "truncate");
   const train = tokenizeDataset(parts.train, tokenizer, { maxLength, tooLong });

@@ -34,7 +34,19 @@ export interface TuneOptions extends Partial<TrainSettings> {
  * @throws {TuneError} for options that do not fit, a folder that holds another run, a loss that is not finite.
  */
 export async function tune(model: LoadedModel, data: LoadedData, options: TuneOptions = {}): Promise<RunResult> {
-  const { method, methodOptions, targetModules, output, resume, initial, device, deviceOptions, signal, onEvent, ...rest } = options;
+  const {
+    method,
+    methodOptions,
+    targetModules,
+    output,
+    resume,
+    initial,
+    device,
+    deviceOptions,
+    signal,
+    onEvent,
+    ...rest
+  } = options;
   const choice = chooseMethod(method ?? "lora", methodOptions);
   const settings = resolveSettings(rest);
   const tokenizer = await model.tokenizer();
@@ -59,4 +71,3 @@ export async function tune(model: LoadedModel, data: LoadedData, options: TuneOp
     if (!device) await opened.close();
   }
 }
-
