@@ -2,7 +2,7 @@ import { createRng, type Rng } from "../../src/linalg/rng.ts";
 import { type EventKind, eventKinds, facts } from "./events.ts";
 import { capitalise, chance, type Filled, fill, pick, type Spoken } from "./grammar.ts";
 import { entities, numberWords, slots } from "./slots.ts";
-import { currencies } from "./words.ts";
+import { currencies, phrases } from "./words.ts";
 
 /**
  * The pretraining corpus: descriptions of everyday happenings, questions about them, records of them in JSON, echoes
@@ -27,7 +27,7 @@ function makeDocument(rng: Rng): string {
 
 function makePiece(rng: Rng): string {
   const draw = rng.uniform();
-  if (draw < 0.07) return prose(rng);
+  if (draw < 0.09) return prose(rng);
   if (draw < 0.34) return exchange(...fieldsToRecord(rng));
   if (draw < 0.54) return exchange(...kindToRecord(rng));
   if (draw < 0.64) return exchange(...question(rng));
@@ -98,10 +98,10 @@ function conversion(rng: Rng): [string, string] {
   return [`${name}: ${text}`, String(values[name])];
 }
 
-/** Every word of the ways to tell a happening and of the facts, once. */
+/** Every word of the phrases, the facts and the ways to tell a happening, once. */
 const vocabulary: readonly string[] = [
   ...new Set(
-    [...eventKinds.flatMap(({ ways }) => ways), ...facts].flatMap(
+    [...eventKinds.flatMap(({ ways }) => ways), ...facts, ...phrases].flatMap(
       (text) => text.replace(/\{\w+\}/g, "").match(/\p{L}+/gu) ?? [],
     ),
   ),
