@@ -41,7 +41,7 @@ function rowsOf({ shape, data }: Tensor): number[][] {
 async function logitsOf(model: PretrainedModel, ids: Tensor): Promise<Tensor | undefined> {
   const [batch = 1, seq = 1] = ids.shape;
   const { layers, kvHeads, headDim } = model.sizes;
-  const open = model.decode();
+  const open = model.decode({ logits: "all" });
   const program = await compileGraph(
     device,
     graph({ inputs: open.inputs, outputs: { logits: open.outputs["logits"] as never } }),

@@ -1,4 +1,4 @@
-import { assert } from "../errors.ts";
+import { assert, TuneError } from "../errors.ts";
 import {
   constant,
   graph,
@@ -7,6 +7,7 @@ import {
   type Node,
   type ParameterValue,
   parameter,
+  type Tensor,
   type Value,
   withScope,
 } from "../graph/index.ts";
@@ -145,6 +146,33 @@ function declare(
 
 function rename(outputs: Readonly<Record<string, Value>>, values: readonly Value[]): Readonly<Record<string, Value>> {
   return Object.fromEntries(Object.keys(outputs).map((name, i) => [name, values[i] as Value])); // one value an output
+}
+
+/**
+ * Check that an adapter's tensors are those that its method has on this model.
+ * @throws {TuneError} `adapter-mismatch` listing every tensor that is missing, left over or of another shape.
+ */
+export function checkParameters(
+  trainables: readonly Trainable[],
+  parameters: ReadonlyMap<string, Tensor>,
+  at: string,
+): void {
+  const expected = new Map(trainables.map(({ value }) => [value.name, value.shape.join(", ")]));
+  const problems = [...expected].flatMap(([name, shape]) => {
+    const found = parameters.get(name)?.shape.join(", ");
+    if (found === shape) return [];
+    return [
+      found === undefined ? `${name} [${shape}] is missing` : `${name} is [${found}], but the model needs [${shape}]`,
+    ];
+  });
+  for (const name of parameters.keys()) if (!expected.has(name)) problems.push(`the model has no place for ${name}`);
+  if (problems.length === 0) return;
+  const shown = problems.slice(0, 12);
+  if (problems.length > shown.length) shown.push(`and ${problems.length - shown.length} more`);
+  throw new TuneError("adapter-mismatch", `The adapter does not fit the model:\n  ${shown.join("\n  ")}`, {
+    at,
+    fix: "use it with the base model that it was trained on",
+  });
 }
 
 /** The weight as stored, with the adapter folded in; `weight` and parameters may be symbolic in size. */

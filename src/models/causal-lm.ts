@@ -6,7 +6,9 @@ import {
   mul,
   neg,
   reciprocal,
+  reshape,
   reshapeTo,
+  slice,
   sumAll,
   unsqueeze,
 } from "../ops/index.ts";
@@ -38,14 +40,25 @@ export function lossGraph<Config>(architecture: Architecture<Config>, config: Co
   return { inputs: [inputIds, positionIds, targetPositions, labels, normaliser], outputs: { loss } };
 }
 
+/** What a decoding graph gives. */
+export interface DecodeOptions {
+  /** Scores after every token (as exported models give them), or after the last alone. */
+  readonly logits: "all" | "last";
+}
+
 /**
  * One decoding step, with the names that transformers.js and optimum use.
  * Inputs: input_ids, position_ids int64 [batch, seq]; attention_mask int64 [batch, past+seq];
  * past_key_values.N.key and .value float32 [batch, kvHeads, past, headDim].
- * Outputs: logits float32 [batch, seq, vocab]; present.N.key and .value [batch, kvHeads, past+seq, headDim].
+ * Outputs: logits float32 [batch, seq or 1, vocab]; present.N.key and .value [batch, kvHeads, past+seq, headDim].
  */
-export function decodeGraph<Config>(architecture: Architecture<Config>, config: Config, weights: Weights): OpenGraph {
-  const { layers, kvHeads, headDim, vocabSize } = architecture.sizes(config);
+export function decodeGraph<Config>(
+  architecture: Architecture<Config>,
+  config: Config,
+  weights: Weights,
+  { logits }: DecodeOptions,
+): OpenGraph {
+  const { layers, kvHeads, headDim, hiddenSize, vocabSize } = architecture.sizes(config);
   const inputIds = input("input_ids", "int64", ["batch", "seq"]);
   const attentionMask = input("attention_mask", "int64", ["batch", "past+seq"]);
   const positionIds = input("position_ids", "int64", ["batch", "seq"]);
@@ -54,8 +67,12 @@ export function decodeGraph<Config>(architecture: Architecture<Config>, config: 
   const past = Array.from({ length: layers }, (_, i) => ({ key: cached(i, "key"), value: cached(i, "value") }));
   const mask = cachedMask(inputIds, attentionMask);
   const { hidden, present } = architecture.trunk(config, weights, { inputIds, positionIds, mask, past });
-  const flat = architecture.head(config, weights, hidden);
-  const outputs: Record<string, Value> = { logits: reshapeTo(flat, ["batch", "seq", vocabSize], [inputIds]) };
+  const rows = reshapeTo(hidden, ["batch", "seq", hiddenSize], [inputIds]);
+  const read = logits === "all" ? hidden : reshape(slice(rows, [-1], [2 ** 31 - 1], [1]), ["batch", hiddenSize]);
+  const flat = architecture.head(config, weights, read);
+  const outputs: Record<string, Value> = {
+    logits: reshapeTo(flat, ["batch", logits === "all" ? "seq" : 1, vocabSize], [inputIds]),
+  };
   present.forEach(({ key, value }: KeyValue, i) => {
     outputs[`present.${i}.key`] = key;
     outputs[`present.${i}.value`] = value;

@@ -11,7 +11,7 @@ export type {
   TrunkOutputs,
   Weights,
 } from "./architecture.ts";
-export { decodeGraph, lossGraph, type OpenGraph } from "./causal-lm.ts";
+export { type DecodeOptions, decodeGraph, lossGraph, type OpenGraph } from "./causal-lm.ts";
 export type { ConfigJson } from "./config.ts";
 export { assembleModel, openModel, type PretrainedModel } from "./model.ts";
 export { findArchitecture, supportedModelTypes } from "./table.ts";

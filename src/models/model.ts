@@ -5,7 +5,7 @@ import { openModelWeights } from "../io/model-weights.ts";
 import { joinPath, type Storage } from "../io/storage.ts";
 import { readJsonObject } from "../io/text.ts";
 import type { Architecture, ModelSizes, Weights } from "./architecture.ts";
-import { decodeGraph, lossGraph, type OpenGraph } from "./causal-lm.ts";
+import { type DecodeOptions, decodeGraph, lossGraph, type OpenGraph } from "./causal-lm.ts";
 import type { ConfigJson } from "./config.ts";
 import { findArchitecture } from "./table.ts";
 
@@ -26,7 +26,7 @@ export interface PretrainedModel {
   /** The training objective; see {@link lossGraph}. */
   loss(): OpenGraph;
   /** One decoding step; see {@link decodeGraph}. */
-  decode(): OpenGraph;
+  decode(options: DecodeOptions): OpenGraph;
 }
 
 /**
@@ -68,7 +68,7 @@ export function assembleModel(options: {
     unused: weights.unused,
     parameterCount: [...weights.found.values()].reduce((sum, { source }) => sum + sizeOf(source.shape), 0),
     loss: () => lossGraph(architecture, config, read),
-    decode: () => decodeGraph(architecture, config, read),
+    decode: (options) => decodeGraph(architecture, config, read, options),
   };
 }
 
