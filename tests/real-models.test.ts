@@ -92,7 +92,7 @@ describe.skipIf(!present)("real checkpoints", () => {
     const sorted: number[][] = prompts.map(() => []);
     for (let k = 0; k < 6; k++) {
       const tokens = at.logits.map((scores) => scores.indexOf(Math.max(...scores)));
-      tokens.forEach((token, i) => sorted[i]?.push(token));
+      for (const [i, token] of tokens.entries()) sorted[i]?.push(token);
       if (k < 5) at = await at.next(tokens);
     }
     await at.end();

@@ -126,14 +126,19 @@ function inPlaceOfWeights(outputs: Readonly<Record<string, Value>>, { choice }: 
   return { outputs: rename(outputs, adapted), trainables, dropoutMasks: [] };
 }
 
-/** Parameters of a site: `module.method_key`, or the weight's own name when they stand in its place. */
+/** The name of a parameter beside a linear map: `model.layers.0.self_attn.q_proj.lora_A`. */
+export function parameterName(module: string, method: string, key: string): string {
+  return `${module}.${method}_${key}`;
+}
+
+/** Parameters of a site; those that stand in place of a weight have the weight's own name. */
 function declare(
   method: string | undefined,
   site: Site,
   specs: Readonly<Record<string, ParameterSpec>>,
 ): { trainables: readonly Trainable[]; read: Parameters } {
   const trainables = Object.entries(specs).map(([key, { shape, initial }]): Trainable => {
-    const name = method === undefined ? site.module : `${site.module}.${method}_${key}`;
+    const name = method === undefined ? site.module : parameterName(site.module, method, key);
     return { value: parameter(name, "float32", shape), module: site.module, key, initial, weight: site.weight };
   });
   const read = (key: string): Value => {

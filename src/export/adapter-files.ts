@@ -1,0 +1,141 @@
+import { TuneError } from "../errors.ts";
+import type { LazyTensor, Tensor } from "../graph/index.ts";
+import { assertFinite, toFloat32 } from "../io/convert.ts";
+import { type PeftLayout, readPeftAdapter, writePeftAdapter } from "../io/peft.ts";
+import { loraFromPeft, loraToPeft } from "../io/peft-lora.ts";
+import { joinPath, type Storage } from "../io/storage.ts";
+import type { JsonObject } from "../io/text.ts";
+import {
+  type Adapter,
+  attach,
+  checkParameters,
+  chooseMethod,
+  chooseModules,
+  linearModules,
+  type MethodChoice,
+  methods,
+  parameterName,
+} from "../methods/index.ts";
+import type { PretrainedModel } from "../models/index.ts";
+
+/** Between a method's options and PEFT's config, one record a `peft_type`. */
+interface PeftTranslation {
+  readonly write: (choice: MethodChoice, site: PeftSite) => JsonObject;
+  readonly read: (config: JsonObject, at: string) => MethodChoice;
+}
+
+interface PeftSite {
+  readonly targetModules: readonly string[];
+  readonly fanInFanOut: boolean;
+  readonly baseModel: string;
+}
+
+const translations: Readonly<Record<string, PeftTranslation>> = {
+  LORA: {
+    write: ({ config }, { targetModules, fanInFanOut, baseModel }) => {
+      const settings = {
+        rank: Number(config["rank"]),
+        alpha: Number(config["alpha"]),
+        dropout: Number(config["dropout"]),
+        targetModules,
+        fanInFanOut,
+      };
+      return loraToPeft(settings, { baseModel, taskType: "CAUSAL_LM" });
+    },
+    read: (config, at) => {
+      const { rank, alpha, dropout } = loraFromPeft(config, at);
+      return chooseMethod("lora", { rank, alpha, dropout });
+    },
+  },
+};
+
+/**
+ * Write an adapter as the folder that PEFT's `PeftModel.from_pretrained` loads.
+ * @throws {TuneError} `no-adapter-form` for a method that leaves no adapter (full tuning), and `write-failed`.
+ */
+export async function writeAdapter(
+  storage: Storage,
+  folder: string,
+  model: PretrainedModel,
+  adapter: Adapter,
+  { baseModel }: { readonly baseModel: string },
+): Promise<void> {
+  const { method } = adapter.choice;
+  const translation = method.peft && translations[method.peft.type];
+  if (!method.peft || !translation) {
+    throw new TuneError(
+      "no-adapter-form",
+      `${method.name} tuning leaves no adapter: it changes the weights themselves.`,
+      {
+        at: folder,
+        fix: "export merged weights instead (safetensors or transformers.js)",
+      },
+    );
+  }
+  const sites = linearModules(model.loss().outputs);
+  const modules = chooseModules(adapter.targets, [...sites.keys()], model.architecture.outputModule);
+  const tensors = new Map<string, Record<string, Tensor>>();
+  for (const module of modules) {
+    const parts = Object.keys(method.peft.tensors).map((key): [string, Tensor | undefined] => [
+      key,
+      adapter.parameters.get(parameterName(module, method.name, key)),
+    ]);
+    tensors.set(module, Object.fromEntries(parts.filter((part): part is [string, Tensor] => part[1] !== undefined)));
+  }
+  const config = translation.write(adapter.choice, {
+    targetModules: shortNames(modules, [...sites.keys()], model.architecture.outputModule),
+    fanInFanOut: modules.some((module) => sites.get(module)?.layout === "in,out"),
+    baseModel,
+  });
+  await writePeftAdapter(storage, folder, { config, layout: method.peft, tensors });
+}
+
+/** PEFT's own spelling of targets, the last parts of module names, when it chooses the same modules. */
+function shortNames(chosen: readonly string[], all: readonly string[], outputModule: string): readonly string[] {
+  const short = [...new Set(chosen.map((module) => module.split(".").at(-1) ?? module))];
+  return chooseModules(short, all, outputModule).join() === chosen.join() ? short : chosen;
+}
+
+/**
+ * Read an adapter that PEFT or Scion wrote, and check it against the model it is to be used with.
+ * @throws {TuneError} `adapter-mismatch` listing every difference, `not-finite-weight`, and what reading PEFT's files
+ * throws.
+ */
+export async function readAdapter(storage: Storage, folder: string, model: PretrainedModel): Promise<Adapter> {
+  const layouts = [...methods.values()].flatMap(({ peft }): PeftLayout[] => (peft ? [peft] : []));
+  const { config, layout, tensors } = await readPeftAdapter(storage, folder, layouts);
+  const translation = translations[layout.type];
+  if (!translation) throw new Error(`${layout.type} has a layout and no translation`);
+  const at = joinPath(folder, "adapter_config.json");
+  const choice = translation.read(config, at);
+  const modules = [...tensors.keys()];
+  const { outputs } = model.loss();
+  refuseUnknownModules(modules, [...linearModules(outputs).keys()], folder);
+  const parameters = new Map<string, Tensor>();
+  for (const [module, parts] of tensors) {
+    for (const [key, lazy] of Object.entries(parts)) {
+      const name = parameterName(module, choice.method.name, key);
+      parameters.set(name, await readChecked(name, lazy));
+    }
+  }
+  const adapter: Adapter = { choice, targets: modules, parameters };
+  const { outputModule } = model.architecture;
+  checkParameters(attach(outputs, { ...adapter, outputModule, training: false }).trainables, parameters, folder);
+  return adapter;
+}
+
+async function readChecked(name: string, lazy: LazyTensor): Promise<Tensor> {
+  const values = await toFloat32(lazy);
+  assertFinite(name, values);
+  return values;
+}
+
+function refuseUnknownModules(modules: readonly string[], known: readonly string[], at: string): void {
+  const unknown = modules.filter((module) => !known.includes(module));
+  if (unknown.length === 0) return;
+  const shown = unknown.slice(0, 8).join(", ") + (unknown.length > 8 ? `, and ${unknown.length - 8} more` : "");
+  throw new TuneError("adapter-mismatch", `The model has no linear layers called ${shown}.`, {
+    at,
+    fix: "use the adapter with the base model that it was trained on",
+  });
+}

@@ -1,0 +1,163 @@
+import { mkdtemp, readdir, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { golden, readGolden } from "../../tests/helpers/golden.ts";
+import { randomModel } from "../../tests/helpers/tiny-model.ts";
+import { openDecoder } from "../generate/index.ts";
+import type { Tensor } from "../graph/index.ts";
+import { memoryStorage } from "../io/memory-storage.ts";
+import { readPeftAdapter } from "../io/peft.ts";
+import { type Adapter, chooseMethod, lora } from "../methods/index.ts";
+import { openModel, type PretrainedModel } from "../models/index.ts";
+import type { Device } from "../runtime/device.ts";
+import { openNodeDevice } from "../runtime/node.ts";
+import { nodeStorage } from "../runtime/node-storage.ts";
+import { openTrainer } from "../train/trainer.ts";
+import { mergeAdapter, readAdapter, writeAdapter, writeSafetensorsFolder } from "./index.ts";
+
+let device: Device;
+beforeAll(async () => {
+  device = await openNodeDevice({ worker: false, threads: 1 });
+});
+afterAll(() => device.close());
+
+/** Scores after the last token of each row. */
+async function lastLogits(model: PretrainedModel, rows: readonly number[][], adapter?: Adapter): Promise<number[]> {
+  const decoder = await openDecoder(device, model, adapter);
+  const at = await decoder.start(rows);
+  const logits = at.logits.flatMap((scores) => [...scores]);
+  await at.end();
+  await decoder.close();
+  return logits;
+}
+
+function rowsOf({ shape, data }: Tensor): number[][] {
+  const [rows = 0, columns = 0] = shape;
+  return Array.from({ length: rows }, (_, i) => Array.from(data.slice(i * columns, (i + 1) * columns), Number));
+}
+
+function difference(a: readonly number[], b: readonly number[]): number {
+  const scale = Math.max(...b.map(Math.abs));
+  return a.length === b.length
+    ? Math.max(...a.map((x, i) => Math.abs(x - (b[i] ?? 0)))) / scale
+    : Number.POSITIVE_INFINITY;
+}
+
+/** An adapter of the method with every tensor random. */
+async function randomAdapter(model: PretrainedModel, name: string, options: Record<string, number>): Promise<Adapter> {
+  const choice = chooseMethod(name, options);
+  const optimizer = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0 };
+  const trainer = await openTrainer(device, model, {
+    choice,
+    targets: "all-linear",
+    optimizer,
+    maxGradNorm: 1,
+    accumulates: false,
+    seed: 5,
+  });
+  const { parameters, ...rest } = await trainer.adapter();
+  await trainer.close();
+  const shaken = [...parameters].map(([key, { shape, data }]): [string, Tensor] => [
+    key,
+    {
+      dtype: "float32",
+      shape,
+      data: Float32Array.from(Array.from(data, Number), (x, i) => x + 0.1 * Math.sin(i + key.length)),
+    },
+  ]);
+  return { ...rest, parameters: new Map(shaken) };
+}
+
+describe("PEFT adapters", () => {
+  it.each([
+    ["peft-llama", "llama-tiny"],
+    ["peft-all-linear", "llama-tiny"],
+    ["peft-gpt2", "gpt2-tiny"],
+  ])("%s gives PEFT's logits, and what we write of it is what PEFT wrote", async (folder, base) => {
+    const model = await openModel(nodeStorage, golden(base));
+    const adapter = await readAdapter(nodeStorage, golden(folder), model);
+    const expected = await readGolden(`${folder}.expected.safetensors`);
+    const rows = rowsOf(expected.get("input_ids") as Tensor);
+    const logits = expected.get("logits") as Tensor;
+    const [batch = 0, seq = 0, vocab = 0] = logits.shape;
+    const last = Array.from({ length: batch }, (_, i) =>
+      [...logits.data.slice((i * seq + seq - 1) * vocab, (i + 1) * seq * vocab)].map(Number),
+    ).flat();
+    expect(difference(await lastLogits(model, rows, adapter), last)).toBeLessThan(1e-5);
+
+    const storage = memoryStorage();
+    await writeAdapter(storage, "out", model, adapter, { baseModel: base });
+    const layouts = lora.peft ? [lora.peft] : [];
+    const ours = await readPeftAdapter(storage, "out", layouts);
+    const theirs = await readPeftAdapter(nodeStorage, golden(folder), layouts);
+    const sorted = (config: Readonly<Record<string, unknown>>): unknown => ({
+      ...config,
+      // PEFT keeps a set, and of "all-linear" every whole name: the last parts choose the same modules.
+      target_modules: [...new Set((config["target_modules"] as string[]).map((name) => name.split(".").at(-1)))].sort(),
+    });
+    expect(sorted(ours.config)).toEqual(sorted(theirs.config));
+    expect([...ours.tensors.keys()].sort()).toEqual([...theirs.tensors.keys()].sort());
+    for (const [module, parts] of theirs.tensors) {
+      for (const [key, lazy] of Object.entries(parts))
+        expect(await ours.tensors.get(module)?.[key]?.read()).toEqual(await lazy.read());
+    }
+  });
+
+  it("refuses an adapter of another model, listing every difference", async () => {
+    const gpt2 = await openModel(nodeStorage, golden("gpt2-tiny"));
+    await expect(readAdapter(nodeStorage, golden("peft-llama"), gpt2)).rejects.toMatchObject({
+      code: "adapter-mismatch",
+      message: expect.stringContaining("model.layers.0.self_attn.q_proj"),
+    });
+    const model = await openModel(nodeStorage, golden("llama-tiny"));
+    const adapter = await randomAdapter(model, "lora", { rank: 2 });
+    const wide = await randomModel({ ...(model.json as Record<string, unknown>), intermediate_size: 64 });
+    expect(() => mergeAdapter(device, wide, adapter)).toThrow(
+      /down_proj.lora_A \[2, 48\]|is \[2, 48\], but the model needs \[2, 64\]/,
+    );
+  });
+
+  it("does not pretend that full tuning leaves an adapter", async () => {
+    const model = await randomModel();
+    const adapter = await randomAdapter(model, "full", {});
+    await expect(writeAdapter(memoryStorage(), "out", model, adapter, { baseModel: "x" })).rejects.toMatchObject({
+      code: "no-adapter-form",
+    });
+  });
+});
+
+describe("merged weights", () => {
+  it.each([
+    ["llama-tiny", "lora", { rank: 4 }],
+    ["gpt2-tiny", "lora", { rank: 4 }],
+    ["llama-tiny", "full", {}],
+  ])("of %s by %s give the adapted model's logits", async (base, method, options) => {
+    const model = await openModel(nodeStorage, golden(base));
+    const adapter = await randomAdapter(model, method, options);
+    const merged = mergeAdapter(device, model, adapter);
+    const rows = [
+      [1, 5, 9, 33, 2],
+      [4, 4, 8, 1, 60],
+    ];
+    const adapted = await lastLogits(model, rows, adapter);
+    expect(difference(await lastLogits(merged.model, rows), adapted)).toBeLessThan(1e-5);
+    expect(difference(await lastLogits(model, rows), adapted)).toBeGreaterThan(1e-3);
+
+    // The folder holds the same weights, sharded or not.
+    const folder = await mkdtemp(join(tmpdir(), "scion-merged-"));
+    for (const maxShardBytes of [undefined, 20_000]) {
+      const out = join(folder, String(maxShardBytes));
+      await writeSafetensorsFolder(nodeStorage, out, merged.model, {
+        baseModel: base,
+        adapter,
+        ...(maxShardBytes ? { maxShardBytes } : {}),
+      });
+      const names = await readdir(out);
+      expect(names.includes("model.safetensors")).toBe(maxShardBytes === undefined);
+      expect(await lastLogits(await openModel(nodeStorage, out), rows)).toEqual(await lastLogits(merged.model, rows));
+    }
+    await rm(folder, { recursive: true });
+    await merged.close();
+  });
+});

@@ -1,0 +1,98 @@
+import { assert } from "../errors.ts";
+import { graph, input, type LazyTensor, sizeOf, type Tensor, type Value } from "../graph/index.ts";
+import { type Adapter, attach, checkParameters, linearModules, mergeStored, type Trainable } from "../methods/index.ts";
+import { assembleModel, type PretrainedModel } from "../models/index.ts";
+import type { LinearSite } from "../ops/index.ts";
+import type { Device } from "../runtime/device.ts";
+import { compileGraph, type Program } from "../runtime/program.ts";
+
+/** A model with an adapter folded into its weights. Weights are computed when they are read, one at a time. */
+export interface MergedModel {
+  readonly model: PretrainedModel;
+  /** Free the programs that merge; weights cannot be read afterwards. */
+  close(): Promise<void>;
+}
+
+/**
+ * Fold an adapter into a model: W' = merge(W, parameters), by small programs on the device.
+ * @throws {TuneError} `adapter-mismatch` when the adapter was made for another model.
+ */
+export function mergeAdapter(device: Device, model: PretrainedModel, adapter: Adapter): MergedModel {
+  const { outputs } = model.loss();
+  const outputModule = model.architecture.outputModule;
+  const { trainables } = attach(outputs, { ...adapter, outputModule, training: false });
+  checkParameters(trainables, adapter.parameters, model.folder);
+  const sites = linearModules(outputs);
+  const merger = makeMerger(device, adapter);
+  const files = new Map<string, LazyTensor>([...model.weights].map(([name, { source }]) => [name, source]));
+  for (const [weight, own] of groupByWeight(trainables)) {
+    assert(weight.kind === "weight", "an adapter stands beside pretrained weights");
+    const layout = sites.get(own[0]?.module ?? "")?.layout ?? "out,in";
+    files.set(weight.name, { ...weight.source, read: () => merger.merge(weight.source, layout, own) });
+  }
+  const { folder, json, architecture } = model;
+  return { model: assembleModel({ folder, json, architecture, files }), close: merger.close };
+}
+
+function groupByWeight(trainables: readonly Trainable[]): ReadonlyMap<Value, readonly Trainable[]> {
+  const groups = new Map<Value, Trainable[]>();
+  for (const trainable of trainables) {
+    const group = groups.get(trainable.weight);
+    if (group) group.push(trainable);
+    else groups.set(trainable.weight, [trainable]);
+  }
+  return groups;
+}
+
+/** One program a shape of weight and parameters, compiled when the first such weight is merged. */
+function makeMerger(
+  device: Device,
+  adapter: Adapter,
+): {
+  merge: (source: LazyTensor, layout: LinearSite["layout"], own: readonly Trainable[]) => Promise<Tensor>;
+  close: () => Promise<void>;
+} {
+  const programs = new Map<string, Promise<Program>>();
+  return {
+    merge: async (source, layout, own) => {
+      const key = [layout, source.shape, ...own.map(({ key: name, value }) => [name, value.shape])].join(" ");
+      let program = programs.get(key);
+      if (!program) {
+        program = compileGraph(device, mergeGraph(adapter, source.shape, layout, own));
+        programs.set(key, program);
+      }
+      const compiled = await program;
+      const used = new Set(compiled.graph.inputs.map(({ name }) => name));
+      const feeds: Record<string, Tensor> = used.has("weight") ? { weight: await source.read() } : {};
+      for (const { key: name, value } of own) {
+        const values = adapter.parameters.get(value.name);
+        assert(values !== undefined, "checkParameters has found every parameter");
+        feeds[`parameter ${name}`] = values;
+      }
+      const { merged } = await compiled.run({ feeds });
+      assert(merged?.data.length === sizeOf(source.shape), "a merged weight keeps its size");
+      return { ...merged, shape: source.shape };
+    },
+    close: async () => {
+      for (const program of programs.values()) await (await program).release();
+    },
+  };
+}
+
+function mergeGraph(
+  { choice }: Adapter,
+  shape: readonly number[],
+  layout: LinearSite["layout"],
+  own: readonly Trainable[],
+): ReturnType<typeof graph> {
+  const parameters = new Map(own.map(({ key, value }) => [key, input(`parameter ${key}`, "float32", value.shape)]));
+  const read = (key: string): Value => {
+    const value = parameters.get(key);
+    assert(value !== undefined, `the method has no parameter ${key}`);
+    return value;
+  };
+  return graph({
+    name: "merge",
+    outputs: { merged: mergeStored(choice, input("weight", "float32", shape), layout, read) },
+  });
+}

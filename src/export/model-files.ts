@@ -1,0 +1,75 @@
+import { joinPath, type Storage } from "../io/storage.ts";
+import type { JsonObject } from "../io/text.ts";
+import type { Adapter } from "../methods/index.ts";
+
+/** Files beside the weights that a model needs to be used, taken along as they are when they are there. */
+const companions = [
+  "tokenizer.json",
+  "tokenizer_config.json",
+  "special_tokens_map.json",
+  "added_tokens.json",
+  "vocab.json",
+  "merges.txt",
+  "generation_config.json",
+  "chat_template.jinja",
+  "chat_template.json",
+  "LICENSE",
+  "LICENSE.txt",
+  "LICENSE.md",
+];
+
+/** Copy the tokenizer, generation settings and licence of a model folder. */
+export async function copyCompanions(storage: Storage, from: string, to: string): Promise<void> {
+  const present = new Set(await storage.list(from));
+  for (const name of companions.filter((file) => present.has(file))) {
+    await storage.write(joinPath(to, name), await storage.read(joinPath(from, name)));
+  }
+}
+
+/** Write JSON as people read it. */
+export async function writeJson(storage: Storage, path: string, value: JsonObject): Promise<void> {
+  await storage.write(path, `${JSON.stringify(value, null, 2)}\n`);
+}
+
+/** `config.json` of weights that are now float32, whatever they were. */
+export function float32Config(json: JsonObject, className: string): JsonObject {
+  const { quantization_config: _quantization, torch_dtype: _torchDtype, ...rest } = json;
+  return { ...rest, architectures: rest["architectures"] ?? [className], dtype: "float32" };
+}
+
+/** A model card: what was done to which model, and whom to cite. */
+export function modelCard(options: {
+  readonly title: string;
+  readonly baseModel: string;
+  readonly library: string;
+  readonly adapter: Adapter | undefined;
+}): string {
+  const { title, baseModel, library, adapter } = options;
+  const lines = [
+    "---",
+    `base_model: ${baseModel}`,
+    `library_name: ${library}`,
+    "pipeline_tag: text-generation",
+    "tags:",
+    "- scion",
+    ...(adapter ? [`- ${adapter.choice.method.name}`] : []),
+    "---",
+    "",
+    `# ${title}`,
+    "",
+    `Made with Scion from [${baseModel}](https://huggingface.co/${baseModel}).`,
+  ];
+  if (adapter) {
+    const { method, config } = adapter.choice;
+    const settings = Object.entries(config).map(([name, value]) => `${name} ${value}`);
+    const { targets } = adapter;
+    const where =
+      targets instanceof RegExp ? `/${targets.source}/` : typeof targets === "string" ? targets : targets.join(", ");
+    lines.push("", `Tuned by ${method.name}${settings.length > 0 ? ` (${settings.join(", ")})` : ""} on ${where}.`);
+    if (method.cite) {
+      const { title: paper, authors, year, arxiv } = method.cite;
+      lines.push("", `${authors}. *${paper}*. ${year}. arXiv ${arxiv}.`);
+    }
+  }
+  return `${lines.join("\n")}\n`;
+}

@@ -1,0 +1,38 @@
+import { writeModelWeights } from "../io/model-weights.ts";
+import { joinPath, type Storage, writeFolder } from "../io/storage.ts";
+import type { Adapter } from "../methods/index.ts";
+import type { PretrainedModel } from "../models/index.ts";
+import { copyCompanions, float32Config, modelCard, writeJson } from "./model-files.ts";
+
+/** How a model folder is written. */
+export interface SafetensorsOptions {
+  readonly baseModel: string;
+  /** What the weights were tuned with, for the model card. */
+  readonly adapter?: Adapter;
+  /** Files larger than this are split; 5 GB unless given, as on the hub. */
+  readonly maxShardBytes?: number;
+}
+
+/**
+ * Write a model as a Hugging Face folder: safetensors in float32, `config.json`, tokenizer, model card. The folder
+ * appears whole or not at all.
+ */
+export async function writeSafetensorsFolder(
+  storage: Storage,
+  folder: string,
+  model: PretrainedModel,
+  options: SafetensorsOptions,
+): Promise<void> {
+  const { baseModel, adapter, maxShardBytes } = options;
+  await writeFolder(storage, folder, async (staging) => {
+    await copyCompanions(storage, model.folder, staging);
+    await writeJson(storage, joinPath(staging, "config.json"), float32Config(model.json, model.architecture.className));
+    const entries = [...model.weights].map(([name, { source }]) => ({ name, tensor: source }));
+    await writeModelWeights(storage, staging, entries, maxShardBytes === undefined ? {} : { maxShardBytes });
+    const title = folder.split("/").at(-1) ?? folder;
+    await storage.write(
+      joinPath(staging, "README.md"),
+      modelCard({ title, baseModel, library: "transformers", adapter }),
+    );
+  });
+}
