@@ -6,7 +6,7 @@ import type { PretrainedModel } from "../models/index.ts";
 import { learningRateAt } from "../optim/index.ts";
 import type { Device } from "../runtime/device.ts";
 import { type Checkpoint, checkFingerprint, type Progress, readCheckpoint, writeCheckpoint } from "./checkpoint.ts";
-import { type Batch, makeBatch, planBatches, type TokenizedExample } from "./data/index.ts";
+import { type Batch, batchesByLength, makeBatch, planBatches, type TokenizedExample } from "./data/index.ts";
 import { fingerprintOf } from "./fingerprint.ts";
 import { appendMetric, trimMetrics } from "./metrics.ts";
 import type { TrainSettings } from "./settings.ts";
@@ -91,7 +91,8 @@ export async function train(options: RunOptions): Promise<RunResult> {
   const steps = settings.maxSteps > 0 ? settings.maxSteps : Math.ceil(updatesPerEpoch * settings.epochs);
   const warmupSteps = settings.warmup < 1 ? Math.ceil(settings.warmup * steps) : settings.warmup;
   const rate = { peak: settings.learningRate, schedule: settings.schedule, warmupSteps, totalSteps: steps };
-  const validation = evaluationBatches(options);
+  const { padId } = options;
+  const validation = batchesByLength(options.validation, { batchSize, padId, maxLength: model.sizes.contextLength });
 
   const trainer = await openTrainer(device, model, {
     choice,
@@ -220,18 +221,6 @@ function updateBatches(
     const rows = indices.map((index) => examples[index] as TokenizedExample); // the plan's indices are examples
     return makeBatch(rows, { padId, maxLength: model.sizes.contextLength });
   });
-}
-
-/** Validation in batches of like length, so that little is padding. */
-function evaluationBatches({ validation, settings, padId, model }: RunOptions): readonly Batch[] {
-  const sorted = validation.toSorted((a, b) => a.inputIds.length - b.inputIds.length);
-  const count = Math.ceil(sorted.length / settings.batchSize);
-  return Array.from({ length: count }, (_, i) =>
-    makeBatch(sorted.slice(i * settings.batchSize, (i + 1) * settings.batchSize), {
-      padId,
-      maxLength: model.sizes.contextLength,
-    }),
-  );
 }
 
 function sumOf(batches: readonly Batch[], key: "tokens" | "targets"): number {

@@ -87,14 +87,6 @@ export function buildTraining(model: PretrainedModel, options: StepOptions): Tra
   };
 }
 
-/** The objective with the method attached and dropout off: what validation measures. */
-export function buildEvaluation(model: PretrainedModel, options: Pick<StepOptions, "choice" | "targets">): Graph {
-  const open = model.loss();
-  const outputModule = model.architecture.outputModule;
-  const { outputs } = attach(open.outputs, { ...options, outputModule, training: false });
-  return close("evaluate", open.inputs, outputs, {}).graph;
-}
-
 interface Update {
   readonly outputs: Readonly<Record<string, Value>>;
   readonly writes: Readonly<Record<string, string>>;

@@ -8,7 +8,8 @@ import type { Device } from "../runtime/device.ts";
 import { compileGraph, type Program } from "../runtime/program.ts";
 import type { Batch } from "./data/index.ts";
 import { fillDropoutMasks } from "./dropout.ts";
-import { buildEvaluation, buildTraining, type StepGraph, type TrainingGraphs } from "./step.ts";
+import { type Evaluator, meanLoss, openEvaluator } from "./evaluator.ts";
+import { buildTraining, type StepGraph, type TrainingGraphs } from "./step.ts";
 
 /** What a trainer needs to know; see {@link openTrainer}. */
 export interface TrainerOptions {
@@ -76,7 +77,7 @@ export async function openTrainer(device: Device, model: PretrainedModel, option
   }
   const gradient = await compileStep(device, graphs.gradient);
   const update = graphs.update && (await compileStep(device, graphs.update));
-  let evaluation: Promise<Compiled> | undefined;
+  let evaluator: Promise<Evaluator> | undefined;
 
   await placeInitial(device, graphs, options.seed);
 
@@ -125,16 +126,8 @@ export async function openTrainer(device: Device, model: PretrainedModel, option
     },
 
     evaluate: async (batches) => {
-      evaluation ??= compileStep(device, { graph: buildEvaluation(model, options), writes: {} });
-      const program = await evaluation;
-      let sum = 0;
-      let targets = 0;
-      for (const batch of batches) {
-        const outputs = await runStep(program, { ...batch.feeds, normaliser: scalar(1) });
-        sum += numberOf(outputs, "loss");
-        targets += batch.targets;
-      }
-      return sum / Math.max(1, targets);
+      evaluator ??= openEvaluator(device, model, { adapter: options });
+      return (await meanLoss(await evaluator, batches)).loss;
     },
 
     adapter: async () => ({
@@ -155,7 +148,8 @@ export async function openTrainer(device: Device, model: PretrainedModel, option
     },
 
     close: async () => {
-      for (const compiled of [gradient, update, await evaluation]) await compiled?.program.release();
+      for (const compiled of [gradient, update]) await compiled?.program.release();
+      await (await evaluator)?.close();
       await device.discard(buffers.map(({ name }) => name));
     },
   };

@@ -61,3 +61,14 @@ export function makeBatch(examples: readonly TokenizedExample[], options: PadOpt
     targets: targets.length,
   };
 }
+
+/** Every example once, those of like length together, so that little is padding. For measuring, where order is free. */
+export function batchesByLength(
+  examples: readonly TokenizedExample[],
+  { batchSize, ...options }: PadOptions & { readonly batchSize: number },
+): readonly Batch[] {
+  const sorted = examples.toSorted((a, b) => a.inputIds.length - b.inputIds.length);
+  return Array.from({ length: Math.ceil(sorted.length / batchSize) }, (_, i) =>
+    makeBatch(sorted.slice(i * batchSize, (i + 1) * batchSize), options),
+  );
+}

@@ -1,0 +1,140 @@
+import {
+  type Answer,
+  type GenerateOptions as DecodeOptions,
+  type Decoder,
+  exactMatch,
+  type Generation,
+  generateText,
+  openDecoder,
+} from "../generate/index.ts";
+import type { ChatMessage } from "../io/chat-template.ts";
+import { chatTemplateOf } from "../io/tokenizer.ts";
+import type { Adapter } from "../methods/index.ts";
+import type { Device, DeviceOptions } from "../runtime/device.ts";
+import { batchesByLength, type TokenizedExample } from "../train/data/index.ts";
+import { meanLoss, openEvaluator } from "../train/evaluator.ts";
+import type { LoadedModel } from "./load-model.ts";
+
+/** What is continued: plain text, or a conversation in the model's chat template. */
+export type Prompt = string | readonly ChatMessage[];
+
+/** How to continue it, with what, where. */
+export interface GenerateOptions extends DecodeOptions {
+  readonly adapter?: Adapter;
+  /** A device to run on; one is opened, and closed again, when it is not given. */
+  readonly device?: Device;
+  readonly deviceOptions?: DeviceOptions;
+}
+
+/**
+ * Continue a prompt, giving text as it becomes complete; the generator returns the whole.
+ * @throws {TuneError} `prompt-too-long`, `no-chat-template` for conversations without one, `adapter-mismatch`, …
+ */
+export async function* generate(
+  model: LoadedModel,
+  prompt: Prompt,
+  options: GenerateOptions = {},
+): AsyncGenerator<string, Generation> {
+  const { adapter, device, deviceOptions, ...rest } = options;
+  const session = await openSession(model, {
+    ...(adapter ? { adapter } : {}),
+    ...(device ? { device } : {}),
+    ...(deviceOptions ? { deviceOptions } : {}),
+  });
+  try {
+    return yield* session.generate(prompt, rest);
+  } finally {
+    await session.close();
+  }
+}
+
+/** A model that stays compiled, to answer many prompts. */
+export interface Session {
+  readonly decoder: Decoder;
+  /** Continue a prompt, giving text as it becomes complete. */
+  generate(prompt: Prompt, options?: DecodeOptions): AsyncGenerator<string, Generation>;
+  /** Free the model, and the device when the session opened it. */
+  close(): Promise<void>;
+}
+
+/** Compile a model, with an adapter or without, to answer many prompts. */
+export async function openSession(
+  model: LoadedModel,
+  options: Pick<GenerateOptions, "adapter" | "device" | "deviceOptions"> = {},
+): Promise<Session> {
+  const tokenizer = await model.tokenizer();
+  const device = options.device ?? (await model.platform.openDevice(options.deviceOptions));
+  const closeDevice = async (): Promise<void> => {
+    if (!options.device) await device.close();
+  };
+  const decoder = await openDecoder(device, model.pretrained, options.adapter).catch(async (error: unknown) => {
+    await closeDevice();
+    throw error;
+  });
+  return {
+    decoder,
+    generate: (prompt, decodeOptions) => generateText(decoder, tokenizer, promptIds(prompt), decodeOptions),
+    close: async () => {
+      await decoder.close();
+      await closeDevice();
+    },
+  };
+
+  function promptIds(prompt: Prompt): readonly number[] {
+    if (typeof prompt === "string") return tokenizer.encode(prompt);
+    const text = chatTemplateOf(tokenizer).render(prompt, { addGenerationPrompt: true });
+    return tokenizer.encode(text, { addSpecialTokens: false });
+  }
+}
+
+/** How well a model predicts and answers examples. */
+export interface Evaluation {
+  /** Mean negative log-likelihood of the labels, in nats. */
+  readonly loss: number;
+  /** e^loss. */
+  readonly perplexity: number;
+  /** Labels that the loss is a mean over. */
+  readonly targets: number;
+  /** Answers given greedily that are exactly right; absent when it was not asked for, or nothing asks a question. */
+  readonly exactMatch?: { readonly matches: number; readonly total: number; readonly answers: readonly Answer[] };
+}
+
+/** What to measure, with what, where. */
+export interface EvaluateOptions {
+  readonly adapter?: Adapter;
+  readonly batchSize?: number;
+  /** Whether to answer every example greedily too. */
+  readonly exactMatch?: boolean;
+  readonly device?: Device;
+  readonly deviceOptions?: DeviceOptions;
+  readonly onProgress?: (stage: "loss" | "exact match", done: number, total: number) => void;
+}
+
+/** Measure loss and perplexity on examples, and exact match by greedy decoding when asked. */
+export async function evaluate(
+  model: LoadedModel,
+  examples: readonly TokenizedExample[],
+  options: EvaluateOptions = {},
+): Promise<Evaluation> {
+  const { adapter, batchSize = 8, onProgress } = options;
+  const tokenizer = await model.tokenizer();
+  const device = options.device ?? (await model.platform.openDevice(options.deviceOptions));
+  try {
+    const evaluator = await openEvaluator(device, model.pretrained, adapter ? { adapter } : {});
+    const padId = tokenizer.padId ?? tokenizer.eosId ?? 0;
+    const batches = batchesByLength(examples, { batchSize, padId, maxLength: model.pretrained.sizes.contextLength });
+    const { loss, targets } = await meanLoss(evaluator, batches, (done, total) => onProgress?.("loss", done, total));
+    await evaluator.close();
+    const scores = { loss, perplexity: Math.exp(loss), targets };
+    if (!options.exactMatch) return scores;
+    const decoder = await openDecoder(device, model.pretrained, adapter);
+    const match = await exactMatch(decoder, tokenizer, examples, {
+      ...(onProgress ? { onProgress: (done, total) => onProgress("exact match", done, total) } : {}),
+    });
+    await decoder.close();
+    const { matches, total, answers } = match;
+    return total === 0 ? scores : { ...scores, exactMatch: { matches, total, answers } };
+  } finally {
+    if (!options.device) await device.close();
+  }
+}

@@ -1,0 +1,28 @@
+/**
+ * Scion adapts pretrained models in TypeScript, on stock ONNX Runtime. This is the public API; a platform comes from
+ * `scionwood/node` or `scionwood/web`.
+ */
+export { type LoadDataOptions, type LoadedData, loadData } from "./api/load-data.ts";
+export { type DownloadProgress, type LoadedModel, type LoadModelOptions, loadModel } from "./api/load-model.ts";
+export {
+  type EvaluateOptions,
+  type Evaluation,
+  evaluate,
+  type GenerateOptions,
+  generate,
+  openSession,
+  type Prompt,
+  type Session,
+} from "./api/run-model.ts";
+export { type ExportForm, type ExportOptions, exportModel, loadAdapter } from "./api/save.ts";
+export { type TuneOptions, tune } from "./api/tune.ts";
+export { TuneError } from "./errors.ts";
+export type { Generation, SampleOptions } from "./generate/index.ts";
+export type { ChatMessage } from "./io/chat-template.ts";
+export type { Storage } from "./io/storage.ts";
+export { type Adapter, type Method, methods, parseTargets, type TargetModules } from "./methods/index.ts";
+export { supportedModelTypes } from "./models/index.ts";
+export type { Device, DeviceOptions } from "./runtime/device.ts";
+export type { Platform } from "./runtime/platform.ts";
+export type { RunEvent, RunResult } from "./train/run.ts";
+export { type TrainSettings, trainDefaults } from "./train/settings.ts";
