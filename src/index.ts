@@ -2,6 +2,8 @@
  * Scion adapts pretrained models in TypeScript, on stock ONNX Runtime. This is the public API; a platform comes from
  * `scionwood/node` or `scionwood/web`.
  */
+
+export { type Inspection, inspect } from "./api/inspect.ts";
 export { type LoadDataOptions, type LoadedData, loadData } from "./api/load-data.ts";
 export { type DownloadProgress, type LoadedModel, type LoadModelOptions, loadModel } from "./api/load-model.ts";
 export {
@@ -20,9 +22,9 @@ export { TuneError } from "./errors.ts";
 export type { Generation, SampleOptions } from "./generate/index.ts";
 export type { ChatMessage } from "./io/chat-template.ts";
 export type { Storage } from "./io/storage.ts";
-export { type Adapter, type Method, methods, parseTargets, type TargetModules } from "./methods/index.ts";
+export { type Adapter, type Field, type Method, methods, parseTargets, type TargetModules } from "./methods/index.ts";
 export { supportedModelTypes } from "./models/index.ts";
 export type { Device, DeviceOptions } from "./runtime/device.ts";
-export type { Platform } from "./runtime/platform.ts";
+export type { FindModelOptions, Platform } from "./runtime/platform.ts";
 export type { RunEvent, RunResult } from "./train/run.ts";
 export { type TrainSettings, trainDefaults } from "./train/settings.ts";

@@ -1,0 +1,126 @@
+import { TuneError } from "../errors.ts";
+import { sizeOf } from "../graph/index.ts";
+import { openModelWeights } from "../io/model-weights.ts";
+import { openSafetensors, type Safetensors } from "../io/safetensors.ts";
+import { joinPath, type Storage } from "../io/storage.ts";
+import { readJsonObject } from "../io/text.ts";
+import { loadTokenizer } from "../io/tokenizer.ts";
+import { openModel } from "../models/index.ts";
+import { readDataset } from "../train/data/index.ts";
+
+/** What a file or folder holds, ready to be shown. */
+export interface Inspection {
+  readonly kind: string;
+  /** Label and value. */
+  readonly facts: readonly (readonly [string, string])[];
+  /** One line a tensor, or the like. */
+  readonly rows: readonly string[];
+}
+
+/** What can be recognised: how, and what there is to say. */
+interface Recogniser {
+  readonly matches: (path: string, names: ReadonlySet<string>) => boolean;
+  readonly inspect: (storage: Storage, path: string) => Promise<Inspection>;
+}
+
+const recognisers: readonly Recogniser[] = [
+  { matches: (_path, names) => names.has("adapter_config.json"), inspect: inspectAdapter },
+  { matches: (_path, names) => names.has("config.json"), inspect: inspectModel },
+  { matches: (path) => path.endsWith(".safetensors"), inspect: inspectSafetensors },
+  { matches: (path) => /\.(jsonl|ndjson|json|txt)$/.test(path), inspect: inspectData },
+];
+
+/**
+ * Say what a file or folder holds: a model, a PEFT adapter, safetensors, or training data.
+ * @throws {TuneError} `unknown-content` when it is none of these, and what reading it throws.
+ */
+export async function inspect(storage: Storage, path: string): Promise<Inspection> {
+  const names = new Set(await storage.list(path));
+  const found = recognisers.find(({ matches }) => matches(path, names));
+  if (found) return found.inspect(storage, path);
+  const size = await storage.sizeBytes(path);
+  if (size === undefined && names.size === 0) {
+    throw new TuneError("file-not-found", `There is no ${path}.`, { at: path, fix: "check the path" });
+  }
+  throw new TuneError("unknown-content", "This is neither a model, an adapter, safetensors nor training data.", {
+    at: path,
+    fix: "name a folder with config.json or adapter_config.json, or a .safetensors, .jsonl or .txt file",
+  });
+}
+
+async function inspectModel(storage: Storage, folder: string): Promise<Inspection> {
+  const model = await openModel(storage, folder);
+  const { sizes } = model;
+  const files = await openModelWeights(storage, folder);
+  const dtypes = [...new Set([...files.values()].map(({ dtype }) => dtype))].join(", ");
+  const tokenizer = await loadTokenizer(storage, folder).catch(() => undefined); // its absence is a fact, not an error
+  return {
+    kind: "model",
+    facts: [
+      ["architecture", model.modelType],
+      ["parameters", model.parameterCount.toLocaleString("en-US")],
+      ["stored as", dtypes],
+      ["layers", String(sizes.layers)],
+      ["hidden size", String(sizes.hiddenSize)],
+      ["heads", `${sizes.heads} (${sizes.kvHeads} for keys and values, ${sizes.headDim} wide)`],
+      ["vocabulary", String(sizes.vocabSize)],
+      ["context", `${sizes.contextLength} tokens`],
+      ["tokenizer", tokenizer ? `${tokenizer.vocabSize} tokens` : "none"],
+      [
+        "chat template",
+        tokenizer && tokenizer.chatTemplates.size > 0 ? [...tokenizer.chatTemplates.keys()].join(", ") : "none",
+      ],
+      ...(model.unused.length > 0 ? [["unused tensors", model.unused.join(", ")] as const] : []),
+    ],
+    rows: [],
+  };
+}
+
+async function inspectAdapter(storage: Storage, folder: string): Promise<Inspection> {
+  const config = await readJsonObject(storage, joinPath(folder, "adapter_config.json"));
+  const file = await openSafetensors(storage, joinPath(folder, "adapter_model.safetensors"));
+  const shown = (value: unknown): string => (Array.isArray(value) ? value.join(", ") : String(value ?? "not said"));
+  return {
+    kind: "PEFT adapter",
+    facts: [
+      ["type", shown(config["peft_type"])],
+      ["base model", shown(config["base_model_name_or_path"])],
+      ["rank", shown(config["r"])],
+      ["alpha", shown(config["lora_alpha"])],
+      ["target modules", shown(config["target_modules"])],
+      ["parameters", parameterCount(file)],
+    ],
+    rows: tensorRows(file),
+  };
+}
+
+async function inspectSafetensors(storage: Storage, path: string): Promise<Inspection> {
+  const file = await openSafetensors(storage, path);
+  const metadata = Object.entries(file.metadata).map(([key, value]): [string, string] => [key, value.slice(0, 200)]);
+  return {
+    kind: "safetensors",
+    facts: [["tensors", String(file.tensors.size)], ["values", parameterCount(file)], ...metadata],
+    rows: tensorRows(file),
+  };
+}
+
+async function inspectData(storage: Storage, path: string): Promise<Inspection> {
+  const { format, rows, ignoredKeys } = await readDataset(storage, path);
+  return {
+    kind: "training data",
+    facts: [
+      ["format", format.name],
+      ["rows", rows.length.toLocaleString("en-US")],
+      ...(ignoredKeys.length > 0 ? [["ignored keys", ignoredKeys.join(", ")] as const] : []),
+    ],
+    rows: rows.slice(0, 3).map(({ value }) => JSON.stringify(value).slice(0, 160)),
+  };
+}
+
+function parameterCount({ tensors }: Safetensors): string {
+  return [...tensors.values()].reduce((sum, { shape }) => sum + sizeOf(shape), 0).toLocaleString("en-US");
+}
+
+function tensorRows({ tensors }: Safetensors): string[] {
+  return [...tensors].map(([name, { dtype, shape }]) => `${name}  ${dtype} [${shape.join(", ")}]`);
+}

@@ -1,0 +1,67 @@
+import { createInterface } from "node:readline/promises";
+import type { Command } from "commander";
+import type { ChatMessage } from "../index.ts";
+import { type SamplingFlags, samplingOf, withSampling } from "./generate.ts";
+import { deviceOptions, loadFlags, type ModelFlags, withModel } from "./model.ts";
+import { faint, type Output } from "./output.ts";
+
+interface ChatFlags extends ModelFlags, SamplingFlags {
+  readonly system?: string;
+}
+
+/** `scion chat` */
+export function define(command: Command): void {
+  withSampling(withModel(command.description("Talk with a model")))
+    .option("--system <text>", "a system message to begin with")
+    .addHelpText(
+      "after",
+      `
+Example:
+  $ scion chat -m HuggingFaceTB/SmolLM2-135M-Instruct -a runs/tune/adapter --temperature 0.7
+
+/reset forgets the conversation, /exit leaves, Ctrl-C ends an answer. A model without a chat template continues your text.`,
+    );
+}
+
+/** Run it. */
+export async function run(flags: ChatFlags, output: Output): Promise<number> {
+  const { openSession } = await import("../index.ts");
+  const { model, adapter } = await loadFlags(flags, output);
+  const chats = (await model.tokenizer()).chatTemplates.size > 0;
+  const session = await openSession(model, { ...(adapter ? { adapter } : {}), deviceOptions: deviceOptions(flags) });
+  const opening: readonly ChatMessage[] = flags.system === undefined ? [] : [{ role: "system", content: flags.system }];
+  let messages: ChatMessage[] = [...opening];
+  const lines = createInterface({
+    input: process.stdin,
+    output: process.stderr,
+    terminal: process.stdin.isTTY === true,
+  });
+  let answering: AbortController | undefined;
+  lines.on("SIGINT", () => {
+    if (answering) answering.abort();
+    else lines.close();
+  });
+  if (process.stdin.isTTY) output.say(faint("/reset forgets, /exit leaves, Ctrl-C ends an answer."));
+  lines.setPrompt("> ");
+  lines.prompt();
+  for await (const line of lines) {
+    const text = line.trim();
+    if (text === "/exit") break;
+    if (text === "/reset") messages = [...opening];
+    else if (text !== "") {
+      messages.push({ role: "user", content: text });
+      answering = new AbortController();
+      const pieces = session.generate(chats ? messages : text, { ...samplingOf(flags), signal: answering.signal });
+      let step = await pieces.next();
+      for (; !step.done; step = await pieces.next()) output.write(step.value);
+      output.write("\n");
+      output.record({ text: step.value.text, newTokens: step.value.ids.length, finishReason: step.value.finishReason });
+      messages.push({ role: "assistant", content: step.value.text });
+      answering = undefined;
+    }
+    lines.prompt();
+  }
+  lines.close();
+  await session.close();
+  return 0;
+}

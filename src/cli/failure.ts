@@ -1,0 +1,31 @@
+import { TuneError } from "../index.ts";
+
+/** What the exit code tells a script. */
+export const exitCodes = {
+  /** The command did what was asked. */
+  done: 0,
+  /** A bug: something that nobody foresaw. */
+  unexpected: 1,
+  /** A mistake in the options, the model or the data. */
+  badInput: 2,
+  /** Training went wrong: its loss is not finite. */
+  training: 3,
+  /** Stopped by Ctrl-C, after saving. */
+  interrupted: 130,
+} as const;
+
+/** Tell of an error, and the exit code it has. */
+export function reportFailure(error: unknown, json: boolean): number {
+  const known = error instanceof TuneError;
+  const code = known ? error.code : "unexpected";
+  const message = error instanceof Error ? error.message : String(error);
+  if (json) {
+    const { at, fix } = known ? error : {};
+    process.stdout.write(`${JSON.stringify({ error: { code, message, at, fix } })}\n`);
+  } else {
+    process.stderr.write(`${known ? message : ((error instanceof Error ? error.stack : undefined) ?? message)}\n`);
+    process.stderr.write(known ? `  (${code})\n` : "This is a bug in Scion: please report it with the lines above.\n");
+  }
+  if (!known) return exitCodes.unexpected;
+  return error.code === "not-finite-loss" ? exitCodes.training : exitCodes.badInput;
+}

@@ -1,0 +1,26 @@
+import type { Command } from "commander";
+import type { Output } from "./output.ts";
+
+/** One command of `scion`: its flags, and what it does with them. */
+export interface CliCommand {
+  /** Declare flags, arguments and help. */
+  readonly define: (command: Command) => void | Promise<void>;
+  /** Carry it out and return the exit code. */
+  readonly run: (flags: never, output: Output, args: readonly string[]) => Promise<number>;
+}
+
+/** Every command: what it is for, and its file, which is read only when the command is used. */
+export const commands: Readonly<
+  Record<string, { readonly summary: string; readonly load: () => Promise<CliCommand> }>
+> = {
+  tune: { summary: "tune a model on data", load: () => import("./tune.ts") },
+  generate: { summary: "continue a prompt", load: () => import("./generate.ts") },
+  chat: { summary: "talk with a model", load: () => import("./chat.ts") },
+  eval: { summary: "measure loss, perplexity and exact match", load: () => import("./eval.ts") },
+  merge: { summary: "fold an adapter into its model", load: () => import("./merge.ts") },
+  export: {
+    summary: "write a model for transformers.js, as safetensors, or an adapter for PEFT",
+    load: () => import("./export.ts"),
+  },
+  inspect: { summary: "say what a file or folder holds", load: () => import("./inspect.ts") },
+};

@@ -1,0 +1,43 @@
+import { styleText } from "node:util";
+
+/** Where a command speaks: results on standard output, everything for people on standard error. */
+export interface Output {
+  /** Whether results are JSON. */
+  readonly json: boolean;
+  /** Something for people; with `--json` it goes to standard error, so that standard output stays JSON. */
+  say(text: string): void;
+  /** Text that is the result itself, without a line break of its own. */
+  write(text: string): void;
+  /** A result, or an event of a long command: one line of JSON with `--json`, nothing otherwise. */
+  record(value: unknown): void;
+}
+
+/** Speak to a terminal or a script. */
+export function createOutput(json: boolean): Output {
+  return {
+    json,
+    say: (text) => {
+      (json ? process.stderr : process.stdout).write(`${text}\n`);
+    },
+    write: (text) => {
+      if (!json) process.stdout.write(text);
+    },
+    record: (value) => {
+      if (json) process.stdout.write(`${JSON.stringify(value)}\n`);
+    },
+  };
+}
+
+/** Fainter text, where the terminal shows styles. */
+export function faint(text: string): string {
+  return stylish() ? styleText("dim", text) : text;
+}
+
+/** Heavier text, where the terminal shows styles. */
+export function strong(text: string): string {
+  return stylish() ? styleText("bold", text) : text;
+}
+
+function stylish(): boolean {
+  return process.stdout.isTTY === true && process.env["NO_COLOR"] === undefined;
+}
