@@ -89,6 +89,12 @@ export function divDims(a: Dim, b: Dim): Dim | undefined {
   return spell(quotient);
 }
 
+/** Whether a size is well formed: a whole number ≥ 0, or an expression in its one canonical spelling. */
+export function isCanonicalDim(dim: Dim): boolean {
+  if (typeof dim === "number") return Number.isSafeInteger(dim) && dim >= 0;
+  return /^-?\w+([*+-]\w+)*$/.test(dim) && addDims(dim, 0) === dim;
+}
+
 /** Number of elements of a shape, as a size. */
 export function elementsOf(shape: Shape): Dim {
   return shape.reduce<Dim>(mulDims, 1);

@@ -68,6 +68,11 @@ export interface LazyTensor {
   read(): Promise<Tensor>;
 }
 
+/** Whether a word from outside names an element type. */
+export function isDType(word: string): word is DType {
+  return Object.hasOwn(arrays, word);
+}
+
 /** Bytes one element of `dtype` takes. */
 export function bytesPerElement(dtype: DType): number {
   return arrays[dtype].BYTES_PER_ELEMENT;
