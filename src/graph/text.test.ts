@@ -7,13 +7,13 @@ import { type Graph, graph, input, makeNode, parse, print, type ResultValue, typ
 const step = `graph step(input_ids: int64[batch, seq], lr: float32[], unused: bool[2*past+seq]) {
   parameter layer.lora_A: float32[8, 64]
   weight model.embed_tokens.weight: float32[512, 64] from bfloat16
-  constant constant: int64[2] = [0, -1]
+  constant "constant": int64[2] = [0, -1]
   constant constant_1: float32[] = 0.1
   constant constant_2: float16[3] = [0x3c00, 0xfc00, 0x7e01]
   constant constant_3: bool[1, 2] = [true, false]
   "odd name": float32[batch, seq, 64] = Gather(model.embed_tokens.weight, input_ids) {axis: 0} @model.embed_tokens
-  model.layers.0/Split: float32[batch, 8], second: float32[2] = Split("odd name", _, constant, layer.lora_A, lr)
-  loss: float32[] = com.example::Mix(model.layers.0/Split, constant_1, constant_2, constant_3) {epsilon: 1e-5f, perm: [0, 1], none: [], scales: [0.5f, -inf], empty: floats[], mode: "a\\nb", words: ["x"], value: float32[2] = [-0, nan], low: -inf} @model.layers.0
+  model.layers.0/Split: float32[batch, 8], second: float32[2] = Split("odd name", _, "constant", layer.lora_A, lr)
+  loss: float32[] = com.example::Mix(model.layers.0/Split, constant_1, constant_2, constant_3) {epsilon: 0.00001f, perm: [0, 1], none: [], scales: [0.5f, -inf], empty: floats[], mode: "a\\nb", words: ["x"], value: float32[2] = [-0, nan], low: -inf} @model.layers.0
   return loss, second
 }
 `;

@@ -1,5 +1,6 @@
 import { Worker } from "node:worker_threads";
 import type { Device, DeviceOptions } from "./device.ts";
+import { findNodeModel } from "./node-models.ts";
 import { nodeProviders, openOrtNode } from "./node-ort.ts";
 import { nodeStorage } from "./node-storage.ts";
 import type { Platform } from "./platform.ts";
@@ -9,6 +10,7 @@ import { type DeviceWorker, openRemoteDevice } from "./remote-device.ts";
 export const nodePlatform: Platform = {
   name: "node",
   storage: nodeStorage,
+  findModel: findNodeModel,
   providers: nodeProviders,
   openDevice: openNodeDevice,
 };

@@ -1,3 +1,4 @@
+import { TuneError } from "../errors.ts";
 import { memoryStorage } from "../io/memory-storage.ts";
 import type { Device } from "./device.ts";
 import type { Platform } from "./platform.ts";
@@ -6,13 +7,28 @@ import { openOrtWeb, type WebDeviceOptions, webProviders } from "./web-ort.ts";
 
 export type { WebDeviceOptions };
 
+const storage = memoryStorage();
+
 /** A page: onnxruntime-web, files in memory, web workers. */
 export const webPlatform: Platform = {
   name: "web",
-  storage: memoryStorage(),
+  storage,
+  findModel: findWebModel,
   providers: webProviders,
   openDevice: openWebDevice,
 };
+
+async function findWebModel(source: string): Promise<string> {
+  if ((await storage.list(source)).length > 0) return source;
+  if (/^[\w.-]+\/[\w.-]+(@[\w./-]+)?$/.test(source)) {
+    throw new TuneError("hub-unsupported", `A page cannot fetch ${source} from the hub yet.`, {
+      fix: "fetch its files, write them to the platform's storage, and pass their folder",
+    });
+  }
+  throw new TuneError("model-not-found", `The page's storage holds no folder ${source}.`, {
+    fix: "write config.json, the tokenizer files and the safetensors to the platform's storage first",
+  });
+}
 
 /**
  * Open a device on onnxruntime-web, on `wasm` unless `webgpu` is asked for. It runs in a worker unless `worker` is

@@ -1,0 +1,182 @@
+import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { type FakeHub, startFakeHub } from "../../tests/helpers/fake-hub.ts";
+import { type HubSettings, hubSettings, parseHubId } from "./node-hub.ts";
+import { findNodeModel } from "./node-models.ts";
+
+const weights = Uint8Array.from({ length: 300_000 }, (_, index) => (index * 7) % 251);
+let hub: FakeHub;
+let folder: string;
+
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), "scion-hub-"));
+  hub = await startFakeHub({
+    "config.json": '{"model_type": "llama"}',
+    "tokenizer.json": "{}",
+    "chat_template.jinja": "{{ messages }}",
+    "model.safetensors": weights,
+    "pytorch_model.bin": "pickle",
+    "onnx/model.onnx": "graph",
+    "README.md": "card",
+  });
+});
+afterEach(async () => {
+  await hub.close();
+  await rm(folder, { recursive: true, force: true });
+});
+
+const settings = (more: Partial<HubSettings> = {}): HubSettings => ({
+  hubUrl: hub.url,
+  cacheDir: join(folder, "hub"),
+  accessToken: undefined,
+  offline: false,
+  retryPauseMs: 1,
+  ...more,
+});
+
+const find = (source = "owner/model", more: Partial<HubSettings> = {}): Promise<string> =>
+  findNodeModel(source, {}, settings(more));
+
+const code = (promise: Promise<unknown>): Promise<unknown> =>
+  promise.then(
+    () => "found",
+    (error: { code?: string }) => error.code ?? error,
+  );
+
+describe("a model named by its hub id", () => {
+  it("is fetched into the cache that Python shares: only what a model needs, and nothing pickled", async () => {
+    const found = await find();
+    expect(found).toBe(join(folder, "hub", "models--owner--model", "snapshots", hub.commit));
+    expect((await readdir(found)).sort()).toEqual([
+      "chat_template.jinja",
+      "config.json",
+      "model.safetensors",
+      "tokenizer.json",
+    ]);
+    expect(new Uint8Array(await readFile(join(found, "model.safetensors")))).toEqual(weights);
+    expect(await readFile(join(folder, "hub/models--owner--model/refs/main"), "utf8")).toBe(hub.commit);
+  });
+
+  it("is not fetched twice", async () => {
+    const first = await find();
+    hub.requests.length = 0;
+    expect(await find()).toBe(first);
+    expect(hub.requests.filter(({ path }) => path.includes("/resolve/") || path.endsWith(".safetensors"))).toEqual([]);
+  });
+
+  it("needs no request at all once a commit is named and cached", async () => {
+    await find();
+    hub.requests.length = 0;
+    await find(`owner/model@${hub.commit}`);
+    expect(hub.requests).toEqual([]);
+  });
+
+  it("tells how far a download is", async () => {
+    const seen: number[] = [];
+    await findNodeModel(
+      "owner/model",
+      {
+        onDownload: ({ file, doneBytes, totalBytes }) => {
+          if (file !== "model.safetensors") return;
+          expect(totalBytes).toBe(weights.length);
+          seen.push(doneBytes);
+        },
+      },
+      settings(),
+    );
+    expect(seen.at(-1)).toBe(weights.length);
+    expect(seen).toEqual([...seen].sort((a, b) => a - b));
+  });
+
+  it("goes on where a dropped connection stopped", async () => {
+    hub.dropAfterBytes = 130_000;
+    const found = await find();
+    expect(new Uint8Array(await readFile(join(found, "model.safetensors")))).toEqual(weights);
+    const starts = hub.requests.filter(({ at }) => at === "store").map(({ range }) => range);
+    expect(starts.length).toBeGreaterThan(1);
+    expect(starts[0]).toBeUndefined();
+    expect(starts[1]).toMatch(/^bytes=[1-9]\d*-$/);
+  });
+
+  it("goes on where a killed process stopped", async () => {
+    hub.dropAfterBytes = 0;
+    expect(await code(find())).toBe("hub-unreachable");
+    const blobs = join(folder, "hub/models--owner--model/blobs");
+    const partial = (await readdir(blobs)).find((name) => name.endsWith(".incomplete"));
+    await writeFile(join(blobs, partial ?? ""), weights.subarray(0, 100_000));
+    hub.dropAfterBytes = undefined;
+    hub.requests.length = 0;
+    const found = await find();
+    expect(hub.requests.filter(({ at }) => at === "store").map(({ range }) => range)).toEqual(["bytes=100000-"]);
+    expect(new Uint8Array(await readFile(join(found, "model.safetensors")))).toEqual(weights);
+  });
+
+  it("is refused when its bytes are not what the hub stated, and not kept", async () => {
+    hub.tamper = (bytes) => bytes.map((byte, index) => (index === 5 ? byte ^ 1 : byte));
+    expect(await code(find())).toBe("hub-interrupted");
+    hub.tamper = (bytes) => Buffer.concat([bytes, bytes]);
+    expect(await code(find())).toBe("hub-interrupted");
+    hub.tamper = undefined;
+    const found = await find();
+    expect(new Uint8Array(await readFile(join(found, "model.safetensors")))).toEqual(weights);
+  });
+
+  it("is not fetched without access, and with a token it is", async () => {
+    hub.gated = true;
+    expect(await code(find())).toBe("hub-gated");
+    expect(await code(find("owner/model", { accessToken: "hf_bad" }))).toBe("hub-gated");
+    expect(await code(find("owner/model", { accessToken: "hf_good" }))).toBe("found");
+  });
+
+  it("sends the token to the hub only, never to where it redirects", async () => {
+    await find("owner/model", { accessToken: "hf_good" });
+    expect(hub.requests.filter(({ at }) => at === "hub").every(({ token }) => token === "Bearer hf_good")).toBe(true);
+    expect(hub.requests.filter(({ at }) => at === "store").map(({ token }) => token)).toEqual([undefined]);
+  });
+
+  it("must exist, at that revision, with the files that a model needs", async () => {
+    expect(await code(find("owner/other"))).toBe("hub-not-found");
+    expect(await code(find("owner/model@v9"))).toBe("hub-not-found");
+    hub.files.delete("model.safetensors");
+    await expect(find()).rejects.toThrow(/holds no model\.safetensors.*\n.*\n.*pickled/);
+    hub.files.delete("config.json");
+    expect(await code(find())).toBe("hub-file-missing");
+  });
+
+  it("comes from the cache when the hub does not answer, or must not be asked", async () => {
+    expect(await code(find("owner/model", { offline: true }))).toBe("hub-unreachable");
+    expect(await code(find("owner/model", { hubUrl: "http://127.0.0.1:9" }))).toBe("hub-unreachable");
+    const found = await find();
+    hub.requests.length = 0;
+    expect(await find("owner/model", { offline: true })).toBe(found);
+    expect(await find("owner/model", { hubUrl: "http://127.0.0.1:9" })).toBe(found);
+    expect(hub.requests).toEqual([]);
+    await rm(join(found, "model.safetensors"));
+    expect(await code(find("owner/model", { offline: true }))).toBe("hub-unreachable");
+  });
+});
+
+describe("what a model may be called", () => {
+  it("takes a folder before an id", async () => {
+    await writeFile(join(folder, "config.json"), "{}");
+    expect(await find(folder)).toBe(folder);
+    expect(await code(find(join(folder, "config.json")))).toBe("model-not-found");
+    expect(await code(find("./nowhere"))).toBe("model-not-found");
+    expect(hub.requests).toEqual([]);
+  });
+
+  it("reads ids and revisions, and no paths", () => {
+    expect(parseHubId("a/b")).toEqual({ name: "a/b", revision: "main" });
+    expect(parseHubId("a/b.c@refs/pr/1")).toEqual({ name: "a/b.c", revision: "refs/pr/1" });
+    for (const path of ["a", "a/b/c", "../a", "a/..", "a/b@../../c", "/a/b", "a/.b"])
+      expect(parseHubId(path)).toBe(undefined);
+  });
+
+  it("follows the variables that the Python libraries follow", async () => {
+    const read = await hubSettings({ HF_HOME: "/h", HF_ENDPOINT: "http://hub/", HF_TOKEN: " t ", HF_HUB_OFFLINE: "1" });
+    expect(read).toMatchObject({ hubUrl: "http://hub", cacheDir: join("/h", "hub"), accessToken: "t", offline: true });
+    expect((await hubSettings({ HF_HOME: "/h", HF_HUB_CACHE: "/c" })).cacheDir).toBe("/c");
+  });
+});

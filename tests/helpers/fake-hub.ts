@@ -1,0 +1,106 @@
+import { createHash } from "node:crypto";
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
+import type { AddressInfo } from "node:net";
+
+/** What the fake hub holds and how it misbehaves; tests change it between calls. */
+export interface FakeHub {
+  readonly url: string;
+  /** Every request, in order: where it arrived, its path, the range asked for, and the token it carried. */
+  readonly requests: { at: "hub" | "store"; path: string; range?: string; token?: string }[];
+  readonly files: Map<string, Uint8Array>;
+  readonly commit: string;
+  gated: boolean;
+  /** Close the connection of a large file after this many bytes of each answer. */
+  dropAfterBytes: number | undefined;
+  /** Send these bytes in place of a large file's. */
+  tamper: ((bytes: Uint8Array) => Uint8Array) | undefined;
+  close(): Promise<void>;
+}
+
+/**
+ * A server that answers as the hub does for the one repository `owner/model`: model information, file tree, small
+ * files from its own origin, large ones (safetensors) through a redirect to a store on another origin, with ranges.
+ */
+export async function startFakeHub(files: Readonly<Record<string, string | Uint8Array>>): Promise<FakeHub> {
+  const store = await listen((request, response) => answerStore(hub, request, response));
+  const main = await listen((request, response) => answerHub(hub, store.url, request, response));
+  const hub: FakeHub = {
+    url: main.url,
+    requests: [],
+    files: new Map(Object.entries(files).map(([name, content]) => [name, Buffer.from(content)])),
+    commit: createHash("sha1")
+      .update(JSON.stringify(Object.keys(files)))
+      .digest("hex"),
+    gated: false,
+    dropAfterBytes: undefined,
+    tamper: undefined,
+    close: async () => {
+      for (const { server } of [store, main]) {
+        server.closeAllConnections();
+        await new Promise((resolve) => server.close(resolve));
+      }
+    },
+  };
+  return hub;
+}
+
+const isLarge = (name: string): boolean => name.endsWith(".safetensors");
+
+function answerHub(hub: FakeHub, storeUrl: string, request: IncomingMessage, response: ServerResponse): void {
+  const path = record(hub, "hub", request);
+  const fail = (status: number, code: string): void => {
+    response.writeHead(status, { "Content-Type": "application/json", "X-Error-Code": code });
+    response.end(JSON.stringify({ error: code }));
+  };
+  const json = (value: unknown): void => {
+    response.writeHead(200, { "Content-Type": "application/json" }).end(JSON.stringify(value));
+  };
+  const [, name, kind, revision] = /^\/api\/models\/([\w-]+\/[\w-]+)\/(revision|tree)\/([^/]+)/.exec(path) ?? [];
+  const [, resolved, file] = /^\/([\w-]+\/[\w-]+)\/resolve\/[^/]+\/(.+)$/.exec(path) ?? [];
+  const content = hub.files.get(decodeURIComponent(file ?? ""));
+  if ((name ?? resolved) !== "owner/model") fail(401, "RepoNotFound");
+  else if (hub.gated && request.headers.authorization !== "Bearer hf_good") fail(401, "GatedRepo");
+  else if (file !== undefined && content === undefined) fail(404, "EntryNotFound");
+  else if (file !== undefined && isLarge(file)) response.writeHead(302, { Location: `${storeUrl}/${file}` }).end();
+  else if (file !== undefined) response.writeHead(200).end(content);
+  else if (revision !== "main" && revision !== hub.commit) fail(404, "RevisionNotFound");
+  else if (kind === "revision") json({ id: "owner/model", sha: hub.commit });
+  else json([...hub.files].map(([path, content]) => treeEntry(path, content)));
+}
+
+function treeEntry(path: string, content: Uint8Array): object {
+  const oid = createHash("sha1").update(`blob ${content.length}\0`).update(content).digest("hex");
+  const sha256 = createHash("sha256").update(content).digest("hex");
+  const lfs = { oid: sha256, size: content.length, pointerSize: 130 };
+  return { type: "file", path, size: content.length, oid, ...(isLarge(path) ? { lfs } : {}) };
+}
+
+function answerStore(hub: FakeHub, request: IncomingMessage, response: ServerResponse): void {
+  const path = record(hub, "store", request);
+  const stored = hub.files.get(path.slice(1)) ?? new Uint8Array();
+  const content = hub.tamper?.(stored) ?? stored;
+  const [, start] = /^bytes=(\d+)-$/.exec(request.headers.range ?? "") ?? [];
+  const part = content.subarray(Number(start ?? 0));
+  const range = `bytes ${start}-${content.length - 1}/${content.length}`;
+  response.writeHead(start === undefined ? 200 : 206, {
+    "Content-Length": part.length,
+    ...(start === undefined ? {} : { "Content-Range": range }),
+  });
+  if (hub.dropAfterBytes === undefined || hub.dropAfterBytes >= part.length) response.end(part);
+  else response.write(part.subarray(0, hub.dropAfterBytes), () => setTimeout(() => response.destroy(), 20));
+}
+
+function record(hub: FakeHub, at: "hub" | "store", request: IncomingMessage): string {
+  const path = new URL(request.url ?? "/", "http://localhost").pathname;
+  const { range, authorization } = request.headers;
+  hub.requests.push({ at, path, ...(range ? { range } : {}), ...(authorization ? { token: authorization } : {}) });
+  return path;
+}
+
+async function listen(
+  answer: (request: IncomingMessage, response: ServerResponse) => void,
+): Promise<{ readonly server: Server; readonly url: string }> {
+  const server = createServer(answer);
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  return { server, url: `http://127.0.0.1:${(server.address() as AddressInfo).port}` };
+}
