@@ -1,0 +1,217 @@
+import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { cp, mkdtemp, readFile, rm, truncate, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { commands } from "../src/cli/index.ts";
+import { jsonLines, root, scion } from "./helpers/cli.ts";
+
+const model = `${root}assets/quickstart/model`;
+let folder: string;
+let data: string;
+let run: string;
+
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), "scion-cli-"));
+  data = join(folder, "train.jsonl");
+  run = join(folder, "run");
+  const rows = await readFile(`${root}assets/quickstart/train.jsonl`, "utf8");
+  await writeFile(data, rows.split("\n").slice(0, 64).join("\n"));
+});
+afterAll(() => rm(folder, { recursive: true, force: true }));
+
+describe("from a model and data to files that run elsewhere", () => {
+  it("tunes, showing the trained part of a sample, and leaves an adapter", async () => {
+    const { code, stdout, stderr } = await scion(
+      ["tune", "-m", model, "-d", data, "-o", run, "--rank", "4", "--max-steps", "6", "--batch-size", "4"].concat([
+        "--learning-rate",
+        "5e-3",
+        "--validation",
+        "8",
+        "--target-modules",
+        "q_proj,v_proj",
+      ]),
+    );
+    expect(stderr).toMatch(/\d\/6 {2}loss/);
+    expect(code).toBe(0);
+    expect(stdout).toMatch(/56 messages examples/);
+    expect(stdout).toContain("⟦");
+    expect(stdout).toMatch(/Training 6,144|Training [\d,]+ of [\d,]+ parameters/);
+    expect(stdout).toContain("scion chat");
+    const config = JSON.parse(readFileSync(join(run, "adapter/adapter_config.json"), "utf8"));
+    expect(config).toMatchObject({ peft_type: "LORA", r: 4, target_modules: ["q_proj", "v_proj"] });
+    expect(
+      jsonLines(readFileSync(join(run, "metrics.jsonl"), "utf8")).filter(({ kind }) => kind === "step").length,
+    ).toBe(6);
+    expect(JSON.parse(readFileSync(join(run, "run.json"), "utf8"))).toMatchObject({ method: "lora", maxSteps: 6 });
+  });
+
+  it("tells scripts the same as JSON, and nothing else", async () => {
+    const { code, stdout } = await scion([
+      "tune",
+      "--json",
+      "-m",
+      model,
+      "-d",
+      data,
+      "-o",
+      join(folder, "json"),
+      "--max-steps",
+      "3",
+      "--batch-size",
+      "4",
+    ]);
+    expect(code).toBe(0);
+    const lines = jsonLines(stdout);
+    expect(lines.map(({ kind }) => kind)).toEqual(
+      ["data", "start", "step", "step", "step", "checkpoint", "end"],
+    );
+    expect(lines.at(-1)).toMatchObject({ ended: "finished", step: 3 });
+  });
+
+  it("answers, measures and talks with the adapter", async () => {
+    const use = ["-m", model, "-a", join(run, "adapter")];
+    const prompt = ["-p", "set a timer for ten minutes", "--max-new-tokens", "8"];
+    const generated = await scion(["generate", ...use, ...prompt, "--json"]);
+    const [answer] = jsonLines(generated.stdout);
+    expect(answer).toMatchObject({ text: expect.any(String), promptTokens: expect.any(Number) });
+    expect((await scion(["generate", ...use, ...prompt])).stdout.trim()).toBe(String(answer?.["text"]).trim());
+    const chat = await scion(
+      ["chat", ...use, "--max-new-tokens", "8"],
+      "set a timer for ten minutes\n/reset\n\n/exit\n",
+    );
+    expect(chat.code).toBe(0);
+    expect(chat.stdout.trim()).toBe(String(answer?.["text"]).trim());
+    const rows = (await readFile(`${root}assets/quickstart/heldout.jsonl`, "utf8")).split("\n").slice(0, 4).join("\n");
+    await writeFile(join(folder, "heldout.jsonl"), rows);
+    const measured = await scion(["eval", ...use, "-d", join(folder, "heldout.jsonl"), "--json"]);
+    const [result] = jsonLines(measured.stdout);
+    expect(result).toMatchObject({ exactMatch: { total: 4 } });
+    expect(result?.["perplexity"]).toBeCloseTo(Math.exp(result?.["loss"] as number), 6);
+  });
+
+  it("merges and exports to each form, and says what a folder or file holds", async () => {
+    const use = ["-m", model, "-a", join(run, "adapter")];
+    const merged = join(folder, "merged");
+    expect((await scion(["merge", ...use, "-o", merged])).code).toBe(0);
+    for (const form of ["transformers.js", "safetensors", "peft"]) {
+      const exported = await scion(["export", ...use, "--to", form, "-o", join(folder, form), "--json"]);
+      expect(jsonLines(exported.stdout)).toEqual([{ written: join(folder, form), form }]);
+    }
+    expect(readFileSync(join(merged, "model.safetensors"))).toEqual(
+      readFileSync(join(folder, "safetensors/model.safetensors")),
+    );
+    expect(existsSync(join(folder, "transformers.js/onnx/model.onnx"))).toBe(true);
+    const inspected = [merged, join(merged, "model.safetensors"), join(folder, "peft"), data];
+    for (const path of inspected) {
+      const { code, stdout } = await scion(["inspect", path, "--json"]);
+      expect(code, path).toBe(0);
+      expect(jsonLines(stdout)[0], path).toMatchObject({ path, kind: expect.any(String) });
+    }
+  });
+});
+
+describe("what goes wrong", () => {
+  const failure = async (...args: readonly string[]): Promise<readonly [number | null, unknown, string]> => {
+    const { code, stdout } = await scion([...args, "--json"]);
+    const error = jsonLines(stdout).at(-1)?.["error"] as { code: string; message: string } | undefined;
+    return [code, error?.code, error?.message ?? ""];
+  };
+  const tuning = (...args: readonly string[]): Promise<readonly [number | null, unknown, string]> =>
+    failure("tune", "-d", data, "-o", join(folder, "bad"), ...args);
+
+  it("has a code, a message that says where, and an exit code for scripts", async () => {
+    expect((await tuning("-m", "./nowhere")).slice(0, 2)).toEqual([2, "model-not-found"]);
+    const missing = await failure("tune", "-m", model, "-d", join(folder, "none.jsonl"), "-o", join(folder, "bad"));
+    expect(missing.slice(0, 2)).toEqual([2, "file-not-found"]);
+    const bad = join(folder, "bad.jsonl");
+    await writeFile(bad, '{"prompt": "a", "completion": "b"}\n{"prompt": "a", "completion": \n');
+    const [code, , message] = await failure("tune", "-m", model, "-d", bad, "-o", join(folder, "bad"));
+    expect([code, message]).toEqual([2, expect.stringMatching(/bad\.jsonl.*\b2\b|line 2/s)]);
+    await writeFile(bad, "");
+    expect((await failure("tune", "-m", model, "-d", bad, "-o", join(folder, "bad")))[0]).toBe(2);
+    const [, , wide] = await tuning("-m", model, "--rank", "4000");
+    expect(wide).toMatch(/4,?000/);
+    const [, , target] = await tuning("-m", model, "--target-modules", "q_prj");
+    expect(target).toContain("q_proj");
+    expect(existsSync(join(folder, "bad/adapter"))).toBe(false);
+  });
+
+  it("refuses damaged and foreign models before using them", async () => {
+    const copy = join(folder, "model");
+    await cp(model, copy, { recursive: true });
+    const config = JSON.parse(readFileSync(join(copy, "config.json"), "utf8"));
+    await writeFile(join(copy, "config.json"), JSON.stringify({ ...config, model_type: "mamba" }));
+    const [code, , foreign] = await tuning("-m", copy);
+    expect([code, foreign]).toEqual([2, expect.stringMatching(/mamba(.|\n)*llama/)]);
+    await writeFile(join(copy, "config.json"), JSON.stringify({ ...config, hidden_size: config.hidden_size * 2 }));
+    const [, , misshapen] = await tuning("-m", copy);
+    expect(misshapen.match(/model\.layers/g)?.length).toBeGreaterThan(5);
+    await writeFile(join(copy, "config.json"), JSON.stringify(config));
+    await truncate(join(copy, "model.safetensors"), 100_000);
+    expect((await tuning("-m", copy))[0]).toBe(2);
+    await truncate(join(copy, "model.safetensors"), 5);
+    expect((await tuning("-m", copy))[0]).toBe(2);
+  });
+
+  it("is told for options too", async () => {
+    for (const args of [
+      ["tune"],
+      ["tune", "--rnk", "4"],
+      ["export", "-m", "x", "-o", "y", "--to", "gguf"],
+      ["tuen"],
+      [],
+    ]) {
+      const { code, stderr } = await scion(args);
+      expect([args, code]).toEqual([args, 2]);
+      expect(stderr).not.toBe("");
+    }
+  });
+
+  it("stops at a loss that is not finite, with a code of its own", async () => {
+    const diverged = ["--learning-rate", "1e30", "--max-grad-norm", "0", "--max-steps", "20", "--batch-size", "4"];
+    const [code, name] = await tuning("-m", model, ...diverged);
+    expect([code, name]).toEqual([3, "not-finite-loss"]);
+  });
+});
+
+describe("help", () => {
+  it("teaches every command by an example", async () => {
+    const overview = await scion(["--help"]);
+    expect(overview.code).toBe(0);
+    for (const name of Object.keys(commands)) {
+      expect(overview.stdout).toContain(name);
+      const { code, stdout } = await scion([name, "--help"]);
+      expect(code).toBe(0);
+      expect(stdout).toMatch(/Examples?:\n.*\$?.*scion/);
+      expect(stdout).toContain("--json");
+    }
+  });
+});
+
+describe("the README's example", () => {
+  it("is the file that this test runs", async () => {
+    const code = await readFile(`${root}examples/tune.mjs`, "utf8");
+    expect(await readFile(`${root}README.md`, "utf8")).toContain(`<!-- examples/tune.mjs -->\n\`\`\`js\n${code}\`\`\``);
+    // The package's own names, answered from the sources.
+    const local = join(root, "tests", `.example-${process.pid}.mts`);
+    const sources = code
+      .replace('"scionwood/node"', '"../src/runtime/node.ts"')
+      .replace('"scionwood"', '"../src/index.ts"');
+    await writeFile(local, sources.replaceAll("runs/example", join(folder, "example")));
+    try {
+      const { spawnSync } = await import("node:child_process");
+      const { status, stderr, stdout } = spawnSync(process.execPath, ["--import", "tsx", local], {
+        cwd: root,
+        encoding: "utf8",
+      });
+      expect(stderr).toBe("");
+      expect(status).toBe(0);
+      expect(stdout).toMatch(/validation loss \d/);
+    } finally {
+      await rm(local);
+    }
+    expect(readdirSync(join(folder, "example/adapter")).sort()).toContain("adapter_model.safetensors");
+    expect(existsSync(join(folder, "example/web/onnx/model.onnx"))).toBe(true);
+  });
+});

@@ -1,0 +1,95 @@
+import { existsSync, readFileSync } from "node:fs";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { jsonLines, root, startScion } from "./helpers/cli.ts";
+
+let folder: string;
+let uninterrupted: readonly Record<string, unknown>[];
+const steps = 24;
+
+function start(name: string, ...more: readonly string[]): ReturnType<typeof startScion> {
+  const files = ["-m", `${root}assets/quickstart/model`, "-d", `${root}assets/quickstart/heldout.jsonl`];
+  const settings = ["--max-steps", `${steps}`, "--batch-size", "4", "--checkpoint-every", "2", "--dropout", "0.1"];
+  return startScion("tune", ...files, ...settings, "--learning-rate", "1e-3", "-o", join(folder, name), ...more);
+}
+
+const metrics = (name: string): readonly Record<string, unknown>[] => {
+  const path = join(folder, name, "metrics.jsonl");
+  if (!existsSync(path)) return [];
+  const text = readFileSync(path, "utf8");
+  return jsonLines(text.slice(0, text.lastIndexOf("\n") + 1));
+};
+
+const stepsDone = (name: string): number => Number(metrics(name).at(-1)?.["step"] ?? 0);
+
+async function until(condition: () => boolean, ended: Promise<unknown>): Promise<void> {
+  let over = false;
+  void ended.then(() => {
+    over = true;
+  });
+  while (!condition() && !over) await new Promise((resolve) => setTimeout(resolve, 5));
+}
+
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), "scion-kill-"));
+  const { ended } = start("whole");
+  expect((await ended).code).toBe(0);
+  uninterrupted = metrics("whole");
+  expect(uninterrupted.length).toBe(steps);
+});
+afterAll(() => rm(folder, { recursive: true, force: true }));
+
+describe("a run that is cut off", () => {
+  it("goes on to the same losses, bit for bit, after kill -9 at several moments", async () => {
+    let kills = 0;
+    for (const moment of [1, 4, 5, 11, 16]) {
+      const { child, ended } = start(
+        "killed",
+        ...(existsSync(join(folder, "killed/checkpoint.safetensors")) ? ["--resume"] : []),
+      );
+      await until(() => stepsDone("killed") >= moment, ended);
+      // Not always between two steps: the kill comes at a moment of its own.
+      await new Promise((resolve) => setTimeout(resolve, moment * 7));
+      if (child.kill("SIGKILL")) kills++;
+      await ended;
+      if (!existsSync(join(folder, "killed/checkpoint.safetensors")))
+        await rm(join(folder, "killed"), { recursive: true, force: true });
+    }
+    expect(kills).toBeGreaterThan(3);
+    const { ended } = start(
+      "killed",
+      ...(existsSync(join(folder, "killed/checkpoint.safetensors")) ? ["--resume"] : []),
+    );
+    const { code, stderr } = await ended;
+    expect(code, stderr).toBe(0);
+    expect(metrics("killed")).toEqual(uninterrupted);
+    const adapter = (name: string): Buffer => readFileSync(join(folder, name, "adapter/adapter_model.safetensors"));
+    expect(adapter("killed").equals(adapter("whole"))).toBe(true);
+  });
+
+  it("saves and stops at the first Ctrl-C, and goes on to the same losses", async () => {
+    const { child, ended } = start("stopped");
+    await until(() => stepsDone("stopped") >= 3, ended);
+    child.kill("SIGINT");
+    const { code, stdout } = await ended;
+    expect(code).toBe(130);
+    expect(stdout).toContain("--resume");
+    expect(stepsDone("stopped")).toBeLessThan(steps);
+    const { ended: resumed } = start("stopped", "--resume");
+    expect((await resumed).code).toBe(0);
+    expect(metrics("stopped")).toEqual(uninterrupted);
+  });
+
+  it("leaves at once at the second Ctrl-C, with a checkpoint that resumes", async () => {
+    const { child, ended } = start("left");
+    await until(() => stepsDone("left") >= 4, ended);
+    child.kill("SIGINT");
+    setTimeout(() => child.kill("SIGINT"), 1);
+    expect((await ended).code).toBe(130);
+    const { ended: resumed } = start("left", "--resume");
+    expect((await resumed).code).toBe(0);
+    expect(metrics("left")).toEqual(uninterrupted);
+  });
+});
