@@ -63,9 +63,7 @@ describe("from a model and data to files that run elsewhere", () => {
     ]);
     expect(code).toBe(0);
     const lines = jsonLines(stdout);
-    expect(lines.map(({ kind }) => kind)).toEqual(
-      ["data", "start", "step", "step", "step", "checkpoint", "end"],
-    );
+    expect(lines.map(({ kind }) => kind)).toEqual(["data", "start", "step", "step", "step", "checkpoint", "end"]);
     expect(lines.at(-1)).toMatchObject({ ended: "finished", step: 3 });
   });
 

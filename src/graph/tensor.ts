@@ -98,7 +98,7 @@ export function allocate<D extends DType>(dtype: D, length: number): DataOf<D> {
 export function viewAs<D extends DType>(dtype: D, bytes: Uint8Array): DataOf<D> {
   const width = bytesPerElement(dtype);
   assert(bytes.byteLength % width === 0, `${bytes.byteLength} bytes are not a whole number of ${dtype}`);
-  const aligned = bytes.byteOffset % width === 0 ? bytes : bytes.slice();
+  const aligned = bytes.byteOffset % width === 0 ? bytes : new Uint8Array(bytes); // Buffer's slice would not copy
   const length = aligned.byteLength / width;
   return new arrays[dtype](aligned.buffer as ArrayBuffer, aligned.byteOffset, length) as DataOf<D>; // as in `allocate`
 }

@@ -36,6 +36,11 @@ export function joinPath(...parts: readonly string[]): string {
     .replace(/\/{2,}/g, "/");
 }
 
+/** The folder that a file is in; "" when the path names no folder. */
+export function dirname(path: string): string {
+  return /^(.*)[\\/]/.exec(path)?.[1] ?? "";
+}
+
 /**
  * Resolve a path that a file names inside its own folder.
  * @throws {TuneError} `path-outside-folder` when it is absolute or climbs out.
