@@ -1,6 +1,7 @@
 import { TuneError } from "../errors.ts";
 import { sizeOf } from "../graph/index.ts";
 import { openModelWeights } from "../io/model-weights.ts";
+import { openOnnx } from "../io/onnx/read.ts";
 import { openSafetensors, type Safetensors } from "../io/safetensors.ts";
 import { joinPath, type Storage } from "../io/storage.ts";
 import { readJsonObject } from "../io/text.ts";
@@ -27,11 +28,12 @@ const recognisers: readonly Recogniser[] = [
   { matches: (_path, names) => names.has("adapter_config.json"), inspect: inspectAdapter },
   { matches: (_path, names) => names.has("config.json"), inspect: inspectModel },
   { matches: (path) => path.endsWith(".safetensors"), inspect: inspectSafetensors },
+  { matches: (path) => path.endsWith(".onnx"), inspect: inspectOnnx },
   { matches: (path) => /\.(jsonl|ndjson|json|txt)$/.test(path), inspect: inspectData },
 ];
 
 /**
- * Say what a file or folder holds: a model, a PEFT adapter, safetensors, or training data.
+ * Say what a file or folder holds: a model, a PEFT adapter, safetensors, an ONNX model, or training data.
  * @throws {TuneError} `unknown-content` when it is none of these, and what reading it throws.
  */
 export async function inspect(storage: Storage, path: string): Promise<Inspection> {
@@ -42,9 +44,9 @@ export async function inspect(storage: Storage, path: string): Promise<Inspectio
   if (size === undefined && names.size === 0) {
     throw new TuneError("file-not-found", `There is no ${path}.`, { at: path, fix: "check the path" });
   }
-  throw new TuneError("unknown-content", "This is neither a model, an adapter, safetensors nor training data.", {
+  throw new TuneError("unknown-content", "This is neither a model, an adapter, safetensors, ONNX nor training data.", {
     at: path,
-    fix: "name a folder with config.json or adapter_config.json, or a .safetensors, .jsonl or .txt file",
+    fix: "name a folder with config.json or adapter_config.json, or a .safetensors, .onnx, .jsonl or .txt file",
   });
 }
 
@@ -104,6 +106,32 @@ async function inspectSafetensors(storage: Storage, path: string): Promise<Inspe
   };
 }
 
+async function inspectOnnx(storage: Storage, path: string): Promise<Inspection> {
+  const model = await openOnnx(storage, path);
+  const initializers = [...model.initializers.values()];
+  const shown = ({ name, dtype, shape }: (typeof model.inputs)[number]): string =>
+    `${name} ${dtype} [${shape.map((dim) => dim ?? "?").join(", ")}]`;
+  const counts = new Map<string, number>();
+  for (const { op, domain } of model.nodes) {
+    const name = domain === "" ? op : `${domain}.${op}`;
+    counts.set(name, (counts.get(name) ?? 0) + 1);
+  }
+  const external = new Set(initializers.flatMap((tensor) => tensor.external ?? []));
+  return {
+    kind: "ONNX model",
+    facts: [
+      ["producer", model.producer || "not said"],
+      ["operator sets", [...model.opsets].map(([domain, version]) => `${domain || "ai.onnx"} ${version}`).join(", ")],
+      ["inputs", model.inputs.map(shown).join("; ")],
+      ["outputs", model.outputs.map(shown).join("; ")],
+      ["initializers", `${initializers.length}, ${parameterCount({ tensors: model.initializers })} values`],
+      ...(external.size > 0 ? [["weights beside it", [...external].join(", ")] as const] : []),
+      ["nodes", model.nodes.length.toLocaleString("en-US")],
+    ],
+    rows: [...counts].sort(([a, x], [b, y]) => y - x || (a < b ? -1 : 1)).map(([name, count]) => `${count} ${name}`),
+  };
+}
+
 async function inspectData(storage: Storage, path: string): Promise<Inspection> {
   const { format, rows, ignoredKeys } = await readDataset(storage, path);
   return {
@@ -117,7 +145,11 @@ async function inspectData(storage: Storage, path: string): Promise<Inspection> 
   };
 }
 
-function parameterCount({ tensors }: Safetensors): string {
+function parameterCount({
+  tensors,
+}: {
+  readonly tensors: ReadonlyMap<string, { readonly shape: readonly number[] }>;
+}): string {
   return [...tensors.values()].reduce((sum, { shape }) => sum + sizeOf(shape), 0).toLocaleString("en-US");
 }
 

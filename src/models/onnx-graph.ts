@@ -113,7 +113,7 @@ function addNode(model: OnnxModel, node: OnnxNode, values: Map<string, Value>): 
 }
 
 function apply(node: OnnxNode, inputs: readonly (Value | undefined)[], opset: number, at: string): readonly Value[] {
-  const call = upgrade({ op: node.op, inputs, attributes: node.attributes }, opset, at);
+  const call = upgrade({ op: node.op, inputs, attributes: node.attributes, outputs: node.outputs.length }, opset, at);
   const op = findOp(node.domain, call.op) as Op; // unknown ones were refused at the start
   try {
     return withScope(moduleOf(node.name), () => applyAll(op, call.inputs, call.attributes));

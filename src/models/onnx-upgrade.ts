@@ -1,11 +1,14 @@
 import { TuneError } from "../errors.ts";
-import { type Attributes, constant, intsAttribute, numberAttribute, type Value } from "../graph/index.ts";
+import { type Attributes, constant, int, intsAttribute, isFloat, numberAttribute, type Value } from "../graph/index.ts";
+import { cast } from "../ops/index.ts";
 
 /** A node as its importer sees it: what it reads and how it is set. */
 export interface Call {
   readonly op: string;
   readonly inputs: readonly (Value | undefined)[];
   readonly attributes: Attributes;
+  /** How many outputs it has. */
+  readonly outputs: number;
 }
 
 type Upgrade = (call: Call, opset: number, at: string) => Call;
@@ -46,7 +49,7 @@ const flattening: Upgrade = (call, opset, at) => {
       fix: "export the model with opset 13 or later",
     });
   }
-  return { ...call, attributes: { ...call.attributes, axis: { type: "int", value: -1 } } };
+  return { ...call, attributes: { ...call.attributes, axis: int(-1) } };
 };
 
 const bounds: Upgrade = (call, opset) => {
@@ -65,7 +68,23 @@ const slicing: Upgrade = (call, opset) => {
 };
 
 /** Outside training it passes its input through. */
-const dropout: Upgrade = (call) => ({ op: "Identity", inputs: call.inputs.slice(0, 1), attributes: {} });
+const dropout: Upgrade = (call) => ({ ...call, op: "Identity", inputs: call.inputs.slice(0, 1), attributes: {} });
+
+const splitSizes = listInput("split", 1, 13);
+
+/** Before version 18 the number of equal parts was that of the outputs. */
+const splitting: Upgrade = (call, opset, at) => {
+  const { inputs, attributes, outputs, ...rest } = splitSizes(call, opset, at);
+  if (opset >= 18 || inputs[1] !== undefined) return { ...rest, inputs, attributes, outputs };
+  return { ...rest, inputs, outputs, attributes: { ...attributes, num_outputs: int(outputs) } };
+};
+
+/** The records combine equal types; a real base takes its exponent as a real number. */
+const power: Upgrade = (call) => {
+  const [base, exponent] = call.inputs;
+  if (!base || !exponent || !isFloat(base.dtype) || base.dtype === exponent.dtype) return call;
+  return { ...call, inputs: [base, cast(exponent, base.dtype)] };
+};
 
 const upgrades: Readonly<Record<string, Upgrade>> = {
   Squeeze: listInput("axes", 1, 13),
@@ -75,7 +94,8 @@ const upgrades: Readonly<Record<string, Upgrade>> = {
   ReduceMax: listInput("axes", 1, 18),
   ReduceMin: listInput("axes", 1, 18),
   ReduceSumSquare: listInput("axes", 1, 18),
-  Split: listInput("split", 1, 13),
+  Split: splitting,
+  Pow: power,
   Softmax: flattening,
   LogSoftmax: flattening,
   Clip: bounds,

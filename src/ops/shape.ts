@@ -98,9 +98,11 @@ export const Reshape: Op = defineOp({
     );
     return [{ dtype: x.dtype, shape }];
   },
-  evaluate: (inputs) => {
+  evaluate: (inputs, attributes) => {
     const x = required(inputs, 0, "Reshape");
-    const shape = Array.from(required(inputs, 1, "Reshape").data, (dim, i) => (dim === 0 ? (x.shape[i] ?? 0) : dim));
+    const keepZero = numberAttribute(attributes, "allowzero", 0) === 1;
+    const requested = required(inputs, 1, "Reshape").data;
+    const shape = Array.from(requested, (dim, i) => (dim === 0 && !keepZero ? (x.shape[i] ?? 0) : dim));
     const known = sizeOf(shape.filter((dim) => dim !== -1));
     return [{ ...x, shape: shape.map((dim) => (dim === -1 ? x.data.length / known : dim)) }];
   },
