@@ -1,4 +1,4 @@
-import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { cp, mkdtemp, readFile, rm, truncate, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -184,32 +184,5 @@ describe("help", () => {
       expect(stdout).toMatch(/Examples?:\n.*\$?.*scion/);
       expect(stdout).toContain("--json");
     }
-  });
-});
-
-describe("the README's example", () => {
-  it("is the file that this test runs", async () => {
-    const code = await readFile(`${root}examples/tune.mjs`, "utf8");
-    expect(await readFile(`${root}README.md`, "utf8")).toContain(`<!-- examples/tune.mjs -->\n\`\`\`js\n${code}\`\`\``);
-    // The package's own names, answered from the sources.
-    const local = join(root, "tests", `.example-${process.pid}.mts`);
-    const sources = code
-      .replace('"scionwood/node"', '"../src/runtime/node.ts"')
-      .replace('"scionwood"', '"../src/index.ts"');
-    await writeFile(local, sources.replaceAll("runs/example", join(folder, "example")));
-    try {
-      const { spawnSync } = await import("node:child_process");
-      const { status, stderr, stdout } = spawnSync(process.execPath, ["--import", "tsx", local], {
-        cwd: root,
-        encoding: "utf8",
-      });
-      expect(stderr).toBe("");
-      expect(status).toBe(0);
-      expect(stdout).toMatch(/validation loss \d/);
-    } finally {
-      await rm(local);
-    }
-    expect(readdirSync(join(folder, "example/adapter")).sort()).toContain("adapter_model.safetensors");
-    expect(existsSync(join(folder, "example/web/onnx/model.onnx"))).toBe(true);
   });
 });

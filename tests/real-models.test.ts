@@ -82,6 +82,36 @@ describe.skipIf(!present)("real checkpoints", () => {
     });
   });
 
+  // What ../shared/DATA.md states of stories 0..299: each from BOS, as many targets as the context has positions.
+  it.each([
+    ["stories260k", 1.49971],
+    ["babyllama-tok105", 0.76267],
+    ["llama2xs-281k", 2.09907],
+  ])("%s has the stated loss of %f on 300 stories", async (name, stated) => {
+    const folder = `${shared}/models/${name}`;
+    const model = await openModel(nodeStorage, folder);
+    const tokenizer = await loadTokenizer(nodeStorage, folder);
+    const text = readFileSync(`${shared}/data/tinystories/stories.txt`, "utf8");
+    const stories = text.split("<|endoftext|>").slice(0, 300);
+    const maxLength = model.sizes.contextLength + 1;
+    const data = parseDocuments(stories.map((story) => story.trim()).join("<|endoftext|>"));
+    const { examples } = tokenizeDataset(data, tokenizer, { maxLength, tooLong: "truncate", appendEos: false });
+    expect(examples).toHaveLength(300);
+    const trainer = await openTrainer(device, model, {
+      choice: chooseMethod("lora", { rank: 1 }),
+      targets: "all-linear",
+      optimizer: { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0 },
+      maxGradNorm: 0,
+      accumulates: false,
+      seed: 0,
+    });
+    const batches = Array.from({ length: 75 }, (_, i) =>
+      makeBatch(examples.slice(4 * i, 4 * i + 4), { padId: 0, maxLength }),
+    );
+    expect(await trainer.evaluate(batches)).toBeCloseTo(stated, 4);
+    await trainer.close();
+  });
+
   it("gpt2-nano-sort sorts 729 of 729 inputs", async () => {
     const model = await openModel(nodeStorage, `${shared}/models/gpt2-nano-sort/hf`);
     const decoder = await openDecoder(device, model);

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { golden, readGolden } from "../../tests/helpers/golden.ts";
 import { randomModel } from "../../tests/helpers/tiny-model.ts";
+import { waveAdapter } from "../../tests/helpers/wave-adapter.ts";
 import { openDecoder } from "../generate/index.ts";
 import type { Tensor } from "../graph/index.ts";
 import { memoryStorage } from "../io/memory-storage.ts";
@@ -35,6 +36,14 @@ async function lastLogits(model: PretrainedModel, rows: readonly number[][], ada
 function rowsOf({ shape, data }: Tensor): number[][] {
   const [rows = 0, columns = 0] = shape;
   return Array.from({ length: rows }, (_, i) => Array.from(data.slice(i * columns, (i + 1) * columns), Number));
+}
+
+/** The scores at the last position of each row of [batch, seq, vocab] logits. */
+function lastOf({ shape, data }: Tensor): number[] {
+  const [batch = 0, seq = 0, vocab = 0] = shape;
+  return Array.from({ length: batch }, (_, i) =>
+    [...data.slice((i * seq + seq - 1) * vocab, (i + 1) * seq * vocab)].map(Number),
+  ).flat();
 }
 
 function difference(a: readonly number[], b: readonly number[]): number {
@@ -80,11 +89,7 @@ describe("PEFT adapters", () => {
     const expected = await readGolden(`${folder}.expected.safetensors`);
     const rows = rowsOf(expected.get("input_ids") as Tensor);
     const logits = expected.get("logits") as Tensor;
-    const [batch = 0, seq = 0, vocab = 0] = logits.shape;
-    const last = Array.from({ length: batch }, (_, i) =>
-      [...logits.data.slice((i * seq + seq - 1) * vocab, (i + 1) * seq * vocab)].map(Number),
-    ).flat();
-    expect(difference(await lastLogits(model, rows, adapter), last)).toBeLessThan(1e-5);
+    expect(difference(await lastLogits(model, rows, adapter), lastOf(logits))).toBeLessThan(1e-5);
 
     const storage = memoryStorage();
     await writeAdapter(storage, "out", model, adapter, { baseModel: base });
@@ -102,6 +107,21 @@ describe("PEFT adapters", () => {
       for (const [key, lazy] of Object.entries(parts))
         expect(await ours.tensors.get(module)?.[key]?.read()).toEqual(await lazy.read());
     }
+  });
+
+  it("that we write are the files whose logits PEFT computed", async () => {
+    const model = await openModel(nodeStorage, golden("llama-tiny"));
+    const adapter = waveAdapter(model);
+    const storage = memoryStorage();
+    await writeAdapter(storage, "out", model, adapter, { baseModel: "llama-tiny" });
+    for (const name of ["adapter_config.json", "adapter_model.safetensors"]) {
+      expect(await storage.read(`out/${name}`), name).toEqual(await nodeStorage.read(golden(`scion-adapter/${name}`)));
+    }
+    const expected = await readGolden("scion-adapter.expected.safetensors");
+    const rows = rowsOf(expected.get("input_ids") as Tensor);
+    expect(difference(await lastLogits(model, rows, adapter), lastOf(expected.get("logits") as Tensor))).toBeLessThan(
+      1e-5,
+    );
   });
 
   it("refuses an adapter of another model, listing every difference", async () => {
