@@ -5,8 +5,8 @@
  */
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
+import { readJsonObject } from "../src/io/json.ts";
 import { writeModelWeights } from "../src/io/model-weights.ts";
-import { readJsonObject } from "../src/io/text.ts";
 import { loadTokenizer } from "../src/io/tokenizer.ts";
 import { createRng } from "../src/linalg/index.ts";
 import { chooseMethod } from "../src/methods/index.ts";

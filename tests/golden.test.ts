@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { graph, type Tensor, tensor } from "../src/graph/index.ts";
+import { readJsonObject } from "../src/io/json.ts";
 import { openModelWeights } from "../src/io/model-weights.ts";
-import { readJsonObject } from "../src/io/text.ts";
 import { attach, chooseMethod, type MethodChoice } from "../src/methods/index.ts";
 import { assembleModel, findArchitecture, openModel, type PretrainedModel } from "../src/models/index.ts";
 import { learningRateAt } from "../src/optim/index.ts";

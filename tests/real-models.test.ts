@@ -9,12 +9,22 @@ import type { Device } from "../src/runtime/device.ts";
 import { openNodeDevice } from "../src/runtime/node.ts";
 import { nodeStorage } from "../src/runtime/node-storage.ts";
 import { makeBatch, parseDocuments, tokenizeDataset } from "../src/train/data/index.ts";
-import { openTrainer } from "../src/train/trainer.ts";
+import { openTrainer, type TrainerOptions } from "../src/train/trainer.ts";
 import { golden } from "./helpers/golden.ts";
 
 const shared = fileURLToPath(new URL("../../shared", import.meta.url));
 const present = existsSync(`${shared}/models`);
 if (!present) console.warn("../shared is absent: the tests on real checkpoints are skipped.");
+
+/** Settings under which a trainer that has not stepped measures the model itself. */
+const untrained: TrainerOptions = {
+  choice: chooseMethod("lora", { rank: 1 }),
+  targets: "all-linear",
+  optimizer: { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0 },
+  maxGradNorm: 0,
+  accumulates: false,
+  seed: 0,
+};
 
 function readJson<T>(name: string): T {
   return JSON.parse(readFileSync(golden(name), "utf8")) as T; // made by the script beside it
@@ -65,14 +75,7 @@ describe.skipIf(!present)("real checkpoints", () => {
       const data = parseDocuments(stories.join("<|endoftext|>"));
       const { examples } = tokenizeDataset(data, tokenizer, { maxLength, tooLong: "truncate", appendEos: false });
       expect(examples).toHaveLength(rows.length);
-      const trainer = await openTrainer(device, model, {
-        choice: chooseMethod("lora", { rank: 1 }),
-        targets: "all-linear",
-        optimizer: { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0 },
-        maxGradNorm: 0,
-        accumulates: false,
-        seed: 0,
-      });
+      const trainer = await openTrainer(device, model, untrained);
       for (const [i, example] of examples.entries()) {
         const batch = makeBatch([example], { padId: 0, maxLength });
         expect(batch.targets).toBe(rows[i]?.targets);
@@ -97,14 +100,7 @@ describe.skipIf(!present)("real checkpoints", () => {
     const data = parseDocuments(stories.map((story) => story.trim()).join("<|endoftext|>"));
     const { examples } = tokenizeDataset(data, tokenizer, { maxLength, tooLong: "truncate", appendEos: false });
     expect(examples).toHaveLength(300);
-    const trainer = await openTrainer(device, model, {
-      choice: chooseMethod("lora", { rank: 1 }),
-      targets: "all-linear",
-      optimizer: { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0 },
-      maxGradNorm: 0,
-      accumulates: false,
-      seed: 0,
-    });
+    const trainer = await openTrainer(device, model, untrained);
     const batches = Array.from({ length: 75 }, (_, i) =>
       makeBatch(examples.slice(4 * i, 4 * i + 4), { padId: 0, maxLength }),
     );

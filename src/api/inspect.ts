@@ -1,10 +1,10 @@
 import { TuneError } from "../errors.ts";
 import { sizeOf } from "../graph/index.ts";
+import { readJsonObject } from "../io/json.ts";
 import { openModelWeights } from "../io/model-weights.ts";
 import { openOnnx } from "../io/onnx/read.ts";
 import { openSafetensors, type Safetensors } from "../io/safetensors.ts";
 import { joinPath, type Storage } from "../io/storage.ts";
-import { readJsonObject } from "../io/text.ts";
 import { loadTokenizer } from "../io/tokenizer.ts";
 import { openModel } from "../models/index.ts";
 import { readDataset } from "../train/data/index.ts";

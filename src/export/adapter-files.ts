@@ -1,10 +1,10 @@
 import { TuneError } from "../errors.ts";
 import type { LazyTensor, Tensor } from "../graph/index.ts";
 import { assertFinite, toFloat32 } from "../io/convert.ts";
+import type { JsonObject } from "../io/json.ts";
 import { type PeftLayout, readPeftAdapter, writePeftAdapter } from "../io/peft.ts";
 import { loraFromPeft, loraToPeft } from "../io/peft-lora.ts";
 import { joinPath, type Storage } from "../io/storage.ts";
-import type { JsonObject } from "../io/text.ts";
 import {
   type Adapter,
   attach,

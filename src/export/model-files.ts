@@ -1,5 +1,5 @@
+import type { JsonObject } from "../io/json.ts";
 import { joinPath, type Storage } from "../io/storage.ts";
-import type { JsonObject } from "../io/text.ts";
 import type { Adapter } from "../methods/index.ts";
 
 /** Files beside the weights that a model needs to be used, taken along as they are when they are there. */

@@ -1,7 +1,8 @@
 import { type Graph, graph, type Tensor, type Value } from "../graph/index.ts";
+import { type JsonObject, readJsonObject } from "../io/json.ts";
 import { layOutWeights, weightBytes, weightFile, writeOnnx } from "../io/onnx/write.ts";
 import { joinPath, type Storage, writeFolder } from "../io/storage.ts";
-import { type JsonObject, readJsonObject, readText } from "../io/text.ts";
+import { readText } from "../io/text.ts";
 import type { Adapter } from "../methods/index.ts";
 import type { PretrainedModel } from "../models/index.ts";
 import { fold } from "../transforms/index.ts";

@@ -1,6 +1,6 @@
 import { Environment, Interpreter, parse, tokenize } from "@huggingface/jinja";
 import { TuneError } from "../errors.ts";
-import type { JsonObject } from "./text.ts";
+import type { JsonObject } from "./json.ts";
 
 /** One message of a conversation. Templates may read further fields (`tool_calls`, `name`, `reasoning_content`, …). */
 export interface ChatMessage {

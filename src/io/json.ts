@@ -1,4 +1,6 @@
 import { TuneError } from "../errors.ts";
+import type { Storage } from "./storage.ts";
+import { readText } from "./text.ts";
 
 /** A JSON object. */
 export type JsonObject = Readonly<Record<string, unknown>>;
@@ -32,6 +34,29 @@ export function parseJsonObject(bytes: Uint8Array, code: string, at: string): Js
   const duplicates = duplicateKeys(text);
   if (duplicates.length > 0)
     throw refuse(`these keys are given more than once: ${duplicates.slice(0, 20).join(", ")}.`);
+  return value;
+}
+
+/**
+ * Read a file that holds one JSON object.
+ * @throws {TuneError} what the storage throws, `not-utf8`, and `malformed-json`.
+ */
+export async function readJsonObject(storage: Storage, path: string): Promise<JsonObject> {
+  const text = await readText(storage, path);
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    throw new TuneError("malformed-json", `The file is not valid JSON: ${reason}.`, {
+      at: path,
+      fix: "fetch or write the file again; it may have been cut short",
+      cause,
+    });
+  }
+  if (!isJsonObject(value)) {
+    throw new TuneError("malformed-json", "The file does not hold a JSON object.", { at: path, fix: "check the file" });
+  }
   return value;
 }
 

@@ -1,7 +1,8 @@
 import { expect, test } from "vitest";
 import { TuneError } from "../errors.ts";
+import { readJsonObject } from "./json.ts";
 import { memoryStorage } from "./memory-storage.ts";
-import { decodeText, readJsonObject, readText } from "./text.ts";
+import { decodeText, readText } from "./text.ts";
 
 const codeOf = async (promise: Promise<unknown>): Promise<string> => {
   const error = await promise.then(

@@ -1,8 +1,9 @@
 import { Tokenizer } from "@huggingface/tokenizers";
 import { TuneError } from "../errors.ts";
 import { type ChatTemplate, compileChatTemplate } from "./chat-template.ts";
+import { isJsonObject, type JsonObject, readJsonObject } from "./json.ts";
 import { joinPath, type Storage } from "./storage.ts";
-import { isJsonObject, type JsonObject, readJsonObject, readText } from "./text.ts";
+import { readText } from "./text.ts";
 
 /** Text to token ids and back, with the special tokens and chat templates that a model was published with. */
 export interface TextTokenizer {

@@ -1,9 +1,9 @@
 import { nearest, TuneError } from "../errors.ts";
 import { type LazyTensor, sizeOf, type Value, type WeightValue, weight } from "../graph/index.ts";
 import { assertFinite, toFloat32 } from "../io/convert.ts";
+import { readJsonObject } from "../io/json.ts";
 import { openModelWeights } from "../io/model-weights.ts";
 import { joinPath, type Storage } from "../io/storage.ts";
-import { readJsonObject } from "../io/text.ts";
 import type { Architecture, ModelSizes, Weights } from "./architecture.ts";
 import { type DecodeOptions, decodeGraph, lossGraph, type OpenGraph } from "./causal-lm.ts";
 import type { ConfigJson } from "./config.ts";

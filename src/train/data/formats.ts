@@ -1,6 +1,6 @@
 import { TuneError } from "../../errors.ts";
 import type { ChatMessage, ChatTemplate } from "../../io/chat-template.ts";
-import { isJsonObject, type JsonObject } from "../../io/text.ts";
+import { isJsonObject, type JsonObject } from "../../io/json.ts";
 import { chatTemplateOf } from "../../io/tokenizer.ts";
 import { type EncodeContext, type EncodedRow, encodeConversation, encodePair, encodeText } from "./encode.ts";
 import type { LineProblem } from "./problems.ts";

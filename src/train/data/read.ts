@@ -1,6 +1,7 @@
 import { TuneError } from "../../errors.ts";
+import { isJsonObject } from "../../io/json.ts";
 import type { Storage } from "../../io/storage.ts";
-import { isJsonObject, readText } from "../../io/text.ts";
+import { readText } from "../../io/text.ts";
 import { acceptedFormats, type DataFormat, type DataRow, emptyData, inspectKeys, textFormat } from "./formats.ts";
 import { type LineProblem, throwProblems } from "./problems.ts";
 
