@@ -1,10 +1,11 @@
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { cp, mkdtemp, readFile, rm, truncate, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { commands } from "../src/cli/index.ts";
 import { jsonLines, root, scion } from "./helpers/cli.ts";
+import { startFakeHub } from "./helpers/fake-hub.ts";
 
 const model = `${root}assets/quickstart/model`;
 let folder: string;
@@ -86,6 +87,25 @@ describe("from a model and data to files that run elsewhere", () => {
     const [result] = jsonLines(measured.stdout);
     expect(result).toMatchObject({ exactMatch: { total: 4 } });
     expect(result?.["perplexity"]).toBeCloseTo(Math.exp(result?.["loss"] as number), 6);
+  });
+
+  it("takes a model by its hub id, fetched once", async () => {
+    const files = readdirSync(model).map((name) => [name, readFileSync(join(model, name))] as const);
+    const hub = await startFakeHub(Object.fromEntries(files));
+    try {
+      const env = { HF_ENDPOINT: hub.url, HF_HOME: join(folder, "hf"), HF_TOKEN: "" };
+      const args = ["generate", "-p", "set a timer for ten minutes", "--max-new-tokens", "8", "-m"];
+      const local = await scion([...args, model]);
+      const fetched = await scion([...args, "owner/model"], "", env);
+      expect(fetched.stderr).toMatch(/[\d.]+ MB of [\d.]+ MB/);
+      expect([fetched.code, fetched.stdout]).toEqual([0, local.stdout]);
+      const offline = await scion([...args, "owner/model"], "", { ...env, HF_HUB_OFFLINE: "1" });
+      expect([offline.code, offline.stdout]).toEqual([0, local.stdout]);
+      const missing = await scion([...args, "owner/other", "--json"], "", env);
+      expect([missing.code, jsonLines(missing.stdout)[0]]).toMatchObject([2, { error: { code: "hub-not-found" } }]);
+    } finally {
+      await hub.close();
+    }
   });
 
   it("merges and exports to each form, and says what a folder or file holds", async () => {

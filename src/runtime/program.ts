@@ -8,6 +8,7 @@ import {
   showShape,
   sizeOf,
   type Tensor,
+  verify,
 } from "../graph/index.ts";
 import { type ExternalRange, weightBytes, writeOnnx } from "../io/onnx/write.ts";
 import type { Device, RunRequest, SessionTuning } from "./device.ts";
@@ -28,12 +29,13 @@ export interface Program {
 /** Weights below this stay in the model file; larger ones are handed over beside it, without a copy. */
 const inlineBytes = 1024;
 
-/** Compile a graph: read its weights, write it as ONNX and hand both to the device. */
+/** Compile a graph: check that it is sound, read its weights, write it as ONNX and hand both to the device. */
 export async function compileGraph(
   device: Device,
   graph: Graph,
   options: { readonly residentOutputs?: readonly string[]; readonly tuning?: SessionTuning } = {},
 ): Promise<Program> {
+  verify(graph);
   const places = new Map<string, Tensor | ExternalRange>();
   const externalData: { path: string; data: Uint8Array }[] = [];
   for (const weight of graph.weights) {

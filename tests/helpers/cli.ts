@@ -12,12 +12,19 @@ export interface Ended {
   readonly stderr: string;
 }
 
-/** Start `scion` from its sources, in a process of its own. */
-export function startScion(...args: readonly string[]): {
+interface Started {
   readonly child: ChildProcess;
   readonly ended: Promise<Ended>;
-} {
-  const child = spawn(process.execPath, ["--import", "tsx", "src/cli/main.ts", ...args], { cwd: root });
+}
+
+/** Start `scion` from its sources, in a process of its own. */
+export function startScion(...args: readonly string[]): Started {
+  return start(args, {});
+}
+
+function start(args: readonly string[], env: Readonly<Record<string, string>>): Started {
+  const command = ["--import", "tsx", "src/cli/main.ts", ...args];
+  const child = spawn(process.execPath, command, { cwd: root, env: { ...process.env, ...env } });
   let stdout = "";
   let stderr = "";
   child.stdout.setEncoding("utf8").on("data", (text) => {
@@ -31,8 +38,12 @@ export function startScion(...args: readonly string[]): {
 }
 
 /** Run `scion` to its end, with `input` on its standard input. */
-export async function scion(args: readonly string[], input = ""): Promise<Ended> {
-  const { child, ended } = startScion(...args);
+export async function scion(
+  args: readonly string[],
+  input = "",
+  env: Readonly<Record<string, string>> = {},
+): Promise<Ended> {
+  const { child, ended } = start(args, env);
   child.stdin?.end(input);
   return ended;
 }
