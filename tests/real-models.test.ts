@@ -77,7 +77,7 @@ describe.skipIf(!present)("real checkpoints", () => {
       expect(examples).toHaveLength(rows.length);
       const trainer = await openTrainer(device, model, untrained);
       for (const [i, example] of examples.entries()) {
-        const batch = makeBatch([example], { padId: 0, maxLength });
+        const batch = makeBatch([example], { padId: 0 });
         expect(batch.targets).toBe(rows[i]?.targets);
         expect((await trainer.evaluate([batch])) / ((rows[i]?.nll ?? 0) / batch.targets)).toBeCloseTo(1, 5);
       }
@@ -101,9 +101,7 @@ describe.skipIf(!present)("real checkpoints", () => {
     const { examples } = tokenizeDataset(data, tokenizer, { maxLength, tooLong: "truncate", appendEos: false });
     expect(examples).toHaveLength(300);
     const trainer = await openTrainer(device, model, untrained);
-    const batches = Array.from({ length: 75 }, (_, i) =>
-      makeBatch(examples.slice(4 * i, 4 * i + 4), { padId: 0, maxLength }),
-    );
+    const batches = Array.from({ length: 75 }, (_, i) => makeBatch(examples.slice(4 * i, 4 * i + 4), { padId: 0 }));
     expect(await trainer.evaluate(batches)).toBeCloseTo(stated, 4);
     await trainer.close();
   });

@@ -13,14 +13,20 @@ export interface KeyValue {
   readonly value: Value;
 }
 
+/**
+ * Attention of a layer's heads: query [batch, heads, seq, headDim], keys and values [batch, kvHeads, total, headDim] ->
+ * [batch·seq, heads·headDim]. Scores are query·key·scale.
+ */
+export type Attend = (query: Value, cache: KeyValue, scale: number) => Value;
+
 /** What the trunk reads. */
 export interface TrunkInputs {
   /** int64 [batch, seq]. */
   readonly inputIds: Value;
   /** int64 [batch, seq]: the position of each token in its own document. */
   readonly positionIds: Value;
-  /** Added to the attention scores: [batch or 1, 1, seq, total], 0 where a query may look, very negative elsewhere. */
-  readonly mask: Value;
+  /** How queries meet keys and values. */
+  readonly attend: Attend;
   /** Keys and values of earlier tokens, one a layer: [batch, kvHeads, past, headDim]. */
   readonly past?: readonly KeyValue[];
 }

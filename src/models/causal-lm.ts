@@ -1,4 +1,4 @@
-import { type InputValue, input, type Value } from "../graph/index.ts";
+import { type InputValue, input, mulDims, type Value } from "../graph/index.ts";
 import {
   gather,
   gatherElements,
@@ -13,7 +13,7 @@ import {
   unsqueeze,
 } from "../ops/index.ts";
 import type { Architecture, KeyValue, Weights } from "./architecture.ts";
-import { cachedMask, causalMask } from "./blocks.ts";
+import { attentionBlocks, cachedAttention, causalAttention } from "./attention.ts";
 
 /** A graph still open: its inputs, and the outputs by name. */
 export interface OpenGraph {
@@ -23,17 +23,23 @@ export interface OpenGraph {
 
 /**
  * The training objective: the negative log-likelihood of labels, summed over targets and divided by `normaliser`.
- * Inputs: input_ids and position_ids int64 [batch, seq] (right-padded); target_positions int64 [targets], the flat
+ * Inputs: input_ids and position_ids int64 [batch, seq], right-padded to a multiple of {@link attentionBlocks};
+ * target_positions int64 [targets], the flat
  * places (of batch·seq) whose next token counts; labels int64 [targets], those tokens; normaliser float32 [].
  * The logits exist only at the targets. Output: loss float32 [].
  */
 export function lossGraph<Config>(architecture: Architecture<Config>, config: Config, weights: Weights): OpenGraph {
-  const inputIds = input("input_ids", "int64", ["batch", "seq"]);
-  const positionIds = input("position_ids", "int64", ["batch", "seq"]);
+  const seq = mulDims("block", attentionBlocks);
+  const inputIds = input("input_ids", "int64", ["batch", seq]);
+  const positionIds = input("position_ids", "int64", ["batch", seq]);
   const targetPositions = input("target_positions", "int64", ["targets"]);
   const labels = input("labels", "int64", ["targets"]);
   const normaliser = input("normaliser", "float32", []);
-  const { hidden } = architecture.trunk(config, weights, { inputIds, positionIds, mask: causalMask(inputIds) });
+  const { hidden } = architecture.trunk(config, weights, {
+    inputIds,
+    positionIds,
+    attend: causalAttention(inputIds),
+  });
   const logits = architecture.head(config, weights, gather(hidden, targetPositions));
   const likelihood = gatherElements(logSoftmax(logits), unsqueeze(labels, [1]), 1);
   const loss = mul(neg(sumAll(likelihood)), reciprocal(normaliser));
@@ -65,8 +71,8 @@ export function decodeGraph<Config>(
   const cached = (i: number, part: string): InputValue =>
     input(`past_key_values.${i}.${part}`, "float32", ["batch", kvHeads, "past", headDim]);
   const past = Array.from({ length: layers }, (_, i) => ({ key: cached(i, "key"), value: cached(i, "value") }));
-  const mask = cachedMask(inputIds, attentionMask);
-  const { hidden, present } = architecture.trunk(config, weights, { inputIds, positionIds, mask, past });
+  const attend = cachedAttention(inputIds, attentionMask);
+  const { hidden, present } = architecture.trunk(config, weights, { inputIds, positionIds, attend, past });
   const rows = reshapeTo(hidden, ["batch", "seq", hiddenSize], [inputIds]);
   const read = logits === "all" ? hidden : reshape(slice(rows, [-1], [2 ** 31 - 1], [1]), ["batch", hiddenSize]);
   const flat = architecture.head(config, weights, read);

@@ -1,7 +1,7 @@
 import { inScope, type Value } from "../graph/index.ts";
 import { add, gather, gelu, layerNorm, linear, mul, relu, reshape, sigmoid, split, tanh } from "../ops/index.ts";
 import type { Architecture, KeyValue, TensorSpec, Weights } from "./architecture.ts";
-import { attention, dense, extend, splitHeads } from "./blocks.ts";
+import { dense, extend, splitHeads } from "./blocks.ts";
 import { readConfig } from "./config.ts";
 
 type Activation = "gelu_new" | "gelu_pytorch_tanh" | "gelu" | "relu" | "silu" | "tanh";
@@ -97,7 +97,7 @@ export const gpt2: Architecture<Gpt2Config> = {
     return specs;
   },
 
-  trunk: (config, weights, { inputIds, positionIds, mask, past }) => {
+  trunk: (config, weights, { inputIds, positionIds, attend, past }) => {
     const { hiddenSize, heads, normEpsilon } = config;
     const headDim = hiddenSize / heads;
     const conv = (module: string, x: Value): Value => dense(weights, module, x, { bias: true, layout: "in,out" });
@@ -117,7 +117,7 @@ export const gpt2: Architecture<Gpt2Config> = {
         const cache = extend(past?.[i], { key, value });
         present.push(cache);
         const scale = (config.scaleScores ? 1 / Math.sqrt(headDim) : 1) / (config.scaleByLayer ? i + 1 : 1);
-        return attention(query, cache, mask, scale);
+        return attend(query, cache, scale);
       });
       x = add(x, conv(`${block}.attn.c_proj`, mixed));
       const inner = conv(`${block}.mlp.c_fc`, norm(weights, `${block}.ln_2`, x, normEpsilon));

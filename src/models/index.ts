@@ -11,6 +11,7 @@ export type {
   TrunkOutputs,
   Weights,
 } from "./architecture.ts";
+export { attentionBlocks } from "./attention.ts";
 export { type DecodeOptions, decodeGraph, lossGraph, type OpenGraph } from "./causal-lm.ts";
 export type { ConfigJson } from "./config.ts";
 export { assembleModel, openModel, type PretrainedModel } from "./model.ts";

@@ -1,7 +1,7 @@
 import { inScope } from "../graph/index.ts";
 import { add, gather, linear, mul, reshape, sigmoid } from "../ops/index.ts";
 import type { Architecture, KeyValue, TensorSpec } from "./architecture.ts";
-import { attention, dense, extend, rmsNorm, rotaryTables, rotate, splitHeads } from "./blocks.ts";
+import { dense, extend, rmsNorm, rotaryTables, rotate, splitHeads } from "./blocks.ts";
 import { readConfig } from "./config.ts";
 import { type Rope, readRope } from "./rope.ts";
 
@@ -96,7 +96,7 @@ export const llama: Architecture<LlamaConfig> = {
     return specs;
   },
 
-  trunk: (config, weights, { inputIds, positionIds, mask, past }) => {
+  trunk: (config, weights, { inputIds, positionIds, attend, past }) => {
     const { heads, kvHeads, headDim, normEpsilon, attentionBias, mlpBias } = config;
     const tables = rotaryTables(positionIds, config.rope.inverseFrequencies(positionIds), config.rope.scale);
     const present: KeyValue[] = [];
@@ -115,7 +115,7 @@ export const llama: Architecture<LlamaConfig> = {
       const mixed = inScope(`${block}.self_attn`, () => {
         const cache = extend(past?.[i], { key: rotate(key, tables), value });
         present.push(cache);
-        return attention(rotate(query, tables), cache, mask, 1 / Math.sqrt(headDim));
+        return attend(rotate(query, tables), cache, 1 / Math.sqrt(headDim));
       });
       x = add(x, dense(weights, `${block}.self_attn.o_proj`, mixed, { bias: attentionBias }));
       const normed = rmsNorm(weights, `${block}.post_attention_layernorm`, x, normEpsilon);

@@ -339,7 +339,11 @@ export const Split: Op = defineOp({
 
 function equalParts(size: Dim | undefined, attributes: Attributes): readonly Dim[] | undefined {
   const count = numberAttribute(attributes, "num_outputs", 0);
-  if (typeof size !== "number" || count === 0) return undefined;
+  if (size === undefined || count === 0) return undefined;
+  if (typeof size === "string") {
+    const part = divDims(size, count);
+    return part === undefined ? undefined : Array.from({ length: count }, () => part);
+  }
   const chunk = Math.ceil(size / count);
   return Array.from({ length: count }, (_, i) => Math.min(chunk, size - i * chunk));
 }
@@ -720,6 +724,11 @@ export function transposeLast(x: Value): Value {
   const perm = Array.from({ length: rank }, (_, i) => i);
   perm.splice(rank - 2, 2, rank - 1, rank - 2);
   return transpose(x, perm);
+}
+
+/** Cut x into `count` equal parts along an axis, whose size is a multiple of it. */
+export function equalSplit(x: Value, count: number, axis: number): readonly Value[] {
+  return applyAll(Split, [x], { axis: int(axis), num_outputs: int(count) });
 }
 
 /** Add axes of size 1. */

@@ -100,7 +100,11 @@ function misfits(
     return [`${name} holds ${fed.data.length} values, not ${is}`];
   return shape.flatMap((dim, axis) => {
     const size = fed.shape[axis] ?? 0;
-    if (typeof dim === "string" && /^\w+$/.test(dim) && symbols[dim] === undefined) symbols[dim] = size;
+    const [, factor = "1", symbol] = /^(?:(\d+)\*)?([A-Za-z_]\w*)$/.exec(String(dim)) ?? [];
+    if (symbol !== undefined && symbols[symbol] === undefined) {
+      if (size % Number(factor) !== 0) return [`${name} has ${size} along axis ${axis}, no multiple of ${factor}`];
+      symbols[symbol] = size / Number(factor);
+    }
     const expected = resolveDim(dim, symbols);
     return expected === undefined || expected === size
       ? []

@@ -1,6 +1,7 @@
 import { resolveDim, type Tensor } from "../graph/index.ts";
 import { createRng } from "../linalg/index.ts";
 import type { DropoutMask } from "../methods/index.ts";
+import { attentionBlocks } from "../models/index.ts";
 
 /**
  * Draw the dropout masks of one batch: bool, 1 where an element is kept. They depend on the seed, the step, the batch
@@ -13,7 +14,7 @@ export function fillDropoutMasks(
 ): Record<string, Tensor> {
   return Object.fromEntries(
     masks.map(({ value, rate }) => {
-      const shape = value.shape.map((dim) => resolveDim(dim, { batch, seq }) ?? 1);
+      const shape = value.shape.map((dim) => resolveDim(dim, { batch, block: seq / attentionBlocks }) ?? 1);
       const data = new Uint8Array(shape.reduce((product, dim) => product * dim, 1));
       const { uint32 } = createRng(at.seed, "dropout", at.step, at.batch, value.name);
       const threshold = Math.round(rate * 65536); // two masks' worth of randomness in one draw

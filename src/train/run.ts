@@ -92,7 +92,7 @@ export async function train(options: RunOptions): Promise<RunResult> {
   const warmupSteps = settings.warmup < 1 ? Math.ceil(settings.warmup * steps) : settings.warmup;
   const rate = { peak: settings.learningRate, schedule: settings.schedule, warmupSteps, totalSteps: steps };
   const { padId } = options;
-  const validation = batchesByLength(options.validation, { batchSize, padId, maxLength: model.sizes.contextLength });
+  const validation = batchesByLength(options.validation, { batchSize, padId });
 
   const trainer = await openTrainer(device, model, {
     choice,
@@ -219,7 +219,7 @@ function updateBatches(
   return Array.from({ length: last - first }, (_, i) => {
     const { indices } = schedule.at(epoch * schedule.batchesPerEpoch + first + i);
     const rows = indices.map((index) => examples[index] as TokenizedExample); // the plan's indices are examples
-    return makeBatch(rows, { padId, maxLength: model.sizes.contextLength });
+    return makeBatch(rows, { padId });
   });
 }
 

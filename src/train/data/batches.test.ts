@@ -16,20 +16,15 @@ const numbers = (data: BigInt64Array): number[] => Array.from(data, Number);
 describe("makeBatch", () => {
   const examples = [example([5, 6, 7], [0, 0, 1]), example([8, 9, 10, 11, 12], [0, 1, 1, 0, 1])];
 
-  test("pads on the right and points at the positions before the labels", () => {
+  test("pads on the right, to what attention is cut into, and points at the positions before the labels", () => {
     const { feeds, tokens, targets } = makeBatch(examples, { padId: 0 });
-    expect(feeds.input_ids.shape).toEqual([2, 5]);
-    expect(numbers(feeds.input_ids.data)).toEqual([5, 6, 7, 0, 0, 8, 9, 10, 11, 12]);
-    expect(numbers(feeds.position_ids.data)).toEqual([0, 1, 2, 3, 4, 0, 1, 2, 3, 4]);
-    expect(numbers(feeds.target_positions.data)).toEqual([1, 5, 6, 8]);
+    expect(feeds.input_ids.shape).toEqual([2, 8]);
+    expect(numbers(feeds.input_ids.data)).toEqual([5, 6, 7, 0, 0, 0, 0, 0, 8, 9, 10, 11, 12, 0, 0, 0]);
+    // A model with a context of 5 has no position 5.
+    expect(numbers(feeds.position_ids.data)).toEqual([0, 1, 2, 3, 4, 0, 0, 0, 0, 1, 2, 3, 4, 0, 0, 0]);
+    expect(numbers(feeds.target_positions.data)).toEqual([1, 8, 9, 11]);
     expect(numbers(feeds.labels.data)).toEqual([7, 9, 10, 12]);
     expect([tokens, targets]).toEqual([8, 4]);
-  });
-
-  test("pads to a multiple, but not past the context", () => {
-    expect(makeBatch(examples, { padId: 0, multipleOf: 4 }).feeds.input_ids.shape).toEqual([2, 8]);
-    expect(makeBatch(examples, { padId: 0, multipleOf: 4, maxLength: 6 }).feeds.input_ids.shape).toEqual([2, 6]);
-    expect(makeBatch(examples, { padId: 0, multipleOf: 5 }).feeds.input_ids.shape).toEqual([2, 5]);
   });
 });
 

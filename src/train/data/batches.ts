@@ -1,5 +1,6 @@
 import { assert } from "../../errors.ts";
 import { type Tensor, tensor } from "../../graph/index.ts";
+import { attentionBlocks } from "../../models/index.ts";
 import type { TokenizedExample } from "./tokenize.ts";
 
 /** What a training step reads, and how much there is of it. */
@@ -7,7 +8,7 @@ export interface Batch {
   readonly feeds: {
     /** [batch, seq], padded on the right. */
     readonly input_ids: Tensor<"int64">;
-    /** [batch, seq]: 0 … seq − 1 in every row. */
+    /** [batch, seq]: 0, 1, … in every row; 0 where no row has a token. */
     readonly position_ids: Tensor<"int64">;
     /** [targets]: indices into the batch·seq positions whose next token is a label. */
     readonly target_positions: Tensor<"int64">;
@@ -24,20 +25,16 @@ export interface Batch {
 export interface PadOptions {
   /** The token that fills rows up. Any will do: no label depends on what stands to its right. */
   readonly padId: number;
-  /** Pad to a multiple of this length, so that fewer different shapes occur. */
-  readonly multipleOf?: number;
-  /** The model's context, which padding does not exceed. */
-  readonly maxLength?: number;
 }
 
-/** Put examples side by side, padded on the right to the longest. */
-export function makeBatch(examples: readonly TokenizedExample[], options: PadOptions): Batch {
-  const { padId, multipleOf = 1, maxLength = Number.POSITIVE_INFINITY } = options;
+/** Put examples side by side, padded on the right to the longest and to a multiple of what attention is cut into. */
+export function makeBatch(examples: readonly TokenizedExample[], { padId }: PadOptions): Batch {
   assert(examples.length > 0, "a batch needs an example");
   const longest = Math.max(...examples.map(({ inputIds }) => inputIds.length));
-  const seq = Math.max(longest, Math.min(Math.ceil(longest / multipleOf) * multipleOf, maxLength));
+  const seq = Math.ceil(longest / attentionBlocks) * attentionBlocks;
   const ids = new Int32Array(examples.length * seq).fill(padId);
-  const positions = Int32Array.from(ids, (_, i) => i % seq);
+  // Columns that only fill up may lie beyond the model's context, which has no positions there.
+  const positions = Int32Array.from(ids, (_, i) => (i % seq < longest ? i % seq : 0));
   const targets: number[] = [];
   const labels: number[] = [];
   let tokens = 0;

@@ -1,0 +1,116 @@
+import { constant, inScope, mulDims, type Value } from "../graph/index.ts";
+import {
+  add,
+  and,
+  apply,
+  concat,
+  equalSplit,
+  lessOrEqual,
+  matmul,
+  mul,
+  not,
+  Range,
+  reshapeTo,
+  shapeOf,
+  slice,
+  softmax,
+  squeeze,
+  sub,
+  transpose,
+  unsqueeze,
+  where,
+} from "../ops/index.ts";
+import type { Attend, KeyValue } from "./architecture.ts";
+
+/** The most negative finite float32, as transformers uses for masked scores: a fully masked row stays free of NaN. */
+const maskedScore = -3.4028234663852886e38;
+
+/** Sequences that are trained on are cut into this many blocks of queries; their lengths are multiples of it. */
+export const attentionBlocks = 4;
+
+/**
+ * Causal attention over whole sequences, inputIds [batch, {@link attentionBlocks}·block]. Each block of queries meets
+ * only the keys up to its own end, so three eighths of the scores are never computed, kept or differentiated.
+ */
+export function causalAttention(inputIds: Value): Attend {
+  const rows = inScope("mask", () => equalSplit(causalMask(inputIds), attentionBlocks, 2));
+  const masks = rows.map((row, i) => inScope("mask", () => prefix(equalSplit(row, attentionBlocks, 3), i, 3)));
+  return (query, { key, value }, scale) => {
+    const [keys, values] = [equalSplit(key, attentionBlocks, 2), equalSplit(value, attentionBlocks, 2)];
+    const parts = equalSplit(query, attentionBlocks, 2).map(
+      (part, i) => attention(part, { key: prefix(keys, i, 2), value: prefix(values, i, 2) }, masks[i] as Value, scale), // one a block
+    );
+    return joinHeads(concat(parts, 2));
+  };
+}
+
+/**
+ * Causal attention of the last seq of total positions, with a cache. inputIds [batch, seq]; attentionMask int64
+ * [batch, total] is 0 at padding.
+ */
+export function cachedAttention(inputIds: Value, attentionMask: Value): Attend {
+  const mask = cachedMask(inputIds, attentionMask);
+  return (query, cache, scale) => joinHeads(attention(query, cache, mask, scale));
+}
+
+/** The blocks up to and with the one at `last`, side by side. */
+function prefix(blocks: readonly Value[], last: number, axis: number): Value {
+  return last === 0 ? (blocks[0] as Value) : concat(blocks.slice(0, last + 1), axis); // there is a first
+}
+
+/** The additive mask of causal attention over whole sequences: [1, 1, seq, seq]. */
+function causalMask(inputIds: Value): Value {
+  return inScope("mask", () => {
+    const seq = lengthOf(inputIds, 1);
+    const at = range(constant(0, "int64"), seq);
+    return where(lessOrEqual(unsqueeze(at, [0, 1, 2]), unsqueeze(at, [0, 1, 3])), 0, constant(maskedScore));
+  });
+}
+
+/**
+ * The additive mask of causal attention with a cache: [batch, 1, seq, total].
+ * attentionMask int64 [batch, total] is 0 at padding; the queries are the last seq of the total positions.
+ */
+function cachedMask(inputIds: Value, attentionMask: Value): Value {
+  return inScope("mask", () => {
+    const total = lengthOf(attentionMask, 1);
+    const keys = range(constant(0, "int64"), total);
+    const queries = range(sub(total, lengthOf(inputIds, 1)), total);
+    const causal = lessOrEqual(unsqueeze(keys, [0, 1, 2]), unsqueeze(queries, [0, 1, 3]));
+    const present = unsqueeze(not(lessOrEqual(attentionMask, 0)), [1, 2]);
+    return where(and(causal, present), 0, constant(maskedScore));
+  });
+}
+
+function lengthOf(x: Value, axis: number): Value {
+  return squeeze(slice(shapeOf(x), [axis], [axis + 1], [0]), [0]);
+}
+
+function range(start: Value, limit: Value): Value {
+  return apply(Range, [start, limit, constant(1, "int64")]);
+}
+
+/**
+ * Scaled dot-product attention with grouped queries: query [batch, heads, seq, d], key and value
+ * [batch, kvHeads, total, d] -> [batch, heads, seq, d]. The queries that share a key head are stacked along the
+ * sequence, so keys and values are never repeated. Ainslie et al. 2023, §2.
+ */
+function attention(query: Value, { key, value }: KeyValue, mask: Value, scale: number): Value {
+  const [batch, heads, seq, headDim] = query.shape as readonly [number | string, number, number | string, number]; // rank 4
+  const kvHeads = Number(key.shape[1]);
+  const total = key.shape[2] ?? 1;
+  const sources = [query, key];
+  const stacked = mulDims(seq, heads / kvHeads);
+  const grouped = reshapeTo(query, [batch, kvHeads, stacked, headDim], sources);
+  // The queries are scaled, not the scores: there are fewer of them.
+  const products = matmul(mul(grouped, scale), transpose(key, [0, 1, 3, 2]));
+  const probabilities = softmax(add(reshapeTo(products, [batch, heads, seq, total], sources), mask));
+  const mixed = matmul(reshapeTo(probabilities, [batch, kvHeads, stacked, total], sources), value);
+  return reshapeTo(mixed, [batch, heads, seq, headDim], sources);
+}
+
+/** [batch, heads, seq, d] -> [batch·seq, heads·d]. */
+function joinHeads(x: Value): Value {
+  const [batch = 1, heads = 1, seq = 1, headDim = 1] = x.shape;
+  return reshapeTo(transpose(x, [0, 2, 1, 3]), [mulDims(batch, seq), mulDims(heads, headDim)], []);
+}
