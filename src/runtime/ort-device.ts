@@ -150,6 +150,8 @@ class OrtDevice implements Device {
         executionMode: "sequential",
         graphOptimizationLevel: tuning.optimization ?? "all",
         enableCpuMemArena: tuning.arena ?? true,
+        // A pattern is a second copy of all temporaries, kept for every shape that was seen, and saves no time.
+        enableMemPattern: false,
         logSeverityLevel: 4, // what goes wrong is thrown; stderr is not ours to write to
         ...(tuning.prepack === false && { extra: { session: { disable_prepacking: "1" } } }),
         ...(tuning.profile !== undefined && { enableProfiling: true, profileFilePrefix: tuning.profile }),

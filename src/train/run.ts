@@ -210,7 +210,7 @@ async function findCheckpoint(
 }
 
 function updateBatches(
-  { settings, train: examples, padId, model }: RunOptions,
+  { settings, train: examples, padId }: RunOptions,
   schedule: ReturnType<typeof planBatches>,
   { epoch, update, updatesPerEpoch }: { epoch: number; update: number; updatesPerEpoch: number },
 ): readonly Batch[] {
