@@ -157,12 +157,7 @@ export async function openTrainer(device: Device, model: PretrainedModel, option
 }
 
 async function compileStep(device: Device, { graph, writes }: StepGraph): Promise<Compiled> {
-  const program = await compileGraph(device, graph, {
-    residentOutputs: Object.keys(writes),
-    // Over the hundreds of rows of a batch a packed copy of each weight saves no time (docs/performance.md), and the
-    // forward and the backward product would keep one each.
-    tuning: { prepack: false },
-  });
+  const program = await compileGraph(device, graph, { residentOutputs: Object.keys(writes) });
   return { program, writes, reads: Object.fromEntries(graph.parameters.map(({ name }) => [name, name])) };
 }
 
