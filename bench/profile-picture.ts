@@ -2,6 +2,8 @@
 export interface BarChart {
   readonly title: string;
   readonly rows: readonly { readonly label: string; readonly ms: number }[];
+  /** Milliseconds of all, those that no row shows included. */
+  readonly total: number;
 }
 
 const rowHeight = 20;
@@ -12,8 +14,7 @@ const barWidth = 420;
 export function drawBars(title: string, charts: readonly BarChart[]): string {
   const parts: string[] = [text(16, 26, title, 'font-size="16" font-weight="600"')];
   let y = 48;
-  for (const { title: heading, rows } of charts) {
-    const total = rows.reduce((sum, { ms }) => sum + ms, 0);
+  for (const { title: heading, rows, total } of charts) {
     const longest = Math.max(...rows.map(({ ms }) => ms));
     parts.push(text(16, y + 14, `by ${heading}`, 'font-weight="600"'));
     y += rowHeight + 4;
@@ -30,10 +31,13 @@ export function drawBars(title: string, charts: readonly BarChart[]): string {
   }
   const size = `width="${labelWidth + barWidth + 130}" height="${y}"`;
   const style = 'font-family="system-ui, sans-serif" font-size="12" fill="#1c2b22"';
-  return `<svg xmlns="http://www.w3.org/2000/svg" ${size} ${style}>\n<rect width="100%" height="100%" fill="#fff"/>\n${parts.join("\n")}\n</svg>\n`;
+  return `<svg xmlns="http://www.w3.org/2000/svg" ${size} ${style}>\n<title>${escape(title)}</title>\n<rect width="100%" height="100%" fill="#fff"/>\n${parts.join("\n")}\n</svg>\n`;
 }
 
 function text(x: number, y: number, content: string, attributes = ""): string {
-  const escaped = content.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
-  return `<text x="${x.toFixed(1)}" y="${y}" ${attributes}>${escaped}</text>`;
+  return `<text x="${x.toFixed(1)}" y="${y}" ${attributes}>${escape(content)}</text>`;
+}
+
+function escape(content: string): string {
+  return content.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
 }

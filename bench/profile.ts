@@ -11,7 +11,7 @@ import { nodeStorage } from "../src/runtime/node-storage.ts";
 import { makeBatch } from "../src/train/data/index.ts";
 import { openTrainer } from "../src/train/trainer.ts";
 import { shapeOf, writeInputs } from "./inputs.ts";
-import { drawBars } from "./profile-picture.ts";
+import { type BarChart, drawBars } from "./profile-picture.ts";
 
 /*
  * Where a LoRA step's time goes, by operator and by part of the model, from ONNX Runtime's own profile.
@@ -125,12 +125,7 @@ function sum(events: readonly Event[], of: (event: Event) => number): number {
   return events.reduce((total, event) => total + of(event), 0);
 }
 
-function table(
-  title: string,
-  events: readonly Event[],
-  key: (event: Event) => string,
-  total: number,
-): { readonly title: string; readonly rows: readonly { readonly label: string; readonly ms: number }[] } {
+function table(title: string, events: readonly Event[], key: (event: Event) => string, total: number): BarChart {
   const groups = new Map<string, Event[]>();
   for (const event of events) groups.set(key(event), [...(groups.get(key(event)) ?? []), event]);
   const rows = [...groups]
@@ -149,5 +144,5 @@ function table(
     );
   }
   console.log("");
-  return { title, rows: shown };
+  return { title, rows: shown, total };
 }
