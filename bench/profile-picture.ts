@@ -31,13 +31,13 @@ export function drawBars(title: string, charts: readonly BarChart[]): string {
   }
   const size = `width="${labelWidth + barWidth + 130}" height="${y}"`;
   const style = 'font-family="system-ui, sans-serif" font-size="12" fill="#1c2b22"';
-  return `<svg xmlns="http://www.w3.org/2000/svg" ${size} ${style}>\n<title>${escape(title)}</title>\n<rect width="100%" height="100%" fill="#fff"/>\n${parts.join("\n")}\n</svg>\n`;
+  return `<svg xmlns="http://www.w3.org/2000/svg" ${size} ${style}>\n<title>${escapeText(title)}</title>\n<rect width="100%" height="100%" fill="#fff"/>\n${parts.join("\n")}\n</svg>\n`;
 }
 
 function text(x: number, y: number, content: string, attributes = ""): string {
-  return `<text x="${x.toFixed(1)}" y="${y}" ${attributes}>${escape(content)}</text>`;
+  return `<text x="${x.toFixed(1)}" y="${y}" ${attributes}>${escapeText(content)}</text>`;
 }
 
-function escape(content: string): string {
+function escapeText(content: string): string {
   return content.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
 }
