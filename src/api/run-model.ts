@@ -122,7 +122,7 @@ export async function evaluate(
   try {
     const evaluator = await openEvaluator(device, model.pretrained, adapter ? { adapter } : {});
     const padId = tokenizer.padId ?? tokenizer.eosId ?? 0;
-    const batches = batchesByLength(examples, { batchSize, padId });
+    const batches = batchesByLength(examples, { batchSize, padId, hiddenSize: model.pretrained.sizes.hiddenSize });
     const { loss, targets } = await meanLoss(evaluator, batches, (done, total) => onProgress?.("loss", done, total));
     await evaluator.close();
     const scores = { loss, perplexity: Math.exp(loss), targets };

@@ -29,11 +29,12 @@ const maskedScore = -3.4028234663852886e38;
 export const attentionBlocks = 4;
 
 /**
- * Causal attention over whole sequences, inputIds [batch, {@link attentionBlocks}·block]. Each block of queries meets
- * only the keys up to its own end, so three eighths of the scores are never computed, kept or differentiated.
+ * Causal attention within documents: positionIds int64 [batch, {@link attentionBlocks}·block] count from 0 in each of
+ * the documents that share a row. Each block of queries meets only the keys up to its own end, so three eighths of
+ * the scores are never computed, kept or differentiated.
  */
-export function causalAttention(inputIds: Value): Attend {
-  const rows = inScope("mask", () => equalSplit(causalMask(inputIds), attentionBlocks, 2));
+export function causalAttention(positionIds: Value): Attend {
+  const rows = inScope("mask", () => equalSplit(documentMask(positionIds), attentionBlocks, 2));
   const masks = rows.map((row, i) => inScope("mask", () => prefix(equalSplit(row, attentionBlocks, 3), i, 3)));
   return (query, { key, value }, scale) => {
     const [keys, values] = [equalSplit(key, attentionBlocks, 2), equalSplit(value, attentionBlocks, 2)];
@@ -58,12 +59,16 @@ function prefix(blocks: readonly Value[], last: number, axis: number): Value {
   return last === 0 ? (blocks[0] as Value) : concat(blocks.slice(0, last + 1), axis); // there is a first
 }
 
-/** The additive mask of causal attention over whole sequences: [1, 1, seq, seq]. */
-function causalMask(inputIds: Value): Value {
+/**
+ * The additive mask of causal attention within documents: [batch, 1, seq, seq]. The query at place i of a row is the
+ * positionIds[i]-th of its document, so it sees the keys from place i − positionIds[i] to i.
+ */
+function documentMask(positionIds: Value): Value {
   return inScope("mask", () => {
-    const seq = lengthOf(inputIds, 1);
-    const at = range(constant(0, "int64"), seq);
-    return where(lessOrEqual(unsqueeze(at, [0, 1, 2]), unsqueeze(at, [0, 1, 3])), 0, constant(maskedScore));
+    const at = range(constant(0, "int64"), lengthOf(positionIds, 1));
+    const [keys, queries] = [unsqueeze(at, [0, 1, 2]), unsqueeze(at, [0, 1, 3])];
+    const starts = sub(queries, unsqueeze(positionIds, [1, 3]));
+    return where(and(lessOrEqual(keys, queries), lessOrEqual(starts, keys)), 0, constant(maskedScore));
   });
 }
 

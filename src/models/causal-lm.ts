@@ -23,9 +23,9 @@ export interface OpenGraph {
 
 /**
  * The training objective: the negative log-likelihood of labels, summed over targets and divided by `normaliser`.
- * Inputs: input_ids and position_ids int64 [batch, seq], right-padded to a multiple of {@link attentionBlocks};
- * target_positions int64 [targets], the flat
- * places (of batch·seq) whose next token counts; labels int64 [targets], those tokens; normaliser float32 [].
+ * Inputs: input_ids and position_ids int64 [batch, seq], right-padded to a multiple of {@link attentionBlocks}, where
+ * a document begins at every position 0; target_positions int64 [targets], the flat places (of batch·seq) whose next
+ * token counts; labels int64 [targets], those tokens; normaliser float32 [].
  * The logits exist only at the targets. Output: loss float32 [].
  */
 export function lossGraph<Config>(architecture: Architecture<Config>, config: Config, weights: Weights): OpenGraph {
@@ -38,7 +38,7 @@ export function lossGraph<Config>(architecture: Architecture<Config>, config: Co
   const { hidden } = architecture.trunk(config, weights, {
     inputIds,
     positionIds,
-    attend: causalAttention(inputIds),
+    attend: causalAttention(positionIds),
   });
   const logits = architecture.head(config, weights, gather(hidden, targetPositions));
   const likelihood = gatherElements(logSoftmax(logits), unsqueeze(labels, [1]), 1);

@@ -91,8 +91,8 @@ export async function train(options: RunOptions): Promise<RunResult> {
   const steps = settings.maxSteps > 0 ? settings.maxSteps : Math.ceil(updatesPerEpoch * settings.epochs);
   const warmupSteps = settings.warmup < 1 ? Math.ceil(settings.warmup * steps) : settings.warmup;
   const rate = { peak: settings.learningRate, schedule: settings.schedule, warmupSteps, totalSteps: steps };
-  const { padId } = options;
-  const validation = batchesByLength(options.validation, { batchSize, padId });
+  const layout = { padId: options.padId, hiddenSize: options.model.sizes.hiddenSize };
+  const validation = batchesByLength(options.validation, { batchSize, ...layout });
 
   const trainer = await openTrainer(device, model, {
     choice,
@@ -210,7 +210,7 @@ async function findCheckpoint(
 }
 
 function updateBatches(
-  { settings, train: examples, padId }: RunOptions,
+  { settings, train: examples, padId, model }: RunOptions,
   schedule: ReturnType<typeof planBatches>,
   { epoch, update, updatesPerEpoch }: { epoch: number; update: number; updatesPerEpoch: number },
 ): readonly Batch[] {
@@ -219,7 +219,7 @@ function updateBatches(
   return Array.from({ length: last - first }, (_, i) => {
     const { indices } = schedule.at(epoch * schedule.batchesPerEpoch + first + i);
     const rows = indices.map((index) => examples[index] as TokenizedExample); // the plan's indices are examples
-    return makeBatch(rows, { padId });
+    return makeBatch(rows, { padId, hiddenSize: model.sizes.hiddenSize });
   });
 }
 

@@ -20,10 +20,19 @@ describe("makeBatch", () => {
     const { feeds, tokens, targets } = makeBatch(examples, { padId: 0 });
     expect(feeds.input_ids.shape).toEqual([2, 8]);
     expect(numbers(feeds.input_ids.data)).toEqual([5, 6, 7, 0, 0, 0, 0, 0, 8, 9, 10, 11, 12, 0, 0, 0]);
-    // A model with a context of 5 has no position 5.
-    expect(numbers(feeds.position_ids.data)).toEqual([0, 1, 2, 3, 4, 0, 0, 0, 0, 1, 2, 3, 4, 0, 0, 0]);
+    expect(numbers(feeds.position_ids.data)).toEqual([0, 1, 2, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4, 0, 0, 0]);
     expect(numbers(feeds.target_positions.data)).toEqual([1, 8, 9, 11]);
     expect(numbers(feeds.labels.data)).toEqual([7, 9, 10, 12]);
+    expect([tokens, targets]).toEqual([8, 4]);
+  });
+
+  test("packs examples into a row, each counted from 0 and labelled within itself", () => {
+    const { feeds, tokens, targets } = makeBatch(examples, { padId: 0, hiddenSize: 64 });
+    expect(feeds.input_ids.shape).toEqual([1, 8]);
+    expect(numbers(feeds.input_ids.data)).toEqual([8, 9, 10, 11, 12, 5, 6, 7]);
+    expect(numbers(feeds.position_ids.data)).toEqual([0, 1, 2, 3, 4, 0, 1, 2]);
+    expect(numbers(feeds.target_positions.data)).toEqual([0, 1, 3, 6]);
+    expect(numbers(feeds.labels.data)).toEqual([9, 10, 12, 7]);
     expect([tokens, targets]).toEqual([8, 4]);
   });
 });

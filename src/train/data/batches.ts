@@ -1,14 +1,15 @@
 import { assert } from "../../errors.ts";
 import { type Tensor, tensor } from "../../graph/index.ts";
 import { attentionBlocks } from "../../models/index.ts";
+import { packRows } from "./packing.ts";
 import type { TokenizedExample } from "./tokenize.ts";
 
 /** What a training step reads, and how much there is of it. */
 export interface Batch {
   readonly feeds: {
-    /** [batch, seq], padded on the right. */
+    /** [batch, seq]: each row one or several documents, padded on the right. */
     readonly input_ids: Tensor<"int64">;
-    /** [batch, seq]: 0, 1, … in every row; 0 where no row has a token. */
+    /** [batch, seq]: 0, 1, … in every document, which attends to itself alone; 0 at padding. */
     readonly position_ids: Tensor<"int64">;
     /** [targets]: indices into the batch·seq positions whose next token is a label. */
     readonly target_positions: Tensor<"int64">;
@@ -21,48 +22,63 @@ export interface Batch {
   readonly targets: number;
 }
 
-/** How a batch is padded. */
-export interface PadOptions {
+/** How a batch is laid out. */
+export interface LayoutOptions {
   /** The token that fills rows up. Any will do: no label depends on what stands to its right. */
   readonly padId: number;
+  /** The model's hidden size, to pack several examples into a row where that is less work; without it, one a row. */
+  readonly hiddenSize?: number;
 }
 
-/** Put examples side by side, padded on the right to the longest and to a multiple of what attention is cut into. */
-export function makeBatch(examples: readonly TokenizedExample[], { padId }: PadOptions): Batch {
+/**
+ * Put examples side by side, padded on the right to a multiple of what attention is cut into. Packing changes where an
+ * example stands and nothing else: its positions start at 0, it attends to itself alone, and its labels count the same.
+ */
+export function makeBatch(examples: readonly TokenizedExample[], { padId, hiddenSize }: LayoutOptions): Batch {
   assert(examples.length > 0, "a batch needs an example");
-  const longest = Math.max(...examples.map(({ inputIds }) => inputIds.length));
-  const seq = Math.ceil(longest / attentionBlocks) * attentionBlocks;
-  const ids = new Int32Array(examples.length * seq).fill(padId);
-  // Columns that only fill up may lie beyond the model's context, which has no positions there.
-  const positions = Int32Array.from(ids, (_, i) => (i % seq < longest ? i % seq : 0));
+  const lengths = examples.map(({ inputIds }) => inputIds.length);
+  const { rows, width } =
+    hiddenSize === undefined ? oneARow(lengths) : packRows(lengths, { multiple: attentionBlocks, hiddenSize });
+  const ids = new Int32Array(rows.length * width).fill(padId);
+  const positions = new Int32Array(ids.length);
   const targets: number[] = [];
   const labels: number[] = [];
-  let tokens = 0;
-  for (const [row, { inputIds, trained }] of examples.entries()) {
-    ids.set(inputIds, row * seq);
-    tokens += inputIds.length;
-    for (const [i, label] of inputIds.entries()) {
-      if (i === 0 || trained[i] !== 1) continue;
-      targets.push(row * seq + i - 1);
-      labels.push(label);
+  for (const [row, indices] of rows.entries()) {
+    let start = row * width;
+    for (const index of indices) {
+      const { inputIds, trained } = examples[index] as TokenizedExample; // packed from their lengths
+      ids.set(inputIds, start);
+      for (const [i, label] of inputIds.entries()) {
+        positions[start + i] = i;
+        if (i === 0 || trained[i] !== 1) continue;
+        targets.push(start + i - 1);
+        labels.push(label);
+      }
+      start += inputIds.length;
     }
   }
+  const shape = [rows.length, width];
   return {
     feeds: {
-      input_ids: tensor("int64", [examples.length, seq], ids),
-      position_ids: tensor("int64", [examples.length, seq], positions),
+      input_ids: tensor("int64", shape, ids),
+      position_ids: tensor("int64", shape, positions),
       target_positions: tensor("int64", [targets.length], targets),
       labels: tensor("int64", [labels.length], labels),
     },
-    tokens,
+    tokens: lengths.reduce((sum, length) => sum + length, 0),
     targets: targets.length,
   };
+}
+
+function oneARow(lengths: readonly number[]): { rows: readonly (readonly number[])[]; width: number } {
+  const width = Math.ceil(Math.max(...lengths) / attentionBlocks) * attentionBlocks;
+  return { rows: lengths.map((_, i) => [i]), width };
 }
 
 /** Every example once, those of like length together, so that little is padding. For measuring, where order is free. */
 export function batchesByLength(
   examples: readonly TokenizedExample[],
-  { batchSize, ...options }: PadOptions & { readonly batchSize: number },
+  { batchSize, ...options }: LayoutOptions & { readonly batchSize: number },
 ): readonly Batch[] {
   const sorted = examples.toSorted((a, b) => a.inputIds.length - b.inputIds.length);
   return Array.from({ length: Math.ceil(sorted.length / batchSize) }, (_, i) =>

@@ -1,0 +1,59 @@
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import type { Tensor } from "../src/graph/index.ts";
+import { chooseMethod } from "../src/methods/index.ts";
+import { openModel, type PretrainedModel } from "../src/models/index.ts";
+import type { Device } from "../src/runtime/device.ts";
+import { openNodeDevice } from "../src/runtime/node.ts";
+import { nodeStorage } from "../src/runtime/node-storage.ts";
+import { type Batch, makeBatch } from "../src/train/data/index.ts";
+import { openTrainer } from "../src/train/trainer.ts";
+import { golden } from "./helpers/golden.ts";
+import { randomExamples } from "./helpers/tiny-model.ts";
+
+/*
+ * What makes a step faster or smaller changes no gradient beyond float32 rounding.
+ */
+let device: Device;
+beforeAll(async () => {
+  device = await openNodeDevice({ worker: false, threads: 1 });
+});
+afterAll(() => device.close());
+
+/** The loss of one batch and the gradients of everything that is trained. */
+async function gradientsOf(model: PretrainedModel, batch: Batch): Promise<ReadonlyMap<string, Tensor>> {
+  const trainer = await openTrainer(device, model, {
+    choice: chooseMethod("full"),
+    targets: "all-linear",
+    optimizer: { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0 },
+    maxGradNorm: 1,
+    accumulates: true,
+    seed: 0,
+  });
+  await trainer.step(1, [batch], 1e-3);
+  const state = await trainer.state();
+  await trainer.close();
+  return new Map([...state].filter(([name]) => name.endsWith("#gradient")));
+}
+
+/** The largest difference between two sets of gradients, relative to the largest value of each tensor. */
+function worstDifference(a: ReadonlyMap<string, Tensor>, b: ReadonlyMap<string, Tensor>): number {
+  expect([...a.keys()]).toEqual([...b.keys()]);
+  const differences = [...a].map(([name, { data }]) => {
+    const other = b.get(name)?.data ?? [];
+    const values = Array.from(data, Number);
+    const scale = values.reduce((max, value) => Math.max(max, Math.abs(value)), 1e-6);
+    return values.reduce((max, value, i) => Math.max(max, Math.abs(value - Number(other[i])) / scale), 0);
+  });
+  return Math.max(...differences);
+}
+
+describe.each(["llama-tiny", "gpt2-tiny"])("on %s", (name) => {
+  it("packing several examples into a row leaves every gradient as it was", async () => {
+    const model = await openModel(nodeStorage, golden(name));
+    const examples = randomExamples(7, model.sizes.vocabSize);
+    const padded = makeBatch(examples, { padId: 0 });
+    const packed = makeBatch(examples, { padId: 0, hiddenSize: 4096 });
+    expect(packed.feeds.input_ids.data.length).toBeLessThan(padded.feeds.input_ids.data.length);
+    expect(worstDifference(await gradientsOf(model, padded), await gradientsOf(model, packed))).toBeLessThan(2e-5);
+  });
+});
