@@ -157,7 +157,10 @@ export async function openTrainer(device: Device, model: PretrainedModel, option
 }
 
 async function compileStep(device: Device, { graph, writes }: StepGraph): Promise<Compiled> {
-  const program = await compileGraph(device, graph, { residentOutputs: Object.keys(writes) });
+  // ONNX Runtime's own rewriting takes longer than a hundred steps of a deep model, finds little that is left to do,
+  // and merges what was put there twice to save memory.
+  const tuning = { optimization: "disabled" } as const;
+  const program = await compileGraph(device, graph, { residentOutputs: Object.keys(writes), tuning });
   return { program, writes, reads: Object.fromEntries(graph.parameters.map(({ name }) => [name, name])) };
 }
 

@@ -9,6 +9,7 @@ import {
   type Shape,
   sizeOf,
   type Tensor,
+  type Value,
   type ValueType,
   type WeightValue,
 } from "../../graph/index.ts";
@@ -54,6 +55,7 @@ export function writeOnnx(graph: Graph, { place, opset = 21 }: OnnxOptions): Uin
     ...graph.constants.map((value) => messageField(5, tensorFields(nameOf(graph, value), value.tensor))),
     ...[...graph.inputs, ...graph.parameters].map((value) => messageField(11, valueInfo(value.name, value))),
     ...[...graph.outputs].map(([name, value]) => messageField(12, valueInfo(name, value))),
+    ...intermediates(graph).map((value) => messageField(13, valueInfo(nameOf(graph, value), value))),
   ];
   return serialise(
     message([
@@ -64,6 +66,15 @@ export function writeOnnx(graph: Graph, { place, opset = 21 }: OnnxOptions): Uin
       messageField(7, fields),
     ]),
   );
+}
+
+/**
+ * Values between nodes. Their types could be inferred, but ONNX Runtime 1.30 gives every inferred size a name of its
+ * own, and planning memory then compares each value with all that came before: minutes for a deep model's step.
+ */
+function intermediates(graph: Graph): readonly Value[] {
+  const outputs = new Set(graph.outputs.values());
+  return graph.nodes.flatMap((node) => node.outputs.filter((value) => !outputs.has(value)));
 }
 
 /** ONNX recommends starting external tensors on a page, so that they can be mapped. */
