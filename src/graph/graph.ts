@@ -32,10 +32,12 @@ export function graph(options: {
   readonly name?: string;
   readonly inputs?: readonly InputValue[];
   readonly outputs: Readonly<Record<string, Value>> | ReadonlyMap<string, Value>;
+  /** Values whose nodes come before all others, in this order; runtimes take the order of nodes as a hint. */
+  readonly first?: readonly Value[];
 }): Graph {
   const requested = options.outputs instanceof Map ? [...options.outputs] : Object.entries(options.outputs);
   const outputs = separateOutputs(requested);
-  const nodes = topologicalOrder([...outputs.values()]);
+  const nodes = topologicalOrder([...(options.first ?? []), ...outputs.values()]);
   const inputs = new Set<InputValue>(options.inputs ?? []);
   const parameters = new Set<ParameterValue>();
   const weights = new Set<WeightValue>();

@@ -1,6 +1,6 @@
 import { nearest, TuneError } from "../errors.ts";
 import { addDims, type Dim, isCanonicalDim, isConcrete } from "./dims.ts";
-import { type Graph, graph } from "./graph.ts";
+import { type Graph, graph, topologicalOrder } from "./graph.ts";
 import { readElements, readFloat } from "./literal.ts";
 import { bytesPerElement, type DType, isDType, sizeOf, type Tensor } from "./tensor.ts";
 import { type Token, type Tokens, tokenise } from "./tokens.ts";
@@ -82,7 +82,10 @@ export function parse(text: string): Graph {
   } while (tokens.take(","));
   tokens.expect("}");
   tokens.end();
-  return graph({ name, inputs, outputs });
+  // Nodes keep the order they are written in, but for those that no output needs.
+  const needed = new Set(topologicalOrder([...outputs.values()]));
+  const first = [...values.values()].filter((value) => value.kind === "result" && needed.has(value.node));
+  return graph({ name, inputs, outputs, first });
 }
 
 function nameToken(tokens: Tokens, what = "a name"): Token {

@@ -9,9 +9,10 @@ import {
 } from "../graph/index.ts";
 import { type Attached, attach, type MethodChoice, type TargetModules, type Trainable } from "../methods/index.ts";
 import type { PretrainedModel } from "../models/index.ts";
-import { add, mul } from "../ops/index.ts";
+import { add, mul, opOf } from "../ops/index.ts";
 import { type AdamWConfig, adamw, clipByGlobalNorm, globalNorm } from "../optim/index.ts";
-import { differentiate, fold } from "../transforms/index.ts";
+import { bytesOfValue, type Symbols } from "../plan/memory.ts";
+import { differentiate, fold, recompute } from "../transforms/index.ts";
 
 /** What a training step is made of. */
 export interface StepOptions {
@@ -29,6 +30,8 @@ export interface StepGraph {
   readonly graph: Graph;
   /** Output -> the resident buffer it replaces. Parameters are read from buffers of their own names. */
   readonly writes: Readonly<Record<string, string>>;
+  /** Bytes of the forward pass kept for the backward pass, for a batch of {@link nominal} size. */
+  readonly savedBytes: number;
 }
 
 /** The graphs of training: either one that does everything, or one for gradients and one for the update. */
@@ -41,6 +44,9 @@ export interface TrainingGraphs {
   /** Resident buffers that start at zero: optimiser state and gradient sums. */
   readonly zeros: readonly ParameterValue[];
 }
+
+/** The sizes at which what to keep and what to recompute is weighed: one row of 512 tokens, all of them labels. */
+const nominal: Symbols = { batch: 1, block: 128, targets: 512 };
 
 /** The buffer of an optimiser tensor. */
 export function stateName(parameterName: string, state: string): string {
@@ -138,8 +144,20 @@ function close(
 ): StepGraph {
   const names = Object.keys(outputs);
   const folded = fold(Object.values(outputs));
-  return {
-    graph: graph({ name, inputs, outputs: new Map(names.map((key, i) => [key, folded[i] as Value])) }), // one a name
-    writes,
-  };
+  const [loss, ...others] = folded;
+  if (names[0] !== "loss" || loss === undefined) return { graph: assemble(folded, []), writes, savedBytes: 0 };
+  const {
+    outputs: lighter,
+    repeated,
+    savedBytes,
+  } = recompute(loss, others, {
+    bytes: (value) => bytesOfValue(value, nominal),
+    repeatable: (node) => opOf(node).cost === "memory",
+  });
+  return { graph: assemble([loss, ...lighter], [loss, ...repeated]), writes, savedBytes };
+
+  function assemble(values: readonly Value[], first: readonly Value[]): Graph {
+    const named = new Map(names.map((key, i) => [key, values[i] as Value])); // one a name
+    return graph({ name, inputs, outputs: named, first });
+  }
 }

@@ -2,4 +2,5 @@
 export * from "./differentiate.ts";
 export * from "./evaluate.ts";
 export * from "./fold.ts";
+export * from "./recompute.ts";
 export * from "./rewrite.ts";
