@@ -23,6 +23,7 @@ const trainer = await openTrainer(device, model, {
   targets: "all-linear",
   optimizer: { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0 },
   maxGradNorm: 1,
+  memory: "balanced",
   accumulates: false,
   seed: 0,
 });

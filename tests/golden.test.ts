@@ -198,6 +198,7 @@ describe("training goes through the losses of PEFT and torch", () => {
       targets: "all-linear",
       optimizer: { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay },
       maxGradNorm: 1,
+      memory: "balanced",
       accumulates: accumulate > 1,
       seed: 0,
     });

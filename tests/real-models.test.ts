@@ -22,6 +22,7 @@ const untrained: TrainerOptions = {
   targets: "all-linear",
   optimizer: { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0 },
   maxGradNorm: 0,
+  memory: "balanced",
   accumulates: false,
   seed: 0,
 };

@@ -40,6 +40,7 @@ it.each(["llama-tiny", "gpt2-tiny"])("training and decoding %s takes standard ON
       targets: "all-linear",
       optimizer: { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0.01 },
       maxGradNorm: 1,
+      memory: "balanced",
       accumulates: method === "lora",
       seed: 0,
     });

@@ -54,6 +54,7 @@ export async function define(command: Command): Promise<void> {
     .option("--validation-data <file>", "a file to validate on instead")
     .option("--max-length <tokens>", "longest sequence; the model's context unless given", wholeNumber)
     .option("--schedule <shape>", "constant, linear or cosine", trainDefaults.schedule)
+    .option("--memory <choice>", "fast, balanced or small: from the most memory to the least", trainDefaults.memory)
     .option("--weight-decay <x>", "decoupled weight decay of matrices", realNumber, trainDefaults.optimizer.weightDecay)
     .option("--resume", "go on from the output folder's checkpoint");
   for (const { key, parse, help } of settingFlags) {
@@ -78,7 +79,7 @@ export async function run(flags: TuneFlags, output: Output): Promise<number> {
   const { exitCodes } = await import("./failure.ts");
   const { nodePlatform } = await import("../runtime/node.ts");
   const { model } = await loadFlags(flags, output);
-  const settings: Record<string, unknown> = { schedule: flags["schedule"] };
+  const settings: Record<string, unknown> = { schedule: flags["schedule"], memory: flags["memory"] };
   for (const { key } of settingFlags) settings[key] = flags[key];
   const own = methods.get(flags.method)?.fields ?? {};
   const given = Object.keys(own).filter((name) => flags[name] !== undefined);

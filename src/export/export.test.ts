@@ -62,6 +62,7 @@ async function randomAdapter(model: PretrainedModel, name: string, options: Reco
     targets: "all-linear",
     optimizer,
     maxGradNorm: 1,
+    memory: "balanced",
     accumulates: false,
     seed: 5,
   });

@@ -22,6 +22,7 @@ describe("executionOrder", () => {
       targets: "all-linear",
       optimizer: { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0.01 },
       maxGradNorm: 1,
+      memory: "balanced",
       accumulates: true,
     });
     const folder = await mkdtemp(join(tmpdir(), "scion-order-"));

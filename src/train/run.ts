@@ -99,6 +99,7 @@ export async function train(options: RunOptions): Promise<RunResult> {
     targets,
     optimizer: settings.optimizer,
     maxGradNorm: settings.maxGradNorm,
+    memory: settings.memory,
     accumulates: accumulationSteps > 1,
     seed,
   });

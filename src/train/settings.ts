@@ -1,5 +1,6 @@
 import { TuneError } from "../errors.ts";
 import { type AdamWConfig, adamwDefaults, type Schedule, schedules } from "../optim/index.ts";
+import { type MemoryChoiceName, memoryChoices } from "./memory.ts";
 
 /** How a run trains, whatever the model, the method and the data. */
 export interface TrainSettings {
@@ -18,6 +19,8 @@ export interface TrainSettings {
   readonly optimizer: AdamWConfig;
   /** Gradients are scaled down to this global norm; 0 leaves them. */
   readonly maxGradNorm: number;
+  /** What to spend for less memory; see {@link memoryChoices}. */
+  readonly memory: MemoryChoiceName;
   /** Updates between evaluations; 0 evaluates at the end of each epoch. */
   readonly evaluateEvery: number;
   /** Evaluations without a lower loss after which training stops; 0 never stops early. */
@@ -39,6 +42,7 @@ export const trainDefaults: TrainSettings = {
   accumulationSteps: 1,
   optimizer: adamwDefaults,
   maxGradNorm: 1,
+  memory: "balanced",
   evaluateEvery: 0,
   patience: 0,
   checkpointEvery: 50,
@@ -71,8 +75,10 @@ export function resolveSettings(given: Partial<TrainSettings>): TrainSettings {
   whole("batchSize", 1);
   whole("accumulationSteps", 1);
   for (const name of ["maxSteps", "evaluateEvery", "patience", "checkpointEvery", "seed"] as const) whole(name, 0);
-  if (!Object.hasOwn(schedules, settings.schedule)) {
-    problems.push(`schedule is "${settings.schedule}", but it must be one of ${Object.keys(schedules).join(", ")}`);
+  for (const [name, records] of Object.entries({ schedule: schedules, memory: memoryChoices })) {
+    const value = String(settings[name as "schedule" | "memory"]);
+    if (Object.hasOwn(records, value)) continue;
+    problems.push(`${name} is "${value}", but it must be one of ${Object.keys(records).join(", ")}`);
   }
   if (problems.length > 0)
     throw new TuneError("bad-option", problems.join("\n"), {

@@ -24,6 +24,7 @@ describe.each(["llama-tiny", "gpt2-tiny"])("the training step of %s", (name) => 
       targets: "all-linear",
       optimizer: { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0.01 },
       maxGradNorm: 1,
+      memory: "balanced",
       accumulates,
     });
     for (const { graph } of [gradient, ...(update ? [update] : [])]) {

@@ -9,10 +9,11 @@ import {
 } from "../graph/index.ts";
 import { type Attached, attach, type MethodChoice, type TargetModules, type Trainable } from "../methods/index.ts";
 import type { PretrainedModel } from "../models/index.ts";
-import { add, mul, opOf } from "../ops/index.ts";
+import { add, mul } from "../ops/index.ts";
 import { type AdamWConfig, adamw, clipByGlobalNorm, globalNorm } from "../optim/index.ts";
 import { bytesOfValue, type Symbols } from "../plan/memory.ts";
 import { differentiate, fold, recompute } from "../transforms/index.ts";
+import { type MemoryChoiceName, memoryChoices } from "./memory.ts";
 
 /** What a training step is made of. */
 export interface StepOptions {
@@ -21,6 +22,8 @@ export interface StepOptions {
   readonly optimizer: AdamWConfig;
   /** Gradients are scaled down to this global norm; 0 leaves them. */
   readonly maxGradNorm: number;
+  /** What to spend for less memory. */
+  readonly memory: MemoryChoiceName;
   /** Several batches make one update: gradients are summed on the device in between. */
   readonly accumulates: boolean;
 }
@@ -71,7 +74,7 @@ export function buildTraining(model: PretrainedModel, options: StepOptions): Tra
   if (!accumulates) {
     const update = updateOutputs(attached.trainables, gradients, options);
     return {
-      gradient: close("step", inputs, { loss, ...update.outputs }, update.writes),
+      gradient: close("step", inputs, { loss, ...update.outputs }, update.writes, options.memory),
       update: undefined,
       attached,
       zeros: update.state,
@@ -86,8 +89,8 @@ export function buildTraining(model: PretrainedModel, options: StepOptions): Tra
   const writes = Object.fromEntries(sums.map((sum) => [`next ${sum.name}`, sum.name]));
   const update = updateOutputs(attached.trainables, sums, options);
   return {
-    gradient: close("gradient", [...inputs, carry], { loss, ...outputs }, writes),
-    update: close("update", [], update.outputs, update.writes),
+    gradient: close("gradient", [...inputs, carry], { loss, ...outputs }, writes, options.memory),
+    update: close("update", [], update.outputs, update.writes, options.memory),
     attached,
     zeros: [...update.state, ...sums],
   };
@@ -141,6 +144,7 @@ function close(
   inputs: readonly InputValue[],
   outputs: Readonly<Record<string, Value>>,
   writes: Readonly<Record<string, string>>,
+  memory: MemoryChoiceName,
 ): StepGraph {
   const names = Object.keys(outputs);
   const folded = fold(Object.values(outputs));
@@ -152,7 +156,7 @@ function close(
     savedBytes,
   } = recompute(loss, others, {
     bytes: (value) => bytesOfValue(value, nominal),
-    repeatable: (node) => opOf(node).cost === "memory",
+    repeatable: memoryChoices[memory].repeatable,
   });
   return { graph: assemble([loss, ...lighter], [loss, ...repeated]), writes, savedBytes };
 

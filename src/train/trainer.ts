@@ -9,6 +9,7 @@ import { compileGraph, type Program } from "../runtime/program.ts";
 import type { Batch } from "./data/index.ts";
 import { fillDropoutMasks } from "./dropout.ts";
 import { type Evaluator, meanLoss, openEvaluator } from "./evaluator.ts";
+import { type MemoryChoiceName, memoryChoices } from "./memory.ts";
 import { buildTraining, type StepGraph, type TrainingGraphs } from "./step.ts";
 
 /** What a trainer needs to know; see {@link openTrainer}. */
@@ -18,6 +19,8 @@ export interface TrainerOptions {
   readonly optimizer: AdamWConfig;
   /** Gradients are scaled down to this global norm; 0 leaves them. */
   readonly maxGradNorm: number;
+  /** What to spend for less memory. */
+  readonly memory: MemoryChoiceName;
   /** Whether updates may be made of several batches. */
   readonly accumulates: boolean;
   /** Draws initial values and dropout masks. */
@@ -75,8 +78,9 @@ export async function openTrainer(device: Device, model: PretrainedModel, option
       fix: "choose other target modules",
     });
   }
-  const gradient = await compileStep(device, graphs.gradient);
-  const update = graphs.update && (await compileStep(device, graphs.update));
+  const { prepack } = memoryChoices[options.memory];
+  const gradient = await compileStep(device, graphs.gradient, prepack);
+  const update = graphs.update && (await compileStep(device, graphs.update, prepack));
   let evaluator: Promise<Evaluator> | undefined;
 
   await placeInitial(device, graphs, options.seed);
@@ -156,10 +160,10 @@ export async function openTrainer(device: Device, model: PretrainedModel, option
   return trainer;
 }
 
-async function compileStep(device: Device, { graph, writes }: StepGraph): Promise<Compiled> {
+async function compileStep(device: Device, { graph, writes }: StepGraph, prepack: boolean): Promise<Compiled> {
   // ONNX Runtime's own rewriting takes longer than a hundred steps of a deep model, finds little that is left to do,
   // and merges what was put there twice to save memory.
-  const tuning = { optimization: "disabled" } as const;
+  const tuning = { optimization: "disabled", prepack } as const;
   const program = await compileGraph(device, graph, { residentOutputs: Object.keys(writes), tuning });
   return { program, writes, reads: Object.fromEntries(graph.parameters.map(({ name }) => [name, name])) };
 }

@@ -11,6 +11,7 @@ export async function tinyTraining(device: Device, steps: number): Promise<reado
     targets: "all-linear",
     optimizer: { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0.01 },
     maxGradNorm: 1,
+    memory: "balanced",
     accumulates: false,
     seed: 3,
   });
