@@ -2,6 +2,7 @@ import { createRequire } from "node:module";
 import type * as OrtNode from "onnxruntime-node";
 import { TuneError } from "../errors.ts";
 import type { Device, DeviceOptions } from "./device.ts";
+import { freeBuffers } from "./node-memory.ts";
 import { createOrtDevice } from "./ort-device.ts";
 import { chooseProvider, proveDevice } from "./provider.ts";
 
@@ -22,7 +23,7 @@ export async function openOrtNode(options: DeviceOptions): Promise<Device> {
   // A provider that is not bundled (cuda) works where its libraries have been installed.
   const possible = ort.listSupportedBackends().map(({ name }) => name);
   const provider = chooseProvider(options.provider, bundled(ort), possible);
-  const device = createOrtDevice(ort, { ...options, provider });
+  const device = createOrtDevice(ort, { ...options, provider, freeBuffers });
   return proveDevice(device);
 }
 

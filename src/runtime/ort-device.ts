@@ -21,9 +21,14 @@ interface OrtProgram {
  */
 export function createOrtDevice(
   ort: OrtApi,
-  options: { readonly provider: string; readonly threads?: number },
+  options: {
+    readonly provider: string;
+    readonly threads?: number;
+    /** Frees what was handed over to compile a program, once ONNX Runtime has copied it. */
+    readonly freeBuffers?: (buffers: readonly Uint8Array[]) => void;
+  },
 ): Device {
-  return new OrtDevice(ort, options.provider, options.threads);
+  return new OrtDevice(ort, options);
 }
 
 /** Element types of the tensors that onnxruntime-common lets lie in a GPU buffer. */
@@ -41,6 +46,7 @@ class OrtDevice implements Device {
   readonly provider: string;
   readonly #ort: OrtApi;
   readonly #threads: number | undefined;
+  readonly #freeBuffers: (buffers: readonly Uint8Array[]) => void;
   readonly #programs = new Map<ProgramId, OrtProgram>();
   readonly #buffers = new Map<string, OrtTensor>();
   /** Identity programs that move tensors to and from the GPU. */
@@ -49,16 +55,21 @@ class OrtDevice implements Device {
   #closed = false;
   #tail: Promise<unknown> = Promise.resolve();
 
-  constructor(ort: OrtApi, provider: string, threads: number | undefined) {
+  constructor(
+    ort: OrtApi,
+    { provider, threads, freeBuffers = () => undefined }: Parameters<typeof createOrtDevice>[1],
+  ) {
     this.#ort = ort;
     this.provider = provider;
     this.#threads = threads;
+    this.#freeBuffers = freeBuffers;
   }
 
   compile(source: ProgramSource): Promise<ProgramId> {
     return this.#inTurn(async () => {
       const resident = new Set(source.residentOutputs);
       const session = await this.#createSession(source, this.#onGpu ? [...resident] : []);
+      if (source.externalData) this.#freeBuffers(source.externalData.map(({ data }) => data));
       this.#made += 1;
       this.#programs.set(this.#made, { session, resident, profiled: source.tuning?.profile !== undefined });
       return this.#made;
