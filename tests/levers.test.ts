@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { Tensor } from "../src/graph/index.ts";
-import { chooseMethod } from "../src/methods/index.ts";
+import { chooseMethod, type TargetModules } from "../src/methods/index.ts";
 import { openModel, type PretrainedModel } from "../src/models/index.ts";
 import type { Device } from "../src/runtime/device.ts";
 import { openNodeDevice } from "../src/runtime/node.ts";
@@ -25,10 +25,11 @@ async function gradientsOf(
   model: PretrainedModel,
   batch: Batch,
   memory: MemoryChoiceName = "fast",
+  targets: TargetModules = "all-linear",
 ): Promise<ReadonlyMap<string, Tensor>> {
   const trainer = await openTrainer(device, model, {
-    choice: chooseMethod("full"),
-    targets: "all-linear",
+    choice: targets === "all-linear" ? chooseMethod("full") : chooseMethod("lora", { rank: 2, dropout: 0.1 }),
+    targets,
     optimizer: { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0 },
     maxGradNorm: 1,
     memory,
@@ -69,5 +70,17 @@ describe.each(["llama-tiny", "gpt2-tiny"])("on %s", (name) => {
     const difference = worstDifference(await gradientsOf(model, batch), await gradientsOf(model, batch, memory));
     // Recomputing is bit-exact; products with weights that are not laid out anew add up in another order.
     expect(difference).toBeLessThanOrEqual(memoryChoices[memory].prepack ? 0 : 1e-5);
+  });
+
+  it("an adapter on the output layer, whose logits come in chunks, is one adapter", async () => {
+    const model = await openModel(nodeStorage, golden(name));
+    const batch = makeBatch(randomExamples(5, model.sizes.vocabSize), { padId: 0 });
+    const gradients = await gradientsOf(model, batch, "balanced", ["lm_head"]);
+    expect([...gradients].map(([key, { shape }]) => [key, shape])).toEqual([
+      ["lm_head.lora_A#gradient", [2, 32]],
+      ["lm_head.lora_B#gradient", [model.sizes.vocabSize, 2]],
+    ]);
+    const { data = [] } = gradients.get("lm_head.lora_B#gradient") ?? {};
+    expect(Math.max(...Array.from(data, Number))).toBeGreaterThan(0);
   });
 });

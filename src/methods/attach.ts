@@ -32,6 +32,7 @@ export interface Trainable {
 export interface DropoutMask {
   readonly value: InputValue;
   readonly rate: number;
+  readonly module: string;
 }
 
 /** Outputs with a method attached. */
@@ -82,6 +83,7 @@ function besideLinear(outputs: Readonly<Record<string, Value>>, options: AttachO
   const chosen = new Set(chooseModules(targets, [...sites.keys()], outputModule));
   const trainables: Trainable[] = [];
   const dropoutMasks: DropoutMask[] = [];
+  const declared = new Map<string, ReturnType<typeof declare>>(); // a module may act in several places
   const adapted = rewrite(Object.values(outputs), {
     node: (node, inputs) => {
       const linear = chosen.has(node.scope) ? linearOf(node) : undefined;
@@ -91,15 +93,21 @@ function besideLinear(outputs: Readonly<Record<string, Value>>, options: AttachO
       assert(y !== undefined, "a linear node has an output");
       const { weight, inFeatures, outFeatures } = linear;
       const site: Site = { module: node.scope, weight, inFeatures, outFeatures };
-      const made = declare(method.name, site, method.parameters(site, config));
-      trainables.push(...made.trainables);
+      let made = declared.get(node.scope);
+      if (made === undefined) {
+        made = declare(method.name, site, method.parameters(site, config));
+        declared.set(node.scope, made);
+        trainables.push(...made.trainables);
+      }
+      const { read } = made;
       const dropout = (value: Value, rate: number): Value => {
         if (!training || rate === 0) return value;
-        const mask = input(`dropout.${node.scope}`, "bool", value.shape);
-        dropoutMasks.push({ value: mask, rate });
+        const before = dropoutMasks.filter(({ module }) => module === node.scope).length;
+        const mask = input(`dropout.${node.scope}${before > 0 ? `.${before}` : ""}`, "bool", value.shape);
+        dropoutMasks.push({ value: mask, rate, module: node.scope });
         return where(mask, mul(value, 1 / (1 - rate)), constant(0, value.dtype));
       };
-      return withScope(node.scope, () => [method.adapt({ site, x, y, dropout }, made.read, config)]);
+      return withScope(node.scope, () => [method.adapt({ site, x, y, dropout }, read, config)]);
     },
   });
   return { outputs: rename(outputs, adapted), trainables, dropoutMasks };

@@ -1,5 +1,7 @@
 import { type InputValue, input, mulDims, type Value } from "../graph/index.ts";
 import {
+  add,
+  equalSplit,
   gather,
   gatherElements,
   logSoftmax,
@@ -21,29 +23,44 @@ export interface OpenGraph {
   readonly outputs: Readonly<Record<string, Value>>;
 }
 
+/** The logits of a batch's targets are computed in this many chunks, one after the other. */
+export const targetChunks = 8;
+
 /**
- * The training objective: the negative log-likelihood of labels, summed over targets and divided by `normaliser`.
+ * The training objective: the negative log-likelihood of labels, weighted, summed over targets and divided by
+ * `normaliser`.
  * Inputs: input_ids and position_ids int64 [batch, seq], right-padded to a multiple of {@link attentionBlocks}, where
  * a document begins at every position 0; target_positions int64 [targets], the flat places (of batch·seq) whose next
- * token counts; labels int64 [targets], those tokens; normaliser float32 [].
+ * token counts; labels int64 [targets], those tokens; label_weights float32 [targets]; normaliser float32 []. Targets
+ * are a multiple of {@link targetChunks}, and logits exist of one such chunk at a time.
  * The logits exist only at the targets. Output: loss float32 [].
  */
 export function lossGraph<Config>(architecture: Architecture<Config>, config: Config, weights: Weights): OpenGraph {
   const seq = mulDims("block", attentionBlocks);
   const inputIds = input("input_ids", "int64", ["batch", seq]);
   const positionIds = input("position_ids", "int64", ["batch", seq]);
-  const targetPositions = input("target_positions", "int64", ["targets"]);
-  const labels = input("labels", "int64", ["targets"]);
+  const targets = mulDims("chunk", targetChunks);
+  const targetPositions = input("target_positions", "int64", [targets]);
+  const labels = input("labels", "int64", [targets]);
+  const labelWeights = input("label_weights", "float32", [targets]);
   const normaliser = input("normaliser", "float32", []);
   const { hidden } = architecture.trunk(config, weights, {
     inputIds,
     positionIds,
     attend: causalAttention(positionIds),
   });
-  const logits = architecture.head(config, weights, gather(hidden, targetPositions));
-  const likelihood = gatherElements(logSoftmax(logits), unsqueeze(labels, [1]), 1);
-  const loss = mul(neg(sumAll(likelihood)), reciprocal(normaliser));
-  return { inputs: [inputIds, positionIds, targetPositions, labels, normaliser], outputs: { loss } };
+  const chunksOf = (value: Value): readonly Value[] => equalSplit(value, targetChunks, 0);
+  const [chunkLabels, chunkWeights] = [labels, labelWeights].map((value) => chunksOf(unsqueeze(value, [1])));
+  const sums = chunksOf(gather(hidden, targetPositions)).map((chunk, i) => {
+    const logits = architecture.head(config, weights, chunk);
+    const likelihood = gatherElements(logSoftmax(logits), chunkLabels?.[i] as Value, 1); // as many chunks of each
+    // Adds nothing; but the gradient of a chunk's logits now depends on their likelihood, so that the logits are not
+    // kept for it beyond.
+    const tied = add(chunkWeights?.[i] as Value, mul(likelihood, 0));
+    return sumAll(mul(likelihood, tied));
+  });
+  const loss = mul(neg(sums.reduce((total, sum) => add(total, sum))), reciprocal(normaliser));
+  return { inputs: [inputIds, positionIds, targetPositions, labels, labelWeights, normaliser], outputs: { loss } };
 }
 
 /** What a decoding graph gives. */

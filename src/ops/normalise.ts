@@ -1,5 +1,5 @@
 import { float, int, numberAttribute, sizeOf, type Value } from "../graph/index.ts";
-import { add, div, exp, mul, sqrt, sub } from "./elementwise.ts";
+import { add, div, exp, mul, neg, sqrt, sub } from "./elementwise.ts";
 import { apply, defineOp, normalAxis, type Op, required } from "./op.ts";
 import { reduceMean, reduceSum } from "./reduce.ts";
 import { spread } from "./reference.ts";
@@ -47,7 +47,7 @@ export const Softmax: Op = defineOp({
   samples: [{ inputs: [spread([2, 5])] }, { inputs: [spread([2, 3, 4])], attributes: { axis: int(1) } }],
 });
 
-/** x − log Σe^x along `axis`. dx = dy − e^y·Σ dy. */
+/** x − log Σe^x along `axis`. dx = dy − e^y·Σ dy, as a sum so that a sparse dy can be added in place. */
 export const LogSoftmax: Op = defineOp({
   name: "LogSoftmax",
   since: 13,
@@ -62,7 +62,7 @@ export const LogSoftmax: Op = defineOp({
   grad: ({ dy, x, outputs, attributes }) => {
     const y = required(outputs, 0, "LogSoftmax");
     const axis = normalAxis(numberAttribute(attributes, "axis", -1), x(0).shape.length, "LogSoftmax");
-    return [sub(dy, mul(exp(y), reduceSum(dy, [axis])))];
+    return [add(dy, mul(exp(y), neg(reduceSum(dy, [axis]))))];
   },
   cost: "compute",
   samples: [{ inputs: [spread([2, 5])] }, { inputs: [spread([2, 3, 4])], attributes: { axis: int(1) } }],

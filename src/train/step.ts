@@ -12,7 +12,7 @@ import type { PretrainedModel } from "../models/index.ts";
 import { add, mul } from "../ops/index.ts";
 import { type AdamWConfig, adamw, clipByGlobalNorm, globalNorm } from "../optim/index.ts";
 import { bytesOfValue, type Symbols } from "../plan/memory.ts";
-import { differentiate, fold, recompute } from "../transforms/index.ts";
+import { differentiate, fold, readInPlace, recompute, useSparsity } from "../transforms/index.ts";
 import { type MemoryChoiceName, memoryChoices } from "./memory.ts";
 
 /** What a training step is made of. */
@@ -49,7 +49,7 @@ export interface TrainingGraphs {
 }
 
 /** The sizes at which what to keep and what to recompute is weighed: one row of 512 tokens, all of them labels. */
-const nominal: Symbols = { batch: 1, block: 128, targets: 512 };
+const nominal: Symbols = { batch: 1, block: 128, chunk: 64 };
 
 /** The buffer of an optimiser tensor. */
 export function stateName(parameterName: string, state: string): string {
@@ -147,7 +147,7 @@ function close(
   memory: MemoryChoiceName,
 ): StepGraph {
   const names = Object.keys(outputs);
-  const folded = fold(Object.values(outputs));
+  const folded = readInPlace(useSparsity(fold(Object.values(outputs))));
   const [loss, ...others] = folded;
   if (names[0] !== "loss" || loss === undefined) return { graph: assemble(folded, []), writes, savedBytes: 0 };
   const {

@@ -6,7 +6,7 @@ import type { PretrainedModel } from "../models/index.ts";
 import { type AdamWConfig, adamw } from "../optim/index.ts";
 import type { Device } from "../runtime/device.ts";
 import { compileGraph, type Program } from "../runtime/program.ts";
-import type { Batch } from "./data/index.ts";
+import { type Batch, batchSizes } from "./data/index.ts";
 import { fillDropoutMasks } from "./dropout.ts";
 import { type Evaluator, meanLoss, openEvaluator } from "./evaluator.ts";
 import { type MemoryChoiceName, memoryChoices } from "./memory.ts";
@@ -116,7 +116,7 @@ export async function openTrainer(device: Device, model: PretrainedModel, option
         const outputs = await runStep(gradient, {
           ...batch.feeds,
           normaliser: scalar(targets),
-          ...fillDropoutMasks(dropoutMasks, batch.feeds.input_ids.shape, { seed: options.seed, step, batch: i }),
+          ...fillDropoutMasks(dropoutMasks, batchSizes(batch.feeds), { seed: options.seed, step, batch: i }),
           ...(update ? { carry: scalar(i === 0 ? 0 : 1) } : optimizerFeeds(step, learningRate)),
         });
         loss += numberOf(outputs, "loss");

@@ -4,3 +4,5 @@ export * from "./evaluate.ts";
 export * from "./fold.ts";
 export * from "./recompute.ts";
 export * from "./rewrite.ts";
+export * from "./sparse.ts";
+export * from "./unpacked.ts";

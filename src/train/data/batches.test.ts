@@ -21,8 +21,9 @@ describe("makeBatch", () => {
     expect(feeds.input_ids.shape).toEqual([2, 8]);
     expect(numbers(feeds.input_ids.data)).toEqual([5, 6, 7, 0, 0, 0, 0, 0, 8, 9, 10, 11, 12, 0, 0, 0]);
     expect(numbers(feeds.position_ids.data)).toEqual([0, 1, 2, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4, 0, 0, 0]);
-    expect(numbers(feeds.target_positions.data)).toEqual([1, 8, 9, 11]);
-    expect(numbers(feeds.labels.data)).toEqual([7, 9, 10, 12]);
+    expect(numbers(feeds.target_positions.data)).toEqual([1, 8, 9, 11, 0, 0, 0, 0]);
+    expect(numbers(feeds.labels.data)).toEqual([7, 9, 10, 12, 0, 0, 0, 0]);
+    expect([...feeds.label_weights.data]).toEqual([1, 1, 1, 1, 0, 0, 0, 0]); // targets come in chunks
     expect([tokens, targets]).toEqual([8, 4]);
   });
 
@@ -31,8 +32,8 @@ describe("makeBatch", () => {
     expect(feeds.input_ids.shape).toEqual([1, 8]);
     expect(numbers(feeds.input_ids.data)).toEqual([8, 9, 10, 11, 12, 5, 6, 7]);
     expect(numbers(feeds.position_ids.data)).toEqual([0, 1, 2, 3, 4, 0, 1, 2]);
-    expect(numbers(feeds.target_positions.data)).toEqual([0, 1, 3, 6]);
-    expect(numbers(feeds.labels.data)).toEqual([9, 10, 12, 7]);
+    expect(numbers(feeds.target_positions.data)).toEqual([0, 1, 3, 6, 0, 0, 0, 0]);
+    expect(numbers(feeds.labels.data)).toEqual([9, 10, 12, 7, 0, 0, 0, 0]);
     expect([tokens, targets]).toEqual([8, 4]);
   });
 });

@@ -1,6 +1,6 @@
 import { assert } from "../../errors.ts";
 import { type Tensor, tensor } from "../../graph/index.ts";
-import { attentionBlocks } from "../../models/index.ts";
+import { attentionBlocks, targetChunks } from "../../models/index.ts";
 import { packRows } from "./packing.ts";
 import type { TokenizedExample } from "./tokenize.ts";
 
@@ -15,11 +15,22 @@ export interface Batch {
     readonly target_positions: Tensor<"int64">;
     /** [targets]: the labels, the tokens right after those positions. */
     readonly labels: Tensor<"int64">;
+    /** [targets]: 1, or 0 where a target only fills up a chunk. */
+    readonly label_weights: Tensor<"float32">;
   };
   /** Tokens that are not padding. */
   readonly tokens: number;
   /** Labels: what the loss is a mean over. */
   readonly targets: number;
+}
+
+/** The sizes of a batch, by the symbols that the objective's graph names them with. */
+export function batchSizes({
+  input_ids,
+  labels,
+}: Batch["feeds"]): Readonly<Record<"batch" | "block" | "chunk", number>> {
+  const [batch = 1, seq = attentionBlocks] = input_ids.shape;
+  return { batch, block: seq / attentionBlocks, chunk: labels.data.length / targetChunks };
 }
 
 /** How a batch is laid out. */
@@ -57,6 +68,13 @@ export function makeBatch(examples: readonly TokenizedExample[], { padId, hidden
       start += inputIds.length;
     }
   }
+  const labelled = targets.length;
+  const weights = targets.map(() => 1);
+  while (targets.length % targetChunks > 0 || targets.length === 0) {
+    targets.push(0);
+    labels.push(0);
+    weights.push(0);
+  }
   const shape = [rows.length, width];
   return {
     feeds: {
@@ -64,9 +82,10 @@ export function makeBatch(examples: readonly TokenizedExample[], { padId, hidden
       position_ids: tensor("int64", shape, positions),
       target_positions: tensor("int64", [targets.length], targets),
       labels: tensor("int64", [labels.length], labels),
+      label_weights: tensor("float32", [weights.length], weights),
     },
     tokens: lengths.reduce((sum, length) => sum + length, 0),
-    targets: targets.length,
+    targets: labelled,
   };
 }
 
