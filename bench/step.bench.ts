@@ -1,71 +1,39 @@
-import { type ChildProcessByStdio, spawn } from "node:child_process";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { createInterface } from "node:readline";
-import type { Readable, Writable } from "node:stream";
-import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { createRng } from "../src/linalg/index.ts";
+import { trainDefaults } from "../src/train/settings.ts";
 import { shapeOf, writeInputs } from "./inputs.ts";
+import { openSides, type Side, worstLossDifference } from "./side.ts";
 
 /*
  * One whole LoRA step (forward, backward, clipping, AdamW), interleaved with PEFT on the same weights and batches.
  *   npm run bench:step -- [--python <python with torch and peft>] [--shape llama8|smollm2]
- *     [--rounds 12] [--threads 2] [--tokens 512] [--json out.json]
+ *     [--rounds 12] [--threads 2] [--tokens 512] [--memory fast|balanced|small] [--json out.json]
  */
 const { values } = parseArgs({
   options: {
-    python: { type: "string" },
     rounds: { type: "string", default: "12" },
     threads: { type: "string", default: "2" },
     tokens: { type: "string", default: "512" },
     shape: { type: "string", default: "llama8" },
+    memory: { type: "string", default: trainDefaults.memory },
+    python: { type: "string" },
     json: { type: "string" },
   },
 });
 const rounds = Number(values.rounds);
 const warmups = 3;
 const shape = shapeOf(values.shape);
-interface Answer {
-  readonly ms: number;
-  readonly loss: number;
-  readonly peak_bytes: number;
-}
-
-/** A process that answers one line with one line. */
-class Side {
-  readonly name: string;
-  readonly answers: Answer[] = [];
-  readonly #child: ChildProcessByStdio<Writable, Readable, null>;
-  readonly #lines: AsyncIterator<string>;
-  constructor(name: string, command: string, args: readonly string[]) {
-    this.name = name;
-    this.#child = spawn(command, args, { stdio: ["pipe", "pipe", "inherit"] });
-    this.#lines = createInterface({ input: this.#child.stdout })[Symbol.asyncIterator]();
-  }
-  async step(ids: readonly number[], learningRate: number): Promise<void> {
-    this.#child.stdin.write(`${JSON.stringify({ ids, learning_rate: learningRate })}\n`);
-    const { value, done } = await this.#lines.next();
-    if (done) throw new Error(`${this.name} ended before it answered`);
-    this.answers.push(JSON.parse(value) as Answer); // the protocol of both sides
-  }
-  end(): void {
-    this.#child.stdin.end();
-  }
-}
-
 const folder = await mkdtemp(join(tmpdir(), "scion-bench-"));
 try {
   await writeInputs(folder, shape);
-  const args = [join(folder, "model"), join(folder, "adapter"), values.threads];
-  const here = (file: string): string => fileURLToPath(new URL(file, import.meta.url));
-  const sides = [new Side("scion", process.execPath, ["--import", "tsx", here("step-scion.ts"), ...args])];
-  if (values.python) sides.push(new Side("peft", values.python, [here("step_peft.py"), ...args]));
+  const sides = openSides(folder, values);
   for (let round = 0; round < warmups + rounds; round++) {
     const rng = createRng(round, "ids");
     const ids = Array.from({ length: Number(values.tokens) }, () => rng.integer(shape.config.vocab_size));
-    for (const side of sides) await side.step(ids, 1e-3);
+    for (const side of sides) await side.step({ examples: [{ ids, prompt: 0 }], learning_rate: 1e-3 });
   }
   for (const side of sides) side.end();
   await report(sides);
@@ -75,10 +43,7 @@ try {
 
 async function report(sides: readonly Side[]): Promise<void> {
   const [ours, peer] = sides;
-  const worst = Math.max(
-    0,
-    ...(peer?.answers ?? []).map(({ loss }, i) => Math.abs(loss / (ours?.answers[i]?.loss ?? Number.NaN) - 1)),
-  );
+  const worst = worstLossDifference(sides);
   if (peer && !(worst < 1e-4))
     throw new Error(`the losses differ by ${worst} relative: the sides do not compute the same`);
   const rows = sides.map(({ name, answers }) => {

@@ -6,13 +6,16 @@ import { openModel } from "../src/models/index.ts";
 import { openNodeDevice } from "../src/runtime/node.ts";
 import { nodeStorage } from "../src/runtime/node-storage.ts";
 import { makeBatch } from "../src/train/data/index.ts";
+import type { MemoryChoiceName } from "../src/train/memory.ts";
+import { trainDefaults } from "../src/train/settings.ts";
 import { openTrainer } from "../src/train/trainer.ts";
+import type { Job } from "./side.ts";
 
 /*
- * Scion's side of `step.bench.ts`, with the protocol of `step_peft.py`:
- * tsx step-scion.ts <model folder> <adapter folder> <threads>
+ * Scion's side of the benchmarks, with the protocol of `side_peft.py`:
+ * tsx side-scion.ts <model folder> <adapter folder> <threads> [<memory choice>]
  */
-const [folder = "", adapterFolder = "", threads = "1"] = process.argv.slice(2);
+const [folder = "", adapterFolder = "", threads = "1", memory = trainDefaults.memory] = process.argv.slice(2);
 const model = await openModel(nodeStorage, folder);
 const layout = lora.peft;
 if (!layout) throw new Error("LoRA has a PEFT form");
@@ -23,7 +26,7 @@ const trainer = await openTrainer(device, model, {
   targets: "all-linear",
   optimizer: { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0 },
   maxGradNorm: 1,
-  memory: "balanced",
+  memory: memory as MemoryChoiceName, // checked by the benchmark
   accumulates: false,
   seed: 0,
 });
@@ -36,13 +39,19 @@ await trainer.load(initial);
 
 let step = 0;
 for await (const line of createInterface({ input: process.stdin })) {
-  const { ids, learning_rate: learningRate } = JSON.parse(line) as { ids: number[]; learning_rate: number }; // our own line
-  const inputIds = Int32Array.from(ids);
-  const batch = makeBatch([{ inputIds, trained: new Uint8Array(ids.length).fill(1), line: 1 }], { padId: 0 });
+  const job = JSON.parse(line) as Job; // our own line
   const started = performance.now();
-  const { loss, gradNorm } = await trainer.step(++step, [batch], learningRate);
+  const examples = job.examples.map(({ ids, prompt }) => ({
+    inputIds: Int32Array.from(ids),
+    trained: Uint8Array.from(ids, (_, i) => Number(i >= prompt)),
+    line: 1,
+  }));
+  const batch = makeBatch(examples, { padId: 0, hiddenSize: model.sizes.hiddenSize });
+  const { loss, gradNorm } = await trainer.step(++step, [batch], job.learning_rate);
   const ms = performance.now() - started;
-  console.log(JSON.stringify({ ms, loss, grad_norm: gradNorm, peak_bytes: 1024 * process.resourceUsage().maxRSS }));
+  const peakBytes = 1024 * process.resourceUsage().maxRSS;
+  const computed = batch.feeds.input_ids.data.length;
+  console.log(JSON.stringify({ ms, loss, grad_norm: gradNorm, peak_bytes: peakBytes, computed_tokens: computed }));
 }
 await trainer.close();
 await device.close();
