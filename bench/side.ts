@@ -44,7 +44,7 @@ export class Side {
 /** Scion, and PEFT when its Python is given, on the model and adapter that `writeInputs` made in a folder. */
 export function openSides(
   folder: string,
-  { threads, memory, python }: { threads: string; memory: string; python?: string },
+  { threads, memory, python }: { threads: string; memory: string; python?: string | undefined },
 ): readonly Side[] {
   const args = [join(folder, "model"), join(folder, "adapter"), threads];
   const here = (file: string): string => fileURLToPath(new URL(file, import.meta.url));

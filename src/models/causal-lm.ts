@@ -23,8 +23,18 @@ export interface OpenGraph {
   readonly outputs: Readonly<Record<string, Value>>;
 }
 
-/** The logits of a batch's targets are computed in this many chunks, one after the other. */
-export const targetChunks = 8;
+/** A batch has a multiple of this many targets, so that they can be cut into as many chunks, or half as many, …. */
+export const targetMultiple = 16;
+
+/**
+ * In how many chunks, one after the other, the logits of a batch are computed: as few as keep a chunk within 16384
+ * logits for each of a batch's targets. Every chunk reads the output layer's weight once more.
+ */
+function targetChunks(vocabSize: number): number {
+  let chunks = 1;
+  while (chunks < targetMultiple && vocabSize / chunks > 16384) chunks *= 2;
+  return chunks;
+}
 
 /**
  * The training objective: the negative log-likelihood of labels, weighted, summed over targets and divided by
@@ -32,14 +42,14 @@ export const targetChunks = 8;
  * Inputs: input_ids and position_ids int64 [batch, seq], right-padded to a multiple of {@link attentionBlocks}, where
  * a document begins at every position 0; target_positions int64 [targets], the flat places (of batch·seq) whose next
  * token counts; labels int64 [targets], those tokens; label_weights float32 [targets]; normaliser float32 []. Targets
- * are a multiple of {@link targetChunks}, and logits exist of one such chunk at a time.
+ * are a multiple of {@link targetMultiple}; a large vocabulary's logits exist of one chunk of them at a time.
  * The logits exist only at the targets. Output: loss float32 [].
  */
 export function lossGraph<Config>(architecture: Architecture<Config>, config: Config, weights: Weights): OpenGraph {
   const seq = mulDims("block", attentionBlocks);
   const inputIds = input("input_ids", "int64", ["batch", seq]);
   const positionIds = input("position_ids", "int64", ["batch", seq]);
-  const targets = mulDims("chunk", targetChunks);
+  const targets = mulDims("chunk", targetMultiple);
   const targetPositions = input("target_positions", "int64", [targets]);
   const labels = input("labels", "int64", [targets]);
   const labelWeights = input("label_weights", "float32", [targets]);
@@ -49,7 +59,8 @@ export function lossGraph<Config>(architecture: Architecture<Config>, config: Co
     positionIds,
     attend: causalAttention(positionIds),
   });
-  const chunksOf = (value: Value): readonly Value[] => equalSplit(value, targetChunks, 0);
+  const chunks = targetChunks(architecture.sizes(config).vocabSize);
+  const chunksOf = (value: Value): readonly Value[] => (chunks === 1 ? [value] : equalSplit(value, chunks, 0));
   const [chunkLabels, chunkWeights] = [labels, labelWeights].map((value) => chunksOf(unsqueeze(value, [1])));
   const sums = chunksOf(gather(hidden, targetPositions)).map((chunk, i) => {
     const logits = architecture.head(config, weights, chunk);

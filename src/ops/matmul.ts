@@ -53,9 +53,18 @@ export const MatMul: Op = defineOp({
 
 /** db = aᵀ·dy. A shared 2-D b sums over every leading axis in one product instead of a batch of them. */
 function weightGradient(a: Value, b: Value, dy: Value): Value {
-  if (b.shape.length !== 2 || a.shape.length === 2) return matmul(transposeLast(a), dy);
+  if (b.shape.length !== 2 || a.shape.length === 2) {
+    // Of attention's probabilities and what they mix, whichever is known to be small is transposed.
+    const small = isSmallest(dy.shape.at(-1), a.shape.slice(-2)) && a.shape.length === b.shape.length;
+    return small ? transposeLast(matmul(transposeLast(dy), a)) : matmul(transposeLast(a), dy);
+  }
   const flatten = (value: Value): Value => reshapeTo(value, [-1, value.shape.at(-1) ?? 1], []);
   return gemm(flatten(a), flatten(dy), { transA: true });
+}
+
+/** Whether a size is a number and the others are symbols, which stand for lengths of sequences. */
+function isSmallest(size: Dim | undefined, others: readonly Dim[]): boolean {
+  return typeof size === "number" && others.every((other) => typeof other === "string");
 }
 
 function product(a: Reference, b: Reference): Reference {

@@ -713,8 +713,16 @@ export function reshapeLike(x: Value, like: Value): Value {
   return reshapeTo(x, like.shape, [like]);
 }
 
-/** Reorder axes. */
+/** Reorder axes; of a value whose axes have been reordered just before, both at once. */
 export function transpose(x: Value, perm: readonly number[]): Value {
+  const [source] = x.kind === "result" && x.node.op === "Transpose" ? x.node.inputs : [];
+  const before = x.kind === "result" && source ? intsAttribute(x.node.attributes, "perm") : undefined;
+  if (source && before) {
+    return transpose(
+      source,
+      perm.map((axis) => before[axis] as number), // one axis each
+    );
+  }
   return perm.every((axis, i) => axis === i) ? x : apply(Transpose, [x], { perm: ints(perm) });
 }
 

@@ -49,7 +49,7 @@ export interface TrainingGraphs {
 }
 
 /** The sizes at which what to keep and what to recompute is weighed: one row of 512 tokens, all of them labels. */
-const nominal: Symbols = { batch: 1, block: 128, chunk: 64 };
+const nominal: Symbols = { batch: 1, block: 128, chunk: 32 };
 
 /** The buffer of an optimiser tensor. */
 export function stateName(parameterName: string, state: string): string {

@@ -14,6 +14,7 @@ const example = (inputIds: number[], trained: number[], line = 1): TokenizedExam
 const numbers = (data: BigInt64Array): number[] => Array.from(data, Number);
 
 describe("makeBatch", () => {
+  const filling = Array.from({ length: 12 }, () => 0); // targets come in multiples of 16
   const examples = [example([5, 6, 7], [0, 0, 1]), example([8, 9, 10, 11, 12], [0, 1, 1, 0, 1])];
 
   test("pads on the right, to what attention is cut into, and points at the positions before the labels", () => {
@@ -21,9 +22,9 @@ describe("makeBatch", () => {
     expect(feeds.input_ids.shape).toEqual([2, 8]);
     expect(numbers(feeds.input_ids.data)).toEqual([5, 6, 7, 0, 0, 0, 0, 0, 8, 9, 10, 11, 12, 0, 0, 0]);
     expect(numbers(feeds.position_ids.data)).toEqual([0, 1, 2, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4, 0, 0, 0]);
-    expect(numbers(feeds.target_positions.data)).toEqual([1, 8, 9, 11, 0, 0, 0, 0]);
-    expect(numbers(feeds.labels.data)).toEqual([7, 9, 10, 12, 0, 0, 0, 0]);
-    expect([...feeds.label_weights.data]).toEqual([1, 1, 1, 1, 0, 0, 0, 0]); // targets come in chunks
+    expect(numbers(feeds.target_positions.data)).toEqual([1, 8, 9, 11, ...filling]);
+    expect(numbers(feeds.labels.data)).toEqual([7, 9, 10, 12, ...filling]);
+    expect([...feeds.label_weights.data]).toEqual([1, 1, 1, 1, ...filling]);
     expect([tokens, targets]).toEqual([8, 4]);
   });
 
@@ -32,8 +33,8 @@ describe("makeBatch", () => {
     expect(feeds.input_ids.shape).toEqual([1, 8]);
     expect(numbers(feeds.input_ids.data)).toEqual([8, 9, 10, 11, 12, 5, 6, 7]);
     expect(numbers(feeds.position_ids.data)).toEqual([0, 1, 2, 3, 4, 0, 1, 2]);
-    expect(numbers(feeds.target_positions.data)).toEqual([0, 1, 3, 6, 0, 0, 0, 0]);
-    expect(numbers(feeds.labels.data)).toEqual([9, 10, 12, 7, 0, 0, 0, 0]);
+    expect(numbers(feeds.target_positions.data)).toEqual([0, 1, 3, 6, ...filling]);
+    expect(numbers(feeds.labels.data)).toEqual([9, 10, 12, 7, ...filling]);
     expect([tokens, targets]).toEqual([8, 4]);
   });
 });

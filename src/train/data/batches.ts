@@ -1,6 +1,6 @@
 import { assert } from "../../errors.ts";
 import { type Tensor, tensor } from "../../graph/index.ts";
-import { attentionBlocks, targetChunks } from "../../models/index.ts";
+import { attentionBlocks, targetMultiple } from "../../models/index.ts";
 import { packRows } from "./packing.ts";
 import type { TokenizedExample } from "./tokenize.ts";
 
@@ -30,7 +30,7 @@ export function batchSizes({
   labels,
 }: Batch["feeds"]): Readonly<Record<"batch" | "block" | "chunk", number>> {
   const [batch = 1, seq = attentionBlocks] = input_ids.shape;
-  return { batch, block: seq / attentionBlocks, chunk: labels.data.length / targetChunks };
+  return { batch, block: seq / attentionBlocks, chunk: labels.data.length / targetMultiple };
 }
 
 /** How a batch is laid out. */
@@ -70,7 +70,7 @@ export function makeBatch(examples: readonly TokenizedExample[], { padId, hidden
   }
   const labelled = targets.length;
   const weights = targets.map(() => 1);
-  while (targets.length % targetChunks > 0 || targets.length === 0) {
+  while (targets.length % targetMultiple > 0 || targets.length === 0) {
     targets.push(0);
     labels.push(0);
     weights.push(0);
