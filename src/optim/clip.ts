@@ -1,12 +1,15 @@
-import type { Value } from "../graph/index.ts";
-import { add, div, min, mul, reduceSum, sqrt, sumAll } from "../ops/index.ts";
+import { sizeOf, type Value } from "../graph/index.ts";
+import { add, div, gemm, min, mul, reshape, sqrt, sumAll } from "../ops/index.ts";
 
 /**
- * √Σ‖g‖² over all gradients, a scalar. Rows are summed first: ONNX Runtime adds the elements of one sum in sequence,
- * which in float32 is off by a thousandth over a million of them.
+ * √Σ‖g‖² over all gradients, a scalar. As products: ONNX Runtime adds the elements of one ReduceSum in sequence, which
+ * in float32 is off by a thousandth over a million of them, and those of a product in many partial sums.
  */
 export function globalNorm(gradients: readonly Value[]): Value {
-  const squares = gradients.map((gradient) => sumAll(reduceSum(mul(gradient, gradient), [-1])));
+  const squares = gradients.map((gradient) => {
+    const row = reshape(gradient, [1, sizeOf(gradient.shape.map(Number))]);
+    return sumAll(gemm(row, row, { transB: true }));
+  });
   return sqrt(squares.reduce((sum, square) => add(sum, square)));
 }
 

@@ -18,14 +18,14 @@ export const memoryChoices: Readonly<Record<"fast" | "balanced" | "small", Memor
     summary: "keep everything the backward pass reads",
   },
   balanced: {
-    repeatable: (node) => opOf(node).cost === "memory",
+    repeatable: (node) => opOf(node).cost === "memory" || node.inputs.length === 1,
     prepack: true,
-    summary: "recompute norms, masks and products of activations",
+    summary: "recompute norms, masks and activation functions",
   },
   small: {
     repeatable: (node) => opOf(node).cost === "memory" || !readsWeights(node),
     prepack: false,
-    summary: "recompute activations and attention too, and keep one copy of the weights",
+    summary: "recompute attention too, and keep one copy of the weights",
   },
 };
 

@@ -7,13 +7,14 @@ import {
   parameter,
   type Value,
 } from "../graph/index.ts";
-import { type Attached, attach, type MethodChoice, type TargetModules, type Trainable } from "../methods/index.ts";
+import { type Attached, attach, type MethodChoice, type TargetModules } from "../methods/index.ts";
 import type { PretrainedModel } from "../models/index.ts";
 import { add, mul } from "../ops/index.ts";
-import { type AdamWConfig, adamw, clipByGlobalNorm, globalNorm } from "../optim/index.ts";
+import type { AdamWConfig } from "../optim/index.ts";
 import { bytesOfValue, type Symbols } from "../plan/memory.ts";
 import { differentiate, fold, readInPlace, recompute, useSparsity } from "../transforms/index.ts";
 import { type MemoryChoiceName, memoryChoices } from "./memory.ts";
+import { stateName, updateOutputs } from "./update.ts";
 
 /** What a training step is made of. */
 export interface StepOptions {
@@ -50,11 +51,6 @@ export interface TrainingGraphs {
 
 /** The sizes at which what to keep and what to recompute is weighed: one row of 512 tokens, all of them labels. */
 const nominal: Symbols = { batch: 1, block: 128, chunk: 32 };
-
-/** The buffer of an optimiser tensor. */
-export function stateName(parameterName: string, state: string): string {
-  return `${parameterName}#${state}`;
-}
 
 /**
  * Build the training step of a model as graphs: forward, loss, backward, clipping by global norm and AdamW.
@@ -94,49 +90,6 @@ export function buildTraining(model: PretrainedModel, options: StepOptions): Tra
     attached,
     zeros: [...update.state, ...sums],
   };
-}
-
-interface Update {
-  readonly outputs: Readonly<Record<string, Value>>;
-  readonly writes: Readonly<Record<string, string>>;
-  readonly state: readonly ParameterValue[];
-}
-
-function updateOutputs(trainables: readonly Trainable[], gradients: readonly Value[], options: StepOptions): Update {
-  const norm = globalNorm(gradients);
-  const clipped = options.maxGradNorm > 0 ? clipByGlobalNorm(gradients, norm, options.maxGradNorm) : gradients;
-  const scalars = new Map<string, InputValue>();
-  const scalar = (name: string): Value => {
-    const made = scalars.get(name) ?? input(name, "float32", []);
-    scalars.set(name, made);
-    return made;
-  };
-  const outputs: Record<string, Value> = { grad_norm: norm };
-  const writes: Record<string, string> = {};
-  const put = (buffer: string, value: Value): void => {
-    outputs[`next ${buffer}`] = value;
-    writes[`next ${buffer}`] = buffer;
-  };
-  const state: ParameterValue[] = [];
-  trainables.forEach(({ value }, i) => {
-    const shape = value.shape.map(Number);
-    const own = new Map(adamw.state.map((name) => [name, parameter(stateName(value.name, name), "float32", shape)]));
-    state.push(...own.values());
-    const next = adamw.update(
-      {
-        parameter: value,
-        gradient: clipped[i] as Value, // one gradient a parameter
-        state: (name) => own.get(name) as Value, // the names that `adamw.state` lists
-        scalar,
-        // As Hugging Face's Trainer: norms and biases, which are vectors, do not decay.
-        decays: shape.length >= 2,
-      },
-      options.optimizer,
-    );
-    put(value.name, next.parameter);
-    for (const [name, tensor] of Object.entries(next.state)) put(stateName(value.name, name), tensor);
-  });
-  return { outputs, writes, state };
 }
 
 function close(
