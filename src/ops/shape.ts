@@ -734,8 +734,17 @@ export function transposeLast(x: Value): Value {
   return transpose(x, perm);
 }
 
-/** Cut x into `count` equal parts along an axis, whose size is a multiple of it. */
+/**
+ * How many parts one split may have on every device: WebGPU promises eight buffers to a shader
+ * (`maxStorageBuffersPerShaderStage`), these and the whole.
+ */
+export const maxSplitParts = 7;
+
+/** Cut x into `count` equal parts along an axis, whose size is a multiple of it; many parts by cutting halves. */
 export function equalSplit(x: Value, count: number, axis: number): readonly Value[] {
+  if (count > maxSplitParts && count % 2 === 0) {
+    return equalSplit(x, 2, axis).flatMap((half) => equalSplit(half, count / 2, axis));
+  }
   return applyAll(Split, [x], { axis: int(axis), num_outputs: int(count) });
 }
 

@@ -1,6 +1,6 @@
 import { type InputValue, input, type ParameterValue, parameter, sizeOf, type Value } from "../graph/index.ts";
 import type { Trainable } from "../methods/index.ts";
-import { concat, reshape, split } from "../ops/index.ts";
+import { concat, maxSplitParts, reshape, split } from "../ops/index.ts";
 import { type AdamWConfig, adamw, clipByGlobalNorm, globalNorm } from "../optim/index.ts";
 
 /** The graph of an update: outputs, the buffers they replace, and the buffers it starts with zeros. */
@@ -19,8 +19,6 @@ export function stateName(parameterName: string, state: string): string {
 const largestPacked = 32768;
 /** Packs grow to about this many elements, which stay in a processor's cache between one operator and the next. */
 const packSize = 65536;
-/** Every WebGPU device binds eight buffers to a shader (`maxStorageBuffersPerShaderStage`): these and their pack. */
-const packMembers = 7;
 
 /**
  * Clip gradients by their global norm and update every parameter. Small ones are packed end to end and updated as one
@@ -87,7 +85,7 @@ function packsOf(trainables: readonly Trainable[]): readonly (readonly number[])
     const size = sizeOf(value.shape.map(Number));
     const current = open.get(decays(value));
     if (size > largestPacked) packs.push([i]);
-    else if (current && current.pack.length < packMembers && current.size + size <= packSize) {
+    else if (current && current.pack.length < maxSplitParts && current.size + size <= packSize) {
       current.pack.push(i);
       current.size += size;
     } else {
