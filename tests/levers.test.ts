@@ -72,6 +72,32 @@ describe.each(["llama-tiny", "gpt2-tiny"])("on %s", (name) => {
     expect(difference).toBeLessThanOrEqual(memoryChoices[memory].prepack ? 0 : 1e-5);
   });
 
+  it("evaluating in the training program gives the same loss, and changes nothing", async () => {
+    const model = await openModel(nodeStorage, golden(name));
+    const batches = [makeBatch(randomExamples(5, model.sizes.vocabSize), { padId: 0 })];
+    const evaluated = async (memory: MemoryChoiceName): Promise<{ losses: number[]; same: boolean }> => {
+      const trainer = await openTrainer(device, model, {
+        choice: chooseMethod("lora", { rank: 2 }),
+        targets: "all-linear",
+        optimizer: { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0 },
+        maxGradNorm: 1,
+        memory,
+        accumulates: false,
+        seed: 0,
+      });
+      await trainer.step(1, batches, 1e-2);
+      const before = await trainer.state();
+      const losses = [await trainer.evaluate(batches), await trainer.evaluate(batches)];
+      const after = await trainer.state();
+      await trainer.close();
+      return { losses, same: JSON.stringify([...before]) === JSON.stringify([...after]) };
+    };
+    const [apart, together] = [await evaluated("fast"), await evaluated("balanced")];
+    expect(together.same).toBe(true);
+    expect(together.losses[1]).toBe(together.losses[0]);
+    expect(together.losses[0]).toBeCloseTo(apart.losses[0] ?? 0, 6);
+  });
+
   it("an adapter on the output layer, whose logits come in chunks, is one adapter", async () => {
     const model = await openModel(nodeStorage, golden(name));
     const batch = makeBatch(randomExamples(5, model.sizes.vocabSize), { padId: 0 });

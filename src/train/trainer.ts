@@ -78,7 +78,7 @@ export async function openTrainer(device: Device, model: PretrainedModel, option
       fix: "choose other target modules",
     });
   }
-  const { prepack } = memoryChoices[options.memory];
+  const { prepack, evaluatesInStep } = memoryChoices[options.memory];
   const gradient = await compileStep(device, graphs.gradient, prepack);
   const update = graphs.update && (await compileStep(device, graphs.update, prepack));
   let evaluator: Promise<Evaluator> | undefined;
@@ -130,7 +130,10 @@ export async function openTrainer(device: Device, model: PretrainedModel, option
     },
 
     evaluate: async (batches) => {
-      evaluator ??= openEvaluator(device, model, { adapter: options });
+      evaluator ??=
+        evaluatesInStep && dropoutMasks.length === 0
+          ? Promise.resolve(stepEvaluator(gradient))
+          : openEvaluator(device, model, { adapter: options });
       return (await meanLoss(await evaluator, batches)).loss;
     },
 
@@ -173,6 +176,16 @@ function runStep(
   feeds: Readonly<Record<string, Tensor>>,
 ): Promise<Readonly<Record<string, Tensor>>> {
   return program.run({ feeds, reads, writes });
+}
+
+/** Measures with the training program: nothing that the run writes is kept, so the scalars of an update do not matter. */
+function stepEvaluator({ program, reads }: Compiled): Evaluator {
+  const unused = program.graph.inputs.filter(({ shape }) => shape.length === 0).map(({ name }) => [name, scalar(1)]);
+  const scalars: Readonly<Record<string, Tensor>> = Object.fromEntries(unused); // the sum's normaliser is 1 too
+  return {
+    sum: async ({ feeds }) => numberOf(await program.run({ feeds: { ...scalars, ...feeds }, reads }), "loss"),
+    close: async () => undefined,
+  };
 }
 
 async function placeInitial(device: Device, { attached, zeros }: TrainingGraphs, seed: number): Promise<void> {
