@@ -43,6 +43,7 @@ export const MatMul: Op = defineOp({
     return [needs[0] ? matmul(dy, transposeLast(b)) : undefined, needs[1] ? weightGradient(a, b, dy) : undefined];
   },
   cost: "compute",
+  contraction: ({ inputs: [a] }) => a?.shape.at(-1) ?? 1,
   linear: (node) => linearSite(node, "in,out"),
   samples: [
     { inputs: [spread([3, 4]), spread([4, 2], -1, 1, 0.2)] },
@@ -156,6 +157,7 @@ export const Gemm: Op = defineOp({
     ];
   },
   cost: "compute",
+  contraction: ({ inputs: [a], attributes }) => a?.shape[gemmAttributes(attributes).transA ? 0 : 1] ?? 1,
   linear: (node) => {
     const { transA, transB, alpha } = gemmAttributes(node.attributes);
     return transA || alpha !== 1 ? undefined : linearSite(node, transB ? "out,in" : "in,out");

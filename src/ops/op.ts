@@ -80,6 +80,10 @@ export interface Op {
     readonly attributes: Attributes;
     readonly sizesOf: (value: Value | undefined) => readonly Dim[] | undefined;
   }) => readonly Dim[] | undefined;
+  /** For matrix products: the length of the sums that every element of the output is. */
+  readonly contraction?: (node: Node) => Dim;
+  /** Whether the output is the first input's memory, seen otherwise: it takes neither time nor space. */
+  readonly view?: true;
   /** How the node uses a weight as a linear map, if it does. */
   readonly linear?: (node: Node) => LinearSite | undefined;
 }

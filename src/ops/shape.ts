@@ -32,6 +32,7 @@ import { sizesOf } from "./sizes.ts";
 /** The same value under another name. */
 export const Identity: Op = defineOp({
   name: "Identity",
+  view: true,
   since: 19,
   infer: (inputs) => [{ dtype: required(inputs, 0, "Identity").dtype, shape: required(inputs, 0, "Identity").shape }],
   evaluate: (inputs) => [required(inputs, 0, "Identity")],
@@ -69,6 +70,7 @@ function shapeSlice<D extends Dim>(shape: readonly D[], attributes: Attributes):
 /** The same elements in another shape: x [...], shape int64 [rank] -> y. 0 keeps a size, −1 is worked out. */
 export const Reshape: Op = defineOp({
   name: "Reshape",
+  view: true,
   since: 21,
   infer: (inputs, attributes) => {
     const x = required(inputs, 0, "Reshape");
@@ -166,6 +168,7 @@ function gatherBy(x: Reference, shape: readonly number[], offset: (at: readonly 
 /** Add axes of size 1 at the positions that `axes` (int64 vector) names in the result. */
 export const Unsqueeze: Op = defineOp({
   name: "Unsqueeze",
+  view: true,
   since: 21,
   infer: (inputs) => {
     const x = required(inputs, 0, "Unsqueeze");
@@ -192,6 +195,7 @@ function insertOnes<D extends Dim>(shape: readonly D[], axes: readonly number[])
 /** Drop axes of size 1: those that `axes` names, or all of them. */
 export const Squeeze: Op = defineOp({
   name: "Squeeze",
+  view: true,
   since: 21,
   infer: (inputs) => {
     const x = required(inputs, 0, "Squeeze");
@@ -628,6 +632,7 @@ export const Trilu: Op = defineOp({
 /** Two axes: those before `axis` together, the rest together. */
 export const Flatten: Op = defineOp({
   name: "Flatten",
+  view: true,
   since: 21,
   infer: (inputs, attributes) => {
     const x = required(inputs, 0, "Flatten");

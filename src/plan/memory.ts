@@ -1,4 +1,5 @@
 import { bytesPerElement, type Graph, type Node, resolveDim, type Value } from "../graph/index.ts";
+import { opOf } from "../ops/index.ts";
 import { executionOrder } from "./order.ts";
 
 /** Sizes of a graph's symbolic dimensions, such as `batch`. */
@@ -11,9 +12,6 @@ export interface LiveMemory {
   /** Values alive at that moment, largest first. */
   readonly atPeak: readonly { readonly value: Value; readonly bytes: number }[];
 }
-
-/** Operators whose output is their input's memory seen otherwise. */
-const views: ReadonlySet<string> = new Set(["Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity"]);
 
 /** Bytes of a value. Sizes that no symbol decides count as 1. */
 export function bytesOfValue({ dtype, shape }: Value, symbols: Symbols): number {
@@ -31,7 +29,7 @@ export function liveMemory(graph: Graph, symbols: Symbols): LiveMemory {
   for (const node of graph.nodes) {
     const [source] = node.inputs;
     const [view] = node.outputs;
-    if (views.has(node.op) && source?.kind === "result" && view) owner.set(view, ownerOf(source));
+    if (opOf(node).view && source?.kind === "result" && view) owner.set(view, ownerOf(source));
   }
   const kept = new Set([...graph.outputs.values()].map(ownerOf));
   const readers = new Map<Value, number>();
