@@ -6,7 +6,7 @@ import { writePeftAdapter } from "../src/io/peft.ts";
 import { loraToPeft } from "../src/io/peft-lora.ts";
 import { createRng } from "../src/linalg/index.ts";
 import { lora } from "../src/methods/index.ts";
-import { findArchitecture } from "../src/models/index.ts";
+import { findArchitecture, type TensorSpec } from "../src/models/index.ts";
 import { nodeStorage } from "../src/runtime/node-storage.ts";
 
 /** What a benchmark trains: a model's configuration, and the rank of LoRA on all its linear layers. */
@@ -40,23 +40,71 @@ const shapes: Readonly<Record<string, BenchShape>> = {
     rank: 8,
     config: { ...llama8, num_hidden_layers: 30, vocab_size: 49152, max_position_embeddings: 8192, rope_theta: 100000 },
   },
+  gpt2: {
+    title: "GPT-2's shape: hidden 768, 12 layers, vocabulary 50257",
+    rank: 8,
+    config: {
+      architectures: ["GPT2LMHeadModel"],
+      model_type: "gpt2",
+      vocab_size: 50257,
+      n_embd: 768,
+      n_layer: 12,
+      n_head: 12,
+      n_positions: 1024,
+      activation_function: "gelu_new",
+      layer_norm_epsilon: 1e-5,
+    },
+  },
+  wide: {
+    title: "few wide layers: hidden 1024, 4 layers, vocabulary 32000",
+    rank: 8,
+    config: {
+      ...llama8,
+      hidden_size: 1024,
+      intermediate_size: 2816,
+      num_hidden_layers: 4,
+      num_attention_heads: 16,
+      num_key_value_heads: 16,
+      vocab_size: 32000,
+      tie_word_embeddings: false,
+    },
+  },
+  tiny: {
+    title: "a toy: hidden 64, 2 layers, vocabulary 512",
+    rank: 8,
+    config: {
+      ...llama8,
+      hidden_size: 64,
+      intermediate_size: 172,
+      num_hidden_layers: 2,
+      num_attention_heads: 4,
+      num_key_value_heads: 2,
+      head_dim: 16,
+      vocab_size: 512,
+    },
+  },
 };
 
 /** A shape by its name on the command line. */
 export function shapeOf(name: string): BenchShape {
   const shape = shapes[name];
-  if (shape === undefined) throw new Error(`there is no shape ${name}; use ${Object.keys(shapes).join(" or ")}`);
+  if (shape === undefined) throw new Error(`there is no shape ${name}; use one of ${Object.keys(shapes).join(", ")}`);
   return shape;
 }
 
-/** Write a model of this shape with seeded random weights to `<into>/model`, and a fresh adapter to `<into>/adapter`. */
-export async function writeInputs(into: string, { config: shape, rank }: BenchShape): Promise<void> {
+async function tensorsOf(shape: BenchShape["config"], into: string): Promise<readonly TensorSpec[]> {
   const architecture = await findArchitecture(shape, into);
-  const specs = architecture.tensors(architecture.configure(shape));
-  const random = (name: string, size: number, scale: number): Float32Array => {
-    const rng = createRng(0, name);
-    return Float32Array.from({ length: size }, () => scale * (2 * rng.uniform() - 1));
-  };
+  return architecture.tensors(architecture.configure(shape));
+}
+
+function random(name: string, size: number, scale: number): Float32Array {
+  const rng = createRng(0, name);
+  return Float32Array.from({ length: size }, () => scale * (2 * rng.uniform() - 1));
+}
+
+/** Write a model of this shape with seeded random weights to `<into>/model`. */
+export async function writeModel(into: string, { config: shape }: BenchShape): Promise<void> {
+  const specs = await tensorsOf(shape, into);
   const entries = specs.map(({ name, shape: sizes }): { name: string; tensor: Tensor } => {
     const size = sizes.reduce((a, b) => a * b, 1);
     const data = sizes.length === 1 ? new Float32Array(size).fill(1) : random(name, size, 0.035);
@@ -64,6 +112,11 @@ export async function writeInputs(into: string, { config: shape, rank }: BenchSh
   });
   await writeModelWeights(nodeStorage, join(into, "model"), entries, {});
   await writeFile(join(into, "model", "config.json"), JSON.stringify(shape));
+}
+
+/** Write a fresh LoRA adapter on every linear layer of a Llama's shape to `<into>/adapter`. */
+async function writeAdapter(into: string, { config: shape, rank }: BenchShape): Promise<void> {
+  const specs = await tensorsOf(shape, into);
   const tensors = new Map<string, Record<string, Tensor>>();
   for (const { name, shape: sizes } of specs) {
     const [out = 0, into2 = 0] = sizes;
@@ -82,4 +135,10 @@ export async function writeInputs(into: string, { config: shape, rank }: BenchSh
     layout: lora.peft,
     tensors,
   });
+}
+
+/** Write a model and an adapter of this shape to `<into>/model` and `<into>/adapter`. */
+export async function writeInputs(into: string, shape: BenchShape): Promise<void> {
+  await writeModel(into, shape);
+  await writeAdapter(into, shape);
 }

@@ -2,12 +2,14 @@ import { join } from "node:path";
 import { createRng } from "../src/linalg/index.ts";
 import { chooseMethod } from "../src/methods/index.ts";
 import { openModel } from "../src/models/index.ts";
+import { measureMachine } from "../src/plan/machine.ts";
 import { openNodeDevice } from "../src/runtime/node.ts";
 import { nodeStorage } from "../src/runtime/node-storage.ts";
 import type { TokenizedExample } from "../src/train/data/index.ts";
+import { planRun } from "../src/train/plan.ts";
 import { type RunOptions, train } from "../src/train/run.ts";
 import { resolveSettings } from "../src/train/settings.ts";
-import type { PlanCase } from "./plan.bench.ts";
+import type { PlanCase, RunMeasurement } from "./plan.bench.ts";
 
 /*
  * One configuration, planned or trained for a few updates: tsx side-plan.ts plan|train <folder> <case as JSON>
@@ -41,17 +43,20 @@ const options: RunOptions = {
 if (what === "train") {
   const times: number[] = [];
   let last = performance.now();
-  const base = process.memoryUsage().rss;
   await train({
     ...options,
     onEvent: ({ kind }) => {
       const now = performance.now();
       if (kind === "step") times.push(now - last);
-      if (process.env["TRACE"]) console.error(kind, (process.memoryUsage().rss / 1e6).toFixed(0), (1024 * process.resourceUsage().maxRSS / 1e6).toFixed(0));
       last = now;
     },
   });
   const stepMs = times.slice(2).sort((a, b) => a - b)[1] ?? Number.NaN;
-  console.log(JSON.stringify({ base, peakBytes: 1024 * process.resourceUsage().maxRSS, stepMs }));
+  console.log(JSON.stringify({ peakBytes: 1024 * process.resourceUsage().maxRSS, stepMs } satisfies RunMeasurement));
+}
+if (what === "plan") {
+  const { rss } = process.memoryUsage();
+  const plan = planRun(options, { machine: await measureMachine(device), processBytes: rss });
+  console.log(JSON.stringify(plan));
 }
 await device.close();

@@ -6,6 +6,7 @@
 export { type Inspection, inspect } from "./api/inspect.ts";
 export { type LoadDataOptions, type LoadedData, loadData } from "./api/load-data.ts";
 export { type DownloadProgress, type LoadedModel, type LoadModelOptions, loadModel } from "./api/load-model.ts";
+export { type PlanTuningOptions, planTuning, type Remedy, type TuningPlan } from "./api/plan.ts";
 export {
   type EvaluateOptions,
   type Evaluation,
@@ -17,7 +18,7 @@ export {
   type Session,
 } from "./api/run-model.ts";
 export { type ExportForm, type ExportOptions, exportModel, loadAdapter } from "./api/save.ts";
-export { type TuneOptions, tune } from "./api/tune.ts";
+export { type TuneOptions, type TuningChoice, tune } from "./api/tune.ts";
 export { TuneError } from "./errors.ts";
 export type { Generation, SampleOptions } from "./generate/index.ts";
 export type { ChatMessage } from "./io/chat-template.ts";
@@ -25,6 +26,7 @@ export type { Storage } from "./io/storage.ts";
 export { type Adapter, type Field, type Method, methods, parseTargets, type TargetModules } from "./methods/index.ts";
 export { supportedModelTypes } from "./models/index.ts";
 export type { Device, DeviceOptions } from "./runtime/device.ts";
-export type { FindModelOptions, Platform } from "./runtime/platform.ts";
+export type { FindModelOptions, MemoryUse, Platform } from "./runtime/platform.ts";
+export type { RunPlan } from "./train/plan.ts";
 export type { RunEvent, RunResult } from "./train/run.ts";
 export { type TrainSettings, trainDefaults } from "./train/settings.ts";

@@ -1,19 +1,24 @@
 import type { Tensor } from "../graph/index.ts";
 import { chooseMethod, type TargetModules } from "../methods/index.ts";
 import type { Device, DeviceOptions } from "../runtime/device.ts";
+import type { PlanOptions } from "../train/plan.ts";
 import { type RunEvent, type RunResult, train } from "../train/run.ts";
 import { resolveSettings, type TrainSettings } from "../train/settings.ts";
 import type { LoadedData } from "./load-data.ts";
 import type { LoadedModel } from "./load-model.ts";
 
-/** How to tune: training settings, the method with its own options, and where results go. */
-export interface TuneOptions extends Partial<TrainSettings> {
+/** What is tuned how: training settings, and the method with its own options. */
+export interface TuningChoice extends Partial<TrainSettings> {
   /** `lora`, `full`, …: a name in `methods`. */
   readonly method?: string;
   /** The method's options, such as `{ rank: 8, alpha: 16 }`. */
   readonly methodOptions?: Readonly<Record<string, number | boolean>>;
   /** As in PEFT: `"all-linear"`, names, or a regular expression; the architecture's own choice unless given. */
   readonly targetModules?: TargetModules;
+}
+
+/** How to tune, where to, and from what. */
+export interface TuneOptions extends TuningChoice {
   /** Folder for checkpoints and metrics; nothing is written without it. */
   readonly output?: string;
   /** Go on from the output folder's checkpoint, when it has one. */
@@ -34,33 +39,13 @@ export interface TuneOptions extends Partial<TrainSettings> {
  * @throws {TuneError} for options that do not fit, a folder that holds another run, a loss that is not finite.
  */
 export async function tune(model: LoadedModel, data: LoadedData, options: TuneOptions = {}): Promise<RunResult> {
-  const {
-    method,
-    methodOptions,
-    targetModules,
-    output,
-    resume,
-    initial,
-    device,
-    deviceOptions,
-    signal,
-    onEvent,
-    ...rest
-  } = options;
-  const choice = chooseMethod(method ?? "lora", methodOptions);
-  const settings = resolveSettings(rest);
-  const tokenizer = await model.tokenizer();
+  const { output, resume, initial, device, deviceOptions, signal, onEvent, ...choice } = options;
+  const run = await describeRun(model, data, choice);
   const opened = device ?? (await model.platform.openDevice(deviceOptions));
   try {
     return await train({
       device: opened,
-      model: model.pretrained,
-      choice,
-      targets: targetModules ?? model.pretrained.architecture.defaultTargets,
-      settings,
-      train: data.train,
-      validation: data.validation,
-      padId: tokenizer.padId ?? tokenizer.eosId ?? 0,
+      ...run,
       ...(output === undefined ? {} : { folder: { storage: model.platform.storage, path: output } }),
       ...(resume === undefined ? {} : { resume }),
       ...(initial === undefined ? {} : { initial }),
@@ -70,4 +55,27 @@ export async function tune(model: LoadedModel, data: LoadedData, options: TuneOp
   } finally {
     if (!device) await opened.close();
   }
+}
+
+/**
+ * The run that a choice makes of a model and data.
+ * @throws {TuneError} for a method, options or settings that do not fit.
+ */
+export async function describeRun(
+  model: LoadedModel,
+  data: Pick<LoadedData, "train" | "validation">,
+  { method, methodOptions, targetModules, ...settings }: TuningChoice,
+): Promise<PlanOptions> {
+  const choice = chooseMethod(method ?? "lora", methodOptions);
+  const resolved = resolveSettings(settings);
+  const tokenizer = await model.tokenizer();
+  return {
+    model: model.pretrained,
+    choice,
+    targets: targetModules ?? model.pretrained.architecture.defaultTargets,
+    settings: resolved,
+    train: data.train,
+    validation: data.validation,
+    padId: tokenizer.padId ?? tokenizer.eosId ?? 0,
+  };
 }

@@ -14,6 +14,7 @@ export const commands: Readonly<
   Record<string, { readonly summary: string; readonly load: () => Promise<CliCommand> }>
 > = {
   tune: { summary: "tune a model on data", load: () => import("./tune.ts") },
+  plan: { summary: "say what tuning would take, before it starts", load: () => import("./plan.ts") },
   generate: { summary: "continue a prompt", load: () => import("./generate.ts") },
   chat: { summary: "talk with a model", load: () => import("./chat.ts") },
   eval: { summary: "measure loss, perplexity and exact match", load: () => import("./eval.ts") },

@@ -33,15 +33,16 @@ export function nodeCost(node: Node, symbols: Symbols): NodeCost {
 }
 
 /**
- * Seconds that a run of the graph takes: every operator is bound by its arithmetic or by what it moves, whichever
- * takes longer (the roofline model: Williams, Waterman & Patterson 2009, §2).
+ * Seconds that a run of the graph takes: the arithmetic of its products, what all operators move, and the price of
+ * calling them. The roofline model (Williams, Waterman & Patterson 2009, §2) without overlap: products of a
+ * training step wait for operands that the operator before them has just written.
  */
 export function runSeconds(graph: Graph, symbols: Symbols, machine: Machine): number {
   return graph.nodes.reduce((seconds, node) => {
     const { productFlops, movedBytes } = nodeCost(node, symbols);
     if (movedBytes === 0) return seconds;
-    const bound = Math.max(productFlops / machine.flopsPerSecond, movedBytes / machine.bytesPerSecond);
-    return seconds + machine.secondsPerOperator + bound;
+    const work = productFlops / machine.flopsPerSecond + movedBytes / machine.bytesPerSecond;
+    return seconds + machine.secondsPerOperator + work;
   }, 0);
 }
 

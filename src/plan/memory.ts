@@ -29,12 +29,12 @@ export function liveMemory(graph: Graph, symbols: Symbols): LiveMemory {
   for (const node of graph.nodes) {
     const [source] = node.inputs;
     const [view] = node.outputs;
-    if (opOf(node).view && source?.kind === "result" && view) owner.set(view, ownerOf(source));
+    if (opOf(node).view && source && view) owner.set(view, ownerOf(source));
   }
   const kept = new Set([...graph.outputs.values()].map(ownerOf));
   const readers = new Map<Value, number>();
   const readBy = (node: Node): readonly Value[] => [
-    ...new Set(node.inputs.filter((value) => value?.kind === "result").map((value) => ownerOf(value as Value))),
+    ...new Set(node.inputs.flatMap((value) => (value ? [ownerOf(value)] : [])).filter(({ kind }) => kind === "result")),
   ];
   for (const node of order) for (const value of readBy(node)) readers.set(value, (readers.get(value) ?? 0) + 1);
   const alive = new Map<Value, number>();

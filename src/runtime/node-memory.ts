@@ -1,5 +1,15 @@
+import { freemem, totalmem } from "node:os";
 import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
+import type { MemoryUse } from "./platform.ts";
+
+/** What this process takes, and what the machine or its container leaves to it. */
+export function nodeMemory(): MemoryUse {
+  const processBytes = process.memoryUsage().rss;
+  const limit = process.constrainedMemory();
+  const allowed = limit !== undefined && limit > 0 && limit < totalmem() ? limit - processBytes : freemem();
+  return { processBytes, availableBytes: Math.max(0, Math.min(allowed, freemem())) };
+}
 
 let collect: (() => void) | undefined;
 

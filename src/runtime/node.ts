@@ -1,5 +1,6 @@
 import { Worker } from "node:worker_threads";
 import type { Device, DeviceOptions } from "./device.ts";
+import { nodeMemory } from "./node-memory.ts";
 import { findNodeModel } from "./node-models.ts";
 import { nodeProviders, openOrtNode } from "./node-ort.ts";
 import { nodeStorage } from "./node-storage.ts";
@@ -11,6 +12,7 @@ export const nodePlatform: Platform = {
   name: "node",
   storage: nodeStorage,
   findModel: findNodeModel,
+  memory: nodeMemory,
   providers: nodeProviders,
   openDevice: openNodeDevice,
 };

@@ -10,6 +10,8 @@ export interface Platform {
    * @throws {TuneError} `model-not-found`, or what fetching from the hub throws.
    */
   findModel(source: string, options?: FindModelOptions): Promise<string>;
+  /** What this process takes and what is left to it, in bytes. */
+  memory(): MemoryUse;
   /** Execution providers that this build of ONNX Runtime holds, the default first. */
   providers(): Promise<readonly string[]>;
   /**
@@ -17,6 +19,13 @@ export interface Platform {
    * @throws {TuneError} `runtime-missing`, `unknown-provider`, or `provider-unavailable` when it does not start here.
    */
   openDevice(options?: DeviceOptions): Promise<Device>;
+}
+
+/** Memory of a machine, from the point of view of this process. Bytes. */
+export interface MemoryUse {
+  readonly processBytes: number;
+  /** What it can still take before the machine, a container or the runtime stops it. */
+  readonly availableBytes: number;
 }
 
 /** What a caller may watch while a model is fetched. */

@@ -1,7 +1,7 @@
 import { TuneError } from "../errors.ts";
 import { memoryStorage } from "../io/memory-storage.ts";
 import type { Device } from "./device.ts";
-import type { Platform } from "./platform.ts";
+import type { MemoryUse, Platform } from "./platform.ts";
 import { type DeviceWorker, openRemoteDevice } from "./remote-device.ts";
 import { openOrtWeb, type WebDeviceOptions, webProviders } from "./web-ort.ts";
 
@@ -14,9 +14,16 @@ export const webPlatform: Platform = {
   name: "web",
   storage,
   findModel: findWebModel,
+  memory: webMemory,
   providers: webProviders,
   openDevice: openWebDevice,
 };
+
+/** A page is told its machine's memory roughly, and WebAssembly addresses 4 GiB of it. What it takes, it is not told. */
+function webMemory(): MemoryUse {
+  const { deviceMemory = 4 } = navigator as { deviceMemory?: number }; // GiB; not in every browser
+  return { processBytes: 0, availableBytes: Math.min(4, deviceMemory) * 2 ** 30 };
+}
 
 async function findWebModel(source: string): Promise<string> {
   if ((await storage.list(source)).length > 0) return source;

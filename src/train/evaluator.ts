@@ -1,10 +1,10 @@
 import { assert } from "../errors.ts";
-import { graph, tensor, type Value } from "../graph/index.ts";
-import { type Adapter, attach, checkParameters } from "../methods/index.ts";
+import { type Graph, graph, tensor, type Value } from "../graph/index.ts";
+import { type Adapter, type Attached, attach, checkParameters } from "../methods/index.ts";
 import type { PretrainedModel } from "../models/index.ts";
 import type { Device } from "../runtime/device.ts";
 import { compileGraph } from "../runtime/program.ts";
-import { fold } from "../transforms/index.ts";
+import { fold, readInPlace } from "../transforms/index.ts";
 import type { Batch } from "./data/index.ts";
 
 /** Measures a model's loss on a device. */
@@ -29,14 +29,8 @@ export async function openEvaluator(
   model: PretrainedModel,
   { adapter }: EvaluatorOptions = {},
 ): Promise<Evaluator> {
-  const open = model.loss();
-  const { outputModule } = model.architecture;
-  const attached = adapter && attach(open.outputs, { ...adapter, outputModule, training: false });
-  const outputs = attached?.outputs ?? open.outputs;
-  const [loss] = fold([outputs["loss"] as Value]); // every objective has one
-  assert(loss !== undefined, "folding keeps every output");
-  const program = await compileGraph(device, graph({ name: "evaluate", inputs: open.inputs, outputs: { loss } }));
-
+  const { graph: objective, attached } = buildEvaluation(model, adapter);
+  const program = await compileGraph(device, objective);
   const names = (attached?.trainables ?? []).map(({ value }) => value.name);
   let prefix = "";
   if (attached && adapter?.parameters) {
@@ -58,6 +52,19 @@ export async function openEvaluator(
 }
 
 let opened = 0;
+
+/** The objective of a model as a graph, with an adapter attached or not, dropout off. */
+export function buildEvaluation(
+  model: PretrainedModel,
+  adapter: EvaluatorOptions["adapter"],
+): { readonly graph: Graph; readonly attached: Attached | undefined } {
+  const { inputs, outputs } = model.loss();
+  const { outputModule } = model.architecture;
+  const attached = adapter && attach(outputs, { ...adapter, outputModule, training: false });
+  const [loss] = readInPlace(fold([(attached?.outputs ?? outputs)["loss"] as Value])); // every objective has one
+  assert(loss !== undefined, "folding keeps every output");
+  return { graph: graph({ name: "evaluate", inputs, outputs: { loss } }), attached };
+}
 
 /** Mean loss over the labels of batches. */
 export async function meanLoss(

@@ -6,10 +6,11 @@ import type { PretrainedModel } from "../models/index.ts";
 import { learningRateAt } from "../optim/index.ts";
 import type { Device } from "../runtime/device.ts";
 import { type Checkpoint, checkFingerprint, type Progress, readCheckpoint, writeCheckpoint } from "./checkpoint.ts";
-import { type Batch, batchesByLength, makeBatch, planBatches, type TokenizedExample } from "./data/index.ts";
+import { type Batch, type BatchSchedule, batchesByLength, makeBatch, type TokenizedExample } from "./data/index.ts";
 import { fingerprintOf } from "./fingerprint.ts";
 import { appendMetric, trimMetrics } from "./metrics.ts";
 import type { TrainSettings } from "./settings.ts";
+import { timetableOf } from "./timetable.ts";
 import { openTrainer } from "./trainer.ts";
 
 /** What to train, on what, where. */
@@ -86,9 +87,7 @@ export async function train(options: RunOptions): Promise<RunResult> {
   const fingerprint = await fingerprintOf(options);
   const saved = await findCheckpoint(options, fingerprint);
   const { batchSize, accumulationSteps, seed } = settings;
-  const schedule = planBatches(options.train.length, { batchSize, seed });
-  const updatesPerEpoch = Math.ceil(schedule.batchesPerEpoch / accumulationSteps);
-  const steps = settings.maxSteps > 0 ? settings.maxSteps : Math.ceil(updatesPerEpoch * settings.epochs);
+  const { schedule, updatesPerEpoch, steps } = timetableOf(options.train.length, settings);
   const warmupSteps = settings.warmup < 1 ? Math.ceil(settings.warmup * steps) : settings.warmup;
   const rate = { peak: settings.learningRate, schedule: settings.schedule, warmupSteps, totalSteps: steps };
   const layout = { padId: options.padId, hiddenSize: options.model.sizes.hiddenSize };
@@ -212,7 +211,7 @@ async function findCheckpoint(
 
 function updateBatches(
   { settings, train: examples, padId, model }: RunOptions,
-  schedule: ReturnType<typeof planBatches>,
+  schedule: BatchSchedule,
   { epoch, update, updatesPerEpoch }: { epoch: number; update: number; updatesPerEpoch: number },
 ): readonly Batch[] {
   const first = update * settings.accumulationSteps;

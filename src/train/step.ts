@@ -45,6 +45,8 @@ export interface TrainingGraphs {
   /** Clipping and the optimiser, when gradients accumulate. Outputs grad_norm. */
   readonly update: StepGraph | undefined;
   readonly attached: Attached;
+  /** Whether evaluation runs the first graph too: with dropout it cannot. */
+  readonly evaluates: boolean;
   /** Resident buffers that start at zero: optimiser state and gradient sums. */
   readonly zeros: readonly ParameterValue[];
 }
@@ -66,6 +68,7 @@ export function buildTraining(model: PretrainedModel, options: StepOptions): Tra
   const gradients = differentiate(loss, parameters);
   const masks = attached.dropoutMasks.map(({ value }) => value);
   const inputs = [...open.inputs, ...masks];
+  const evaluates = memoryChoices[options.memory].evaluatesInStep && masks.length === 0;
 
   if (!accumulates) {
     const update = updateOutputs(attached.trainables, gradients, options);
@@ -73,6 +76,7 @@ export function buildTraining(model: PretrainedModel, options: StepOptions): Tra
       gradient: close("step", inputs, { loss, ...update.outputs }, update.writes, options.memory),
       update: undefined,
       attached,
+      evaluates,
       zeros: update.state,
     };
   }
@@ -88,6 +92,7 @@ export function buildTraining(model: PretrainedModel, options: StepOptions): Tra
     gradient: close("gradient", [...inputs, carry], { loss, ...outputs }, writes, options.memory),
     update: close("update", [], update.outputs, update.writes, options.memory),
     attached,
+    evaluates,
     zeros: [...update.state, ...sums],
   };
 }

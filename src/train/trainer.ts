@@ -78,7 +78,7 @@ export async function openTrainer(device: Device, model: PretrainedModel, option
       fix: "choose other target modules",
     });
   }
-  const { prepack, evaluatesInStep } = memoryChoices[options.memory];
+  const { prepack } = memoryChoices[options.memory];
   const gradient = await compileStep(device, graphs.gradient, prepack);
   const update = graphs.update && (await compileStep(device, graphs.update, prepack));
   let evaluator: Promise<Evaluator> | undefined;
@@ -130,10 +130,9 @@ export async function openTrainer(device: Device, model: PretrainedModel, option
     },
 
     evaluate: async (batches) => {
-      evaluator ??=
-        evaluatesInStep && dropoutMasks.length === 0
-          ? Promise.resolve(stepEvaluator(gradient))
-          : openEvaluator(device, model, { adapter: options });
+      evaluator ??= graphs.evaluates
+        ? Promise.resolve(stepEvaluator(gradient))
+        : openEvaluator(device, model, { adapter: options });
       return (await meanLoss(await evaluator, batches)).loss;
     },
 

@@ -1,0 +1,130 @@
+import type { Machine } from "../plan/cost.ts";
+import { measureMachine } from "../plan/machine.ts";
+import type { Device, DeviceOptions } from "../runtime/device.ts";
+import type { TokenizedExample } from "../train/data/index.ts";
+import { type MemoryChoiceName, memoryChoices } from "../train/memory.ts";
+import { type PlanOptions, planRun, type RunPlan } from "../train/plan.ts";
+import type { LoadedData } from "./load-data.ts";
+import type { LoadedModel } from "./load-model.ts";
+import { describeRun, type TuningChoice } from "./tune.ts";
+
+/** What tuning would take here, said before any weight is read. */
+export interface TuningPlan extends RunPlan {
+  /** Bytes that are free for the run. */
+  readonly availableBytes: number;
+  readonly fits: boolean;
+  /** The same run with each choice of what to spend for less memory. */
+  readonly choices: Readonly<Record<MemoryChoiceName, RunPlan>>;
+  /** Where it does not fit: the nearest settings that do; absent when none does, or when nothing is amiss. */
+  readonly remedy?: Remedy;
+}
+
+/** Settings with which a run fits: those that differ from the ones that were asked for. */
+export interface Remedy {
+  readonly settings: Readonly<{
+    memory?: MemoryChoiceName;
+    batchSize?: number;
+    accumulationSteps?: number;
+    /** Examples cut at this many tokens. */
+    maxLength?: number;
+  }>;
+  readonly plan: RunPlan;
+}
+
+/** What is planned, for which device. */
+export interface PlanTuningOptions extends TuningChoice {
+  /** A device to measure; one is opened, and closed again, when it is not given. */
+  readonly device?: Device;
+  readonly deviceOptions?: DeviceOptions;
+  /** Bytes that the run may take; what the platform says is free unless given. */
+  readonly availableBytes?: number;
+}
+
+/** Shorter than this, examples are not worth training on. */
+const shortest = 32;
+
+/**
+ * Say what tuning a model on data would take: trained parameters, peak memory, time of an update and of an epoch on
+ * this machine, whether it fits, and what would make it fit. Reads the model's configuration and the data, no weights.
+ * @throws {TuneError} for options that do not fit.
+ */
+export async function planTuning(
+  model: LoadedModel,
+  data: LoadedData,
+  options: PlanTuningOptions = {},
+): Promise<TuningPlan> {
+  const { device, deviceOptions, availableBytes: given, ...choice } = options;
+  const run = await describeRun(model, data, choice);
+  const { processBytes, availableBytes: free } = model.platform.memory();
+  const availableBytes = given ?? free;
+  const machine = await measure(model, device, deviceOptions);
+  const plan = (changed: PlanOptions): RunPlan => planRun(changed, { machine, processBytes });
+  const fits = ({ memory }: RunPlan): boolean => memory.peakBytes - processBytes <= availableBytes;
+  const names = Object.keys(memoryChoices) as MemoryChoiceName[];
+  const choices = Object.fromEntries(
+    names.map((memory) => [memory, plan({ ...run, settings: { ...run.settings, memory } })]),
+  ) as Record<MemoryChoiceName, RunPlan>;
+  const chosen = choices[run.settings.memory];
+  const remedy = fits(chosen) ? undefined : findRemedy(run, plan, fits);
+  return { ...chosen, availableBytes, fits: fits(chosen), choices, ...(remedy ? { remedy } : {}) };
+}
+
+async function measure(model: LoadedModel, device?: Device, options?: DeviceOptions): Promise<Machine> {
+  if (device) return measureMachine(device);
+  const opened = await model.platform.openDevice(options);
+  try {
+    return await measureMachine(opened);
+  } finally {
+    await opened.close();
+  }
+}
+
+/** Try what costs least first: other memory choices, smaller batches with as many examples an update, shorter examples. */
+function findRemedy(
+  run: PlanOptions,
+  plan: (changed: PlanOptions) => RunPlan,
+  fits: (planned: RunPlan) => boolean,
+): Remedy | undefined {
+  const names = Object.keys(memoryChoices) as MemoryChoiceName[];
+  let settings: Remedy["settings"] = {};
+  const tried = (change: Remedy["settings"]): Remedy | undefined => {
+    settings = { ...settings, ...change };
+    const { maxLength = Number.POSITIVE_INFINITY, ...others } = settings;
+    const planned = plan({
+      ...run,
+      settings: { ...run.settings, ...others },
+      train: shortened(run.train, maxLength),
+      validation: shortened(run.validation, maxLength),
+    });
+    return fits(planned) ? { settings, plan: planned } : undefined;
+  };
+  for (const memory of names.slice(names.indexOf(run.settings.memory) + 1)) {
+    const found = tried({ memory });
+    if (found) return found;
+  }
+  let { batchSize, accumulationSteps } = run.settings;
+  while (batchSize > 1) {
+    accumulationSteps *= Math.ceil(batchSize / Math.ceil(batchSize / 2));
+    batchSize = Math.ceil(batchSize / 2);
+    const found = tried({ batchSize, accumulationSteps });
+    if (found) return found;
+  }
+  const longest = run.train.reduce((length, { inputIds }) => Math.max(length, inputIds.length), 0);
+  for (let maxLength = Math.floor(longest / 2); maxLength >= shortest; maxLength = Math.floor(maxLength / 2)) {
+    const found = tried({ maxLength });
+    if (found) return found;
+  }
+  return undefined;
+}
+
+function shortened(examples: readonly TokenizedExample[], maxLength: number): readonly TokenizedExample[] {
+  return examples.map((example) =>
+    example.inputIds.length <= maxLength
+      ? example
+      : {
+          ...example,
+          inputIds: example.inputIds.slice(0, maxLength),
+          trained: example.trained.slice(0, maxLength),
+        },
+  );
+}

@@ -1,0 +1,144 @@
+import { type Command, InvalidArgumentError, Option } from "commander";
+import type { Field, LoadedData, LoadedModel, TrainSettings, TuningChoice } from "../index.ts";
+import { type ModelFlags, realNumber, wholeNumber, withModel } from "./model.ts";
+import type { Output } from "./output.ts";
+import { count } from "./progress.ts";
+
+/** Options of every command about tuning: what is tuned how, on what. */
+export interface TuningFlags extends ModelFlags {
+  readonly data: string;
+  readonly method: string;
+  readonly targetModules?: string;
+  readonly validation?: number;
+  readonly validationData?: string;
+  readonly maxLength?: number;
+  readonly [option: string]: unknown;
+}
+
+/** Training settings as flags: name in `TrainSettings`, what it takes, what it is. */
+const settingFlags: readonly { key: keyof TrainSettings; parse: (text: string) => number; help: string }[] = [
+  { key: "epochs", parse: realNumber, help: "passes over the data" },
+  { key: "maxSteps", parse: wholeNumber, help: "updates to make, instead of epochs" },
+  { key: "batchSize", parse: wholeNumber, help: "sequences in a batch" },
+  { key: "accumulationSteps", parse: wholeNumber, help: "batches in an update" },
+  { key: "learningRate", parse: realNumber, help: "peak learning rate" },
+  { key: "warmup", parse: realNumber, help: "updates of warm-up; below 1 a share of all" },
+  { key: "maxGradNorm", parse: realNumber, help: "clip gradients to this global norm; 0 does not" },
+  { key: "evaluateEvery", parse: wholeNumber, help: "updates between evaluations; 0 is once an epoch" },
+  { key: "patience", parse: wholeNumber, help: "evaluations without gain before stopping early; 0 never" },
+  { key: "checkpointEvery", parse: wholeNumber, help: "updates between checkpoints" },
+  { key: "seed", parse: wholeNumber, help: "decides initial values, order and dropout" },
+];
+
+/** Add them to a command. */
+export async function withTuning(command: Command): Promise<Command> {
+  const { methods, trainDefaults } = await import("../index.ts");
+  withModel(command, { adapter: false })
+    .requiredOption("-d, --data <file>", "training data")
+    .addOption(new Option("--method <name>", "how to tune").choices([...methods.keys()]).default("lora"))
+    .option("--target-modules <names>", "all-linear, names separated by commas, or /regular expression/", "all-linear")
+    .option("--validation <share>", "share (below 1) or number of rows to hold back", realNumber)
+    .option("--validation-data <file>", "a file to validate on instead")
+    .option("--max-length <tokens>", "longest sequence; the model's context unless given", wholeNumber)
+    .option("--schedule <shape>", "constant, linear or cosine", trainDefaults.schedule)
+    .option("--memory <choice>", "fast, balanced or small: from the most memory to the least", trainDefaults.memory)
+    .option(
+      "--weight-decay <x>",
+      "decoupled weight decay of matrices",
+      realNumber,
+      trainDefaults.optimizer.weightDecay,
+    );
+  for (const { key, parse, help } of settingFlags) {
+    command.option(`--${dashed(key)} <n>`, help, checked(parse), trainDefaults[key] as number); // each of these is a number
+  }
+  // A method's options are flags of their own names, declared once in its record.
+  const fields = new Map<string, Field<unknown>>();
+  for (const method of methods.values())
+    for (const [name, field] of Object.entries(method.fields)) fields.set(name, field);
+  for (const [name, field] of fields) {
+    const users = [...methods.values()].filter((method) => name in method.fields).map((method) => method.name);
+    const help = `${field.help} (${users.join(", ")}; ${String(field.initial)} unless given)`;
+    if (field.kind === "boolean") command.option(`--${dashed(name)}`, help);
+    else command.option(`--${dashed(name)} <n>`, help, checked(field.kind === "integer" ? wholeNumber : realNumber));
+  }
+  return command;
+}
+
+/** The tuning that the flags choose. */
+export async function tuningChoice(flags: TuningFlags): Promise<TuningChoice> {
+  const { methods, parseTargets, trainDefaults } = await import("../index.ts");
+  const settings: Record<string, unknown> = { schedule: flags["schedule"], memory: flags["memory"] };
+  for (const { key } of settingFlags) settings[key] = flags[key];
+  const own = methods.get(flags.method)?.fields ?? {};
+  const given = Object.keys(own).filter((name) => flags[name] !== undefined);
+  return {
+    ...(settings as Partial<TrainSettings>), // the flags above, each of its setting's type
+    optimizer: { ...trainDefaults.optimizer, weightDecay: Number(flags["weightDecay"]) },
+    method: flags.method,
+    methodOptions: Object.fromEntries(given.map((name) => [name, flags[name] as number | boolean])), // parsed by field
+    targetModules: parseTargets(flags.targetModules ?? "all-linear"),
+  };
+}
+
+/** Read the data that the flags name, and say what it is. */
+export async function loadTuningData(model: LoadedModel, flags: TuningFlags, output: Output): Promise<LoadedData> {
+  const { loadData } = await import("../index.ts");
+  const data = await loadData(model, flags.data, {
+    seed: Number(flags["seed"]),
+    ...(flags.validation === undefined ? {} : { validation: flags.validation }),
+    ...(flags.validationData === undefined ? {} : { validationPath: flags.validationData }),
+    ...(flags.maxLength === undefined ? {} : { maxLength: flags.maxLength }),
+  });
+  describeData(data, flags.data, output);
+  return data;
+}
+
+function describeData(data: LoadedData, path: string, output: Output): void {
+  const { format, train, validation, warnings, ignoredKeys, preview } = data;
+  const trained = train.reduce((sum, example) => sum + example.trained.reduce((n, mark) => n + mark, 0), 0);
+  const tokens = train.reduce((sum, { inputIds }) => sum + inputIds.length, 0);
+  output.say(
+    `${path}: ${count(train.length)} ${format} examples, ${count(tokens)} tokens, ${count(trained)} of them trained.`,
+  );
+  if (validation.length > 0) output.say(`${count(validation.length)} examples are held back for validation.`);
+  if (ignoredKeys.length > 0) output.say(`Ignored keys: ${ignoredKeys.join(", ")}.`);
+  for (const { code, lines } of warnings)
+    output.say(
+      `${warningWords[code]}: ${count(lines.length)} (line ${lines.slice(0, 5).join(", ")}${lines.length > 5 ? ", …" : ""}).`,
+    );
+  output.say(`The first example, with ⟦what is trained⟧:\n${preview}\n`);
+  output.record({
+    kind: "data",
+    format,
+    train: train.length,
+    validation: validation.length,
+    tokens,
+    trained,
+    ignoredKeys,
+    warnings,
+  });
+}
+
+const warningWords = {
+  truncated: "Rows cut at the longest length",
+  dropped: "Rows left out, for no trained token is within the longest length",
+  "border-moved": "Rows where a token spans the end of the prompt",
+  "earlier-turns-not-trained": "Conversations whose template rewrites earlier turns, which are not trained",
+  "generation-prompt-differs": "Conversations whose answers start otherwise than the generation prompt",
+  "no-end-of-turn": "Rows without a token that ends the answer",
+} as const;
+
+function checked(parse: (text: string) => number): (text: string) => number {
+  return (text) => {
+    try {
+      return parse(text);
+    } catch (error) {
+      throw new InvalidArgumentError(error instanceof Error ? error.message : String(error));
+    }
+  };
+}
+
+/** `batchSize` as a flag spells it: `batch-size`. */
+export function dashed(name: string): string {
+  return name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+}

@@ -1,0 +1,116 @@
+import { type Graph, sizeOf } from "../graph/index.ts";
+import { type Machine, runSeconds } from "../plan/cost.ts";
+import { type Footprint, footprint, type PlannedProgram } from "../plan/footprint.ts";
+import { bytesOfValue, type Symbols } from "../plan/memory.ts";
+import { batchesByLength, batchSizes, makeBatch, type TokenizedExample } from "./data/index.ts";
+import { buildEvaluation } from "./evaluator.ts";
+import { memoryChoices } from "./memory.ts";
+import type { RunOptions } from "./run.ts";
+import { buildTraining } from "./step.ts";
+import { timetableOf } from "./timetable.ts";
+
+/** What a run would take, said before anything of it is loaded. */
+export interface RunPlan {
+  readonly trainedParameters: number;
+  readonly modelParameters: number;
+  /** Updates of the whole run, and of an epoch. */
+  readonly steps: number;
+  readonly stepsPerEpoch: number;
+  readonly memory: Footprint;
+  /** Milliseconds of an update; the mean over the epoch's batches. */
+  readonly stepMs: number;
+  /** Milliseconds of an epoch with its evaluation, and of the whole run. */
+  readonly epochMs: number;
+  readonly runMs: number;
+}
+
+/** What is planned: a run, as {@link train} would be given it. */
+export type PlanOptions = Pick<
+  RunOptions,
+  "model" | "choice" | "targets" | "settings" | "train" | "validation" | "padId"
+>;
+
+/** Where a run would happen. */
+export interface PlanSite {
+  readonly machine: Machine;
+  /** Bytes that the process takes before the run. */
+  readonly processBytes: number;
+}
+
+/** How many batches times are averaged over, and how many of the largest memory is computed for. */
+const [sampled, largest] = [12, 4];
+
+/**
+ * Plan a run: build its graphs, lay out its batches, and add up what they would take. Reads no weights. Memory is that
+ * of a process on a CPU, where a program takes what its largest batch needs.
+ */
+export function planRun(options: PlanOptions, { machine, processBytes }: PlanSite): RunPlan {
+  const { model, settings } = options;
+  const { prepack } = memoryChoices[settings.memory];
+  const graphs = buildTraining(model, {
+    ...options,
+    optimizer: settings.optimizer,
+    maxGradNorm: settings.maxGradNorm,
+    memory: settings.memory,
+    accumulates: settings.accumulationSteps > 1,
+  });
+  const { steps, updatesPerEpoch, schedule } = timetableOf(options.train.length, settings);
+  const layout = { padId: options.padId, hiddenSize: model.sizes.hiddenSize };
+  const batches = Array.from({ length: schedule.batchesPerEpoch }, (_, i) => {
+    const { indices } = schedule.at(i);
+    return indices.map((index) => options.train[index] as TokenizedExample); // indices of examples
+  });
+  const sizesOf = (examples: readonly TokenizedExample[]): Symbols => batchSizes(makeBatch(examples, layout).feeds);
+  const validation = batchesByLength(options.validation, { batchSize: settings.batchSize, ...layout });
+  const validationSizes = evenly(validation, sampled).map(({ feeds }) => batchSizes(feeds));
+
+  const { gradient, update } = graphs;
+  const apart = graphs.evaluates || validation.length === 0 ? undefined : buildEvaluation(model, options).graph;
+  const programs: PlannedProgram[] = [{ graph: gradient.graph, sizes: largestOf(batches).map(sizesOf), prepack }];
+  if (update) programs.push({ graph: update.graph, sizes: [{}], prepack });
+  if (apart) programs.push({ graph: apart, sizes: validationSizes, prepack: true });
+  const parameters = graphs.attached.trainables.map(({ value }) => value);
+  const resident = [...parameters, ...graphs.zeros];
+
+  const seconds = (graph: Graph, sizes: readonly Symbols[]): number =>
+    mean(sizes.map((at) => runSeconds(graph, at, machine)));
+  const gradientSeconds = seconds(gradient.graph, evenly(batches, sampled).map(sizesOf));
+  const updateSeconds = update ? runSeconds(update.graph, {}, machine) : 0;
+  const evaluationSeconds = validation.length * seconds(apart ?? gradient.graph, validationSizes);
+  const trainingSeconds = batches.length * gradientSeconds + updatesPerEpoch * updateSeconds;
+  return {
+    trainedParameters: sumOf(parameters, ({ shape }) => sizeOf(shape.map(Number))),
+    modelParameters: model.parameterCount,
+    steps,
+    stepsPerEpoch: updatesPerEpoch,
+    memory: footprint(programs, { processBytes, trainedBytes: sumOf(resident, (value) => bytesOfValue(value, {})) }),
+    stepMs: (1000 * trainingSeconds) / updatesPerEpoch,
+    epochMs: 1000 * (trainingSeconds + evaluationSeconds),
+    runMs: (1000 * (trainingSeconds + evaluationSeconds) * steps) / updatesPerEpoch,
+  };
+}
+
+/** The batches with the most tokens and those with the longest examples: one of them needs the most memory. */
+function largestOf(batches: readonly (readonly TokenizedExample[])[]): readonly (readonly TokenizedExample[])[] {
+  const measured = batches.map((examples) => {
+    const lengths = examples.map(({ inputIds }) => inputIds.length);
+    return { examples, tokens: sumOf(lengths, Number), longest: Math.max(...lengths) };
+  });
+  const top = (key: "tokens" | "longest"): typeof measured =>
+    measured.toSorted((a, b) => b[key] - a[key]).slice(0, largest);
+  return [...new Set([...top("tokens"), ...top("longest")])].map(({ examples }) => examples);
+}
+
+/** Up to `count` of the values, evenly spread. */
+function evenly<T>(values: readonly T[], count: number): readonly T[] {
+  if (values.length <= count) return values;
+  return Array.from({ length: count }, (_, i) => values[Math.floor((i * values.length) / count)] as T); // below its length
+}
+
+function mean(values: readonly number[]): number {
+  return sumOf(values, Number) / Math.max(1, values.length);
+}
+
+function sumOf<T>(values: readonly T[], of: (value: T) => number): number {
+  return values.reduce((sum, value) => sum + of(value), 0);
+}

@@ -1,0 +1,18 @@
+import { type BatchSchedule, planBatches } from "./data/index.ts";
+import type { TrainSettings } from "./settings.ts";
+
+/** How long a run is. */
+export interface Timetable {
+  readonly schedule: BatchSchedule;
+  readonly updatesPerEpoch: number;
+  /** Updates of the whole run. */
+  readonly steps: number;
+}
+
+/** The batches and updates that settings make of `examples` examples. */
+export function timetableOf(examples: number, settings: TrainSettings): Timetable {
+  const { batchSize, accumulationSteps, seed, maxSteps, epochs } = settings;
+  const schedule = planBatches(examples, { batchSize, seed });
+  const updatesPerEpoch = Math.ceil(schedule.batchesPerEpoch / accumulationSteps);
+  return { schedule, updatesPerEpoch, steps: maxSteps > 0 ? maxSteps : Math.ceil(updatesPerEpoch * epochs) };
+}
