@@ -6,7 +6,6 @@ import { fileURLToPath } from "node:url";
 import { parseArgs, promisify } from "node:util";
 import type { RunPlan } from "../src/train/plan.ts";
 import type { TrainSettings } from "../src/train/settings.ts";
-import { shapeOf, writeModel } from "./inputs.ts";
 
 /*
  * What `scion plan` says against what a run then takes, each in a process of its own.
@@ -60,11 +59,11 @@ const only = values.only?.split(",").map(Number);
 const side = fileURLToPath(new URL("side-plan.ts", import.meta.url));
 const folder = await mkdtemp(join(tmpdir(), "scion-plan-"));
 
-async function ask<T>(what: "plan" | "train", planned: PlanCase): Promise<T> {
+async function ask(what: "write" | "plan" | "train", planned: PlanCase): Promise<string> {
   const model = join(folder, planned.shape);
   const args = ["--import", "tsx", side, what, model, JSON.stringify(planned)];
   const { stdout } = await promisify(execFile)(process.execPath, args);
-  return JSON.parse(stdout) as T; // the side's own line
+  return stdout;
 }
 
 function describe({ shape, method, methodOptions, settings, lengths: [from, to], validation }: PlanCase): string {
@@ -77,12 +76,14 @@ function describe({ shape, method, methodOptions, settings, lengths: [from, to],
 
 const rows: { case: PlanCase; plan: RunPlan; run: RunMeasurement }[] = [];
 try {
-  for (const name of new Set(cases.map(({ shape }) => shape))) await writeModel(join(folder, name), shapeOf(name));
+  const written = new Set<string>();
   console.log(`${"configuration".padEnd(64)} planned  measured   off   planned  measured`);
   for (const [i, planned] of cases.entries()) {
     if (only && !only.includes(i)) continue;
-    const plan = await ask<RunPlan>("plan", planned);
-    const run = await ask<RunMeasurement>("train", planned);
+    if (!written.has(planned.shape)) await ask("write", planned);
+    written.add(planned.shape);
+    const plan = JSON.parse(await ask("plan", planned)) as RunPlan; // the side's own line
+    const run = JSON.parse(await ask("train", planned)) as RunMeasurement; // likewise
     rows.push({ case: planned, plan, run });
     const off = 100 * (plan.memory.peakBytes / run.peakBytes - 1);
     const megabytes = [plan.memory.peakBytes, run.peakBytes].map(

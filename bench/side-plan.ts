@@ -9,13 +9,19 @@ import type { TokenizedExample } from "../src/train/data/index.ts";
 import { planRun } from "../src/train/plan.ts";
 import { type RunOptions, train } from "../src/train/run.ts";
 import { resolveSettings } from "../src/train/settings.ts";
+import { shapeOf, writeModel } from "./inputs.ts";
 import type { PlanCase, RunMeasurement } from "./plan.bench.ts";
 
 /*
- * One configuration, planned or trained for a few updates: tsx side-plan.ts plan|train <folder> <case as JSON>
+ * One configuration, planned or trained for a few updates: tsx side-plan.ts write|plan|train <folder> <case as JSON>
  */
 const [what = "", folder = "", json = ""] = process.argv.slice(2);
-const { method, methodOptions, settings, lengths, validation, threads } = JSON.parse(json) as PlanCase; // our own
+const { shape, method, methodOptions, settings, lengths, validation, threads } = JSON.parse(json) as PlanCase; // our own
+// Not in the process of the benchmark: on Linux a process starts with the peak of the one that started it.
+if (what === "write") {
+  await writeModel(folder, shapeOf(shape));
+  process.exit();
+}
 const model = await openModel(nodeStorage, join(folder, "model"));
 const [shortest, longest] = lengths;
 

@@ -47,6 +47,25 @@ describe("from a model and data to files that run elsewhere", () => {
     expect(JSON.parse(readFileSync(join(run, "run.json"), "utf8"))).toMatchObject({ method: "lora", maxSteps: 6 });
   });
 
+  it("plans before it tunes, and reads no weights for it", async () => {
+    const { code, stdout } = await scion([
+      "plan",
+      "-m",
+      model,
+      "-d",
+      data,
+      "--batch-size",
+      "4",
+      "--available",
+      "0.001",
+    ]);
+    expect(code).toBe(0);
+    expect(stdout).toMatch(/Trains [\d,]+ of [\d,]+ parameters/);
+    expect(stdout).toMatch(/GB at the peak, 1 MB are free: it does not fit/);
+    expect(stdout).toMatch(/an update, .* an epoch of 16/);
+    expect(stdout).toContain("smaller model");
+  });
+
   it("tells scripts the same as JSON, and nothing else", async () => {
     const { code, stdout } = await scion([
       "tune",

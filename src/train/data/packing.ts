@@ -30,6 +30,8 @@ export function packRows(lengths: readonly number[], { multiple, hiddenSize }: P
   let best: Packing | undefined;
   let bestCost = Number.POSITIVE_INFINITY;
   for (let count = lengths.length; count >= 1; count--) {
+    // Fewer rows are longer ones: without a token of padding, this many and all that are fewer cost at least this.
+    if (total * (1 + attentionShare(Math.max(longest, total / count), hiddenSize)) >= bestCost) break;
     // Rows twice as long as needed always suffice; the bisection ends at a width that first-fit was seen to fill.
     let [low, high] = [up(Math.max(longest, total / count)), up(Math.max(2 * longest, (2 * total) / count))];
     let rows = firstFit(lengths, order, high, count);
