@@ -3,9 +3,11 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { createRng } from "../src/linalg/index.ts";
+import { type MemoryChoiceName, memoryChoices } from "../src/train/memory.ts";
 import { trainDefaults } from "../src/train/settings.ts";
 import { shapeOf, writeInputs } from "./inputs.ts";
 import { openSides, type Side, worstLossDifference } from "./side.ts";
+import { profileStep, type StepProfile } from "./step-profile.ts";
 
 /*
  * One whole LoRA step (forward, backward, clipping, AdamW), interleaved with PEFT on the same weights and batches.
@@ -26,22 +28,25 @@ const { values } = parseArgs({
 const rounds = Number(values.rounds);
 const warmups = 3;
 const shape = shapeOf(values.shape);
+const tokens = Number(values.tokens);
+if (!Object.hasOwn(memoryChoices, values.memory)) throw new Error(`there is no memory choice ${values.memory}`);
+const memory = values.memory as MemoryChoiceName; // just checked
 const folder = await mkdtemp(join(tmpdir(), "scion-bench-"));
 try {
   await writeInputs(folder, shape);
   const sides = openSides(folder, values);
   for (let round = 0; round < warmups + rounds; round++) {
     const rng = createRng(round, "ids");
-    const ids = Array.from({ length: Number(values.tokens) }, () => rng.integer(shape.config.vocab_size));
+    const ids = Array.from({ length: tokens }, () => rng.integer(shape.config.vocab_size));
     for (const side of sides) await side.step({ examples: [{ ids, prompt: 0 }], learning_rate: 1e-3 });
   }
   for (const side of sides) side.end();
-  await report(sides);
+  await report(sides, await profileStep(folder, shape, { tokens, threads: Number(values.threads), memory, steps: 5 }));
 } finally {
   await rm(folder, { recursive: true });
 }
 
-async function report(sides: readonly Side[]): Promise<void> {
+async function report(sides: readonly Side[], { productShare, savedBytes }: StepProfile): Promise<void> {
   const [ours, peer] = sides;
   const worst = worstLossDifference(sides);
   if (peer && !(worst < 1e-4))
@@ -78,6 +83,9 @@ async function report(sides: readonly Side[]): Promise<void> {
       `time ${(ratios[Math.floor(ratios.length / 2)] ?? Number.NaN).toFixed(2)}× PEFT's (median of pairs), memory ${(a.peakBytes / b.peakBytes).toFixed(2)}×; losses agree to ${worst.toExponential(1)}`,
     );
   }
-  if (values.json)
-    await writeFile(values.json, `${JSON.stringify({ shape, rows, worstLossDifference: worst }, null, 2)}\n`);
+  console.log(
+    `${(100 * productShare).toFixed(1)} % of Scion's operators' time is in matrix products; ${(savedBytes / 1e6).toFixed(1)} MB are kept for the backward pass`,
+  );
+  const result = { shape, memory, rows, worstLossDifference: worst, productShare, savedBytes };
+  if (values.json) await writeFile(values.json, `${JSON.stringify(result, null, 2)}\n`);
 }
