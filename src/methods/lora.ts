@@ -57,7 +57,7 @@ export const lora: Method<LoraConfig> = defineMethod<LoraConfig>({
   },
   adapt: ({ x, y, dropout }, parameter, { rank, alpha, dropout: rate }) => {
     const reduced = gemm(dropout(x, rate), parameter("A"), { transB: true });
-    return gemm(reduced, parameter("B"), { transB: true, alpha: alpha / rank, c: y });
+    return add(y, gemm(reduced, parameter("B"), { transB: true, alpha: alpha / rank }));
   },
   merge: (weight, parameter, { rank, alpha }) => add(weight, mul(alpha / rank, matmul(parameter("B"), parameter("A")))),
   peft: { type: "LORA", tensors: { A: "lora_A.weight", B: "lora_B.weight" } },

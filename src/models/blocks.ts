@@ -5,13 +5,13 @@ import {
   Cos,
   cast,
   concat,
+  equalSplit,
   gemm,
   mul,
   reciprocal,
   reduceMean,
   reshapeTo,
   Sin,
-  slice,
   sqrt,
   sub,
   transpose,
@@ -56,10 +56,7 @@ export function rotaryTables(positionIds: Value, inverseFrequencies: Value, scal
 
 /** Rotate pairs (i, i + headDim/2): x [batch, heads, seq, headDim]. */
 export function rotate(x: Value, { cos, sin }: { cos: Value; sin: Value }): Value {
-  const headDim = Number(x.shape[3]);
-  const half = headDim / 2;
-  const first = slice(x, [0], [half], [3]);
-  const second = slice(x, [half], [headDim], [3]);
+  const [first, second] = equalSplit(x, 2, 3) as [Value, Value]; // two parts
   return concat([sub(mul(first, cos), mul(second, sin)), add(mul(second, cos), mul(first, sin))], 3);
 }
 

@@ -132,7 +132,7 @@ export const Sub: Op = binary("Sub", {
 export const Mul: Op = binary("Mul", {
   since: 14,
   evaluate: (a, b) => a * b,
-  grad: (dy, a, b) => [mul(dy, b), mul(dy, a)],
+  grad: (dy, a, b) => (a === b ? [mul(mul(dy, 2), a), undefined] : [mul(dy, b), mul(dy, a)]),
   sizes: mulDims,
 });
 /** a / b; integers divide towards zero. db = −dy·y/b. */

@@ -40,8 +40,7 @@ export const Softmax: Op = defineOp({
   grad: ({ dy, x, outputs, attributes }) => {
     const y = required(outputs, 0, "Softmax");
     const axis = normalAxis(numberAttribute(attributes, "axis", -1), x(0).shape.length, "Softmax");
-    const weighted = mul(dy, y);
-    return [sub(weighted, mul(y, reduceSum(weighted, [axis])))];
+    return [mul(y, sub(dy, reduceSum(mul(dy, y), [axis])))];
   },
   cost: "compute",
   samples: [{ inputs: [spread([2, 5])] }, { inputs: [spread([2, 3, 4])], attributes: { axis: int(1) } }],

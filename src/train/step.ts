@@ -12,7 +12,16 @@ import type { PretrainedModel } from "../models/index.ts";
 import { add, mul } from "../ops/index.ts";
 import type { AdamWConfig } from "../optim/index.ts";
 import { bytesOfValue, type Symbols } from "../plan/memory.ts";
-import { differentiate, fold, readInPlace, recompute, useSparsity } from "../transforms/index.ts";
+import {
+  broadcastLate,
+  differentiate,
+  fold,
+  readInPlace,
+  recompute,
+  stackProducts,
+  sumProducts,
+  useSparsity,
+} from "../transforms/index.ts";
 import { type MemoryChoiceName, memoryChoices } from "./memory.ts";
 import { stateName, updateOutputs } from "./update.ts";
 
@@ -63,7 +72,7 @@ export function buildTraining(model: PretrainedModel, options: StepOptions): Tra
   const open = model.loss();
   const outputModule = model.architecture.outputModule;
   const attached = attach(open.outputs, { choice, targets, outputModule, training: true });
-  const loss = attached.outputs["loss"] as Value; // every objective has one
+  const [loss] = stackProducts([attached.outputs["loss"] as Value]) as [Value]; // every objective has one
   const parameters = attached.trainables.map(({ value }) => value);
   const gradients = differentiate(loss, parameters);
   const masks = attached.dropoutMasks.map(({ value }) => value);
@@ -105,7 +114,7 @@ function close(
   memory: MemoryChoiceName,
 ): StepGraph {
   const names = Object.keys(outputs);
-  const folded = readInPlace(useSparsity(fold(Object.values(outputs))));
+  const folded = readInPlace(sumProducts(broadcastLate(useSparsity(fold(Object.values(outputs))))));
   const [loss, ...others] = folded;
   if (names[0] !== "loss" || loss === undefined) return { graph: assemble(folded, []), writes, savedBytes: 0 };
   const {

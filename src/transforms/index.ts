@@ -1,8 +1,11 @@
 /** Passes over graphs that know no method and no model: differentiation, rewriting, folding, reference evaluation. */
+export * from "./broadcast-late.ts";
 export * from "./differentiate.ts";
 export * from "./evaluate.ts";
 export * from "./fold.ts";
 export * from "./recompute.ts";
 export * from "./rewrite.ts";
 export * from "./sparse.ts";
+export * from "./stack.ts";
+export * from "./sum-products.ts";
 export * from "./unpacked.ts";
