@@ -1,0 +1,102 @@
+import { describe, expect, it } from "vitest";
+import {
+  graph,
+  type InputValue,
+  input,
+  type ParameterValue,
+  parameter,
+  topologicalOrder,
+  type Value,
+} from "../graph/index.ts";
+import { add, gemm, matmul, mul, reduceMean, reshape, softmax, spread, sumAll, transpose } from "../ops/index.ts";
+import { broadcastLate } from "./broadcast-late.ts";
+import { differentiate } from "./differentiate.ts";
+import { evaluate } from "./evaluate.ts";
+import { stackProducts } from "./stack.ts";
+import { sumProducts } from "./sum-products.ts";
+
+/*
+ * Passes that compute the same from fewer elements or with fewer operators.
+ */
+type Leaf = InputValue | ParameterValue;
+
+function count(outputs: readonly Value[], op: string): number {
+  return topologicalOrder(outputs).filter((node) => node.op === op).length;
+}
+
+function expectSame(before: readonly Value[], after: readonly Value[], leaves: readonly Leaf[]): void {
+  const feeds = new Map(leaves.map(({ name, shape }, i) => [name, spread(shape.map(Number), -1, 1, 0.1 * i)]));
+  const inputs = leaves.filter((leaf): leaf is InputValue => leaf.kind === "input");
+  const run = (values: readonly Value[]): readonly Float64Array[] => {
+    const outputs = new Map(values.map((value, i) => [`y${i}`, value]));
+    return [...evaluate(graph({ name: "g", inputs, outputs }), feeds).values()].map(({ data }) => data);
+  };
+  const [wanted, found] = [run(before), run(after)];
+  expect(found.map((data) => data.length)).toEqual(wanted.map((data) => data.length));
+  wanted.forEach((data, i) => {
+    data.forEach((value, j) => {
+      expect(found[i]?.[j]).toBeCloseTo(value, 12);
+    });
+  });
+}
+
+describe("broadcastLate", () => {
+  it("never spreads out the gradient of a mean", () => {
+    const x = parameter("x", "float32", [3, 4]);
+    const y = mul(x, reduceMean(mul(x, x), [-1]));
+    const gradients = differentiate(sumAll(mul(y, y)), [x]);
+    const narrow = broadcastLate(gradients);
+    expect(count(narrow, "Expand")).toBe(count(gradients, "Expand") - 1);
+    expectSame(gradients, narrow, [x]);
+  });
+});
+
+describe("sumProducts", () => {
+  const [q, k] = [parameter("q", "float32", [2, 6, 4]), parameter("k", "float32", [2, 5, 4])];
+  const [v, g] = [parameter("v", "float32", [2, 5, 3]), input("g", "float32", [2, 6, 3])];
+  const mask = input("mask", "float32", [3, 5]);
+
+  it("sums attention's gradient over a head's width, through views", () => {
+    const scores = reshape(matmul(q, transpose(k, [0, 2, 1])), [4, 3, 5]);
+    const probabilities = reshape(softmax(add(scores, mask)), [2, 6, 5]);
+    const gradients = differentiate(sumAll(mul(matmul(probabilities, v), g)), [q, k, v]);
+    const short = sumProducts(gradients);
+    const widths = (values: readonly Value[]): readonly unknown[] =>
+      topologicalOrder(values).flatMap(({ op, inputs }) => (op === "ReduceSum" ? [inputs[0]?.shape.at(-1)] : []));
+    expect([widths(gradients), widths(short)]).toEqual([[5], [3]]);
+    expectSame(gradients, short, [q, k, v, g, mask]);
+  });
+
+  it("leaves sums of other products alone", () => {
+    const other = mul(softmax(matmul(g, transpose(v, [0, 2, 1]))), matmul(q, transpose(k, [0, 2, 1])));
+    const gradients = differentiate(sumAll(mul(softmax(other), other)), [q]);
+    expect(count(sumProducts(gradients), "ReduceSum")).toBe(count(gradients, "ReduceSum"));
+    expectSame(gradients, sumProducts(gradients), [q, k, v, g]);
+  });
+});
+
+describe("stackProducts", () => {
+  const x = input("x", "float32", [5, 6]);
+  const narrow = (name: string, rows: number): ParameterValue => parameter(name, "float32", [rows, 6]);
+  const [a, b, c] = [narrow("a", 2), narrow("b", 3), narrow("c", 2)];
+  const product = (matrix: Value, from: Value = x): Value => gemm(from, matrix, { transB: true });
+
+  it("makes one product of those that read the same input, and one of their gradients", () => {
+    const outputs = [product(a), product(b), product(c, mul(x, 2))];
+    const stacked = stackProducts(outputs);
+    expect([count(outputs, "Gemm"), count(stacked, "Gemm")]).toEqual([3, 2]);
+    expectSame(outputs, stacked, [x, a, b, c]);
+    const losses = [outputs, stacked].map((values) =>
+      sumAll(mul(values[0] as Value, sumAll(mul(values[1] as Value, values[1] as Value)))),
+    );
+    const [apart, together] = losses.map((loss) => differentiate(loss, [a, b])) as [readonly Value[], readonly Value[]];
+    expectSame(apart, together, [x, a, b]);
+  });
+
+  it("leaves wide products and lone ones alone", () => {
+    const wide = [narrow("wide", 300), narrow("wider", 400)].map((matrix) => product(matrix));
+    expect(stackProducts(wide)).toEqual(wide);
+    expect(stackProducts([product(a)])).toHaveLength(1);
+    expect(count(stackProducts([product(a)]), "Split")).toBe(0);
+  });
+});
