@@ -46,7 +46,7 @@ describe("broadcastLate", () => {
     const y = mul(x, reduceMean(mul(x, x), [-1]));
     const gradients = differentiate(sumAll(mul(y, y)), [x]);
     const narrow = broadcastLate(gradients);
-    expect(count(narrow, "Expand")).toBe(count(gradients, "Expand") - 1);
+    expect([count(gradients, "Expand"), count(narrow, "Expand")]).toEqual([2, 0]);
     expectSame(gradients, narrow, [x]);
   });
 });
@@ -59,10 +59,13 @@ describe("sumProducts", () => {
   it("sums attention's gradient over a head's width, through views", () => {
     const scores = reshape(matmul(q, transpose(k, [0, 2, 1])), [4, 3, 5]);
     const probabilities = reshape(softmax(add(scores, mask)), [2, 6, 5]);
-    const gradients = differentiate(sumAll(mul(matmul(probabilities, v), g)), [q, k, v]);
+    const loss = sumAll(mul(matmul(probabilities, v), g));
+    const gradients = [loss, ...differentiate(loss, [q, k, v])];
     const short = sumProducts(gradients);
     const widths = (values: readonly Value[]): readonly unknown[] =>
-      topologicalOrder(values).flatMap(({ op, inputs }) => (op === "ReduceSum" ? [inputs[0]?.shape.at(-1)] : []));
+      topologicalOrder(values).flatMap(({ op, inputs }) =>
+        op === "ReduceSum" && inputs[1]?.kind === "constant" ? [inputs[0]?.shape.at(-1)] : [],
+      );
     expect([widths(gradients), widths(short)]).toEqual([[5], [3]]);
     expectSame(gradients, short, [q, k, v, g, mask]);
   });
