@@ -15,7 +15,7 @@ import {
   subDims,
   type Value,
 } from "../graph/index.ts";
-import { apply, defineOp, describe, type Op, required, type Sample } from "./op.ts";
+import { apply, defineOp, describe, elementwiseRows, type Op, required, type Sample } from "./op.ts";
 import { reference, spread, zip } from "./reference.ts";
 
 /** A value, or a number that becomes a scalar constant of the other operand's dtype. */
@@ -56,6 +56,7 @@ function unary(name: string, options: Unary): Op {
         ? grad
         : ({ dy, x, outputs, attributes }) => [grad(dy, x(0), required(outputs, 0, name), attributes)],
     cost: options.cost ?? "memory",
+    rows: elementwiseRows,
     samples: (options.attributes ?? [{}]).flatMap((attributes) =>
       samples.map((values) => ({
         inputs: [reference([values.length], values, options.dtype ?? "float32")],
@@ -105,6 +106,7 @@ function binary(name: string, options: Binary): Op {
     grad:
       grad === "nondifferentiable" ? grad : ({ dy, x, outputs }) => grad(dy, x(0), x(1), required(outputs, 0, name)),
     cost: "memory",
+    rows: elementwiseRows,
     ...(combine
       ? {
           sizes: ({ inputs, sizesOf }) => {
@@ -381,6 +383,7 @@ export const Cast: Op = defineOp({
 /** condition ? a : b, all broadcasting. */
 export const Where: Op = defineOp({
   name: "Where",
+  rows: elementwiseRows,
   since: 16,
   infer: (inputs) => {
     const [condition, a, b] = [

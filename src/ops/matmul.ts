@@ -157,6 +157,10 @@ export const Gemm: Op = defineOp({
     ];
   },
   cost: "compute",
+  rows: ({ inputs: [, , c], attributes }) => {
+    if (gemmAttributes(attributes).transA) return undefined;
+    return c?.shape.length === 2 && c.shape[0] !== 1 ? [0, 2] : [0];
+  },
   contraction: ({ inputs: [a], attributes }) => a?.shape[gemmAttributes(attributes).transA ? 0 : 1] ?? 1,
   linear: (node) => {
     const { transA, transB, alpha } = gemmAttributes(node.attributes);

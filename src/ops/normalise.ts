@@ -111,6 +111,10 @@ export const LayerNormalization: Op = defineOp({
     const inner = sub(sub(g, reduceMean(g, axes)), mul(normal, reduceMean(mul(g, normal), axes)));
     return [div(inner, deviation), mul(dy, normal), inputs[2] ? dy : undefined];
   },
+  rows: ({ inputs: [x], attributes }) =>
+    normalAxis(numberAttribute(attributes, "axis", -1), x?.shape.length ?? 1, "LayerNormalization") > 0
+      ? [0]
+      : undefined,
   cost: "compute",
   samples: [
     {

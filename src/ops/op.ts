@@ -80,6 +80,11 @@ export interface Op {
     readonly attributes: Attributes;
     readonly sizesOf: (value: Value | undefined) => readonly Dim[] | undefined;
   }) => readonly Dim[] | undefined;
+  /**
+   * Where every row of the output (index on its first axis) is made of the same rows of some inputs: which inputs these
+   * are. The others are read whole. Undefined where rows mix.
+   */
+  readonly rows?: (node: Node) => readonly number[] | undefined;
   /** For matrix products: the length of the sums that every element of the output is. */
   readonly contraction?: (node: Node) => Dim;
   /** Whether the output is the first input's memory, seen otherwise: it takes neither time nor space. */
@@ -124,6 +129,13 @@ export function normalAxis(axis: number, rank: number, op: string): number {
   const normal = axis < 0 ? axis + rank : axis;
   assert(normal >= 0 && normal < Math.max(rank, 1), `${op}: axis ${axis} is outside a rank ${rank} tensor`);
   return normal;
+}
+
+/** The inputs of an elementwise operator that are not broadcast along the first axis; see {@link Op.rows}. */
+export function elementwiseRows({ inputs, outputs: [y] }: Node): readonly number[] | undefined {
+  if (y === undefined || y.shape.length === 0) return undefined;
+  const carries = inputs.map((x) => x?.shape.length === y.shape.length && x.shape[0] === y.shape[0]);
+  return carries.flatMap((carried, i) => (carried ? [i] : []));
 }
 
 /** Describe values for an error message. */

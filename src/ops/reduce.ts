@@ -43,6 +43,11 @@ function reduction(name: string, { since, start, step, finish, grad, samples }: 
       const axes = reducedAxes(x.shape, inputs[1] && sizesOf(inputs[1]), inputs[1] !== undefined, attributes, name);
       return [{ dtype: x.dtype, shape: reducedShape(x.shape, axes, keepsDims(attributes)) }];
     },
+    rows: ({ inputs: [x, axes], attributes }) => {
+      if (!x || !keepsDims(attributes)) return undefined;
+      const known = reducedAxes(x.shape, axes && sizesOf(axes), axes !== undefined, attributes, name);
+      return known.includes(0) ? undefined : [0];
+    },
     evaluate: (inputs, attributes) => {
       const x = required(inputs, 0, name);
       const axes = reducedAxes(x.shape, inputs[1] && [...inputs[1].data], inputs[1] !== undefined, attributes, name);

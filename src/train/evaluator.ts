@@ -4,7 +4,7 @@ import { type Adapter, type Attached, attach, checkParameters } from "../methods
 import type { PretrainedModel } from "../models/index.ts";
 import type { Device } from "../runtime/device.ts";
 import { compileGraph } from "../runtime/program.ts";
-import { fold, readInPlace } from "../transforms/index.ts";
+import { fold, gatherEarly, readInPlace } from "../transforms/index.ts";
 import type { Batch } from "./data/index.ts";
 
 /** Measures a model's loss on a device. */
@@ -61,7 +61,7 @@ export function buildEvaluation(
   const { inputs, outputs } = model.loss();
   const { outputModule } = model.architecture;
   const attached = adapter && attach(outputs, { ...adapter, outputModule, training: false });
-  const [loss] = readInPlace(fold([(attached?.outputs ?? outputs)["loss"] as Value])); // every objective has one
+  const [loss] = readInPlace(fold(gatherEarly([(attached?.outputs ?? outputs)["loss"] as Value]))); // every objective has one
   assert(loss !== undefined, "folding keeps every output");
   return { graph: graph({ name: "evaluate", inputs, outputs: { loss } }), attached };
 }

@@ -16,6 +16,7 @@ import {
   broadcastLate,
   differentiate,
   fold,
+  gatherEarly,
   readInPlace,
   recompute,
   stackProducts,
@@ -72,7 +73,7 @@ export function buildTraining(model: PretrainedModel, options: StepOptions): Tra
   const open = model.loss();
   const outputModule = model.architecture.outputModule;
   const attached = attach(open.outputs, { choice, targets, outputModule, training: true });
-  const [loss] = stackProducts([attached.outputs["loss"] as Value]) as [Value]; // every objective has one
+  const [loss] = stackProducts(gatherEarly([attached.outputs["loss"] as Value])) as [Value]; // every objective has one
   const parameters = attached.trainables.map(({ value }) => value);
   const gradients = differentiate(loss, parameters);
   const masks = attached.dropoutMasks.map(({ value }) => value);

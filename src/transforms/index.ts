@@ -3,6 +3,7 @@ export * from "./broadcast-late.ts";
 export * from "./differentiate.ts";
 export * from "./evaluate.ts";
 export * from "./fold.ts";
+export * from "./gather-early.ts";
 export * from "./recompute.ts";
 export * from "./rewrite.ts";
 export * from "./sparse.ts";

@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
 import {
+  constant,
   graph,
   type InputValue,
   input,
@@ -8,10 +9,23 @@ import {
   topologicalOrder,
   type Value,
 } from "../graph/index.ts";
-import { add, gemm, matmul, mul, reduceMean, reshape, softmax, spread, sumAll, transpose } from "../ops/index.ts";
+import {
+  add,
+  gather,
+  gemm,
+  matmul,
+  mul,
+  reduceMean,
+  reshape,
+  softmax,
+  spread,
+  sumAll,
+  transpose,
+} from "../ops/index.ts";
 import { broadcastLate } from "./broadcast-late.ts";
 import { differentiate } from "./differentiate.ts";
 import { evaluate } from "./evaluate.ts";
+import { gatherEarly } from "./gather-early.ts";
 import { stackProducts } from "./stack.ts";
 import { sumProducts } from "./sum-products.ts";
 
@@ -75,6 +89,29 @@ describe("sumProducts", () => {
     const gradients = differentiate(sumAll(mul(softmax(other), other)), [q]);
     expect(count(sumProducts(gradients), "ReduceSum")).toBe(count(gradients, "ReduceSum"));
     expectSame(gradients, sumProducts(gradients), [q, k, v, g]);
+  });
+});
+
+describe("gatherEarly", () => {
+  const x = input("x", "float32", [6, 4]);
+  const w = parameter("w", "float32", [4, 4]);
+  const hidden = gemm(mul(x, reduceMean(mul(x, x), [-1])), w);
+  const rows = constant([4, 1, 1], "int64");
+
+  it("computes the rows that are gathered alone, and their gradients", () => {
+    const whole = gather(add(x, gemm(hidden, w, { transB: true })), rows);
+    const [few] = gatherEarly([whole]) as [Value];
+    const sizes = topologicalOrder([few]).flatMap(({ op, outputs }) => (op === "Gemm" ? [outputs[0]?.shape[0]] : []));
+    expect(sizes).toEqual([3, 3]);
+    const [apart, together] = [whole, few].map((y) => [y, ...differentiate(sumAll(mul(y, y)), [w])]);
+    expectSame(apart as readonly Value[], together as readonly Value[], [x, w]);
+  });
+
+  it("leaves what something else reads whole", () => {
+    const outputs = [gather(hidden, rows), reduceMean(hidden, [0])];
+    expect(gatherEarly(outputs)).toEqual(outputs);
+    const mixed = [gather(softmax(hidden, 0), rows)];
+    expect(gatherEarly(mixed)).toEqual(mixed);
   });
 });
 
