@@ -1,3 +1,4 @@
+import { readdirSync } from "node:fs";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { graph, type Tensor, tensor } from "../src/graph/index.ts";
 import { readJsonObject } from "../src/io/json.ts";
@@ -36,6 +37,11 @@ function rowsOf({ shape, data }: Tensor): number[][] {
   const [rows = 1, columns = 1] = shape;
   return Array.from({ length: rows }, (_, i) => Array.from(data.slice(i * columns, (i + 1) * columns), Number));
 }
+
+/** Models of `make_families.py`, one a family or a variant of it. */
+const families = readdirSync(golden("families"), { withFileTypes: true })
+  .filter((entry) => entry.isDirectory())
+  .map(({ name }) => name);
 
 /** Logits of whole sequences by the decoding graph with an empty cache. */
 async function logitsOf(model: PretrainedModel, ids: Tensor): Promise<Tensor | undefined> {
@@ -89,6 +95,15 @@ describe("logits agree with transformers", () => {
     const ids = expected.get("input_ids");
     const logits = await logitsOf(model, ids as Tensor);
     // Float32 sums in another order over two layers: a few units in the last place.
+    expect(relativeError(logits, expected.get("logits"))).toBeLessThan(1e-5);
+  });
+});
+
+describe("every family agrees with transformers and PEFT", () => {
+  it.each(families)("%s: logits", async (name) => {
+    const expected = await readGolden(`families/${name}.expected.safetensors`);
+    const model = await openModel(nodeStorage, golden(`families/${name}`));
+    const logits = await logitsOf(model, expected.get("input_ids") as Tensor);
     expect(relativeError(logits, expected.get("logits"))).toBeLessThan(1e-5);
   });
 });
@@ -178,6 +193,15 @@ const curves: readonly CurveCase[] = [
     rate: (step) => learningRateAt(step, { peak: 1e-2, schedule: "cosine", warmupSteps: 5, totalSteps: 25 }),
     initial: peftName,
   },
+  ...families.map((name) => ({
+    file: `families/${name}.curve`,
+    base: `families/${name}`,
+    choice: chooseMethod("lora", { rank: 4, alpha: 8 }),
+    weightDecay: 0.01,
+    accumulate: 1,
+    rate: () => 1e-2,
+    initial: peftName,
+  })),
   ...["llama", "gpt2"].map((name) => ({
     file: `curve-full-${name}`,
     base: `${name}-tiny`,

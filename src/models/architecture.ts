@@ -13,11 +13,21 @@ export interface KeyValue {
   readonly value: Value;
 }
 
+/** How scores become probabilities in a layer. */
+export interface AttendOptions {
+  /** Scores are query·key·scale. */
+  readonly scale: number;
+  /** A token sees this many tokens up to itself; all of its document when absent. */
+  readonly window?: number;
+  /** Scores are cap·tanh(score/cap). */
+  readonly cap?: number;
+}
+
 /**
  * Attention of a layer's heads: query [batch, heads, seq, headDim], keys and values [batch, kvHeads, total, headDim] ->
- * [batch·seq, heads·headDim]. Scores are query·key·scale.
+ * [batch·seq, heads·headDim].
  */
-export type Attend = (query: Value, cache: KeyValue, scale: number) => Value;
+export type Attend = (query: Value, cache: KeyValue, options: AttendOptions) => Value;
 
 /** What the trunk reads. */
 export interface TrunkInputs {

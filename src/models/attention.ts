@@ -1,4 +1,4 @@
-import { constant, inScope, mulDims, type Value } from "../graph/index.ts";
+import { constant, mulDims, type Value, withScope } from "../graph/index.ts";
 import {
   add,
   and,
@@ -20,7 +20,8 @@ import {
   unsqueeze,
   where,
 } from "../ops/index.ts";
-import type { Attend, KeyValue } from "./architecture.ts";
+import type { Attend, AttendOptions, KeyValue } from "./architecture.ts";
+import { softCap } from "./blocks.ts";
 
 /** The most negative finite float32, as transformers uses for masked scores: a fully masked row stays free of NaN. */
 const maskedScore = -3.4028234663852886e38;
@@ -34,12 +35,15 @@ export const attentionBlocks = 4;
  * the scores are never computed, kept or differentiated.
  */
 export function causalAttention(positionIds: Value): Attend {
-  const rows = inScope("mask", () => equalSplit(documentMask(positionIds), attentionBlocks, 2));
-  const masks = rows.map((row, i) => inScope("mask", () => prefix(equalSplit(row, attentionBlocks, 3), i, 3)));
-  return (query, { key, value }, scale) => {
+  const masks = masksByWindow((window) => {
+    const rows = equalSplit(documentMask(positionIds, window), attentionBlocks, 2);
+    return rows.map((row, i) => prefix(equalSplit(row, attentionBlocks, 3), i, 3));
+  });
+  return (query, { key, value }, options) => {
+    const mask = masks(options.window);
     const [keys, values] = [equalSplit(key, attentionBlocks, 2), equalSplit(value, attentionBlocks, 2)];
     const parts = equalSplit(query, attentionBlocks, 2).map(
-      (part, i) => attention(part, { key: prefix(keys, i, 2), value: prefix(values, i, 2) }, masks[i] as Value, scale), // one a block
+      (part, i) => attention(part, { key: prefix(keys, i, 2), value: prefix(values, i, 2) }, mask[i] as Value, options), // one a block
     );
     return joinHeads(concat(parts, 2));
   };
@@ -50,8 +54,18 @@ export function causalAttention(positionIds: Value): Attend {
  * [batch, total] is 0 at padding.
  */
 export function cachedAttention(inputIds: Value, attentionMask: Value): Attend {
-  const mask = cachedMask(inputIds, attentionMask);
-  return (query, cache, scale) => joinHeads(attention(query, cache, mask, scale));
+  const masks = masksByWindow((window) => [cachedMask(inputIds, attentionMask, window)]);
+  return (query, cache, options) => joinHeads(attention(query, cache, masks(options.window)[0] as Value, options)); // just the one
+}
+
+/** Layers with the same window share their masks. */
+function masksByWindow(make: (window: number | undefined) => readonly Value[]): (window?: number) => readonly Value[] {
+  const made = new Map<number | undefined, readonly Value[]>();
+  return (window) => {
+    const masks = made.get(window) ?? withScope("mask", () => make(window));
+    made.set(window, masks);
+    return masks;
+  };
 }
 
 /** The blocks up to and with the one at `last`, side by side. */
@@ -63,28 +77,35 @@ function prefix(blocks: readonly Value[], last: number, axis: number): Value {
  * The additive mask of causal attention within documents: [batch, 1, seq, seq]. The query at place i of a row is the
  * positionIds[i]-th of its document, so it sees the keys from place i − positionIds[i] to i.
  */
-function documentMask(positionIds: Value): Value {
-  return inScope("mask", () => {
-    const at = range(constant(0, "int64"), lengthOf(positionIds, 1));
-    const [keys, queries] = [unsqueeze(at, [0, 1, 2]), unsqueeze(at, [0, 1, 3])];
-    const starts = sub(queries, unsqueeze(positionIds, [1, 3]));
-    return where(and(lessOrEqual(keys, queries), lessOrEqual(starts, keys)), 0, constant(maskedScore));
-  });
+function documentMask(positionIds: Value, window: number | undefined): Value {
+  const at = range(constant(0, "int64"), lengthOf(positionIds, 1));
+  const [keys, queries] = [unsqueeze(at, [0, 1, 2]), unsqueeze(at, [0, 1, 3])];
+  const starts = sub(queries, unsqueeze(positionIds, [1, 3]));
+  return additive(and(within(keys, queries, window), lessOrEqual(starts, keys)));
+}
+
+/** Whether a query sees a key: it comes no later, and is one of the last `window` tokens. */
+function within(keys: Value, queries: Value, window: number | undefined): Value {
+  const causal = lessOrEqual(keys, queries);
+  return window === undefined ? causal : and(causal, lessOrEqual(sub(queries, window - 1), keys));
+}
+
+/** 0 where a score counts, and the lowest number where it does not. */
+function additive(counts: Value): Value {
+  return where(counts, 0, constant(maskedScore));
 }
 
 /**
  * The additive mask of causal attention with a cache: [batch, 1, seq, total].
  * attentionMask int64 [batch, total] is 0 at padding; the queries are the last seq of the total positions.
  */
-function cachedMask(inputIds: Value, attentionMask: Value): Value {
-  return inScope("mask", () => {
-    const total = lengthOf(attentionMask, 1);
-    const keys = range(constant(0, "int64"), total);
-    const queries = range(sub(total, lengthOf(inputIds, 1)), total);
-    const causal = lessOrEqual(unsqueeze(keys, [0, 1, 2]), unsqueeze(queries, [0, 1, 3]));
-    const present = unsqueeze(not(lessOrEqual(attentionMask, 0)), [1, 2]);
-    return where(and(causal, present), 0, constant(maskedScore));
-  });
+function cachedMask(inputIds: Value, attentionMask: Value, window: number | undefined): Value {
+  const total = lengthOf(attentionMask, 1);
+  const keys = range(constant(0, "int64"), total);
+  const queries = range(sub(total, lengthOf(inputIds, 1)), total);
+  const causal = within(unsqueeze(keys, [0, 1, 2]), unsqueeze(queries, [0, 1, 3]), window);
+  const present = unsqueeze(not(lessOrEqual(attentionMask, 0)), [1, 2]);
+  return additive(and(causal, present));
 }
 
 function lengthOf(x: Value, axis: number): Value {
@@ -100,7 +121,7 @@ function range(start: Value, limit: Value): Value {
  * [batch, kvHeads, total, d] -> [batch, heads, seq, d]. The queries that share a key head are stacked along the
  * sequence, so keys and values are never repeated. Ainslie et al. 2023, §2.
  */
-function attention(query: Value, { key, value }: KeyValue, mask: Value, scale: number): Value {
+function attention(query: Value, { key, value }: KeyValue, mask: Value, { scale, cap }: AttendOptions): Value {
   const [batch, heads, seq, headDim] = query.shape as readonly [number | string, number, number | string, number]; // rank 4
   const kvHeads = Number(key.shape[1]);
   const total = key.shape[2] ?? 1;
@@ -109,7 +130,8 @@ function attention(query: Value, { key, value }: KeyValue, mask: Value, scale: n
   const grouped = reshapeTo(query, [batch, kvHeads, stacked, headDim], sources);
   // The queries are scaled, not the scores: there are fewer of them.
   const products = matmul(mul(grouped, scale), transpose(key, [0, 1, 3, 2]));
-  const probabilities = softmax(add(reshapeTo(products, [batch, heads, seq, total], sources), mask));
+  const scores = reshapeTo(softCap(products, cap), [batch, heads, seq, total], sources);
+  const probabilities = softmax(add(scores, mask));
   const mixed = matmul(reshapeTo(probabilities, [batch, kvHeads, stacked, total], sources), value);
   return reshapeTo(mixed, [batch, heads, seq, headDim], sources);
 }

@@ -5,15 +5,16 @@ import {
   Cos,
   cast,
   concat,
-  equalSplit,
   gemm,
   mul,
   reciprocal,
   reduceMean,
   reshapeTo,
   Sin,
+  split,
   sqrt,
   sub,
+  tanh,
   transpose,
   unsqueeze,
 } from "../ops/index.ts";
@@ -34,19 +35,34 @@ export function dense(
   );
 }
 
-/** x / √(mean x² + epsilon) · weight over the last axis. Zhang & Sennrich 2019, eq. (4). x [tokens, hidden]. */
-export function rmsNorm(weights: Weights, module: string, x: Value, epsilon: number): Value {
+/**
+ * x / √(mean x² + epsilon) · weight over the last axis, or · (1 + weight). Zhang & Sennrich 2019, eq. (4). x [..., d],
+ * weight [d].
+ */
+export function rmsNorm(weights: Weights, module: string, x: Value, epsilon: number, addOne = false): Value {
   return inScope(module, () => {
     const inverse = reciprocal(sqrt(add(reduceMean(mul(x, x), [-1]), epsilon)));
-    return mul(weights(`${module}.weight`), mul(x, inverse));
+    const scale = weights(`${module}.weight`);
+    return mul(addOne ? add(scale, 1) : scale, mul(x, inverse));
   });
+}
+
+/** cap·tanh(x/cap); x itself without a cap. Bello et al. 2016 (arXiv 1611.09940), §4. */
+export function softCap(x: Value, cap: number | undefined): Value {
+  return cap === undefined ? x : mul(tanh(mul(x, 1 / cap)), cap);
+}
+
+/** Cosines and sines of rotary angles, each [batch, 1, seq, rotaryDim/2]. */
+export interface RotaryTables {
+  readonly cos: Value;
+  readonly sin: Value;
 }
 
 /**
  * Rotary position tables: cos and sin of position · frequency, each [batch, 1, seq, headDim/2].
  * Su et al. 2021, eq. (34). `scale` multiplies both (YaRN's attention factor).
  */
-export function rotaryTables(positionIds: Value, inverseFrequencies: Value, scale: number): { cos: Value; sin: Value } {
+export function rotaryTables(positionIds: Value, inverseFrequencies: Value, scale: number): RotaryTables {
   return inScope("rotary", () => {
     const angles = mul(unsqueeze(cast(positionIds, "float32"), [1, 3]), inverseFrequencies);
     const scaled = (table: Value): Value => (scale === 1 ? table : mul(table, scale));
@@ -54,10 +70,16 @@ export function rotaryTables(positionIds: Value, inverseFrequencies: Value, scal
   });
 }
 
-/** Rotate pairs (i, i + headDim/2): x [batch, heads, seq, headDim]. */
-export function rotate(x: Value, { cos, sin }: { cos: Value; sin: Value }): Value {
-  const [first, second] = equalSplit(x, 2, 3) as [Value, Value]; // two parts
-  return concat([sub(mul(first, cos), mul(second, sin)), add(mul(second, cos), mul(first, sin))], 3);
+/** Rotate pairs (i, i + rotaryDim/2) of the first `rotaryDim` elements of each head: x [batch, heads, seq, headDim]. */
+export function rotate(x: Value, { cos, sin }: RotaryTables, rotaryDim: number): Value {
+  const rest = Number(x.shape[3]) - rotaryDim;
+  const half = rotaryDim / 2;
+  const [first, second, ...kept] = split(x, rest > 0 ? [half, half, rest] : [half, half], 3) as [
+    Value,
+    Value,
+    ...Value[],
+  ];
+  return concat([sub(mul(first, cos), mul(second, sin)), add(mul(second, cos), mul(first, sin)), ...kept], 3);
 }
 
 /** [batch·seq, heads·d] -> [batch, heads, seq, d]; the sizes are those of inputIds [batch, seq]. */

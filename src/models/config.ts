@@ -7,6 +7,8 @@ export type ConfigJson = Readonly<Record<string, unknown>>;
 export interface ConfigReader {
   integer(key: string, otherwise?: number): number;
   number(key: string, otherwise?: number): number;
+  /** A number, or none where the file says null. */
+  optional(key: string, otherwise?: number): number | undefined;
   boolean(key: string, otherwise: boolean): boolean;
   choice<T extends string>(key: string, choices: readonly T[], otherwise?: T): T;
   object(key: string): ConfigJson | undefined;
@@ -37,6 +39,10 @@ export function readConfig(json: ConfigJson): ConfigReader {
   return {
     integer: (key, otherwise) => numeric(key, otherwise, true),
     number: (key, otherwise) => numeric(key, otherwise, false),
+    optional: (key, otherwise) => {
+      const given = json[key] === undefined ? otherwise : json[key];
+      return given === null || given === undefined ? undefined : numeric(key, otherwise, false);
+    },
     boolean: (key, otherwise) => {
       const value = json[key] ?? otherwise;
       if (typeof value !== "boolean") problems.push(`"${key}" is ${JSON.stringify(value)}, not true or false`);

@@ -1,20 +1,9 @@
 import { inScope, type Value } from "../graph/index.ts";
-import { add, gather, gelu, layerNorm, linear, mul, relu, reshape, sigmoid, split, tanh } from "../ops/index.ts";
+import { add, gather, layerNorm, linear, reshape, split } from "../ops/index.ts";
+import { type Activation, activationNames, activations } from "./activations.ts";
 import type { Architecture, KeyValue, TensorSpec, Weights } from "./architecture.ts";
 import { dense, extend, splitHeads } from "./blocks.ts";
 import { readConfig } from "./config.ts";
-
-type Activation = "gelu_new" | "gelu_pytorch_tanh" | "gelu" | "relu" | "silu" | "tanh";
-
-/** Activation functions under the names that GPT-2 configs use. */
-const activations: Readonly<Record<Activation, (x: Value) => Value>> = {
-  gelu_new: (x: Value) => gelu(x, "tanh"),
-  gelu_pytorch_tanh: (x: Value) => gelu(x, "tanh"),
-  gelu: (x: Value) => gelu(x),
-  relu: (x: Value) => relu(x),
-  silu: (x: Value) => mul(x, sigmoid(x)),
-  tanh: (x: Value) => tanh(x),
-};
 
 /** The part of a GPT-2 `config.json` that shapes the computation. */
 export interface Gpt2Config {
@@ -54,8 +43,7 @@ export const gpt2: Architecture<Gpt2Config> = {
       heads,
       contextLength: reader.integer("n_positions", 1024),
       normEpsilon: reader.number("layer_norm_epsilon", 1e-5),
-      // The keys of the record above, which `Object.keys` widens to string.
-      activation: reader.choice("activation_function", Object.keys(activations) as Activation[], "gelu_new"),
+      activation: reader.choice("activation_function", activationNames, "gelu_new"),
       scaleScores: reader.boolean("scale_attn_weights", true),
       scaleByLayer: reader.boolean("scale_attn_by_inverse_layer_idx", false),
       tiedEmbeddings: reader.boolean("tie_word_embeddings", true),
@@ -117,7 +105,7 @@ export const gpt2: Architecture<Gpt2Config> = {
         const cache = extend(past?.[i], { key, value });
         present.push(cache);
         const scale = (config.scaleScores ? 1 / Math.sqrt(headDim) : 1) / (config.scaleByLayer ? i + 1 : 1);
-        return attend(query, cache, scale);
+        return attend(query, cache, { scale });
       });
       x = add(x, conv(`${block}.attn.c_proj`, mixed));
       const inner = conv(`${block}.mlp.c_fc`, norm(weights, `${block}.ln_2`, x, normEpsilon));

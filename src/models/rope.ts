@@ -1,5 +1,5 @@
 import { constant, inScope, type Value } from "../graph/index.ts";
-import { add, cast, div, max, mul, pow, reduceMax, reshape } from "../ops/index.ts";
+import { add, cast, div, lessOrEqual, max, mul, pow, reduceMax, reshape, where } from "../ops/index.ts";
 import type { ConfigJson, ConfigReader } from "./config.ts";
 
 /** Frequencies of rotary positions, for a batch of positions. */
@@ -15,6 +15,8 @@ interface RopeContext {
   readonly headDim: number;
   readonly contextLength: number;
   readonly number: (key: string, otherwise?: number) => number;
+  /** As many numbers as there are frequencies. */
+  readonly list: (key: string) => readonly number[];
 }
 
 type Variant = (context: RopeContext) => Rope;
@@ -86,11 +88,33 @@ const variants = {
     });
     return fixed(blended, context.number("attention_factor", inferred));
   },
+  /** Frequencies of their own for sequences beyond the original length. Ding et al. 2024 (arXiv 2402.13753), §3. */
+  longrope: (context) => {
+    const original = context.number("original_max_position_embeddings", context.contextLength);
+    const factor = context.number("factor", context.contextLength / original);
+    const scaled = factor <= 1 ? 1 : Math.sqrt(1 + Math.log(factor) / Math.log(original));
+    const [short, long] = (["short_factor", "long_factor"] as const).map((key) => {
+      const factors = context.list(key);
+      return constant(plain(context).map((f, i) => f / (factors[i] ?? 1)));
+    }) as [Value, Value]; // two keys
+    return {
+      scale: context.number("attention_factor", scaled),
+      inverseFrequencies: (positionIds) => {
+        const length = add(cast(reduceMax(cast(positionIds, "int64"), [0, 1]), "float32"), 1);
+        return where(lessOrEqual(reshape(length, [1]), constant(original)), short, long);
+      },
+    };
+  },
 } satisfies Record<string, Variant>;
 
-/** Read `rope_parameters` (transformers 5) or `rope_scaling` with `rope_theta` (earlier). */
-export function readRope(json: ConfigJson, reader: ConfigReader, headDim: number, contextLength: number): Rope {
-  const scaling = reader.object("rope_parameters") ?? reader.object("rope_scaling") ?? {};
+/** Read `rope_parameters` (transformers 5) or `rope_scaling` with `rope_theta` (earlier). `rotaryDim` is what is rotated. */
+export function readRope(
+  json: ConfigJson,
+  reader: Pick<ConfigReader, "problem">,
+  rotaryDim: number,
+  contextLength: number,
+): Rope {
+  const scaling = ropeParameters(json);
   const type = scaling["rope_type"] ?? scaling["type"] ?? "default";
   const variant = Object.entries(variants).find(([name]) => name === type)?.[1];
   const number = (key: string, otherwise?: number): number => {
@@ -99,15 +123,33 @@ export function readRope(json: ConfigJson, reader: ConfigReader, headDim: number
     reader.problem(`rope scaling "${String(type)}" needs the number "${key}"`);
     return 1;
   };
+  const list = (key: string): readonly number[] => {
+    const value = scaling[key];
+    if (Array.isArray(value) && value.length === rotaryDim / 2 && value.every(Number.isFinite)) return value;
+    reader.problem(`rope scaling "${String(type)}" needs ${rotaryDim / 2} numbers in "${key}"`);
+    return [];
+  };
   if (variant === undefined) {
     reader.problem(
       `rope_type ${JSON.stringify(type)} is not supported; supported: ${Object.keys(variants).join(", ")}`,
     );
   }
   const theta = number("rope_theta", typeof json["rope_theta"] === "number" ? json["rope_theta"] : 10000);
-  const rope = (variant ?? variants.default)({ theta, headDim, contextLength, number });
+  const rope = (variant ?? variants.default)({ theta, headDim: rotaryDim, contextLength, number, list });
   return {
     scale: rope.scale,
     inverseFrequencies: (positionIds) => inScope("rotary", () => rope.inverseFrequencies(positionIds)),
+  };
+}
+
+/** The object that says how positions are rotated, whichever version of transformers wrote it. */
+export function ropeParameters(json: ConfigJson): ConfigJson {
+  const found = [json["rope_parameters"], json["rope_scaling"]].find(
+    (value) => typeof value === "object" && value !== null,
+  );
+  const outer = json["original_max_position_embeddings"];
+  return {
+    ...(outer === undefined ? {} : { original_max_position_embeddings: outer }),
+    ...(found as ConfigJson | undefined),
   };
 }

@@ -5,6 +5,15 @@ import type { ConfigJson } from "./config.ts";
 /** Every architecture by `model_type`, loaded when a model asks for it. Adding one is one line here. */
 const architectures: Readonly<Record<string, () => Promise<Architecture>>> = {
   llama: async () => erase((await import("./llama.ts")).llama),
+  mistral: async () => erase((await import("./mistral.ts")).mistral),
+  qwen2: async () => erase((await import("./qwen2.ts")).qwen2),
+  qwen3: async () => erase((await import("./qwen3.ts")).qwen3),
+  smollm3: async () => erase((await import("./smollm3.ts")).smollm3),
+  gemma: async () => erase((await import("./gemma.ts")).gemma),
+  gemma2: async () => erase((await import("./gemma2.ts")).gemma2),
+  gemma3_text: async () => erase((await import("./gemma3.ts")).gemma3),
+  phi3: async () => erase((await import("./phi3.ts")).phi3),
+  gpt_neox: async () => erase((await import("./gpt-neox.ts")).gptNeox),
   gpt2: async () => erase((await import("./gpt2.ts")).gpt2),
 };
 

@@ -1,0 +1,138 @@
+import { inScope, type Value } from "../graph/index.ts";
+import { add, gather, layerNorm, linear, reshape, split } from "../ops/index.ts";
+import { type Activation, activationNames, activations } from "./activations.ts";
+import type { Architecture, KeyValue, TensorSpec, Weights } from "./architecture.ts";
+import { dense, extend, rotaryTables, rotate, splitHeads } from "./blocks.ts";
+import { readConfig } from "./config.ts";
+import { type Rope, readRope, ropeParameters } from "./rope.ts";
+
+/** The part of a GPT-NeoX `config.json` that shapes the computation. */
+export interface GptNeoxConfig {
+  readonly vocabSize: number;
+  readonly hiddenSize: number;
+  readonly intermediateSize: number;
+  readonly layers: number;
+  readonly heads: number;
+  readonly contextLength: number;
+  readonly normEpsilon: number;
+  readonly attentionBias: boolean;
+  /** Attention and feed-forward read the same hidden state and are added together. */
+  readonly parallelResidual: boolean;
+  readonly activation: Activation;
+  readonly tiedEmbeddings: boolean;
+  readonly rotaryDim: number;
+  readonly rope: Rope;
+}
+
+/** GPT-NeoX, Pythia and their kin. Black et al. 2022 (arXiv 2204.06745), §2; names as in transformers. */
+export const gptNeox: Architecture<GptNeoxConfig> = {
+  modelType: "gpt_neox",
+  className: "GPTNeoXForCausalLM",
+  basePrefix: "gpt_neox.",
+  ignored: /attention\.(bias|masked_bias|rotary_emb\.inv_freq)$/,
+  outputModule: "embed_out",
+  defaultTargets: ["query_key_value"],
+
+  configure: (json) => {
+    const reader = readConfig(json);
+    const hiddenSize = reader.integer("hidden_size");
+    const heads = reader.integer("num_attention_heads");
+    const contextLength = reader.integer("max_position_embeddings", 2048);
+    if (hiddenSize % heads !== 0) {
+      reader.problem(`"hidden_size" (${hiddenSize}) is not a multiple of "num_attention_heads" (${heads})`);
+    }
+    const { partial_rotary_factor: share = json["rotary_pct"] ?? 0.25 } = ropeParameters(json);
+    const rotaryDim = Math.floor((hiddenSize / heads) * Number(share));
+    if (!(rotaryDim >= 2 && rotaryDim % 2 === 0)) reader.problem(`"rotary_pct" leaves ${rotaryDim} elements to rotate`);
+    const config: GptNeoxConfig = {
+      vocabSize: reader.integer("vocab_size"),
+      hiddenSize,
+      intermediateSize: reader.integer("intermediate_size"),
+      layers: reader.integer("num_hidden_layers"),
+      heads,
+      contextLength,
+      normEpsilon: reader.number("layer_norm_eps", 1e-5),
+      attentionBias: reader.boolean("attention_bias", true),
+      parallelResidual: reader.boolean("use_parallel_residual", true),
+      activation: reader.choice("hidden_act", activationNames, "gelu"),
+      tiedEmbeddings: reader.boolean("tie_word_embeddings", false),
+      rotaryDim,
+      rope: readRope({ rope_theta: json["rotary_emb_base"], ...json }, reader, rotaryDim, contextLength),
+    };
+    reader.finish();
+    return config;
+  },
+
+  sizes: ({ vocabSize, hiddenSize, layers, heads, contextLength }) => ({
+    vocabSize,
+    hiddenSize,
+    layers,
+    heads,
+    kvHeads: heads,
+    headDim: hiddenSize / heads,
+    contextLength,
+  }),
+
+  tensors: ({ hiddenSize: hidden, intermediateSize: inner, ...config }) => {
+    const specs: TensorSpec[] = [{ name: "gpt_neox.embed_in.weight", shape: [config.vocabSize, hidden] }];
+    const layer = (module: string, shape: readonly number[], bias = true): void => {
+      specs.push({ name: `${module}.weight`, shape });
+      if (bias) specs.push({ name: `${module}.bias`, shape: shape.slice(0, 1) });
+    };
+    for (let i = 0; i < config.layers; i++) {
+      const block = `gpt_neox.layers.${i}`;
+      layer(`${block}.input_layernorm`, [hidden]);
+      layer(`${block}.post_attention_layernorm`, [hidden]);
+      layer(`${block}.attention.query_key_value`, [3 * hidden, hidden], config.attentionBias);
+      layer(`${block}.attention.dense`, [hidden, hidden], config.attentionBias);
+      layer(`${block}.mlp.dense_h_to_4h`, [inner, hidden]);
+      layer(`${block}.mlp.dense_4h_to_h`, [hidden, inner]);
+    }
+    layer("gpt_neox.final_layer_norm", [hidden]);
+    if (!config.tiedEmbeddings) specs.push({ name: "embed_out.weight", shape: [config.vocabSize, hidden] });
+    return specs;
+  },
+
+  trunk: (config, weights, { inputIds, positionIds, attend, past }) => {
+    const { hiddenSize, heads, normEpsilon, attentionBias, rope, rotaryDim } = config;
+    const headDim = hiddenSize / heads;
+    const tables = rotaryTables(positionIds, rope.inverseFrequencies(positionIds), rope.scale);
+    const present: KeyValue[] = [];
+    let x = inScope("gpt_neox.embed_in", () => gather(weights("gpt_neox.embed_in.weight"), reshape(inputIds, [-1])));
+    for (let i = 0; i < config.layers; i++) {
+      const block = `gpt_neox.layers.${i}`;
+      const module = `${block}.attention`;
+      const normed = norm(weights, `${block}.input_layernorm`, x, normEpsilon);
+      const fused = dense(weights, `${module}.query_key_value`, normed, { bias: attentionBias });
+      const mixed = inScope(module, () => {
+        // The three projections of a head lie side by side.
+        const whole = splitHeads(fused, inputIds, heads, 3 * headDim);
+        const [query, key, value] = split(whole, [headDim, headDim, headDim], 3) as [Value, Value, Value]; // three sizes
+        const cache = extend(past?.[i], { key: rotate(key, tables, rotaryDim), value });
+        present.push(cache);
+        return attend(rotate(query, tables, rotaryDim), cache, { scale: 1 / Math.sqrt(headDim) });
+      });
+      const attended = dense(weights, `${module}.dense`, mixed, { bias: attentionBias });
+      const residual = add(x, attended);
+      const between = norm(
+        weights,
+        `${block}.post_attention_layernorm`,
+        config.parallelResidual ? x : residual,
+        normEpsilon,
+      );
+      const inner = dense(weights, `${block}.mlp.dense_h_to_4h`, between, { bias: true });
+      const active = inScope(`${block}.mlp`, () => activations[config.activation](inner));
+      x = add(residual, dense(weights, `${block}.mlp.dense_4h_to_h`, active, { bias: true }));
+    }
+    return { hidden: norm(weights, "gpt_neox.final_layer_norm", x, normEpsilon), present };
+  },
+
+  head: (config, weights, hidden) =>
+    inScope("embed_out", () =>
+      linear(hidden, weights(config.tiedEmbeddings ? "gpt_neox.embed_in.weight" : "embed_out.weight")),
+    ),
+};
+
+function norm(weights: Weights, module: string, x: Value, epsilon: number): Value {
+  return inScope(module, () => layerNorm(x, weights(`${module}.weight`), weights(`${module}.bias`), epsilon));
+}

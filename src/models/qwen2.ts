@@ -1,0 +1,15 @@
+import type { Architecture } from "./architecture.ts";
+import { type DecoderConfig, decoder, withWindows } from "./decoder.ts";
+
+/** Qwen 2 and 2.5: Llama with biases on queries, keys and values. Yang et al. 2024 (arXiv 2407.10671), §2.2. */
+export const qwen2: Architecture<DecoderConfig> = decoder({
+  modelType: "qwen2",
+  className: "Qwen2ForCausalLM",
+  defaultTargets: ["q_proj", "v_proj"],
+  configure: (base, reader, json) => {
+    const sliding = reader.boolean("use_sliding_window", false);
+    const first = reader.integer("max_window_layers", 28);
+    const config = { ...base, bias: { qkv: true, output: false, mlp: false } };
+    return sliding ? withWindows(config, json, reader, (i) => i >= first) : config;
+  },
+});
