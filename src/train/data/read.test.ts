@@ -1,11 +1,12 @@
 import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";
+import { parquetWriteBuffer } from "hyparquet-writer";
 import { describe, expect, test } from "vitest";
 import { TuneError } from "../../errors.ts";
 import { memoryStorage } from "../../io/memory-storage.ts";
 import { nodeStorage } from "../../runtime/node-storage.ts";
 import { dataFormats, detectFormat } from "./formats.ts";
-import { parseDocuments, parseJsonLines, readDataset } from "./read.ts";
+import { type Dataset, parseDocuments, parseJsonLines, readDataset } from "./read.ts";
 
 const failure = (run: () => unknown): TuneError => {
   try {
@@ -100,11 +101,11 @@ describe("JSON lines", () => {
     expect(parseJsonLines(row).format.name).toBe("messages");
   });
 
-  test("refuses empty files and JSON lists", () => {
+  test("takes one JSON list as well, and refuses empty files", () => {
     for (const empty of ["", "\uFEFF", "\r\n \n"]) expect(failure(() => parseJsonLines(empty)).code).toBe("empty-data");
-    for (const list of [`[${pair}]`, `[\n${pair},\n${pair}\n]\n`]) {
-      expect(failure(() => parseJsonLines(list)).message).toContain("one JSON list");
-    }
+    const list = parseJsonLines(`[\n${pair},\n${pair}\n]\n`);
+    expect(list.rows.map(({ line }) => line)).toEqual([1, 2]);
+    expect(failure(() => parseJsonLines(`[${pair}, 3]`)).message).toContain("line 2: is an element of a list");
   });
 });
 
@@ -149,12 +150,60 @@ describe("plain text", () => {
 });
 
 test("the ending of a file chooses the parser", async () => {
-  const storage = memoryStorage({ "a.JSONL": pair, "a.txt": "hi", "a.csv": "x", "bad.txt": new Uint8Array([0xff]) });
+  const storage = memoryStorage({ "a.JSONL": pair, "a.txt": "hi", "a.xml": "x", "bad.txt": new Uint8Array([0xff]) });
   expect((await readDataset(storage, "a.JSONL")).format.name).toBe("prompt/completion");
   expect((await readDataset(storage, "a.txt")).rows).toEqual([{ line: 1, value: { text: "hi" } }]);
-  await expect(readDataset(storage, "a.csv")).rejects.toMatchObject({ code: "unknown-data-file" });
+  await expect(readDataset(storage, "a.xml")).rejects.toMatchObject({ code: "unknown-data-file" });
   await expect(readDataset(storage, "bad.txt")).rejects.toMatchObject({ code: "not-utf8" });
   await expect(readDataset(storage, "none.txt")).rejects.toMatchObject({ code: "file-not-found" });
+});
+
+describe("tables", () => {
+  const read = (name: string, content: string | Uint8Array): Promise<Dataset> =>
+    readDataset(memoryStorage({ [name]: content }), name);
+
+  test("CSV: quoted fields, line breaks within them, and lines counted in the file", async () => {
+    const csv = '\uFEFFprompt,completion\r\n"a, ""b""\nc",d\r\n\r\ne,f\r\n';
+    expect((await read("a.csv", csv)).rows).toEqual([
+      { line: 2, value: { prompt: 'a, "b"\nc', completion: "d" } },
+      { line: 5, value: { prompt: "e", completion: "f" } },
+    ]);
+    const tabs = await read("a.tsv", "instruction\tinput\toutput\nadd\t1 2\t3\n");
+    expect([tabs.format.name, tabs.rows[0]?.value]).toEqual([
+      "alpaca",
+      { instruction: "add", input: "1 2", output: "3" },
+    ]);
+  });
+
+  test("CSV: names the lines that do not fit the header", async () => {
+    const error = await read("a.csv", "prompt,completion\na,b\nc\nd,e,f\n").catch((reason: unknown) => reason);
+    expect(error).toMatchObject({ code: "malformed-data" });
+    expect(String(error)).toContain("line 3: has 1 fields under a header of 2");
+    expect(String(error)).toContain("line 4: has 3 fields under a header of 2");
+    await expect(read("a.csv", "prompt,completion\n")).rejects.toMatchObject({ code: "empty-data" });
+  });
+
+  test("Parquet: texts, and lists of messages", async () => {
+    const texts = parquetWriteBuffer({ columnData: [{ name: "text", data: ["one", "two"], type: "STRING" }] });
+    expect((await read("a.parquet", new Uint8Array(texts))).rows.map(({ value }) => value)).toEqual([
+      { text: "one" },
+      { text: "two" },
+    ]);
+    const turns = [
+      { role: "user", content: "hi" },
+      { role: "assistant", content: "hello" },
+    ];
+    const chats = parquetWriteBuffer({ columnData: [{ name: "messages", data: [turns], type: "JSON" }] });
+    const dataset = await read("b.parquet", new Uint8Array(chats));
+    expect([dataset.format.name, dataset.rows[0]?.value]).toEqual(["messages", { messages: turns }]);
+  });
+
+  test("Parquet: refuses what is damaged", async () => {
+    const whole = new Uint8Array(parquetWriteBuffer({ columnData: [{ name: "text", data: ["one"], type: "STRING" }] }));
+    for (const damaged of [new Uint8Array(), new Uint8Array(40), whole.slice(0, whole.length - 9), whole.slice(20)]) {
+      await expect(read("a.parquet", damaged)).rejects.toMatchObject({ code: "malformed-data" });
+    }
+  });
 });
 
 const shared = fileURLToPath(new URL("../../../../shared/data", import.meta.url));

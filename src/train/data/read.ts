@@ -1,8 +1,10 @@
 import { TuneError } from "../../errors.ts";
 import { isJsonObject } from "../../io/json.ts";
 import type { Storage } from "../../io/storage.ts";
-import { readText } from "../../io/text.ts";
+import { decodeText } from "../../io/text.ts";
+import { type ParsedRows, parseCsv } from "./csv.ts";
 import { acceptedFormats, type DataFormat, type DataRow, emptyData, inspectKeys, textFormat } from "./formats.ts";
+import { parseParquet } from "./parquet.ts";
 import { type LineProblem, throwProblems } from "./problems.ts";
 
 /** Rows of one format, checked. */
@@ -22,13 +24,14 @@ export interface TextOptions {
 }
 
 /**
- * Read training data: `.jsonl` and `.ndjson` (a JSON object a line), or `.txt` (documents).
- * @throws {TuneError} `unknown-data-file`, `not-utf8`, what the storage throws, and what {@link parseJsonLines} and
- *   {@link parseDocuments} throw.
+ * Read training data: `.jsonl` and `.ndjson` (a JSON object a line), `.json` (that, or a list of objects), `.csv` and
+ * `.tsv` (a header, then rows), `.parquet`, or `.txt` (documents).
+ * @throws {TuneError} `unknown-data-file`, `not-utf8`, `malformed-data`, what the storage throws, and what
+ *   {@link parseJsonLines} and {@link parseDocuments} throw.
  */
 export async function readDataset(storage: Storage, path: string, options: TextOptions = {}): Promise<Dataset> {
   const extension = /\.([a-z0-9]+)$/i.exec(path)?.[1]?.toLowerCase() ?? "";
-  const parse = parsers[extension];
+  const parse = Object.hasOwn(parsers, extension) ? parsers[extension] : undefined;
   if (parse === undefined) {
     throw new TuneError("unknown-data-file", `The ending of the file does not tell what it holds.`, {
       at: path,
@@ -37,31 +40,37 @@ export async function readDataset(storage: Storage, path: string, options: TextO
         .join(", ")}`,
     });
   }
-  return parse(await readText(storage, path), path, options);
+  return parse(await storage.read(path), path, options);
 }
 
-const parsers: Readonly<Record<string, (text: string, at: string, options: TextOptions) => Dataset>> = {
-  jsonl: parseJsonLines,
-  ndjson: parseJsonLines,
-  json: parseJsonLines,
-  txt: parseDocuments,
+type Parser = (bytes: Uint8Array, at: string, options: TextOptions) => Dataset | Promise<Dataset>;
+
+const jsonLines: Parser = (bytes, at) => parseJsonLines(decodeText(bytes, at), at);
+const table: Parser = async (bytes, at) => checkRows(await parseCsv(decodeText(bytes, at)), at);
+
+/** By the ending of a file's name. */
+const parsers: Readonly<Record<string, Parser>> = {
+  jsonl: jsonLines,
+  ndjson: jsonLines,
+  json: jsonLines,
+  csv: table,
+  tsv: table,
+  parquet: async (bytes, at) => checkRows({ rows: await parseParquet(bytes, at), problems: [] }, at),
+  txt: (bytes, at, options) => parseDocuments(decodeText(bytes, at), at, options),
 };
 
 /**
- * Parse JSON Lines and check every row. Blank lines, CRLF and a byte order mark are fine.
+ * Parse JSON Lines, or one list of objects, and check every row. Blank lines, CRLF and a byte order mark are fine.
  * @throws {TuneError} `empty-data`; `malformed-data`, `unknown-data-format` or `mixed-data-formats` with all problems:
  *   lines that are not JSON objects, rows of another format, fields that are missing, empty or of the wrong type.
  */
 export function parseJsonLines(text: string, at = "data"): Dataset {
-  const { rows, problems: badLines } = parseLines(text);
+  return checkRows(parseList(text) ?? parseLines(text), at);
+}
+
+/** Hold rows against their format. @throws as {@link parseJsonLines}. */
+function checkRows({ rows, problems: badLines }: ParsedRows, at: string): Dataset {
   if (rows.length === 0 && badLines.length === 0) throw emptyData(at);
-  const content = text.replace(/^\uFEFF/, "").trim();
-  if (badLines.length > 0 && content.startsWith("[") && content.endsWith("]")) {
-    throw new TuneError("malformed-data", "The file holds one JSON list, not an object a line.", {
-      at,
-      fix: "write each element on a line of its own, without the brackets and commas around them",
-    });
-  }
   const { format, ignoredKeys, problems: badKeys, code } = inspectKeys(rows);
   const strangers = new Set(badKeys.map(({ line }) => line));
   const badFields: LineProblem[] = [];
@@ -100,7 +109,25 @@ export function parseDocuments(text: string, at = "data", { separator }: TextOpt
 
 const endOfText = "<|endoftext|>";
 
-function parseLines(text: string): { rows: DataRow[]; problems: LineProblem[] } {
+/** The elements of one JSON list, counted from 1 as lines; undefined when the text is none. */
+function parseList(text: string): ParsedRows | undefined {
+  const content = text.replace(/^\uFEFF/, "").trim();
+  if (!content.startsWith("[") || !content.endsWith("]")) return undefined;
+  try {
+    const list = JSON.parse(content) as readonly unknown[]; // it begins with a bracket
+    const values = list.map((value, i) => ({ line: i + 1, value }));
+    return {
+      rows: values.filter((row): row is DataRow => isJsonObject(row.value)),
+      problems: values
+        .filter(({ value }) => !isJsonObject(value))
+        .map(({ line }) => ({ line, what: "is an element of a list, but not an object" })),
+    };
+  } catch {
+    return undefined;
+  }
+}
+
+function parseLines(text: string): ParsedRows {
   const rows: DataRow[] = [];
   const problems: LineProblem[] = [];
   for (const [i, source] of text
