@@ -128,7 +128,15 @@ async function writeAdapter(into: string, { config: shape, rank }: BenchShape): 
     });
   }
   const modules = [...new Set([...tensors.keys()].map((module) => module.split(".").at(-1) ?? module))];
-  const settings = { rank, alpha: 16, dropout: 0, targetModules: modules, fanInFanOut: false };
+  const settings = {
+    rank,
+    alpha: 16,
+    rslora: false,
+    dora: false,
+    dropout: 0,
+    targetModules: modules,
+    fanInFanOut: false,
+  };
   if (!lora.peft) throw new Error("LoRA has a PEFT form");
   await writePeftAdapter(nodeStorage, join(into, "adapter"), {
     config: loraToPeft(settings, { taskType: "CAUSAL_LM" }),

@@ -172,7 +172,8 @@ interface CurveCase {
   readonly initial: (module: string, key: string) => string;
 }
 
-const peftName = (module: string, key: string): string => `base_model.model.${module}.lora_${key}.default.weight`;
+const peftName = (module: string, key: string): string =>
+  `base_model.model.${module}.lora_${key === "magnitude" ? "magnitude_vector" : key}.default.weight`;
 const lora = chooseMethod("lora", { rank: 8, alpha: 16 });
 const curves: readonly CurveCase[] = [
   {
@@ -193,6 +194,17 @@ const curves: readonly CurveCase[] = [
     rate: (step) => learningRateAt(step, { peak: 1e-2, schedule: "cosine", warmupSteps: 5, totalSteps: 25 }),
     initial: peftName,
   },
+  ...[chooseMethod("dora", { rank: 8, alpha: 16 }), chooseMethod("lora", { rank: 8, alpha: 16, rslora: true })].map(
+    (choice) => ({
+      file: `curve-${choice.config["rslora"] === true ? "rslora" : "dora"}`,
+      base: "llama-tiny",
+      choice,
+      weightDecay: 0.01,
+      accumulate: 1,
+      rate: () => (choice.config["rslora"] === true ? 2e-3 : 1e-2),
+      initial: peftName,
+    }),
+  ),
   ...families.map((name) => ({
     file: `families/${name}.curve`,
     base: `families/${name}`,

@@ -32,10 +32,12 @@ interface PeftSite {
 
 const translations: Readonly<Record<string, PeftTranslation>> = {
   LORA: {
-    write: ({ config }, { targetModules, fanInFanOut, baseModel }) => {
+    write: ({ method, config }, { targetModules, fanInFanOut, baseModel }) => {
       const settings = {
         rank: Number(config["rank"]),
         alpha: Number(config["alpha"]),
+        rslora: config["rslora"] === true,
+        dora: method.peft?.flag === "use_dora",
         dropout: Number(config["dropout"]),
         targetModules,
         fanInFanOut,
@@ -43,8 +45,8 @@ const translations: Readonly<Record<string, PeftTranslation>> = {
       return loraToPeft(settings, { baseModel, taskType: "CAUSAL_LM" });
     },
     read: (config, at) => {
-      const { rank, alpha, dropout } = loraFromPeft(config, at);
-      return chooseMethod("lora", { rank, alpha, dropout });
+      const { rank, alpha, rslora, dora, dropout } = loraFromPeft(config, at);
+      return chooseMethod(dora ? "dora" : "lora", { rank, alpha, rslora, dropout });
     },
   },
 };

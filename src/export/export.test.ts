@@ -9,7 +9,7 @@ import { openDecoder } from "../generate/index.ts";
 import type { Tensor } from "../graph/index.ts";
 import { memoryStorage } from "../io/memory-storage.ts";
 import { readPeftAdapter } from "../io/peft.ts";
-import { type Adapter, chooseMethod, lora } from "../methods/index.ts";
+import { type Adapter, chooseMethod, methods } from "../methods/index.ts";
 import { openModel, type PretrainedModel } from "../models/index.ts";
 import type { Device } from "../runtime/device.ts";
 import { openNodeDevice } from "../runtime/node.ts";
@@ -54,7 +54,7 @@ function difference(a: readonly number[], b: readonly number[]): number {
 }
 
 /** An adapter of the method with every tensor random. */
-async function randomAdapter(model: PretrainedModel, name: string, options: Record<string, number>): Promise<Adapter> {
+async function randomAdapter(model: PretrainedModel, name: string, options: Record<string, number | boolean>): Promise<Adapter> {
   const choice = chooseMethod(name, options);
   const optimizer = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0 };
   const trainer = await openTrainer(device, model, {
@@ -84,6 +84,10 @@ describe("PEFT adapters", () => {
     ["peft-llama", "llama-tiny"],
     ["peft-all-linear", "llama-tiny"],
     ["peft-gpt2", "gpt2-tiny"],
+    ["peft-rslora", "llama-tiny"],
+    ["peft-dora", "llama-tiny"],
+    ["peft-dora-gpt2", "gpt2-tiny"],
+    ["peft-dora-bias", "llama-rope"],
   ])("%s gives PEFT's logits, and what we write of it is what PEFT wrote", async (folder, base) => {
     const model = await openModel(nodeStorage, golden(base));
     const adapter = await readAdapter(nodeStorage, golden(folder), model);
@@ -94,7 +98,7 @@ describe("PEFT adapters", () => {
 
     const storage = memoryStorage();
     await writeAdapter(storage, "out", model, adapter, { baseModel: base });
-    const layouts = lora.peft ? [lora.peft] : [];
+    const layouts = [...methods.values()].flatMap(({ peft }) => (peft ? [peft] : []));
     const ours = await readPeftAdapter(storage, "out", layouts);
     const theirs = await readPeftAdapter(nodeStorage, golden(folder), layouts);
     const sorted = (config: Readonly<Record<string, unknown>>): unknown => ({
@@ -152,6 +156,9 @@ describe("merged weights", () => {
   it.each([
     ["llama-tiny", "lora", { rank: 4 }],
     ["gpt2-tiny", "lora", { rank: 4 }],
+    ["llama-tiny", "lora", { rank: 4, rslora: true }],
+    ["llama-tiny", "dora", { rank: 4 }],
+    ["gpt2-tiny", "dora", { rank: 4 }],
     ["llama-tiny", "full", {}],
   ])("of %s by %s give the adapted model's logits", async (base, method, options) => {
     const model = await openModel(nodeStorage, golden(base));

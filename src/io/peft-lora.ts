@@ -6,6 +6,10 @@ export interface LoraSettings {
   readonly rank: number;
   /** The update is scaled by alpha / rank. */
   readonly alpha: number;
+  /** Scaled by alpha / √rank instead (rsLoRA). */
+  readonly rslora: boolean;
+  /** Rows have trained lengths besides (DoRA). */
+  readonly dora: boolean;
   /** Share of the adapter's inputs dropped while training, from 0 to below 1. */
   readonly dropout: number;
   /** Module names, the ends of module names, or one regular expression (or `all-linear`) as text. */
@@ -61,7 +65,7 @@ const defaults: JsonObject = {
 
 /** Keys translated below, and keys that say nothing about what a finished adapter computes. */
 const harmless: ReadonlySet<string> = new Set([
-  ...["r", "lora_alpha", "lora_dropout", "target_modules", "fan_in_fan_out", "peft_type"],
+  ...["r", "lora_alpha", "lora_dropout", "target_modules", "fan_in_fan_out", "peft_type", "use_rslora", "use_dora"],
   ...["auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type"],
   // Settings of options that are themselves off, or that only guide initialisation or the backward pass.
   ...["corda_config", "eva_config", "layers_pattern", "loftq_config", "lora_ga_config", "megatron_core"],
@@ -74,7 +78,7 @@ const plainInitialisations: ReadonlySet<unknown> = new Set([true, false, "gaussi
 /**
  * Translate a PEFT LoRA config. Keys it lacks take PEFT's defaults.
  * @throws {TuneError} `peft-unsupported-option` for every option that would change what the adapter computes and that
- * we do not follow (such as DoRA, rsLoRA, patterns of ranks, trained biases), `peft-bad-config` for values that are
+ * we do not follow (such as patterns of ranks, trained biases), `peft-bad-config` for values that are
  * not what PEFT writes; all in one error.
  */
 export function loraFromPeft(config: JsonObject, at: string): LoraSettings {
@@ -97,6 +101,8 @@ export function loraFromPeft(config: JsonObject, at: string): LoraSettings {
   const settings: LoraSettings = {
     rank: field("r", isRank, "a whole number above 0", 1),
     alpha: field("lora_alpha", isFiniteNumber, "a number", 1),
+    rslora: field("use_rslora", isBoolean, "true or false", false),
+    dora: field("use_dora", isBoolean, "true or false", false),
     dropout: field("lora_dropout", isShare, "a number from 0 to below 1", 0),
     targetModules: field("target_modules", isTargets, "a list of module names or a regular expression", []),
     fanInFanOut: field("fan_in_fan_out", isBoolean, "true or false", false),
@@ -119,6 +125,8 @@ export function loraToPeft(
     r: settings.rank,
     target_modules: settings.targetModules,
     task_type: options.taskType ?? "CAUSAL_LM",
+    use_dora: settings.dora,
+    use_rslora: settings.rslora,
   };
 }
 

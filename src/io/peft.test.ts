@@ -39,6 +39,8 @@ describe("an adapter that PEFT wrote", () => {
     expect(loraFromPeft(adapter.config, "in")).toEqual({
       rank: 4,
       alpha: 8,
+      rslora: false,
+      dora: false,
       dropout: 0.25,
       targetModules: expect.arrayContaining(["q_proj", "down_proj"]),
       fanInFanOut: false,
@@ -64,6 +66,8 @@ it("write then read is the identity", async () => {
   const settings = fc.record({
     rank: fc.integer({ min: 1, max: 64 }),
     alpha: fc.integer({ min: 1, max: 64 }),
+    rslora: fc.boolean(),
+    dora: fc.boolean(),
     dropout: fc.constantFrom(0, 0.05, 0.5),
     targetModules: fc.oneof(fc.array(name, { minLength: 1, maxLength: 3 }), name),
     fanInFanOut: fc.boolean(),
@@ -97,7 +101,15 @@ describe("an adapter folder", () => {
     await writeSafetensors(storage, "in/adapter_model.safetensors", entries);
     return storage;
   }
-  const plain = { rank: 8, alpha: 16, dropout: 0, targetModules: ["q_proj"], fanInFanOut: false };
+  const plain = {
+    rank: 8,
+    alpha: 16,
+    rslora: false,
+    dora: false,
+    dropout: 0,
+    targetModules: ["q_proj"],
+    fanInFanOut: false,
+  };
 
   it("is refused with every tensor that is out of place", async () => {
     const storage = await folder([
@@ -158,6 +170,8 @@ describe("a LoRA config", () => {
     expect(loraFromPeft(good, "f")).toEqual({
       rank: 4,
       alpha: 8,
+      rslora: false,
+      dora: false,
       dropout: 0,
       targetModules: ["q_proj"],
       fanInFanOut: false,
@@ -165,8 +179,6 @@ describe("a LoRA config", () => {
   });
 
   it.each([
-    ["use_dora", true],
-    ["use_rslora", true],
     ["use_qalora", true],
     ["rank_pattern", { q_proj: 2 }],
     ["alpha_pattern", { q_proj: 2 }],
@@ -216,7 +228,7 @@ describe("a LoRA config", () => {
   });
 
   it("names everything wrong at once", () => {
-    const config = { ...good, r: -1, use_dora: true, modules_to_save: ["x"] };
-    expect(() => loraFromPeft(config, "f")).toThrow(/3 problems:\n- use_dora.*\n- modules_to_save.*\n- r = -1/);
+    const config = { ...good, r: -1, use_qalora: true, modules_to_save: ["x"] };
+    expect(() => loraFromPeft(config, "f")).toThrow(/3 problems:\n- use_qalora.*\n- modules_to_save.*\n- r = -1/);
   });
 });

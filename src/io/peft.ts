@@ -10,6 +10,8 @@ import { joinPath, type Storage, writeFolder } from "./storage.ts";
 export interface PeftLayout {
   readonly type: string;
   readonly tensors: Readonly<Record<string, string>>;
+  /** The key of the config that is true for this layout, where several share a type. */
+  readonly flag?: string;
 }
 
 /** Module name -> the tensors that adapt it, under our names (`A`, `B`). */
@@ -109,7 +111,13 @@ function layoutOf(config: JsonObject, layouts: readonly PeftLayout[], at: string
   if (typeof type !== "string") {
     throw new TuneError("peft-bad-config", "it names no peft_type.", { at, fix: "save the adapter again with PEFT" });
   }
-  const layout = layouts.find((candidate) => candidate.type === type);
+  const [flagged, plain] = [true, false].map((flag) =>
+    layouts.find(
+      (layout) =>
+        layout.type === type && (layout.flag !== undefined) === flag && (!flag || config[layout.flag ?? ""] === true),
+    ),
+  );
+  const layout = flagged ?? plain;
   if (layout !== undefined) return layout;
   const known = layouts.map((candidate) => candidate.type);
   const [guess] = nearest(type, known, 1);

@@ -24,6 +24,7 @@ export interface Trainable {
   /** The method's short name for it, such as `A`. */
   readonly key: string;
   readonly initial: ParameterSpec["initial"];
+  readonly decays: boolean;
   /** The pretrained weight it stands beside or in place of. */
   readonly weight: Value;
 }
@@ -91,8 +92,8 @@ function besideLinear(outputs: Readonly<Record<string, Value>>, options: AttachO
       if (!linear || !x) return undefined;
       const [y] = inputs.every((value, i) => value === node.inputs[i]) ? node.outputs : rebuild(node, inputs);
       assert(y !== undefined, "a linear node has an output");
-      const { weight, inFeatures, outFeatures } = linear;
-      const site: Site = { module: node.scope, weight, inFeatures, outFeatures };
+      const { weight, inFeatures, outFeatures, layout, bias } = linear;
+      const site: Site = { module: node.scope, weight, inFeatures, outFeatures, layout };
       let made = declared.get(node.scope);
       if (made === undefined) {
         made = declare(method.name, site, method.parameters(site, config));
@@ -107,7 +108,7 @@ function besideLinear(outputs: Readonly<Record<string, Value>>, options: AttachO
         dropoutMasks.push({ value: mask, rate, module: node.scope });
         return where(mask, mul(value, 1 / (1 - rate)), constant(0, value.dtype));
       };
-      return withScope(node.scope, () => [method.adapt({ site, x, y, dropout }, read, config)]);
+      return withScope(node.scope, () => [method.adapt({ site, x, y, bias, dropout }, read, config)]);
     },
   });
   return { outputs: rename(outputs, adapted), trainables, dropoutMasks };
@@ -125,10 +126,11 @@ function inPlaceOfWeights(outputs: Readonly<Record<string, Value>>, { choice }: 
         weight: value,
         inFeatures: sizes.at(-1) ?? 1,
         outFeatures: sizes.length > 1 ? (sizes[0] ?? 1) : 1,
+        layout: "out,in",
       };
       const made = declare(undefined, site, method.parameters(site, config));
       trainables.push(...made.trainables);
-      return method.adapt({ site, x: value, y: value, dropout: (x) => x }, made.read, config);
+      return method.adapt({ site, x: value, y: value, bias: undefined, dropout: (x) => x }, made.read, config);
     },
   });
   return { outputs: rename(outputs, adapted), trainables, dropoutMasks: [] };
@@ -145,9 +147,9 @@ function declare(
   site: Site,
   specs: Readonly<Record<string, ParameterSpec>>,
 ): { trainables: readonly Trainable[]; read: Parameters } {
-  const trainables = Object.entries(specs).map(([key, { shape, initial }]): Trainable => {
+  const trainables = Object.entries(specs).map(([key, { shape, initial, decays = shape.length >= 2 }]): Trainable => {
     const name = method === undefined ? site.module : parameterName(site.module, method, key);
-    return { value: parameter(name, "float32", shape), module: site.module, key, initial, weight: site.weight };
+    return { value: parameter(name, "float32", shape), module: site.module, key, initial, decays, weight: site.weight };
   });
   const read = (key: string): Value => {
     const found = trainables.find((trainable) => trainable.key === key);

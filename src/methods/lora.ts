@@ -1,13 +1,67 @@
 import { TuneError } from "../errors.ts";
+import type { Value } from "../graph/index.ts";
 import { add, gemm, matmul, mul } from "../ops/index.ts";
-import { integer, real } from "./fields.ts";
-import { defineMethod, type Method } from "./method.ts";
+import { type Fields, flag, integer, real } from "./fields.ts";
+import { defineMethod, type Method, type ParameterSpec, type Parameters, type Site } from "./method.ts";
 
-/** Options of LoRA. */
+/** Options of LoRA and of the methods made from it. */
 export interface LoraConfig {
   readonly rank: number;
   readonly alpha: number;
+  readonly rslora: boolean;
   readonly dropout: number;
+}
+
+/** What they are on the command line. */
+export const loraFields: Fields<LoraConfig> = {
+  rank: integer(8, "rank of the update", { min: 1 }),
+  alpha: real(16, "the update is scaled by alpha / rank", { min: 0 }),
+  rslora: flag(false, "scale by alpha / √rank instead, which suits high ranks (rsLoRA)"),
+  dropout: real(0, "share of the adapter's inputs dropped while training", { min: 0, below: 1 }),
+};
+
+/** The factor on B·A: alpha/rank; Kalajdzievski 2023 (arXiv 2312.03732), §3, eq. (1): alpha/√rank. */
+export function loraScale({ rank, alpha, rslora }: LoraConfig): number {
+  return alpha / (rslora ? Math.sqrt(rank) : rank);
+}
+
+/** A [rank, in], uniform in ±1/√in (Kaiming with a = √5, as PEFT), and B [out, rank], zero. */
+export function loraMatrices(
+  { module, inFeatures, outFeatures }: Site,
+  { rank }: LoraConfig,
+): Record<"A" | "B", ParameterSpec> {
+  const largest = Math.min(inFeatures, outFeatures);
+  if (rank > largest) {
+    throw new TuneError(
+      "rank-too-large",
+      `rank ${rank} exceeds the smaller side of ${module} [${outFeatures}, ${inFeatures}].`,
+      {
+        at: `lora, ${module}`,
+        fix: `use rank ≤ ${largest}, or leave "${module.split(".").at(-1)}" out of the target modules`,
+      },
+    );
+  }
+  return {
+    A: {
+      shape: [rank, inFeatures],
+      initial: (rng, size) => {
+        const bound = 1 / Math.sqrt(inFeatures);
+        return Float32Array.from({ length: size }, () => (2 * rng.uniform() - 1) * bound);
+      },
+    },
+    B: { shape: [outFeatures, rank], initial: (_rng, size) => new Float32Array(size) },
+  };
+}
+
+/** scale·B·A [out, in]. */
+export function loraUpdate(parameter: Parameters, config: LoraConfig): Value {
+  return mul(loraScale(config), matmul(parameter("B"), parameter("A")));
+}
+
+/** scale·B·(A·x) [tokens, out]. */
+export function loraOutput(x: Value, parameter: Parameters, config: LoraConfig): Value {
+  const reduced = gemm(x, parameter("A"), { transB: true });
+  return gemm(reduced, parameter("B"), { transB: true, alpha: loraScale(config) });
 }
 
 /**
@@ -26,39 +80,10 @@ export const lora: Method<LoraConfig> = defineMethod<LoraConfig>({
     arxiv: "2106.09685",
     at: "§4.1 eq. (3)",
   },
-  fields: {
-    rank: integer(8, "rank of the update", { min: 1 }),
-    alpha: real(16, "the update is scaled by alpha / rank", { min: 0 }),
-    dropout: real(0, "share of the adapter's inputs dropped while training", { min: 0, below: 1 }),
-  },
+  fields: loraFields,
   attaches: "linear",
-  parameters: ({ module, inFeatures, outFeatures }, { rank }) => {
-    const largest = Math.min(inFeatures, outFeatures);
-    if (rank > largest) {
-      throw new TuneError(
-        "rank-too-large",
-        `rank ${rank} exceeds the smaller side of ${module} [${outFeatures}, ${inFeatures}].`,
-        {
-          at: `lora, ${module}`,
-          fix: `use rank ≤ ${largest}, or leave "${module.split(".").at(-1)}" out of the target modules`,
-        },
-      );
-    }
-    return {
-      A: {
-        shape: [rank, inFeatures],
-        initial: (rng, size) => {
-          const bound = 1 / Math.sqrt(inFeatures);
-          return Float32Array.from({ length: size }, () => (2 * rng.uniform() - 1) * bound);
-        },
-      },
-      B: { shape: [outFeatures, rank], initial: (_rng, size) => new Float32Array(size) },
-    };
-  },
-  adapt: ({ x, y, dropout }, parameter, { rank, alpha, dropout: rate }) => {
-    const reduced = gemm(dropout(x, rate), parameter("A"), { transB: true });
-    return add(y, gemm(reduced, parameter("B"), { transB: true, alpha: alpha / rank }));
-  },
-  merge: (weight, parameter, { rank, alpha }) => add(weight, mul(alpha / rank, matmul(parameter("B"), parameter("A")))),
+  parameters: loraMatrices,
+  adapt: ({ x, y, dropout }, parameter, config) => add(y, loraOutput(dropout(x, config.dropout), parameter, config)),
+  merge: (weight, parameter, config) => add(weight, loraUpdate(parameter, config)),
   peft: { type: "LORA", tensors: { A: "lora_A.weight", B: "lora_B.weight" } },
 });

@@ -1,5 +1,6 @@
-import type { Value } from "../graph/index.ts";
+import type { Tensor, Value } from "../graph/index.ts";
 import type { Rng } from "../linalg/index.ts";
+import type { LinearSite } from "../ops/index.ts";
 import type { Fields } from "./fields.ts";
 
 /** A paper, and the place in it that a method implements. */
@@ -19,13 +20,27 @@ export interface Site {
   /** Sizes of the linear map, whichever way the weight is stored; rows and columns of a weight that is not one. */
   readonly inFeatures: number;
   readonly outFeatures: number;
+  /** How a linear map's weight is stored. */
+  readonly layout: LinearSite["layout"];
+}
+
+/** Initial values that are computed from the pretrained tensor, as it is stored. */
+export interface FromWeight {
+  readonly fromWeight: (weight: Tensor) => Float32Array;
 }
 
 /** How a new trainable tensor starts. */
 export interface ParameterSpec {
   readonly shape: readonly number[];
-  /** Values in row-major order; `"weight"` starts from the pretrained tensor itself. */
-  readonly initial: "weight" | ((rng: Rng, size: number) => Float32Array);
+  /**
+   * Values in row-major order, drawn or computed from the pretrained tensor; `"weight"` starts from that tensor itself.
+   */
+  readonly initial: "weight" | ((rng: Rng, size: number) => Float32Array) | FromWeight;
+  /**
+   * Whether weight decay shrinks it; matrices do and vectors (norms, biases) do not, as in Hugging
+   * Face's Trainer, unless it says otherwise.
+   */
+  readonly decays?: boolean;
 }
 
 /** What a method may use while it is attached. */
@@ -35,6 +50,8 @@ export interface Attachment {
   readonly x: Value;
   /** Its output without the adapter, [tokens, out]. */
   readonly y: Value;
+  /** [out]: what y has in it besides the product, if anything. */
+  readonly bias: Value | undefined;
   /** Zero elements with probability `rate` and scale the rest up, while training; x itself otherwise. */
   readonly dropout: (x: Value, rate: number) => Value;
 }
@@ -45,6 +62,8 @@ export interface PeftForm {
   readonly type: string;
   /** Parameter -> the end of its tensor name after the module. */
   readonly tensors: Readonly<Record<string, string>>;
+  /** The key of its config that is true for this method, where several share a type. */
+  readonly flag?: string;
 }
 
 /** An adapter method (or full tuning). Adding one is adding such a record and one line in `methods/index.ts`. */

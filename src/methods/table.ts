@@ -1,4 +1,5 @@
 import { nearest, TuneError } from "../errors.ts";
+import { dora } from "./dora.ts";
 import { type Fields, resolveFields } from "./fields.ts";
 import { full } from "./full.ts";
 import { lora } from "./lora.ts";
@@ -6,7 +7,7 @@ import type { Method } from "./method.ts";
 
 // A method's config is its own; here methods are only asked for what every method has, with the config they resolved.
 type AnyMethod = Method<Readonly<Record<string, number | boolean>>>;
-const all = [lora, full] as unknown as readonly AnyMethod[]; // see above: `resolveFields` makes the config of each
+const all = [lora, dora, full] as unknown as readonly AnyMethod[]; // see above: `resolveFields` makes the config of each
 
 /** Every method by name. Adding one is one line above. */
 export const methods: ReadonlyMap<string, AnyMethod> = new Map(all.map((method) => [method.name, method]));

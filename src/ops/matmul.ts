@@ -188,12 +188,12 @@ function flip(x: Reference): Reference {
 }
 
 function linearSite(node: Node, layout: LinearSite["layout"]): LinearSite | undefined {
-  const [x, weight] = node.inputs;
+  const [x, weight, bias] = node.inputs;
   if (x === undefined || weight?.kind !== "weight" || weight.shape.length !== 2 || !isConcrete(weight.shape))
     return undefined;
   const [rows, columns] = [weight.shape[0] ?? 0, weight.shape[1] ?? 0];
   const [outFeatures, inFeatures] = layout === "out,in" ? [rows, columns] : [columns, rows];
-  return { x, weight, layout, inFeatures, outFeatures };
+  return { x, weight, bias, layout, inFeatures, outFeatures };
 }
 
 /** a [..., m, k] · b [..., k, n]. */

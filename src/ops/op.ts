@@ -51,6 +51,8 @@ export interface LinearSite {
   /** [tokens, in] or [..., in]. */
   readonly x: Value;
   readonly weight: Value;
+  /** [out]: what the product adds, if anything. */
+  readonly bias: Value | undefined;
   /** `out,in` as in torch.nn.Linear, or `in,out` as in GPT-2's Conv1D (PEFT's fan_in_fan_out). */
   readonly layout: "out,in" | "in,out";
   readonly inFeatures: number;

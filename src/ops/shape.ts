@@ -42,6 +42,16 @@ export const Identity: Op = defineOp({
   samples: [{ inputs: [spread([2, 3])] }],
 });
 
+/** The same value, through which no gradient flows. Folding leaves it out: no file holds one. */
+export const Detach: Op = defineOp({
+  ...Identity,
+  name: "Detach",
+  domain: "scion",
+  since: 1,
+  grad: "nondifferentiable",
+  samples: [],
+});
+
 /** The sizes of x as an int64 vector, from axis `start` to `end`. */
 export const Shape: Op = defineOp({
   name: "Shape",
@@ -751,6 +761,11 @@ export function equalSplit(x: Value, count: number, axis: number): readonly Valu
     return equalSplit(x, 2, axis).flatMap((half) => equalSplit(half, count / 2, axis));
   }
   return applyAll(Split, [x], { axis: int(axis), num_outputs: int(count) });
+}
+
+/** x as a constant of the gradient (`detach()` in torch). */
+export function detach(x: Value): Value {
+  return apply(Detach, [x]);
 }
 
 /** Add axes of size 1. */

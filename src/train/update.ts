@@ -31,6 +31,7 @@ export function updateOutputs(
 ): Update {
   const packs = packsOf(trainables).map((members) => ({
     members: members.map((i) => (trainables[i] as Trainable).value), // indices of trainables
+    decays: trainables[members[0] as number]?.decays === true, // and so do the others
     gradient: flatten(members.map((i) => gradients[i] as Value)), // one gradient a parameter
   }));
   const packed = packs.map(({ gradient }) => gradient);
@@ -49,7 +50,7 @@ export function updateOutputs(
     writes[`next ${buffer}`] = buffer;
   };
   const state: ParameterValue[] = [];
-  packs.forEach(({ members, gradient }, i) => {
+  packs.forEach(({ members, gradient, decays }, i) => {
     const [first] = members as [ParameterValue]; // a pack has members
     const shape = gradient.shape.map(Number);
     const own = new Map(adamw.state.map((name) => [name, parameter(stateName(first.name, name), "float32", shape)]));
@@ -60,7 +61,7 @@ export function updateOutputs(
         gradient: clipped[i] as Value, // one gradient a pack
         state: (name) => own.get(name) as Value, // the names that `adamw.state` lists
         scalar,
-        decays: decays(first),
+        decays,
       },
       options.optimizer,
     );
@@ -72,18 +73,13 @@ export function updateOutputs(
   return { outputs, writes, state };
 }
 
-/** As Hugging Face's Trainer: norms and biases, which are vectors, do not decay. */
-function decays({ shape }: ParameterValue): boolean {
-  return shape.length >= 2;
-}
-
 /** Indices of the parameters that are updated together, in their order. */
 function packsOf(trainables: readonly Trainable[]): readonly (readonly number[])[] {
   const packs: number[][] = [];
   const open = new Map<boolean, { pack: number[]; size: number }>();
-  trainables.forEach(({ value }, i) => {
+  trainables.forEach(({ value, decays }, i) => {
     const size = sizeOf(value.shape.map(Number));
-    const current = open.get(decays(value));
+    const current = open.get(decays);
     if (size > largestPacked) packs.push([i]);
     else if (current && current.pack.length < maxSplitParts && current.size + size <= packSize) {
       current.pack.push(i);
@@ -91,7 +87,7 @@ function packsOf(trainables: readonly Trainable[]): readonly (readonly number[])
     } else {
       const pack = [i];
       packs.push(pack);
-      open.set(decays(value), { pack, size });
+      open.set(decays, { pack, size });
     }
   });
   return packs;

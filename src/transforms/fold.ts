@@ -6,10 +6,11 @@ import { rewrite } from "./rewrite.ts";
 /** Results larger than this stay computed at run time: folding must not swell the model file. */
 const largestFold = 4096;
 
-/** Compute at build time what depends on constants alone, and what is known of sizes. */
+/** Compute at build time what depends on constants alone, and what is known of sizes. Gradients must have been taken before. */
 export function fold(outputs: readonly Value[]): readonly Value[] {
   return rewrite(outputs, {
     node: (node, inputs) => {
+      if (node.op === "Detach") return [inputs[0] as Value]; // gradients are settled by now
       const [first] = node.outputs;
       const sizes = node.outputs.length === 1 ? sizesOf(first) : undefined;
       if (first && sizes?.every((size) => typeof size === "number")) {

@@ -102,12 +102,21 @@ def main():
     make_adapter("llama-tiny", "peft-all-linear", r=2, lora_alpha=16, target_modules="all-linear")
     make_adapter("gpt2-tiny", "peft-gpt2", r=4, lora_alpha=8, target_modules=["c_attn", "c_proj"], fan_in_fan_out=True)
 
-    def lora(dtype):
+    make_adapter("llama-tiny", "peft-dora", r=4, lora_alpha=8, target_modules=["q_proj", "o_proj"], use_dora=True)
+    make_adapter("llama-tiny", "peft-rslora", r=4, lora_alpha=8, target_modules=["v_proj"], use_rslora=True)
+    make_adapter(
+        "gpt2-tiny", "peft-dora-gpt2", r=4, lora_alpha=8, target_modules=["c_attn"], fan_in_fan_out=True, use_dora=True
+    )
+    make_adapter("llama-rope", "peft-dora-bias", r=2, lora_alpha=8, target_modules="all-linear", use_dora=True)
+
+    def lora(dtype, **options):
         torch.manual_seed(3)
-        config = LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16, target_modules="all-linear")
+        config = LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16, target_modules="all-linear", **options)
         return get_peft_model(load("llama-tiny", dtype), config, autocast_adapter_dtype=False)
 
     save_curve("curve-lora", lora, steps=50, lr=1e-2)
+    save_curve("curve-dora", lambda dtype: lora(dtype, use_dora=True), steps=50, lr=1e-2)
+    save_curve("curve-rslora", lambda dtype: lora(dtype, use_rslora=True), steps=50, lr=2e-3)
     save_curve(
         "curve-lora-accumulated",
         lora,
