@@ -133,6 +133,8 @@ async function writeAdapter(into: string, { config: shape, rank }: BenchShape): 
     alpha: 16,
     rslora: false,
     dora: false,
+    rankPattern: {},
+    alphaPattern: {},
     dropout: 0,
     targetModules: modules,
     fanInFanOut: false,

@@ -23,7 +23,17 @@ export { TuneError } from "./errors.ts";
 export type { Generation, SampleOptions } from "./generate/index.ts";
 export type { ChatMessage } from "./io/chat-template.ts";
 export type { Storage } from "./io/storage.ts";
-export { type Adapter, type Field, type Method, methods, parseTargets, type TargetModules } from "./methods/index.ts";
+export {
+  type Adapter,
+  type Field,
+  type Method,
+  methods,
+  type NamedModules,
+  type Patterns,
+  parseTargets,
+  type SelectedModules,
+  type TargetModules,
+} from "./methods/index.ts";
 export { supportedModelTypes } from "./models/index.ts";
 export type { Device, DeviceOptions } from "./runtime/device.ts";
 export type { FindModelOptions, MemoryUse, Platform } from "./runtime/platform.ts";

@@ -1,5 +1,5 @@
 import type { Tensor } from "../graph/index.ts";
-import { chooseMethod, type TargetModules } from "../methods/index.ts";
+import { chooseMethod, type Patterns, type TargetModules } from "../methods/index.ts";
 import type { Device, DeviceOptions } from "../runtime/device.ts";
 import type { PlanOptions } from "../train/plan.ts";
 import { type RunEvent, type RunResult, train } from "../train/run.ts";
@@ -15,6 +15,8 @@ export interface TuningChoice extends Partial<TrainSettings> {
   readonly methodOptions?: Readonly<Record<string, number | boolean>>;
   /** As in PEFT: `"all-linear"`, names, or a regular expression; the architecture's own choice unless given. */
   readonly targetModules?: TargetModules;
+  /** Options that some modules have otherwise, such as `{ rank: { down_proj: 16 } }`. */
+  readonly patterns?: Patterns;
 }
 
 /** How to tune, where to, and from what. */
@@ -64,9 +66,9 @@ export async function tune(model: LoadedModel, data: LoadedData, options: TuneOp
 export async function describeRun(
   model: LoadedModel,
   data: Pick<LoadedData, "train" | "validation">,
-  { method, methodOptions, targetModules, ...settings }: TuningChoice,
+  { method, methodOptions, targetModules, patterns, ...settings }: TuningChoice,
 ): Promise<PlanOptions> {
-  const choice = chooseMethod(method ?? "lora", methodOptions);
+  const choice = chooseMethod(method ?? "lora", methodOptions, patterns);
   const resolved = resolveSettings(settings);
   const tokenizer = await model.tokenizer();
   return {

@@ -1,5 +1,13 @@
 import { type Command, InvalidArgumentError, Option } from "commander";
-import type { Field, LoadedData, LoadedModel, TrainSettings, TuningChoice } from "../index.ts";
+import type {
+  Field,
+  LoadedData,
+  LoadedModel,
+  NamedModules,
+  TargetModules,
+  TrainSettings,
+  TuningChoice,
+} from "../index.ts";
 import { type ModelFlags, realNumber, wholeNumber, withModel } from "./model.ts";
 import type { Output } from "./output.ts";
 import { count } from "./progress.ts";
@@ -9,6 +17,10 @@ export interface TuningFlags extends ModelFlags {
   readonly data: string;
   readonly method: string;
   readonly targetModules?: string;
+  readonly excludeModules?: string;
+  readonly layers?: string;
+  readonly rankPattern?: Readonly<Record<string, number>>;
+  readonly alphaPattern?: Readonly<Record<string, number>>;
   readonly validation?: number;
   readonly validationData?: string;
   readonly maxLength?: number;
@@ -37,6 +49,10 @@ export async function withTuning(command: Command): Promise<Command> {
     .requiredOption("-d, --data <file>", "training data")
     .addOption(new Option("--method <name>", "how to tune").choices([...methods.keys()]).default("lora"))
     .option("--target-modules <names>", "all-linear, names separated by commas, or /regular expression/", "all-linear")
+    .option("--exclude-modules <names>", "modules to leave out, in the same words")
+    .option("--layers <numbers>", "attach in these layers alone, such as 0-3,7")
+    .option("--rank-pattern <list>", "ranks of some modules: down_proj=16,layers.0.self_attn.q_proj=4", modulePattern)
+    .option("--alpha-pattern <list>", "alphas of some modules, in the same way", modulePattern)
     .option("--validation <share>", "share (below 1) or number of rows to hold back", realNumber)
     .option("--validation-data <file>", "a file to validate on instead")
     .option("--max-length <tokens>", "longest sequence; the model's context unless given", wholeNumber)
@@ -76,7 +92,14 @@ export async function tuningChoice(flags: TuningFlags): Promise<TuningChoice> {
     optimizer: { ...trainDefaults.optimizer, weightDecay: Number(flags["weightDecay"]) },
     method: flags.method,
     methodOptions: Object.fromEntries(given.map((name) => [name, flags[name] as number | boolean])), // parsed by field
-    targetModules: parseTargets(flags.targetModules ?? "all-linear"),
+    targetModules: selection(parseTargets(flags.targetModules ?? "all-linear"), {
+      ...(flags.excludeModules === undefined ? {} : { exclude: parseTargets(flags.excludeModules) }),
+      ...(flags.layers === undefined ? {} : { layers: layerNumbers(flags.layers) }),
+    }),
+    patterns: {
+      ...(flags.rankPattern === undefined ? {} : { rank: flags.rankPattern }),
+      ...(flags.alphaPattern === undefined ? {} : { alpha: flags.alphaPattern }),
+    },
   };
 }
 
@@ -127,6 +150,37 @@ const warningWords = {
   "generation-prompt-differs": "Conversations whose answers start otherwise than the generation prompt",
   "no-end-of-turn": "Rows without a token that ends the answer",
 } as const;
+
+function selection(
+  modules: NamedModules,
+  rules: { readonly exclude?: NamedModules; readonly layers?: readonly number[] },
+): TargetModules {
+  const { exclude, ...rest } = rules;
+  if (exclude === undefined && rest.layers === undefined) return modules;
+  if (exclude === "all-linear") throw new InvalidArgumentError("all-linear would leave nothing to attach to.");
+  return { modules, ...rest, ...(exclude === undefined ? {} : { exclude }) };
+}
+
+/** `0-3,7` is 0, 1, 2, 3 and 7. */
+function layerNumbers(text: string): readonly number[] {
+  return text.split(",").flatMap((part) => {
+    const [, first, last = first] = /^\s*(\d+)(?:-(\d+))?\s*$/.exec(part) ?? [];
+    const [from, to] = [Number(first), Number(last)];
+    if (!(from <= to && to < 10_000)) throw new InvalidArgumentError(`"${part}" is no layer and no range of layers.`);
+    return Array.from({ length: to - from + 1 }, (_, i) => from + i);
+  });
+}
+
+/** `down_proj=16,up_proj=4` by module. */
+function modulePattern(text: string): Readonly<Record<string, number>> {
+  const entries = text.split(",").map((part): [string, number] => {
+    const at = part.lastIndexOf("=");
+    const value = Number(part.slice(at + 1));
+    if (at < 1 || !Number.isFinite(value)) throw new InvalidArgumentError(`"${part}" is not a module=number.`);
+    return [part.slice(0, at).trim(), value];
+  });
+  return Object.fromEntries(entries);
+}
 
 function checked(parse: (text: string) => number): (text: string) => number {
   return (text) => {

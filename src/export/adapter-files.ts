@@ -32,12 +32,14 @@ interface PeftSite {
 
 const translations: Readonly<Record<string, PeftTranslation>> = {
   LORA: {
-    write: ({ method, config }, { targetModules, fanInFanOut, baseModel }) => {
+    write: ({ method, config, patterns }, { targetModules, fanInFanOut, baseModel }) => {
       const settings = {
         rank: Number(config["rank"]),
         alpha: Number(config["alpha"]),
         rslora: config["rslora"] === true,
         dora: method.peft?.flag === "use_dora",
+        rankPattern: patterns?.["rank"] ?? {},
+        alphaPattern: patterns?.["alpha"] ?? {},
         dropout: Number(config["dropout"]),
         targetModules,
         fanInFanOut,
@@ -45,8 +47,9 @@ const translations: Readonly<Record<string, PeftTranslation>> = {
       return loraToPeft(settings, { baseModel, taskType: "CAUSAL_LM" });
     },
     read: (config, at) => {
-      const { rank, alpha, rslora, dora, dropout } = loraFromPeft(config, at);
-      return chooseMethod(dora ? "dora" : "lora", { rank, alpha, rslora, dropout });
+      const { rank, alpha, rslora, dora, dropout, rankPattern, alphaPattern } = loraFromPeft(config, at);
+      const patterns = { rank: rankPattern, alpha: alphaPattern };
+      return chooseMethod(dora ? "dora" : "lora", { rank, alpha, rslora, dropout }, patterns);
     },
   },
 };

@@ -54,7 +54,11 @@ function difference(a: readonly number[], b: readonly number[]): number {
 }
 
 /** An adapter of the method with every tensor random. */
-async function randomAdapter(model: PretrainedModel, name: string, options: Record<string, number | boolean>): Promise<Adapter> {
+async function randomAdapter(
+  model: PretrainedModel,
+  name: string,
+  options: Record<string, number | boolean>,
+): Promise<Adapter> {
   const choice = chooseMethod(name, options);
   const optimizer = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0 };
   const trainer = await openTrainer(device, model, {
@@ -85,6 +89,7 @@ describe("PEFT adapters", () => {
     ["peft-all-linear", "llama-tiny"],
     ["peft-gpt2", "gpt2-tiny"],
     ["peft-rslora", "llama-tiny"],
+    ["peft-patterns", "llama-tiny"],
     ["peft-dora", "llama-tiny"],
     ["peft-dora-gpt2", "gpt2-tiny"],
     ["peft-dora-bias", "llama-rope"],

@@ -1,6 +1,14 @@
 import { assert } from "../errors.ts";
 import { graph, input, type LazyTensor, sizeOf, type Tensor, type Value } from "../graph/index.ts";
-import { type Adapter, attach, checkParameters, linearModules, mergeStored, type Trainable } from "../methods/index.ts";
+import {
+  type Adapter,
+  attach,
+  checkParameters,
+  configAt,
+  linearModules,
+  mergeStored,
+  type Trainable,
+} from "../methods/index.ts";
 import { assembleModel, type PretrainedModel } from "../models/index.ts";
 import type { LinearSite } from "../ops/index.ts";
 import type { Device } from "../runtime/device.ts";
@@ -55,7 +63,8 @@ function makeMerger(
   const programs = new Map<string, Promise<Program>>();
   return {
     merge: async (source, layout, own) => {
-      const key = [layout, source.shape, ...own.map(({ key: name, value }) => [name, value.shape])].join(" ");
+      const config = JSON.stringify(configAt(adapter.choice, moduleOf(own)));
+      const key = [config, layout, source.shape, ...own.map(({ key: name, value }) => [name, value.shape])].join(" ");
       let program = programs.get(key);
       if (!program) {
         program = compileGraph(device, mergeGraph(adapter, source.shape, layout, own));
@@ -93,6 +102,13 @@ function mergeGraph(
   };
   return graph({
     name: "merge",
-    outputs: { merged: mergeStored(choice, input("weight", "float32", shape), layout, read) },
+    outputs: {
+      merged: mergeStored(choice, { module: moduleOf(own), weight: input("weight", "float32", shape), layout }, read),
+    },
   });
+}
+
+/** The module that parameters of one weight belong to; where modules share a weight, the first. */
+function moduleOf(own: readonly Trainable[]): string {
+  return own[0]?.module ?? "";
 }

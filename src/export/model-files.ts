@@ -1,6 +1,6 @@
 import type { JsonObject } from "../io/json.ts";
 import { joinPath, type Storage } from "../io/storage.ts";
-import type { Adapter } from "../methods/index.ts";
+import { type Adapter, showTargets } from "../methods/index.ts";
 
 /** Files beside the weights that a model needs to be used, taken along as they are when they are there. */
 const companions = [
@@ -62,9 +62,7 @@ export function modelCard(options: {
   if (adapter) {
     const { method, config } = adapter.choice;
     const settings = Object.entries(config).map(([name, value]) => `${name} ${value}`);
-    const { targets } = adapter;
-    const where =
-      targets instanceof RegExp ? `/${targets.source}/` : typeof targets === "string" ? targets : targets.join(", ");
+    const where = showTargets(adapter.targets);
     lines.push("", `Tuned by ${method.name}${settings.length > 0 ? ` (${settings.join(", ")})` : ""} on ${where}.`);
     if (method.cite) {
       const { title: paper, authors, year, arxiv } = method.cite;

@@ -10,6 +10,9 @@ export interface LoraSettings {
   readonly rslora: boolean;
   /** Rows have trained lengths besides (DoRA). */
   readonly dora: boolean;
+  /** Ranks and alphas of modules that have others, by the ends of their names (regular expressions). */
+  readonly rankPattern: Readonly<Record<string, number>>;
+  readonly alphaPattern: Readonly<Record<string, number>>;
   /** Share of the adapter's inputs dropped while training, from 0 to below 1. */
   readonly dropout: number;
   /** Module names, the ends of module names, or one regular expression (or `all-linear`) as text. */
@@ -66,6 +69,9 @@ const defaults: JsonObject = {
 /** Keys translated below, and keys that say nothing about what a finished adapter computes. */
 const harmless: ReadonlySet<string> = new Set([
   ...["r", "lora_alpha", "lora_dropout", "target_modules", "fan_in_fan_out", "peft_type", "use_rslora", "use_dora"],
+  ...["rank_pattern", "alpha_pattern"],
+  // Which modules there are, the tensors say.
+  ...["exclude_modules", "layers_to_transform"],
   ...["auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type"],
   // Settings of options that are themselves off, or that only guide initialisation or the backward pass.
   ...["corda_config", "eva_config", "layers_pattern", "loftq_config", "lora_ga_config", "megatron_core"],
@@ -78,7 +84,7 @@ const plainInitialisations: ReadonlySet<unknown> = new Set([true, false, "gaussi
 /**
  * Translate a PEFT LoRA config. Keys it lacks take PEFT's defaults.
  * @throws {TuneError} `peft-unsupported-option` for every option that would change what the adapter computes and that
- * we do not follow (such as patterns of ranks, trained biases), `peft-bad-config` for values that are
+ * we do not follow (such as trained biases), `peft-bad-config` for values that are
  * not what PEFT writes; all in one error.
  */
 export function loraFromPeft(config: JsonObject, at: string): LoraSettings {
@@ -103,6 +109,8 @@ export function loraFromPeft(config: JsonObject, at: string): LoraSettings {
     alpha: field("lora_alpha", isFiniteNumber, "a number", 1),
     rslora: field("use_rslora", isBoolean, "true or false", false),
     dora: field("use_dora", isBoolean, "true or false", false),
+    rankPattern: field("rank_pattern", isPattern(isRank), "whole numbers above 0 by module", {}),
+    alphaPattern: field("alpha_pattern", isPattern(isFiniteNumber), "numbers by module", {}),
     dropout: field("lora_dropout", isShare, "a number from 0 to below 1", 0),
     targetModules: field("target_modules", isTargets, "a list of module names or a regular expression", []),
     fanInFanOut: field("fan_in_fan_out", isBoolean, "true or false", false),
@@ -125,6 +133,8 @@ export function loraToPeft(
     r: settings.rank,
     target_modules: settings.targetModules,
     task_type: options.taskType ?? "CAUSAL_LM",
+    alpha_pattern: settings.alphaPattern,
+    rank_pattern: settings.rankPattern,
     use_dora: settings.dora,
     use_rslora: settings.rslora,
   };
@@ -138,6 +148,10 @@ function isNeutral(value: unknown): boolean {
 
 const isFiniteNumber = (value: unknown): value is number => Number.isFinite(value);
 const isRank = (value: unknown): value is number => Number.isSafeInteger(value) && Number(value) > 0;
+const isPattern =
+  (is: (value: unknown) => value is number) =>
+  (value: unknown): value is Readonly<Record<string, number>> =>
+    isJsonObject(value) && Object.values(value).every(is);
 const isShare = (value: unknown): value is number => isFiniteNumber(value) && value >= 0 && value < 1;
 const isBoolean = (value: unknown): value is boolean => typeof value === "boolean";
 const isName = (value: unknown): value is string => typeof value === "string" && value !== "";

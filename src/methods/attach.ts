@@ -14,7 +14,7 @@ import {
 import { findOp, type LinearSite, mul, transpose, where } from "../ops/index.ts";
 import { rebuild, rewrite } from "../transforms/index.ts";
 import type { ParameterSpec, Parameters, Site } from "./method.ts";
-import type { MethodChoice } from "./table.ts";
+import { configAt, type MethodChoice } from "./table.ts";
 import { chooseModules, type TargetModules } from "./targets.ts";
 
 /** A tensor that an attached method trains. */
@@ -79,7 +79,7 @@ export function attach(outputs: Readonly<Record<string, Value>>, options: Attach
 
 function besideLinear(outputs: Readonly<Record<string, Value>>, options: AttachOptions): Attached {
   const { choice, targets, outputModule, training } = options;
-  const { method, config } = choice;
+  const { method } = choice;
   const sites = linearModules(outputs);
   const chosen = new Set(chooseModules(targets, [...sites.keys()], outputModule));
   const trainables: Trainable[] = [];
@@ -94,6 +94,7 @@ function besideLinear(outputs: Readonly<Record<string, Value>>, options: AttachO
       assert(y !== undefined, "a linear node has an output");
       const { weight, inFeatures, outFeatures, layout, bias } = linear;
       const site: Site = { module: node.scope, weight, inFeatures, outFeatures, layout };
+      const config = configAt(choice, node.scope);
       let made = declared.get(node.scope);
       if (made === undefined) {
         made = declare(method.name, site, method.parameters(site, config));
@@ -190,15 +191,13 @@ export function checkParameters(
   });
 }
 
-/** The weight as stored, with the adapter folded in; `weight` and parameters may be symbolic in size. */
+/** A module's weight as stored, with the adapter folded in; `weight` and parameters may be symbolic in size. */
 export function mergeStored(
   choice: MethodChoice,
-  weight: Value,
-  layout: LinearSite["layout"],
+  { module, weight, layout }: Pick<Site, "module" | "weight" | "layout">,
   read: Parameters,
 ): Value {
-  const { method, config } = choice;
   const upright = layout === "out,in" ? weight : transpose(weight, [1, 0]);
-  const merged = method.merge(upright, read, config);
+  const merged = choice.method.merge(upright, read, configAt(choice, module));
   return layout === "out,in" ? merged : transpose(merged, [1, 0]);
 }

@@ -6,7 +6,7 @@ import { lora } from "./lora.ts";
 import type { Method } from "./method.ts";
 
 // A method's config is its own; here methods are only asked for what every method has, with the config they resolved.
-type AnyMethod = Method<Readonly<Record<string, number | boolean>>>;
+type AnyMethod = Method<MethodConfig>;
 const all = [lora, dora, full] as unknown as readonly AnyMethod[]; // see above: `resolveFields` makes the config of each
 
 /** Every method by name. Adding one is one line above. */
@@ -15,14 +15,35 @@ export const methods: ReadonlyMap<string, AnyMethod> = new Map(all.map((method) 
 /** A method with its options settled. */
 export interface MethodChoice {
   readonly method: AnyMethod;
-  readonly config: Readonly<Record<string, number | boolean>>;
+  readonly config: MethodConfig;
+  /** Options that some modules have otherwise. */
+  readonly patterns?: Patterns;
+}
+
+/** A method's options, all of them settled. */
+export type MethodConfig = Readonly<Record<string, number | boolean>>;
+
+/**
+ * An option's values by module: the first pattern that matches the end of a module's path decides, as PEFT's
+ * `rank_pattern` and `alpha_pattern`.
+ */
+export type Patterns = Readonly<Record<string, Readonly<Record<string, number>>>>;
+
+/** The options of a method at one module. */
+export function configAt({ config, patterns }: MethodChoice, module: string): MethodConfig {
+  if (patterns === undefined) return config;
+  const own = Object.entries(patterns).flatMap(([option, values]) => {
+    const found = Object.entries(values).find(([pattern]) => new RegExp(`^(.*\\.)?(${pattern})$`).test(module));
+    return found ? [[option, found[1]] as const] : [];
+  });
+  return { ...config, ...Object.fromEntries(own) };
 }
 
 /**
  * Choose a method by name and settle its options.
  * @throws {TuneError} `unknown-method`, or `bad-option` listing every problem.
  */
-export function chooseMethod(name: string, options: Readonly<Record<string, number | boolean>> = {}): MethodChoice {
+export function chooseMethod(name: string, options: Partial<MethodConfig> = {}, patterns: Patterns = {}): MethodChoice {
   const method = methods.get(name);
   if (!method) {
     const near = nearest(name, methods.keys());
@@ -31,5 +52,33 @@ export function chooseMethod(name: string, options: Readonly<Record<string, numb
       fix: `use one of ${[...methods.keys()].join(", ")}${near[0] ? ` (nearest: ${near[0]})` : ""}`,
     });
   }
-  return { method, config: resolveFields(method.name, method.fields as Fields<typeof options>, options) };
+  const resolve = (given: Partial<MethodConfig>): MethodConfig =>
+    resolveFields(method.name, method.fields as Fields<MethodConfig>, given as MethodConfig); // checked field by field
+  for (const [option, values] of Object.entries(patterns)) {
+    for (const [pattern, value] of Object.entries(values)) {
+      checkPattern(pattern);
+      resolve({ ...options, [option]: value });
+    }
+  }
+  const used = Object.values(patterns).some((values) => Object.keys(values).length > 0);
+  return { method, config: resolve(options), ...(used ? { patterns } : {}) };
+}
+
+/** Patterns come with adapters of strangers: none may take longer to match than its length warrants. */
+function checkPattern(pattern: string): void {
+  const repeatsRepetition = /[*+}]\)?[*+{]|\([^)]*[*+{|][^)]*\)[*+{]/.test(pattern);
+  try {
+    if (pattern.length > 200 || repeatsRepetition) throw new Error("it could take forever to match");
+    new RegExp(`^(.*\\.)?(${pattern})$`);
+  } catch (cause) {
+    throw new TuneError(
+      "bad-option",
+      `The module pattern "${pattern}" cannot be used: ${cause instanceof Error ? cause.message : String(cause)}.`,
+      {
+        at: "patterns of modules",
+        fix: "name the end of a module's path, such as down_proj or layers.0.mlp.up_proj",
+        cause,
+      },
+    );
+  }
 }

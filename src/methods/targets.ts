@@ -1,13 +1,25 @@
 import { nearest, TuneError } from "../errors.ts";
 
 /**
- * Which linear modules an adapter attaches to, as in PEFT: names matched against the end of module paths, a regular
- * expression matched against whole paths, or every linear layer but the output layer.
+ * Linear modules, named as in PEFT: names matched against the end of module paths, a regular expression matched against
+ * whole paths, or every linear layer but the output layer.
  */
-export type TargetModules = "all-linear" | RegExp | readonly string[];
+export type NamedModules = "all-linear" | RegExp | readonly string[];
+
+/** Some of the modules that are named. */
+export interface SelectedModules {
+  readonly modules: NamedModules;
+  /** Left out of them (PEFT's `exclude_modules`). */
+  readonly exclude?: RegExp | readonly string[];
+  /** In these layers alone, counted from 0 (PEFT's `layers_to_transform`). */
+  readonly layers?: readonly number[];
+}
+
+/** Which linear modules an adapter attaches to. */
+export type TargetModules = NamedModules | SelectedModules;
 
 /** Read the command-line and PEFT spelling: `all-linear`, `q_proj,v_proj`, or `/regex/`. */
-export function parseTargets(text: string): TargetModules {
+export function parseTargets(text: string): NamedModules {
   if (text === "all-linear") return text;
   const pattern = /^\/(.*)\/$/.exec(text)?.[1];
   if (pattern === undefined)
@@ -26,6 +38,16 @@ export function parseTargets(text: string): TargetModules {
   }
 }
 
+/** Targets as text, for people and for comparing. */
+export function showTargets(targets: TargetModules): string {
+  if (targets instanceof RegExp) return `/${targets.source}/`;
+  if (typeof targets === "string") return targets;
+  if (!("modules" in targets)) return targets.join(", ");
+  const { modules, exclude, layers } = targets;
+  const without = exclude === undefined ? "" : ` without ${showTargets(exclude)}`;
+  return `${showTargets(modules)}${without}${layers === undefined ? "" : ` in layers ${layers.join(", ")}`}`;
+}
+
 /**
  * The modules that `targets` names, in model order.
  * @throws {TuneError} `unknown-target-modules` listing each name that matches nothing and the nearest that would.
@@ -35,6 +57,7 @@ export function chooseModules(
   modules: readonly string[],
   outputModule: string,
 ): readonly string[] {
+  if (typeof targets === "object" && "modules" in targets) return select(targets, modules, outputModule);
   const eligible = modules.filter((module) => module !== outputModule);
   if (targets === "all-linear") return eligible;
   if (targets instanceof RegExp) {
@@ -47,6 +70,37 @@ export function chooseModules(
   const missing = targets.filter((name) => !modules.some((module) => matches(module, name)));
   if (missing.length > 0 || targets.length === 0) throw unknown(missing, modules);
   return modules.filter((module) => targets.some((name) => matches(module, name)));
+}
+
+function select(
+  { modules: named, exclude, layers }: SelectedModules,
+  modules: readonly string[],
+  outputModule: string,
+): readonly string[] {
+  const excluded = new Set(exclude === undefined ? [] : chooseModules(exclude, modules, outputModule));
+  const numbers = new Set(modules.map(layerOf).filter((layer) => layer !== undefined));
+  const missing = layers?.filter((layer) => !numbers.has(layer)) ?? [];
+  const chosen = chooseModules(named, modules, outputModule).filter((module) => {
+    const layer = layerOf(module);
+    return !excluded.has(module) && (layers === undefined || (layer !== undefined && layers.includes(layer)));
+  });
+  if (missing.length === 0 && chosen.length > 0) return chosen;
+  throw new TuneError(
+    "unknown-target-modules",
+    missing.length > 0
+      ? `The model has no layer ${missing.join(" and no layer ")}.`
+      : "The exclusions leave no module to attach to.",
+    {
+      at: "target modules",
+      fix: missing.length > 0 ? `its layers are 0 to ${Math.max(...numbers)}` : "exclude fewer modules or choose more",
+    },
+  );
+}
+
+/** The first number in a module's path. */
+function layerOf(module: string): number | undefined {
+  const found = /(?:^|\.)(\d+)(?:\.|$)/.exec(module)?.[1];
+  return found === undefined ? undefined : Number(found);
 }
 
 function unknown(missing: readonly string[], modules: readonly string[]): TuneError {

@@ -1,3 +1,4 @@
+import { showTargets } from "../methods/index.ts";
 import type { TokenizedExample } from "./data/index.ts";
 import type { RunOptions } from "./run.ts";
 
@@ -17,7 +18,8 @@ export async function fingerprintOf(
     ...optimizer,
     method: choice.method.name,
     ...choice.config,
-    targetModules: targets instanceof RegExp ? `/${targets.source}/` : targets,
+    ...(choice.patterns === undefined ? {} : { patterns: choice.patterns }),
+    targetModules: Array.isArray(targets) ? targets : showTargets(targets),
     modelType: model.modelType,
     ...model.sizes,
     trainData: await hashExamples(options.train),

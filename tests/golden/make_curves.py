@@ -109,6 +109,11 @@ def main():
     )
     make_adapter("llama-rope", "peft-dora-bias", r=2, lora_alpha=8, target_modules="all-linear", use_dora=True)
 
+    make_adapter(
+        "llama-tiny", "peft-patterns", r=4, lora_alpha=8, target_modules=["q_proj", "o_proj", "down_proj"],
+        rank_pattern={"down_proj": 2, "layers.0.self_attn.q_proj": 6}, alpha_pattern={"o_proj": 3, r"layers\.1\.self_attn\.q_proj": 5},
+    )
+
     def lora(dtype, **options):
         torch.manual_seed(3)
         config = LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16, target_modules="all-linear", **options)
