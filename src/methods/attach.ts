@@ -14,7 +14,7 @@ import {
 import { findOp, type LinearSite, mul, transpose, where } from "../ops/index.ts";
 import { rebuild, rewrite } from "../transforms/index.ts";
 import type { ParameterSpec, Parameters, Site } from "./method.ts";
-import { configAt, type MethodChoice } from "./table.ts";
+import { checkPatterns, configAt, type MethodChoice } from "./table.ts";
 import { chooseModules, type TargetModules } from "./targets.ts";
 
 /** A tensor that an attached method trains. */
@@ -82,6 +82,7 @@ function besideLinear(outputs: Readonly<Record<string, Value>>, options: AttachO
   const { method } = choice;
   const sites = linearModules(outputs);
   const chosen = new Set(chooseModules(targets, [...sites.keys()], outputModule));
+  if (training) checkPatterns(choice, [...chosen]);
   const trainables: Trainable[] = [];
   const dropoutMasks: DropoutMask[] = [];
   const declared = new Map<string, ReturnType<typeof declare>>(); // a module may act in several places

@@ -33,10 +33,30 @@ export type Patterns = Readonly<Record<string, Readonly<Record<string, number>>>
 export function configAt({ config, patterns }: MethodChoice, module: string): MethodConfig {
   if (patterns === undefined) return config;
   const own = Object.entries(patterns).flatMap(([option, values]) => {
-    const found = Object.entries(values).find(([pattern]) => new RegExp(`^(.*\\.)?(${pattern})$`).test(module));
+    const found = Object.entries(values).find(([pattern]) => expressionOf(pattern).test(module));
     return found ? [[option, found[1]] as const] : [];
   });
   return { ...config, ...Object.fromEntries(own) };
+}
+
+/**
+ * Check that every pattern decides something.
+ * @throws {TuneError} `unknown-target-modules` naming the first that matches none of the modules.
+ */
+export function checkPatterns({ patterns = {} }: MethodChoice, modules: readonly string[]): void {
+  for (const [option, values] of Object.entries(patterns)) {
+    const idle = Object.keys(values).find((pattern) => !modules.some((module) => expressionOf(pattern).test(module)));
+    if (idle === undefined) continue;
+    const ends = [...new Set(modules.map((module) => module.split(".").at(-1) ?? module))];
+    throw new TuneError("unknown-target-modules", `No tuned module is called "${idle}".`, {
+      at: `${option} by module`,
+      fix: `name the ends of tuned modules: ${ends.join(", ")}`,
+    });
+  }
+}
+
+function expressionOf(pattern: string): RegExp {
+  return new RegExp(`^(.*\\.)?(${pattern})$`);
 }
 
 /**
@@ -69,7 +89,7 @@ function checkPattern(pattern: string): void {
   const repeatsRepetition = /[*+}]\)?[*+{]|\([^)]*[*+{|][^)]*\)[*+{]/.test(pattern);
   try {
     if (pattern.length > 200 || repeatsRepetition) throw new Error("it could take forever to match");
-    new RegExp(`^(.*\\.)?(${pattern})$`);
+    expressionOf(pattern);
   } catch (cause) {
     throw new TuneError(
       "bad-option",

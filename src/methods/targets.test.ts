@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { chooseMethod, configAt } from "./table.ts";
+import { checkPatterns, chooseMethod, configAt } from "./table.ts";
 import { chooseModules, showTargets, type TargetModules } from "./targets.ts";
 
 const modules = [0, 1, 2].flatMap((layer) =>
@@ -40,6 +40,11 @@ describe("options by module", () => {
   it("come from the first pattern that matches the end of the path", () => {
     expect(modules.slice(0, 4).map((module) => configAt(choice, module)["rank"])).toEqual([6, 4, 4, 5]);
     expect(modules.slice(0, 3).map((module) => configAt(choice, module)["alpha"])).toEqual([16, 16, 1]);
+  });
+
+  it("decide something, or are refused", () => {
+    expect(() => checkPatterns(choice, modules)).not.toThrow();
+    expect(() => checkPatterns(choice, modules.slice(3))).toThrow('called "layers.0.self_attn.q_proj"');
   });
 
   it("are checked as the method's own are, and patterns never take long", () => {

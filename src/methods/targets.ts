@@ -88,7 +88,7 @@ function select(
   throw new TuneError(
     "unknown-target-modules",
     missing.length > 0
-      ? `The model has no layer ${missing.join(" and no layer ")}.`
+      ? `The model has no layer ${missing.slice(0, 5).join(", ")}${missing.length > 5 ? ", …" : ""}.`
       : "The exclusions leave no module to attach to.",
     {
       at: "target modules",
