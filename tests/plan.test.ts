@@ -4,6 +4,7 @@ import { planTuning } from "../src/index.ts";
 import type { PretrainedModel } from "../src/models/index.ts";
 import type { Device } from "../src/runtime/device.ts";
 import { nodePlatform, openNodeDevice } from "../src/runtime/node.ts";
+import { reportData } from "../src/train/data/index.ts";
 import { randomExamples, randomModel } from "./helpers/tiny-model.ts";
 
 /** A model whose weights throw when they are read: a plan reads none. */
@@ -24,6 +25,7 @@ const data: LoadedData = {
   format: "text",
   train: randomExamples(64),
   validation: randomExamples(8),
+  report: reportData(randomExamples(64)),
   warnings: [],
   ignoredKeys: [],
   preview: "",

@@ -1,7 +1,9 @@
 import {
+  type DataReport,
   type DataWarning,
   previewExample,
   readDataset,
+  reportData,
   splitDataset,
   type TokenizedExample,
   tokenizeDataset,
@@ -28,6 +30,8 @@ export interface LoadedData {
   readonly format: string;
   readonly train: readonly TokenizedExample[];
   readonly validation: readonly TokenizedExample[];
+  /** Lengths, duplicates and the share of what is learnt, of the training examples. */
+  readonly report: DataReport;
   readonly warnings: readonly DataWarning[];
   /** Keys of the rows that nothing reads. */
   readonly ignoredKeys: readonly string[];
@@ -61,6 +65,7 @@ export async function loadData(model: LoadedModel, path: string, options: LoadDa
     format: all.format.name,
     train: train.examples,
     validation: validation?.examples ?? [],
+    report: reportData(train.examples),
     warnings: [...train.warnings, ...(validation?.warnings ?? [])],
     ignoredKeys: all.ignoredKeys,
     preview: first ? previewExample(first, tokenizer) : "",

@@ -1,5 +1,6 @@
 import type { Command } from "commander";
 import type { RunEvent, RunResult } from "../index.ts";
+import { drawLengths } from "./histogram.ts";
 import { deviceOptions, loadFlags } from "./model.ts";
 import { type Output, strong } from "./output.ts";
 import { count, createProgress, duration } from "./progress.ts";
@@ -18,7 +19,7 @@ Examples:
   $ scion tune … --output runs/mine --resume        go on after an interruption
 
 Data is JSONL with "messages", "prompt"/"completion" or "text", or plain text.
-The output folder gets checkpoint.safetensors, metrics.jsonl, run.json, and adapter/ (PEFT) or model/ (full tuning).
+The output folder gets checkpoint.safetensors, metrics.jsonl, lengths.svg, run.json, and adapter/ (PEFT) or model/ (full tuning).
 Ctrl-C saves and stops; a second one stops at once.`;
 
 /** `scion tune` */
@@ -36,6 +37,7 @@ export async function run(flags: TuneFlags, output: Output): Promise<number> {
   const { nodePlatform } = await import("../runtime/node.ts");
   const { model } = await loadFlags(flags, output);
   const data = await loadTuningData(model, flags, output);
+  const picture = drawLengths(`${flags.data}: lengths of ${data.report.examples} examples`, data.report);
 
   const stop = new AbortController();
   const onSignal = (): void => {
@@ -59,6 +61,7 @@ export async function run(flags: TuneFlags, output: Output): Promise<number> {
     process.off("SIGINT", onSignal);
     process.off("SIGTERM", onSignal);
   }
+  await nodePlatform.storage.write(`${flags.output}/lengths.svg`, picture);
   const form = methods.get(flags.method)?.peft ? "peft" : "safetensors";
   const saved = `${flags.output}/${form === "peft" ? "adapter" : "model"}`;
   await exportModel(model, form, saved, { adapter: result.adapter, deviceOptions: deviceOptions(flags) });

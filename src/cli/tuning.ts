@@ -117,29 +117,30 @@ export async function loadTuningData(model: LoadedModel, flags: TuningFlags, out
 }
 
 function describeData(data: LoadedData, path: string, output: Output): void {
-  const { format, train, validation, warnings, ignoredKeys, preview } = data;
-  const trained = train.reduce((sum, example) => sum + example.trained.reduce((n, mark) => n + mark, 0), 0);
-  const tokens = train.reduce((sum, { inputIds }) => sum + inputIds.length, 0);
+  const { format, validation, warnings, ignoredKeys, preview, report } = data;
+  const { examples, tokens, trainedTokens, lengths, duplicates } = report;
+  const share = ((100 * trainedTokens) / tokens).toFixed(0);
   output.say(
-    `${path}: ${count(train.length)} ${format} examples, ${count(tokens)} tokens, ${count(trained)} of them trained.`,
+    `${path}: ${count(examples)} ${format} examples, ${count(tokens)} tokens, ${count(trainedTokens)} of them trained (${share} %).`,
   );
+  output.say(
+    `Tokens in an example: ${count(lengths.shortest)} to ${count(lengths.longest)}, median ${count(lengths.median)}, 95 % up to ${count(lengths.p95)}.`,
+  );
+  if (duplicates.length > 0) {
+    output.say(`Examples that say what an earlier one says: ${count(duplicates.length)} (${lines(duplicates)}).`);
+  }
   if (validation.length > 0) output.say(`${count(validation.length)} examples are held back for validation.`);
   if (ignoredKeys.length > 0) output.say(`Ignored keys: ${ignoredKeys.join(", ")}.`);
-  for (const { code, lines } of warnings)
-    output.say(
-      `${warningWords[code]}: ${count(lines.length)} (line ${lines.slice(0, 5).join(", ")}${lines.length > 5 ? ", …" : ""}).`,
-    );
+  for (const { code, lines: where } of warnings) {
+    output.say(`${warningWords[code]}: ${count(where.length)} (${lines(where)}).`);
+  }
   output.say(`The first example, with ⟦what is trained⟧:\n${preview}\n`);
-  output.record({
-    kind: "data",
-    format,
-    train: train.length,
-    validation: validation.length,
-    tokens,
-    trained,
-    ignoredKeys,
-    warnings,
-  });
+  output.record({ kind: "data", format, validation: validation.length, ...report, ignoredKeys, warnings });
+}
+
+/** The first lines of some. */
+function lines(of: readonly number[]): string {
+  return `line ${of.slice(0, 5).join(", ")}${of.length > 5 ? ", …" : ""}`;
 }
 
 const warningWords = {

@@ -9,5 +9,6 @@ export * from "./formats.ts";
 export * from "./order.ts";
 export * from "./preview.ts";
 export * from "./read.ts";
+export * from "./report.ts";
 export * from "./split.ts";
 export * from "./tokenize.ts";
