@@ -2,8 +2,11 @@ import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { cp, mkdtemp, readFile, rm, truncate, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { Command } from "commander";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { configSchema } from "../src/cli/config.ts";
 import { commands } from "../src/cli/index.ts";
+import { define } from "../src/cli/tune.ts";
 import { jsonLines, root, scion } from "./helpers/cli.ts";
 import { startFakeHub } from "./helpers/fake-hub.ts";
 
@@ -45,6 +48,45 @@ describe("from a model and data to files that run elsewhere", () => {
       jsonLines(readFileSync(join(run, "metrics.jsonl"), "utf8")).filter(({ kind }) => kind === "step").length,
     ).toBe(6);
     expect(JSON.parse(readFileSync(join(run, "run.json"), "utf8"))).toMatchObject({ method: "lora", maxSteps: 6 });
+  });
+
+  it("takes options from a file, flags over it, and writes what was decided in the same words", async () => {
+    const config = join(folder, "run.yaml");
+    await writeFile(
+      config,
+      `model: ${model}\ndata: ${data}\nmax_steps: 9\nbatch-size: 4\nrslora: true\ntarget-modules: [q_proj, v_proj]\nrank-pattern:\n  q_proj: 2\n`,
+    );
+    const out = join(folder, "configured");
+    const { code, stdout } = await scion(["tune", "--config", config, "--max-steps", "3", "-o", out]);
+    expect([code, stdout.includes("update 3 of 3")]).toEqual([0, true]);
+    const decided = JSON.parse(readFileSync(join(out, "run.json"), "utf8"));
+    expect(decided).toMatchObject({ maxSteps: 3, batchSize: 4, rslora: true, rank: 8, targetModules: "q_proj,v_proj" });
+    expect(JSON.parse(readFileSync(join(out, "adapter/adapter_config.json"), "utf8"))).toMatchObject({
+      use_rslora: true,
+      rank_pattern: { q_proj: 2 },
+    });
+
+    const again = join(folder, "again");
+    expect((await scion(["tune", `--config=${join(out, "run.json")}`, "-o", again])).code).toBe(0);
+    const losses = (at: string): unknown[] =>
+      jsonLines(readFileSync(join(at, "metrics.jsonl"), "utf8")).map((line) => line["loss"]);
+    expect(losses(again)).toEqual(losses(out));
+
+    await writeFile(config, "lerning_rate: 1\nrank: many\nrslora: 3\n");
+    const bad = await scion(["tune", "--config", config, "-m", model, "-d", data]);
+    expect(bad.code).toBe(2);
+    expect(bad.stderr).toMatch(
+      /no option "lerning_rate" \(nearest: learningRate\)[\s\S]*rank: [\s\S]*rslora: 3 is not true or false/,
+    );
+    await writeFile(config, "- a\n- b");
+    expect((await scion(["tune", "--config", config, "-m", model, "-d", data])).stderr).toContain("malformed-config");
+  });
+
+  it("keeps the schema of such files beside the docs", async () => {
+    const command = new Command("tune");
+    await define(command);
+    const written = JSON.parse(readFileSync(`${root}docs/tune.schema.json`, "utf8")) as unknown;
+    expect(written, "npm run schema").toEqual(JSON.parse(JSON.stringify(configSchema(command))));
   });
 
   it("plans before it tunes, and reads no weights for it", async () => {

@@ -28,6 +28,7 @@ Every command takes --json and --help. Exit codes: 0 done, 1 a bug, 2 bad input,
     )
     .exitOverride();
   let code = 0;
+  let chosenCommand: Command | undefined;
   for (const [name, { summary, load }] of Object.entries(commands)) {
     const command = program
       .command(name)
@@ -37,12 +38,18 @@ Every command takes --json and --help. Exit codes: 0 done, 1 a bug, 2 bad input,
     if (name !== chosen) continue;
     const { define, run } = await load();
     await define(command);
+    chosenCommand = command;
     command.action(async (...given: unknown[]) => {
       const positional = given.slice(0, -2).map(String);
       code = await run(command.opts() as never, createOutput(json), positional); // the flags that `define` declared
     });
   }
   try {
+    const file = chosenCommand?.options.some(({ long }) => long === "--config") ? configPath(args) : undefined;
+    if (chosenCommand && file !== undefined) {
+      const { applyConfig } = await import("./config.ts");
+      await applyConfig(chosenCommand, file);
+    }
     await program.parseAsync([...args], { from: "user" });
     return code;
   } catch (error) {
@@ -50,4 +57,10 @@ Every command takes --json and --help. Exit codes: 0 done, 1 a bug, 2 bad input,
     const { reportFailure } = await import("./failure.ts");
     return reportFailure(error, json);
   }
+}
+
+/** The file that `--config file` or `--config=file` names. */
+function configPath(args: readonly string[]): string | undefined {
+  const at = args.findIndex((arg) => arg === "--config" || arg.startsWith("--config="));
+  return at < 0 ? undefined : args[at] === "--config" ? args[at + 1] : args[at]?.slice("--config=".length);
 }

@@ -17,9 +17,11 @@ Examples:
   $ scion tune -m ./model -d train.jsonl --rank 16 --target-modules q_proj,v_proj --validation 0.1
   $ scion tune -m ./model -d book.txt --method full --learning-rate 1e-4 --output runs/book
   $ scion tune … --output runs/mine --resume        go on after an interruption
+  $ scion tune --config run.yaml                    options from a file (docs/tune.schema.json)
 
 Data is JSONL with "messages", "prompt"/"completion" or "text", or plain text.
-The output folder gets checkpoint.safetensors, metrics.jsonl, lengths.svg, run.json, and adapter/ (PEFT) or model/ (full tuning).
+The output folder gets checkpoint.safetensors, metrics.jsonl, lengths.svg, run.json (the options
+in effect, which --config takes), and adapter/ (PEFT) or model/ (full tuning).
 Ctrl-C saves and stops; a second one stops at once.`;
 
 /** `scion tune` */
@@ -65,8 +67,9 @@ export async function run(flags: TuneFlags, output: Output): Promise<number> {
   const form = methods.get(flags.method)?.peft ? "peft" : "safetensors";
   const saved = `${flags.output}/${form === "peft" ? "adapter" : "model"}`;
   await exportModel(model, form, saved, { adapter: result.adapter, deviceOptions: deviceOptions(flags) });
-  const resolved = { model: flags.model, data: flags.data, ...options, targetModules: flags.targetModules };
-  await nodePlatform.storage.write(`${flags.output}/run.json`, `${JSON.stringify(resolved, null, 2)}\n`);
+  // Everything that was decided, in the words of `--config`.
+  const { json: _json, config: _config, resume: _resume, ...decided } = { ...result.adapter.choice.config, ...flags };
+  await nodePlatform.storage.write(`${flags.output}/run.json`, `${JSON.stringify(decided, null, 2)}\n`);
   summarise(result, saved, form, flags, output);
   return result.ended === "interrupted" ? exitCodes.interrupted : exitCodes.done;
 }

@@ -47,6 +47,7 @@ export async function withTuning(command: Command): Promise<Command> {
   const { methods, trainDefaults } = await import("../index.ts");
   withModel(command, { adapter: false })
     .requiredOption("-d, --data <file>", "training data")
+    .option("--config <file>", "take options from a YAML or JSON file; flags win over it")
     .addOption(new Option("--method <name>", "how to tune").choices([...methods.keys()]).default("lora"))
     .option("--target-modules <names>", "all-linear, names separated by commas, or /regular expression/", "all-linear")
     .option("--exclude-modules <names>", "modules to leave out, in the same words")
