@@ -3,6 +3,7 @@ import {
   mergeAdapter,
   readAdapter,
   writeAdapter,
+  writeMlx,
   writeSafetensorsFolder,
   writeTransformersJsFolder,
 } from "../export/index.ts";
@@ -10,13 +11,13 @@ import type { Adapter } from "../methods/index.ts";
 import type { Device, DeviceOptions } from "../runtime/device.ts";
 import type { LoadedModel } from "./load-model.ts";
 
-/** Read an adapter that PEFT or Scion wrote, checked against its model. */
+/** Read an adapter that PEFT, mlx-lm or Scion wrote, checked against its model. */
 export function loadAdapter(model: LoadedModel, folder: string): Promise<Adapter> {
   return readAdapter(model.platform.storage, folder, model.pretrained);
 }
 
 /** The forms that a tuned model can be written in. */
-export type ExportForm = "peft" | "safetensors" | "transformers.js";
+export type ExportForm = "peft" | "mlx" | "safetensors" | "transformers.js";
 
 /** What is written, where it is merged. */
 export interface ExportOptions {
@@ -31,7 +32,7 @@ export interface ExportOptions {
 }
 
 /**
- * Write a tuned model: its adapter for PEFT, its merged weights as safetensors, or a folder that transformers.js loads.
+ * Write a tuned model: its adapter for PEFT or mlx-lm, its merged weights as safetensors, or a folder that transformers.js loads.
  * The folder appears whole or not at all, replacing what was there.
  * @throws {TuneError} `no-adapter-form`, `adapter-mismatch`, `write-failed`.
  */
@@ -44,10 +45,11 @@ export async function exportModel(
   const { adapter, device, deviceOptions, externalDataBytes, maxShardBytes } = options;
   const { storage, openDevice } = model.platform;
   const baseModel = model.source;
-  if (to === "peft") {
+  const adapterWriter = to === "peft" ? writeAdapter : to === "mlx" ? writeMlx : undefined;
+  if (adapterWriter) {
     if (!adapter)
       throw new TuneError("no-adapter-form", "There is no adapter to write.", { at: folder, fix: "give the adapter" });
-    await writeAdapter(storage, folder, model.pretrained, adapter, { baseModel });
+    await adapterWriter(storage, folder, model.pretrained, adapter, { baseModel });
     return;
   }
   const opened = adapter && (device ?? (await openDevice(deviceOptions)));

@@ -15,7 +15,7 @@ export interface ModelFlags {
 /** Add them to a command. */
 export function withModel(command: Command, { adapter = true }: { adapter?: boolean } = {}): Command {
   command.requiredOption("-m, --model <folder or id>", "model folder, or hub id such as HuggingFaceTB/SmolLM2-135M");
-  if (adapter) command.option("-a, --adapter <folder>", "PEFT adapter to use with it");
+  if (adapter) command.option("-a, --adapter <folder>", "adapter of PEFT or mlx-lm to use with it");
   return withDevice(command);
 }
 

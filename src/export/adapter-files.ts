@@ -2,6 +2,7 @@ import { TuneError } from "../errors.ts";
 import type { LazyTensor, Tensor } from "../graph/index.ts";
 import { assertFinite, toFloat32 } from "../io/convert.ts";
 import type { JsonObject } from "../io/json.ts";
+import { isMlxAdapter } from "../io/mlx.ts";
 import { type PeftLayout, readPeftAdapter, writePeftAdapter } from "../io/peft.ts";
 import { loraFromPeft, loraToPeft } from "../io/peft-lora.ts";
 import { joinPath, type Storage } from "../io/storage.ts";
@@ -17,6 +18,7 @@ import {
   parameterName,
 } from "../methods/index.ts";
 import type { PretrainedModel } from "../models/index.ts";
+import { readMlx } from "./mlx-files.ts";
 
 /** Between a method's options and PEFT's config, one record a `peft_type`. */
 interface PeftTranslation {
@@ -102,20 +104,29 @@ function shortNames(chosen: readonly string[], all: readonly string[], outputMod
 }
 
 /**
- * Read an adapter that PEFT or Scion wrote, and check it against the model it is to be used with.
- * @throws {TuneError} `adapter-mismatch` listing every difference, `not-finite-weight`, and what reading PEFT's files
- * throws.
+ * Read an adapter that PEFT, mlx-lm or Scion wrote, and check it against the model it is to be used with.
+ * @throws {TuneError} `adapter-mismatch` listing every difference, `not-finite-weight`, and what reading PEFT's or
+ * mlx-lm's files throws.
  */
 export async function readAdapter(storage: Storage, folder: string, model: PretrainedModel): Promise<Adapter> {
+  const adapter = (await isMlxAdapter(storage, folder))
+    ? await readMlx(storage, folder)
+    : await readPeft(storage, folder);
+  const { outputs } = model.loss();
+  const modules = adapter.targets as readonly string[]; // as both read them
+  refuseUnknownModules(modules, [...linearModules(outputs).keys()], folder);
+  const { outputModule } = model.architecture;
+  const { trainables } = attach(outputs, { ...adapter, outputModule, training: false });
+  checkParameters(trainables, adapter.parameters, folder);
+  return adapter;
+}
+
+async function readPeft(storage: Storage, folder: string): Promise<Adapter> {
   const layouts = [...methods.values()].flatMap(({ peft }): PeftLayout[] => (peft ? [peft] : []));
   const { config, layout, tensors } = await readPeftAdapter(storage, folder, layouts);
   const translation = translations[layout.type];
   if (!translation) throw new Error(`${layout.type} has a layout and no translation`);
-  const at = joinPath(folder, "adapter_config.json");
-  const choice = translation.read(config, at);
-  const modules = [...tensors.keys()];
-  const { outputs } = model.loss();
-  refuseUnknownModules(modules, [...linearModules(outputs).keys()], folder);
+  const choice = translation.read(config, joinPath(folder, "adapter_config.json"));
   const parameters = new Map<string, Tensor>();
   for (const [module, parts] of tensors) {
     for (const [key, lazy] of Object.entries(parts)) {
@@ -123,10 +134,7 @@ export async function readAdapter(storage: Storage, folder: string, model: Pretr
       parameters.set(name, await readChecked(name, lazy));
     }
   }
-  const adapter: Adapter = { choice, targets: modules, parameters };
-  const { outputModule } = model.architecture;
-  checkParameters(attach(outputs, { ...adapter, outputModule, training: false }).trainables, parameters, folder);
-  return adapter;
+  return { choice, targets: [...tensors.keys()], parameters };
 }
 
 async function readChecked(name: string, lazy: LazyTensor): Promise<Tensor> {

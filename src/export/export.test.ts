@@ -9,13 +9,14 @@ import { openDecoder } from "../generate/index.ts";
 import type { Tensor } from "../graph/index.ts";
 import { memoryStorage } from "../io/memory-storage.ts";
 import { readPeftAdapter } from "../io/peft.ts";
-import { type Adapter, chooseMethod, methods } from "../methods/index.ts";
+import { openSafetensors } from "../io/safetensors.ts";
+import { type Adapter, chooseMethod, methods, type Patterns } from "../methods/index.ts";
 import { openModel, type PretrainedModel } from "../models/index.ts";
 import type { Device } from "../runtime/device.ts";
 import { openNodeDevice } from "../runtime/node.ts";
 import { nodeStorage } from "../runtime/node-storage.ts";
 import { openTrainer } from "../train/trainer.ts";
-import { mergeAdapter, readAdapter, writeAdapter, writeSafetensorsFolder } from "./index.ts";
+import { mergeAdapter, readAdapter, writeAdapter, writeMlx, writeSafetensorsFolder } from "./index.ts";
 
 let device: Device;
 beforeAll(async () => {
@@ -58,8 +59,9 @@ async function randomAdapter(
   model: PretrainedModel,
   name: string,
   options: Record<string, number | boolean>,
+  patterns: Patterns = {},
 ): Promise<Adapter> {
-  const choice = chooseMethod(name, options);
+  const choice = chooseMethod(name, options, patterns);
   const optimizer = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0 };
   const trainer = await openTrainer(device, model, {
     choice,
@@ -152,6 +154,55 @@ describe("PEFT adapters", () => {
     const model = await randomModel();
     const adapter = await randomAdapter(model, "full", {});
     await expect(writeAdapter(memoryStorage(), "out", model, adapter, { baseModel: "x" })).rejects.toMatchObject({
+      code: "no-adapter-form",
+    });
+  });
+});
+
+describe("mlx-lm's adapters", () => {
+  it.each([
+    ["lora", { rank: 4, alpha: 8 }, {}],
+    ["dora", { rank: 4, alpha: 8, rslora: true }, {}],
+    ["lora", { rank: 4, alpha: 8 }, { rank: { q_proj: 6 }, alpha: { down_proj: 3 } }],
+  ])("%s %j %j keeps its logits there and back", async (method, options, patterns) => {
+    const model = await openModel(nodeStorage, golden("llama-tiny"));
+    const adapter = await randomAdapter(model, method, options, patterns);
+    const storage = memoryStorage();
+    await writeMlx(storage, "out", model, adapter, { baseModel: "base" });
+    const config = JSON.parse(new TextDecoder().decode(await storage.read("out/adapter_config.json")));
+    expect(config).toMatchObject({ model: "base", fine_tune_type: method, num_layers: -1 });
+    expect(config.lora_parameters.keys).toContain("self_attn.q_proj");
+    const { tensors } = await openSafetensors(storage, "out/adapters.safetensors");
+    const rank = config.lora_parameters.rank as number;
+    expect(tensors.get("model.layers.0.mlp.down_proj.lora_a")?.shape).toEqual([48, rank]);
+    expect(tensors.get("model.layers.0.mlp.down_proj.lora_b")?.shape).toEqual([rank, 32]);
+    expect(tensors.get("model.layers.0.mlp.down_proj.m")?.shape).toEqual(method === "dora" ? [32] : undefined);
+
+    const rows = [[1, 5, 9, 33, 2]];
+    const back = await readAdapter(storage, "out", model);
+    expect(difference(await lastLogits(model, rows, back), await lastLogits(model, rows, adapter))).toBeLessThan(1e-6);
+  });
+
+  it("are refused where they are incomplete, and for models that mlx-lm names otherwise", async () => {
+    const model = await openModel(nodeStorage, golden("llama-tiny"));
+    const storage = memoryStorage();
+    await writeMlx(storage, "out", model, await randomAdapter(model, "lora", { rank: 2 }), { baseModel: "base" });
+    const config = JSON.parse(new TextDecoder().decode(await storage.read("out/adapter_config.json")));
+    await storage.write("out/adapter_config.json", JSON.stringify({ ...config, fine_tune_type: "dora" }));
+    await expect(readAdapter(storage, "out", model)).rejects.toMatchObject({
+      code: "mlx-bad-adapter",
+      message: expect.stringContaining("q_proj has no m"),
+    });
+    await storage.write(
+      "out/adapter_config.json",
+      JSON.stringify({ ...config, lora_parameters: { rank: 3, scale: 1 } }),
+    );
+    await expect(readAdapter(storage, "out", model)).rejects.toThrow("has rank 2 and 2, but the config says 3");
+    await storage.write("out/adapter_config.json", JSON.stringify({ ...config, fine_tune_type: "full" }));
+    await expect(readAdapter(storage, "out", model)).rejects.toThrow('"full" is not supported');
+    const gpt2 = await openModel(nodeStorage, golden("gpt2-tiny"));
+    const adapter = await randomAdapter(gpt2, "lora", { rank: 2 });
+    await expect(writeMlx(storage, "no", gpt2, adapter, { baseModel: "b" })).rejects.toMatchObject({
       code: "no-adapter-form",
     });
   });

@@ -1,8 +1,9 @@
 /**
- * What tuning leaves, as files that others read: PEFT adapters, merged safetensors, transformers.js folders.
+ * What tuning leaves, as files that others read: PEFT and mlx-lm adapters, merged safetensors, transformers.js folders.
  * The formats themselves are in `io/`; here models and adapters are put into them.
  */
 export * from "./adapter-files.ts";
 export * from "./merge.ts";
+export * from "./mlx-files.ts";
 export * from "./safetensors-folder.ts";
 export * from "./transformers-js.ts";
