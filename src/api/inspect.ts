@@ -1,6 +1,7 @@
 import { TuneError } from "../errors.ts";
 import { sizeOf } from "../graph/index.ts";
 import { readJsonObject } from "../io/json.ts";
+import { readMlxAdapter } from "../io/mlx.ts";
 import { openModelWeights } from "../io/model-weights.ts";
 import { openOnnx } from "../io/onnx/read.ts";
 import { openSafetensors, type Safetensors } from "../io/safetensors.ts";
@@ -25,15 +26,16 @@ interface Recogniser {
 }
 
 const recognisers: readonly Recogniser[] = [
+  { matches: (_path, names) => names.has("adapters.safetensors"), inspect: inspectMlxAdapter },
   { matches: (_path, names) => names.has("adapter_config.json"), inspect: inspectAdapter },
   { matches: (_path, names) => names.has("config.json"), inspect: inspectModel },
   { matches: (path) => path.endsWith(".safetensors"), inspect: inspectSafetensors },
   { matches: (path) => path.endsWith(".onnx"), inspect: inspectOnnx },
-  { matches: (path) => /\.(jsonl|ndjson|json|txt)$/.test(path), inspect: inspectData },
+  { matches: (path) => /\.(jsonl|ndjson|json|csv|tsv|parquet|txt)$/.test(path), inspect: inspectData },
 ];
 
 /**
- * Say what a file or folder holds: a model, a PEFT adapter, safetensors, an ONNX model, or training data.
+ * Say what a file or folder holds: a model, an adapter, safetensors, an ONNX model, or training data.
  * @throws {TuneError} `unknown-content` when it is none of these, and what reading it throws.
  */
 export async function inspect(storage: Storage, path: string): Promise<Inspection> {
@@ -46,7 +48,7 @@ export async function inspect(storage: Storage, path: string): Promise<Inspectio
   }
   throw new TuneError("unknown-content", "This is neither a model, an adapter, safetensors, ONNX nor training data.", {
     at: path,
-    fix: "name a folder with config.json or adapter_config.json, or a .safetensors, .onnx, .jsonl or .txt file",
+    fix: "name a folder with config.json or adapter_config.json, or a .safetensors, .onnx, .jsonl, .csv, .parquet or .txt file",
   });
 }
 
@@ -90,6 +92,21 @@ async function inspectAdapter(storage: Storage, folder: string): Promise<Inspect
       ["rank", shown(config["r"])],
       ["alpha", shown(config["lora_alpha"])],
       ["target modules", shown(config["target_modules"])],
+      ["parameters", parameterCount(file)],
+    ],
+    rows: tensorRows(file),
+  };
+}
+
+async function inspectMlxAdapter(storage: Storage, folder: string): Promise<Inspection> {
+  const { settings } = await readMlxAdapter(storage, folder);
+  const file = await openSafetensors(storage, joinPath(folder, "adapters.safetensors"));
+  return {
+    kind: "mlx-lm adapter",
+    facts: [
+      ["type", settings.dora ? "dora" : "lora"],
+      ["rank", String(settings.rank)],
+      ["scale", String(settings.scale)],
       ["parameters", parameterCount(file)],
     ],
     rows: tensorRows(file),
