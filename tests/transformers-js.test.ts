@@ -1,12 +1,14 @@
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { mkdtemp, readdir, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { env, pipeline, type TextGenerationPipeline } from "@huggingface/transformers";
+import { AutoModelForCausalLM, env, pipeline, Tensor, type TextGenerationPipeline } from "@huggingface/transformers";
 import { afterAll, describe, expect, it } from "vitest";
 import { writeTransformersJsFolder } from "../src/export/index.ts";
+import { openDecoder } from "../src/generate/index.ts";
 import { openModel } from "../src/models/index.ts";
+import { openNodeDevice } from "../src/runtime/node.ts";
 import { nodeStorage } from "../src/runtime/node-storage.ts";
 import { golden } from "./helpers/golden.ts";
 
@@ -49,3 +51,44 @@ describe.skipIf(!present)(
     });
   },
 );
+
+const families = readdirSync(golden("families"), { withFileTypes: true })
+  .filter((entry) => entry.isDirectory())
+  .map(({ name }) => name);
+
+describe("transformers.js generates what we generate, for every family", () => {
+  const prompt = [5, 9, 33, 2, 17, 40];
+  const length = 14; // past the windows of those that have one
+
+  it.each(families)("%s", async (name) => {
+    const model = await openModel(nodeStorage, golden(`families/${name}`));
+    const folder = `family-${name}`;
+    await writeTransformersJsFolder(nodeStorage, join(root, folder), model, { baseModel: name });
+    const theirs = await AutoModelForCausalLM.from_pretrained(folder, { device: "cpu", dtype: "fp32" });
+    const ids = new Tensor("int64", BigInt64Array.from(prompt, BigInt), [1, prompt.length]);
+    const mask = new Tensor(
+      "int64",
+      BigInt64Array.from(prompt, () => 1n),
+      [1, prompt.length],
+    );
+    const output = await theirs.generate({
+      ...{ inputs: ids, attention_mask: mask },
+      ...{ max_new_tokens: length, do_sample: false, eos_token_id: [], pad_token_id: 0 },
+    });
+    await theirs.dispose();
+
+    const device = await openNodeDevice({ worker: false, threads: 1 });
+    const decoder = await openDecoder(device, model);
+    let at = await decoder.start([prompt]);
+    const ours: number[] = [];
+    while (ours.length < length) {
+      const scores = at.logits[0] ?? new Float32Array();
+      ours.push(scores.indexOf(Math.max(...scores)));
+      at = await at.next(ours.slice(-1));
+    }
+    await at.end();
+    await decoder.close();
+    await device.close();
+    expect(Array.from((output as Tensor).data as BigInt64Array, Number)).toEqual([...prompt, ...ours]);
+  });
+});
