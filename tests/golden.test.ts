@@ -194,17 +194,21 @@ const curves: readonly CurveCase[] = [
     rate: (step) => learningRateAt(step, { peak: 1e-2, schedule: "cosine", warmupSteps: 5, totalSteps: 25 }),
     initial: peftName,
   },
-  ...[chooseMethod("dora", { rank: 8, alpha: 16 }), chooseMethod("lora", { rank: 8, alpha: 16, rslora: true })].map(
-    (choice) => ({
-      file: `curve-${choice.config["rslora"] === true ? "rslora" : "dora"}`,
-      base: "llama-tiny",
-      choice,
-      weightDecay: 0.01,
-      accumulate: 1,
-      rate: () => (choice.config["rslora"] === true ? 2e-3 : 1e-2),
-      initial: peftName,
-    }),
-  ),
+  ...(
+    [
+      ["curve-dora", chooseMethod("dora", { rank: 8, alpha: 16 }), 1e-2],
+      ["curve-rslora", chooseMethod("lora", { rank: 8, alpha: 16, rslora: true }), 2e-3],
+      ["curve-loraplus", chooseMethod("lora", { rank: 8, alpha: 16, plusRatio: 4 }), 2e-3],
+    ] as const
+  ).map(([file, choice, rate]) => ({
+    file,
+    base: "llama-tiny",
+    choice,
+    weightDecay: 0.01,
+    accumulate: 1,
+    rate: () => rate,
+    initial: peftName,
+  })),
   ...families.map((name) => ({
     file: `families/${name}.curve`,
     base: `families/${name}`,

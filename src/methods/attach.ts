@@ -25,6 +25,8 @@ export interface Trainable {
   readonly key: string;
   readonly initial: ParameterSpec["initial"];
   readonly decays: boolean;
+  /** Its learning rate as a multiple of the run's. */
+  readonly rate: number;
   /** The pretrained weight it stands beside or in place of. */
   readonly weight: Value;
 }
@@ -149,10 +151,20 @@ function declare(
   site: Site,
   specs: Readonly<Record<string, ParameterSpec>>,
 ): { trainables: readonly Trainable[]; read: Parameters } {
-  const trainables = Object.entries(specs).map(([key, { shape, initial, decays = shape.length >= 2 }]): Trainable => {
-    const name = method === undefined ? site.module : parameterName(site.module, method, key);
-    return { value: parameter(name, "float32", shape), module: site.module, key, initial, decays, weight: site.weight };
-  });
+  const trainables = Object.entries(specs).map(
+    ([key, { shape, initial, decays = shape.length >= 2, rate = 1 }]): Trainable => {
+      const name = method === undefined ? site.module : parameterName(site.module, method, key);
+      return {
+        value: parameter(name, "float32", shape),
+        module: site.module,
+        key,
+        initial,
+        decays,
+        rate,
+        weight: site.weight,
+      };
+    },
+  );
   const read = (key: string): Value => {
     const found = trainables.find((trainable) => trainable.key === key);
     assert(found !== undefined, `${site.module} has no parameter ${key}`);

@@ -10,6 +10,7 @@ export interface LoraConfig {
   readonly alpha: number;
   readonly rslora: boolean;
   readonly dropout: number;
+  readonly plusRatio: number;
 }
 
 /** What they are on the command line. */
@@ -18,6 +19,7 @@ export const loraFields: Fields<LoraConfig> = {
   alpha: real(16, "the update is scaled by alpha / rank", { min: 0 }),
   rslora: flag(false, "scale by alpha / √rank instead, which suits high ranks (rsLoRA)"),
   dropout: real(0, "share of the adapter's inputs dropped while training", { min: 0, below: 1 }),
+  plusRatio: real(1, "learning rate of B as a multiple of A's (LoRA+; 16 is a good start)", { min: 0 }),
 };
 
 /** The factor on B·A: alpha/rank; Kalajdzievski 2023 (arXiv 2312.03732), §3, eq. (1): alpha/√rank. */
@@ -25,10 +27,13 @@ export function loraScale({ rank, alpha, rslora }: LoraConfig): number {
   return alpha / (rslora ? Math.sqrt(rank) : rank);
 }
 
-/** A [rank, in], uniform in ±1/√in (Kaiming with a = √5, as PEFT), and B [out, rank], zero. */
+/**
+ * A [rank, in], uniform in ±1/√in (Kaiming with a = √5, as PEFT), and B [out, rank], zero. B may learn faster: LoRA+,
+ * Hayou et al. 2024 (arXiv 2402.12354), §4.
+ */
 export function loraMatrices(
   { module, inFeatures, outFeatures }: Site,
-  { rank }: LoraConfig,
+  { rank, plusRatio }: LoraConfig,
 ): Record<"A" | "B", ParameterSpec> {
   const largest = Math.min(inFeatures, outFeatures);
   if (rank > largest) {
@@ -49,7 +54,7 @@ export function loraMatrices(
         return Float32Array.from({ length: size }, () => (2 * rng.uniform() - 1) * bound);
       },
     },
-    B: { shape: [outFeatures, rank], initial: (_rng, size) => new Float32Array(size) },
+    B: { shape: [outFeatures, rank], initial: (_rng, size) => new Float32Array(size), rate: plusRatio },
   };
 }
 

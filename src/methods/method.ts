@@ -41,6 +41,8 @@ export interface ParameterSpec {
    * Face's Trainer, unless it says otherwise.
    */
   readonly decays?: boolean;
+  /** Its learning rate as a multiple of the run's; 1 unless given. */
+  readonly rate?: number;
 }
 
 /** What a method may use while it is attached. */

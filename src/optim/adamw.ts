@@ -1,3 +1,4 @@
+import type { Value } from "../graph/index.ts";
 import { add, div, mul, sqrt, sub } from "../ops/index.ts";
 import type { Optimizer } from "./optimizer.ts";
 
@@ -25,11 +26,13 @@ export const adamw: Optimizer<AdamWConfig> = {
     step_size: learningRate / (1 - beta1 ** step),
     root_correction: Math.sqrt(1 - beta2 ** step),
   }),
-  update: ({ parameter, gradient, state, scalar, decays }, { beta1, beta2, epsilon, weightDecay }) => {
-    const decayed = decays && weightDecay > 0 ? mul(parameter, scalar("keep")) : parameter;
+  update: ({ parameter, gradient, state, scalar, decays, rate }, { beta1, beta2, epsilon, weightDecay }) => {
+    const times = (value: Value): Value => (rate === 1 ? value : mul(value, rate));
+    const keep = rate === 1 ? scalar("keep") : add(times(sub(scalar("keep"), 1)), 1);
+    const decayed = decays && weightDecay > 0 ? mul(parameter, keep) : parameter;
     const m = add(state("m"), mul(sub(gradient, state("m")), 1 - beta1));
     const v = add(mul(state("v"), beta2), mul(mul(gradient, gradient), 1 - beta2));
     const denominator = add(div(sqrt(v), scalar("root_correction")), epsilon);
-    return { parameter: sub(decayed, mul(scalar("step_size"), div(m, denominator))), state: { m, v } };
+    return { parameter: sub(decayed, mul(times(scalar("step_size")), div(m, denominator))), state: { m, v } };
   },
 };

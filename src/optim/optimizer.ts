@@ -10,6 +10,8 @@ export interface UpdateInputs {
   readonly scalar: (name: string) => Value;
   /** Whether weight decay applies to it. */
   readonly decays: boolean;
+  /** Its learning rate as a multiple of the step's. */
+  readonly rate: number;
 }
 
 /** An update rule as a piece of graph. */

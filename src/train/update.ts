@@ -31,7 +31,7 @@ export function updateOutputs(
 ): Update {
   const packs = packsOf(trainables).map((members) => ({
     members: members.map((i) => (trainables[i] as Trainable).value), // indices of trainables
-    decays: trainables[members[0] as number]?.decays === true, // and so do the others
+    ...ruleOf(trainables[members[0] as number] as Trainable), // and of the others
     gradient: flatten(members.map((i) => gradients[i] as Value)), // one gradient a parameter
   }));
   const packed = packs.map(({ gradient }) => gradient);
@@ -50,7 +50,7 @@ export function updateOutputs(
     writes[`next ${buffer}`] = buffer;
   };
   const state: ParameterValue[] = [];
-  packs.forEach(({ members, gradient, decays }, i) => {
+  packs.forEach(({ members, gradient, decays, rate }, i) => {
     const [first] = members as [ParameterValue]; // a pack has members
     const shape = gradient.shape.map(Number);
     const own = new Map(adamw.state.map((name) => [name, parameter(stateName(first.name, name), "float32", shape)]));
@@ -62,6 +62,7 @@ export function updateOutputs(
         state: (name) => own.get(name) as Value, // the names that `adamw.state` lists
         scalar,
         decays,
+        rate,
       },
       options.optimizer,
     );
@@ -73,13 +74,20 @@ export function updateOutputs(
   return { outputs, writes, state };
 }
 
+/** What decides how a parameter is updated, besides the run. */
+function ruleOf({ decays, rate }: Trainable): Pick<Trainable, "decays" | "rate"> {
+  return { decays, rate };
+}
+
 /** Indices of the parameters that are updated together, in their order. */
 function packsOf(trainables: readonly Trainable[]): readonly (readonly number[])[] {
   const packs: number[][] = [];
-  const open = new Map<boolean, { pack: number[]; size: number }>();
-  trainables.forEach(({ value, decays }, i) => {
+  const open = new Map<string, { pack: number[]; size: number }>();
+  trainables.forEach((trainable, i) => {
+    const { value } = trainable;
+    const rule = JSON.stringify(ruleOf(trainable));
     const size = sizeOf(value.shape.map(Number));
-    const current = open.get(decays);
+    const current = open.get(rule);
     if (size > largestPacked) packs.push([i]);
     else if (current && current.pack.length < maxSplitParts && current.size + size <= packSize) {
       current.pack.push(i);
@@ -87,7 +95,7 @@ function packsOf(trainables: readonly Trainable[]): readonly (readonly number[])
     } else {
       const pack = [i];
       packs.push(pack);
-      open.set(decays, { pack, size });
+      open.set(rule, { pack, size });
     }
   });
   return packs;

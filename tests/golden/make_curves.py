@@ -49,15 +49,13 @@ def batches(count):
     return ids, labels
 
 
-def curve(model, steps, lr, accumulate=1, schedule=None, decay_vectors=True, weight_decay=0.01):
+def curve(model, steps, lr, accumulate=1, schedule=None, decay_vectors=True, weight_decay=0.01, rate=lambda name: 1):
     """Sums of token losses divided by the labels of the whole update, as Trainer does with num_items_in_batch."""
     ids, labels = batches(steps * accumulate)
     trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     initial = {f"initial.{n}": p.detach().clone().float() for n, p in trained}
-    groups = [
-        {"params": [p for _, p in trained if decay_vectors or p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for _, p in trained if not (decay_vectors or p.ndim >= 2)], "weight_decay": 0.0},
-    ]
+    decays = lambda p: decay_vectors or p.ndim >= 2
+    groups = [{"params": [p], "lr": lr * rate(n), "weight_decay": weight_decay if decays(p) else 0.0} for n, p in trained]
     optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.999), eps=1e-8, foreach=False)
     scheduler = schedule(optimizer) if schedule else None
     losses, norms = [], []
@@ -122,6 +120,8 @@ def main():
     save_curve("curve-lora", lora, steps=50, lr=1e-2)
     save_curve("curve-dora", lambda dtype: lora(dtype, use_dora=True), steps=50, lr=1e-2)
     save_curve("curve-rslora", lambda dtype: lora(dtype, use_rslora=True), steps=50, lr=2e-3)
+    # As PEFT's create_loraplus_optimizer: B learns this many times as fast as A.
+    save_curve("curve-loraplus", lora, steps=50, lr=2e-3, rate=lambda name: 4 if "lora_B" in name else 1)
     save_curve(
         "curve-lora-accumulated",
         lora,
