@@ -17,6 +17,7 @@ export {
   type Prompt,
   type Session,
 } from "./api/run-model.ts";
+export { findRuns, type RunSummary } from "./api/runs.ts";
 export { type ExportForm, type ExportOptions, exportModel, loadAdapter } from "./api/save.ts";
 export { type TuneOptions, type TuningChoice, tune } from "./api/tune.ts";
 export { TuneError } from "./errors.ts";

@@ -82,6 +82,20 @@ describe("from a model and data to files that run elsewhere", () => {
     expect((await scion(["tune", "--config", config, "-m", model, "-d", data])).stderr).toContain("malformed-config");
   });
 
+  it("lists runs, says where their options differ and draws their losses", async () => {
+    const picture = join(folder, "losses.svg");
+    const { code, stdout } = await scion(["runs", folder, "--picture", picture]);
+    expect(code).toBe(0);
+    expect(stdout).toMatch(/configured +lora +0\.0002 +3 /);
+    expect(stdout).toMatch(/Options that differ:[\s\S]*maxSteps +[\d, ]+\n/);
+    expect(stdout).toMatch(/run +lora +0\.005 +6 .* at 6/);
+    expect(readFileSync(picture, "utf8").match(/<polyline/g)?.length).toBeGreaterThanOrEqual(3);
+    const records = jsonLines((await scion(["runs", join(folder, "configured"), "--json"])).stdout);
+    expect(records).toEqual([expect.objectContaining({ folder: join(folder, "configured"), step: 3 })]);
+    const none = await scion(["runs", join(folder, "nowhere")]);
+    expect([none.code, none.stderr.includes("no run")]).toEqual([2, true]);
+  });
+
   it("keeps the schema of such files beside the docs", async () => {
     const command = new Command("tune");
     await define(command);

@@ -1,5 +1,6 @@
 import type { DataReport } from "../index.ts";
 import { count } from "./progress.ts";
+import { escapeText } from "./svg.ts";
 
 const [left, top, barWidth, height] = [56, 40, 26, 180];
 
@@ -30,8 +31,4 @@ export function drawLengths(title: string, { histogram, lengths }: DataReport): 
     "</svg>",
     "",
   ].join("\n");
-}
-
-function escapeText(content: string): string {
-  return content.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
 }

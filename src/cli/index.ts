@@ -23,5 +23,6 @@ export const commands: Readonly<
     summary: "write a model for transformers.js, as safetensors, or an adapter for PEFT",
     load: () => import("./export.ts"),
   },
+  runs: { summary: "list runs and compare them", load: () => import("./runs.ts") },
   inspect: { summary: "say what a file or folder holds", load: () => import("./inspect.ts") },
 };
