@@ -136,7 +136,8 @@ export function createTokenizer(files: TokenizerFiles, at = "tokenizer"): TextTo
     encode: (text, options = {}) => {
       const { ids, tokens } = library.encode(text, { add_special_tokens: options.addSpecialTokens ?? true });
       return ids.map((id, i) => {
-        if (id !== undefined) return id;
+        if (Number.isSafeInteger(id)) return Number(id);
+        if (id !== undefined) throw malformedTokenizer(at, `it numbers a token ${String(id)}`);
         throw new TuneError("text-not-encodable", `The vocabulary has no token for "${tokens[i]}".`, {
           at,
           fix: "remove it from the text, or use a model whose tokenizer has an unknown token or byte fallback",
@@ -186,11 +187,7 @@ function makeLibraryTokenizer(tokenizer: JsonObject, config: JsonObject, at: str
     return library;
   } catch (cause) {
     const reason = cause instanceof Error ? cause.message : String(cause);
-    throw new TuneError("malformed-tokenizer", `The tokenizer cannot be built: ${reason}`, {
-      at,
-      fix: "fetch tokenizer.json again, or write it anew with a current version of transformers",
-      cause,
-    });
+    throw malformedTokenizer(at, reason, cause);
   }
 }
 
@@ -220,5 +217,13 @@ function templatesIn(file: JsonObject | undefined, at: string): [name: string, t
   throw new TuneError("malformed-chat-template", '"chat_template" is neither text nor a list of named templates.', {
     at,
     fix: 'write it as text, or as [{ "name": "default", "template": "…" }]',
+  });
+}
+
+function malformedTokenizer(at: string, reason: string, cause?: unknown): TuneError {
+  return new TuneError("malformed-tokenizer", `The tokenizer cannot be built: ${reason}`, {
+    at,
+    fix: "fetch tokenizer.json again, or write it anew with a current version of transformers",
+    ...(cause === undefined ? {} : { cause }),
   });
 }
