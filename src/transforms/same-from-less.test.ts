@@ -6,28 +6,37 @@ import {
   input,
   type ParameterValue,
   parameter,
+  tensor,
   topologicalOrder,
   type Value,
+  weight,
 } from "../graph/index.ts";
 import {
   add,
+  concat,
+  detach,
+  equalSplit,
   gather,
   gemm,
   matmul,
+  maxSplitParts,
   mul,
   reduceMean,
   reshape,
   softmax,
   spread,
   sumAll,
+  toReference,
   transpose,
 } from "../ops/index.ts";
 import { broadcastLate } from "./broadcast-late.ts";
 import { differentiate } from "./differentiate.ts";
 import { evaluate } from "./evaluate.ts";
+import { fold } from "./fold.ts";
 import { gatherEarly } from "./gather-early.ts";
 import { stackProducts } from "./stack.ts";
 import { sumProducts } from "./sum-products.ts";
+import { readInPlace } from "./unpacked.ts";
 
 /*
  * Passes that compute the same from fewer elements or with fewer operators.
@@ -139,4 +148,48 @@ describe("stackProducts", () => {
     expect(stackProducts([product(a)])).toHaveLength(1);
     expect(count(stackProducts([product(a)]), "Split")).toBe(0);
   });
+});
+
+describe("readInPlace", () => {
+  const x = input("x", "float32", [5, 6]);
+  const values = tensor(
+    "float32",
+    [6, 6],
+    Array.from({ length: 36 }, (_, i) => Math.sin(i)),
+  );
+  const w = weight("w", { dtype: "float32", shape: [6, 6], sizeBytes: 144, read: async () => values });
+  const times = (count: number): Value => Array.from({ length: count }).reduce<Value>((y) => gemm(y, w), x);
+
+  it("reads a weight of more products than two through a view, and leaves others alone", () => {
+    expect(count(readInPlace([times(2)]), "Reshape")).toBe(0);
+    const [y] = readInPlace([times(3)]) as [Value];
+    expect(count([y], "Reshape")).toBe(1);
+    const run = (value: Value): Float64Array | undefined => {
+      const feeds = new Map([
+        ["x", spread([5, 6])],
+        ["w", toReference(values)],
+      ]);
+      return evaluate(graph({ name: "g", inputs: [x], outputs: { y: value } }), feeds).get("y")?.data;
+    };
+    expect(run(y)).toEqual(run(times(3)));
+  });
+});
+
+describe("detach", () => {
+  it("lets no gradient through, and leaves no node behind", () => {
+    const x = parameter("x", "float32", [3]);
+    const loss = sumAll(mul(x, detach(mul(x, x))));
+    const plain = sumAll(mul(x, mul(x, x)));
+    expectSame(fold(differentiate(loss, [x])), fold([mul(x, x)]), [x]);
+    expect(count(fold([loss]), "Detach")).toBe(0);
+    expectSame(fold([loss]), [plain], [x]);
+  });
+});
+
+it("splits have no more parts than every device can bind", () => {
+  const x = input("x", "float32", [48]);
+  const parts = equalSplit(x, 16, 0);
+  const nodes = topologicalOrder(parts).filter(({ op }) => op === "Split");
+  expect([parts.length, Math.max(...nodes.map(({ outputs }) => outputs.length)) <= maxSplitParts]).toEqual([16, true]);
+  expectSame([concat(parts, 0)], [mul(x, 1)], [x]);
 });
