@@ -15,7 +15,9 @@ export function damaged(bytes: Uint8Array, rng: Rng): Uint8Array {
     else if (kind === 4) wounded = wounded.slice(0, at);
     else {
       const digit = wounded.findIndex((byte, i) => i >= at && byte >= 48 && byte <= 57);
-      const large = new TextEncoder().encode(["99999999999", "-1", "1e999", "0.5", "null", '"x"', "[]"][rng.integer(7)] ?? "0");
+      const large = new TextEncoder().encode(
+        ["99999999999", "-1", "1e999", "0.5", "null", '"x"', "[]"][rng.integer(7)] ?? "0",
+      );
       if (digit >= 0)
         wounded = new Uint8Array([...wounded.subarray(0, digit), ...large, ...wounded.subarray(digit + 1)]);
     }
