@@ -63,7 +63,7 @@ export async function writeMlx(
   }
   const all = [...linearModules(model.loss().outputs).keys()];
   const modules = chooseModules(adapter.targets, all, model.architecture.outputModule);
-  const settingsAt = (module: string): LoraConfig => configAt(choice, module) as unknown as LoraConfig; // LoRA's fields
+  const settingsAt = (module: string): LoraConfig => configAt(choice, module) as unknown as LoraConfig; // methods of PEFT's type LORA, asked for above, have LoRA's fields
   const rank = Math.max(...modules.map((module) => settingsAt(module).rank));
   const scale = loraScale(settingsAt(modules[0] ?? ""));
   const tensors = new Map<string, { lora_a: Tensor; lora_b: Tensor; m?: Tensor }>();

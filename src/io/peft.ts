@@ -111,13 +111,10 @@ function layoutOf(config: JsonObject, layouts: readonly PeftLayout[], at: string
   if (typeof type !== "string") {
     throw new TuneError("peft-bad-config", "it names no peft_type.", { at, fix: "save the adapter again with PEFT" });
   }
-  const [flagged, plain] = [true, false].map((flag) =>
-    layouts.find(
-      (layout) =>
-        layout.type === type && (layout.flag !== undefined) === flag && (!flag || config[layout.flag ?? ""] === true),
-    ),
+  const fitting = layouts.filter(
+    (candidate) => candidate.type === type && (candidate.flag === undefined || config[candidate.flag] === true),
   );
-  const layout = flagged ?? plain;
+  const layout = fitting.find(({ flag }) => flag !== undefined) ?? fitting[0];
   if (layout !== undefined) return layout;
   const known = layouts.map((candidate) => candidate.type);
   const [guess] = nearest(type, known, 1);

@@ -45,8 +45,3 @@ export function runSeconds(graph: Graph, symbols: Symbols, machine: Machine): nu
     return seconds + machine.secondsPerOperator + work;
   }, 0);
 }
-
-/** Multiplications and additions of all matrix products of a run. */
-export function productFlops(graph: Graph, symbols: Symbols): number {
-  return graph.nodes.reduce((sum, node) => sum + nodeCost(node, symbols).productFlops, 0);
-}

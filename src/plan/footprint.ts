@@ -55,8 +55,6 @@ export function footprint(
     parts.weights += laidOutBytes + keptBytes;
     // While a session opens, all weights are there as they were read, and as ONNX Runtime copied them.
     reach(2 * readBytes - keptBytes);
-    // A run returns new parameters and state before it lets go of the old ones.
-    parts.trained = 2 * trainedBytes;
     parts.activations += arenaFactor * Math.max(0, ...sizes.map((symbols) => liveMemory(graph, symbols).peakBytes));
     reach(0);
   }

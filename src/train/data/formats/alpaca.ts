@@ -1,4 +1,4 @@
-import { isJsonObject, type JsonObject } from "../../../io/json.ts";
+import type { JsonObject } from "../../../io/json.ts";
 import { chatTemplateOf } from "../../../io/tokenizer.ts";
 import { encodeConversation, encodePair } from "../encode.ts";
 import { checkText, type DataFormat, kindOf } from "./format.ts";
@@ -44,10 +44,11 @@ export const alpaca: DataFormat = {
 
 function checkHistory(history: unknown): string | undefined {
   if (history === undefined || history === null) return undefined;
-  const turns = Array.isArray(history) && !isJsonObject(history) ? history : undefined;
   const isTurn = (turn: unknown): boolean =>
     Array.isArray(turn) && turn.length === 2 && turn.every((part) => typeof part === "string");
-  return turns?.every(isTurn) ? undefined : '"history" is not a list of pairs of a question and an answer';
+  return Array.isArray(history) && history.every(isTurn)
+    ? undefined
+    : '"history" is not a list of pairs of a question and an answer';
 }
 
 function alpacaPrompt({ instruction, input }: JsonObject): string {
