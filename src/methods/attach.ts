@@ -34,6 +34,8 @@ export interface Trainable {
 /** A mask that training draws anew on every run: bool, each element kept with probability 1 − rate. */
 export interface DropoutMask {
   readonly value: InputValue;
+  /** float32 []: what is kept is multiplied by it. 1/(1 − rate) while training, 1 when every element is kept. */
+  readonly scale: InputValue;
   readonly rate: number;
   readonly module: string;
 }
@@ -87,6 +89,8 @@ function besideLinear(outputs: Readonly<Record<string, Value>>, options: AttachO
   if (training) checkPatterns(choice, [...chosen]);
   const trainables: Trainable[] = [];
   const dropoutMasks: DropoutMask[] = [];
+  const dropoutScale = (rate: number): InputValue =>
+    dropoutMasks.find((mask) => mask.rate === rate)?.scale ?? input(`dropout.scale.${rate}`, "float32", []);
   const declared = new Map<string, ReturnType<typeof declare>>(); // a module may act in several places
   const adapted = rewrite(Object.values(outputs), {
     node: (node, inputs) => {
@@ -109,8 +113,9 @@ function besideLinear(outputs: Readonly<Record<string, Value>>, options: AttachO
         if (!training || rate === 0) return value;
         const before = dropoutMasks.filter(({ module }) => module === node.scope).length;
         const mask = input(`dropout.${node.scope}${before > 0 ? `.${before}` : ""}`, "bool", value.shape);
-        dropoutMasks.push({ value: mask, rate, module: node.scope });
-        return where(mask, mul(value, 1 / (1 - rate)), constant(0, value.dtype));
+        const scale = dropoutScale(rate);
+        dropoutMasks.push({ value: mask, scale, rate, module: node.scope });
+        return where(mask, mul(value, scale), constant(0, value.dtype));
       };
       return withScope(node.scope, () => [method.adapt({ site, x, y, bias, dropout }, read, config)]);
     },

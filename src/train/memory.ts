@@ -7,11 +7,6 @@ export interface MemoryChoice {
   readonly repeatable: (node: Node) => boolean;
   /** Whether ONNX Runtime lays frozen weights out for its kernels: faster products, a copy for each direction. */
   readonly prepack: boolean;
-  /**
-   * Whether evaluation runs the training program, its backward pass for nothing, instead of a program of its own that
-   * holds the weights once more. Dropout needs one of its own.
-   */
-  readonly evaluatesInStep: boolean;
   readonly summary: string;
 }
 
@@ -20,19 +15,16 @@ export const memoryChoices: Readonly<Record<"fast" | "balanced" | "small", Memor
   fast: {
     repeatable: () => false,
     prepack: true,
-    evaluatesInStep: false,
     summary: "keep everything the backward pass reads",
   },
   balanced: {
     repeatable: (node) => opOf(node).cost === "memory" || node.inputs.length === 1,
     prepack: true,
-    evaluatesInStep: true,
     summary: "recompute norms, masks and activation functions",
   },
   small: {
     repeatable: (node) => opOf(node).cost === "memory" || !readsWeights(node),
     prepack: false,
-    evaluatesInStep: true,
     summary: "recompute attention too, and keep one copy of the weights",
   },
 };

@@ -3,7 +3,6 @@ import { type Machine, runSeconds } from "../plan/cost.ts";
 import { type Footprint, footprint, type PlannedProgram } from "../plan/footprint.ts";
 import { bytesOfValue, type Symbols } from "../plan/memory.ts";
 import { batchesByLength, batchSizes, makeBatch, type TokenizedExample } from "./data/index.ts";
-import { buildEvaluation } from "./evaluator.ts";
 import { memoryChoices } from "./memory.ts";
 import type { RunOptions } from "./run.ts";
 import { buildTraining } from "./step.ts";
@@ -65,10 +64,8 @@ export function planRun(options: PlanOptions, { machine, processBytes }: PlanSit
   const validationSizes = evenly(validation, sampled).map(({ feeds }) => batchSizes(feeds));
 
   const { gradient, update } = graphs;
-  const apart = graphs.evaluates || validation.length === 0 ? undefined : buildEvaluation(model, options).graph;
   const programs: PlannedProgram[] = [{ graph: gradient.graph, sizes: largestOf(batches).map(sizesOf), prepack }];
   if (update) programs.push({ graph: update.graph, sizes: [{}], prepack });
-  if (apart) programs.push({ graph: apart, sizes: validationSizes, prepack: true });
   const parameters = graphs.attached.trainables.map(({ value }) => value);
   const resident = [...parameters, ...graphs.zeros];
 
@@ -76,7 +73,7 @@ export function planRun(options: PlanOptions, { machine, processBytes }: PlanSit
     mean(sizes.map((at) => runSeconds(graph, at, machine)));
   const gradientSeconds = seconds(gradient.graph, evenly(batches, sampled).map(sizesOf));
   const updateSeconds = update ? runSeconds(update.graph, {}, machine) : 0;
-  const evaluationSeconds = validation.length * seconds(apart ?? gradient.graph, validationSizes);
+  const evaluationSeconds = validation.length * seconds(gradient.graph, validationSizes);
   const trainingSeconds = batches.length * gradientSeconds + updatesPerEpoch * updateSeconds;
   return {
     trainedParameters: sumOf(parameters, ({ shape }) => sizeOf(shape.map(Number))),

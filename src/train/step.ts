@@ -55,8 +55,6 @@ export interface TrainingGraphs {
   /** Clipping and the optimiser, when gradients accumulate. Outputs grad_norm. */
   readonly update: StepGraph | undefined;
   readonly attached: Attached;
-  /** Whether evaluation runs the first graph too: with dropout it cannot. */
-  readonly evaluates: boolean;
   /** Resident buffers that start at zero: optimiser state and gradient sums. */
   readonly zeros: readonly ParameterValue[];
 }
@@ -76,9 +74,8 @@ export function buildTraining(model: PretrainedModel, options: StepOptions): Tra
   const [loss] = stackProducts(gatherEarly([attached.outputs["loss"] as Value])) as [Value]; // every objective has one
   const parameters = attached.trainables.map(({ value }) => value);
   const gradients = differentiate(loss, parameters);
-  const masks = attached.dropoutMasks.map(({ value }) => value);
-  const inputs = [...open.inputs, ...masks];
-  const evaluates = memoryChoices[options.memory].evaluatesInStep && masks.length === 0;
+  const dropout = new Set(attached.dropoutMasks.flatMap(({ value, scale }) => [value, scale]));
+  const inputs = [...open.inputs, ...dropout];
 
   if (!accumulates) {
     const update = updateOutputs(attached.trainables, gradients, options);
@@ -86,7 +83,6 @@ export function buildTraining(model: PretrainedModel, options: StepOptions): Tra
       gradient: close("step", inputs, { loss, ...update.outputs }, update.writes, options.memory),
       update: undefined,
       attached,
-      evaluates,
       zeros: update.state,
     };
   }
@@ -102,7 +98,6 @@ export function buildTraining(model: PretrainedModel, options: StepOptions): Tra
     gradient: close("gradient", [...inputs, carry], { loss, ...outputs }, writes, options.memory),
     update: close("update", [], update.outputs, update.writes, options.memory),
     attached,
-    evaluates,
     zeros: [...update.state, ...sums],
   };
 }

@@ -1,14 +1,14 @@
 import { assert, TuneError } from "../errors.ts";
 import { type Tensor, tensor } from "../graph/index.ts";
 import { createRng } from "../linalg/index.ts";
-import type { Adapter, MethodChoice, TargetModules, Trainable } from "../methods/index.ts";
+import type { Adapter, DropoutMask, MethodChoice, TargetModules, Trainable } from "../methods/index.ts";
 import type { PretrainedModel } from "../models/index.ts";
 import { type AdamWConfig, adamw } from "../optim/index.ts";
 import type { Device } from "../runtime/device.ts";
 import { compileGraph, type Program } from "../runtime/program.ts";
 import { type Batch, batchSizes } from "./data/index.ts";
-import { fillDropoutMasks } from "./dropout.ts";
-import { type Evaluator, meanLoss, openEvaluator } from "./evaluator.ts";
+import { fillDropoutMasks, openDropoutMasks } from "./dropout.ts";
+import { type Evaluator, meanLoss } from "./evaluator.ts";
 import { type MemoryChoiceName, memoryChoices } from "./memory.ts";
 import { buildTraining, type StepGraph, type TrainingGraphs } from "./step.ts";
 
@@ -81,7 +81,6 @@ export async function openTrainer(device: Device, model: PretrainedModel, option
   const { prepack } = memoryChoices[options.memory];
   const gradient = await compileStep(device, graphs.gradient, prepack);
   const update = graphs.update && (await compileStep(device, graphs.update, prepack));
-  let evaluator: Promise<Evaluator> | undefined;
 
   await placeInitial(device, graphs, options.seed);
 
@@ -130,10 +129,8 @@ export async function openTrainer(device: Device, model: PretrainedModel, option
     },
 
     evaluate: async (batches) => {
-      evaluator ??= graphs.evaluates
-        ? Promise.resolve(stepEvaluator(gradient))
-        : openEvaluator(device, model, { adapter: options });
-      return (await meanLoss(await evaluator, batches)).loss;
+      const evaluator = stepEvaluator(gradient, dropoutMasks);
+      return (await meanLoss(evaluator, batches)).loss;
     },
 
     adapter: async () => ({
@@ -155,7 +152,6 @@ export async function openTrainer(device: Device, model: PretrainedModel, option
 
     close: async () => {
       for (const compiled of [gradient, update]) await compiled?.program.release();
-      await (await evaluator)?.close();
       await device.discard(buffers.map(({ name }) => name));
     },
   };
@@ -177,12 +173,18 @@ function runStep(
   return program.run({ feeds, reads, writes });
 }
 
-/** Measures with the training program: nothing that the run writes is kept, so the scalars of an update do not matter. */
-function stepEvaluator({ program, reads }: Compiled): Evaluator {
+/**
+ * Measures with the training program, which holds the weights already: nothing that the run writes is kept, so the
+ * scalars of an update do not matter.
+ */
+function stepEvaluator({ program, reads }: Compiled, masks: readonly DropoutMask[]): Evaluator {
   const unused = program.graph.inputs.filter(({ shape }) => shape.length === 0).map(({ name }) => [name, scalar(1)]);
   const scalars: Readonly<Record<string, Tensor>> = Object.fromEntries(unused); // the sum's normaliser is 1 too
   return {
-    sum: async ({ feeds }) => numberOf(await program.run({ feeds: { ...scalars, ...feeds }, reads }), "loss"),
+    sum: async ({ feeds }) => {
+      const open = openDropoutMasks(masks, batchSizes(feeds));
+      return numberOf(await program.run({ feeds: { ...scalars, ...feeds, ...open }, reads }), "loss");
+    },
     close: async () => undefined,
   };
 }

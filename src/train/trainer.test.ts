@@ -1,0 +1,27 @@
+import { expect, it } from "vitest";
+import { randomExamples, randomModel } from "../../tests/helpers/tiny-model.ts";
+import { chooseMethod } from "../methods/index.ts";
+import { openNodeDevice } from "../runtime/node.ts";
+import { makeBatch } from "./data/index.ts";
+import { meanLoss, openEvaluator } from "./evaluator.ts";
+import { openTrainer } from "./trainer.ts";
+
+it.each(["lora", "dora"])("evaluates %s in the training program with dropout off", async (method) => {
+  const device = await openNodeDevice({ worker: false, threads: 1 });
+  const model = await randomModel();
+  const choice = chooseMethod(method, { rank: 4, dropout: 0.5 });
+  const targets = "all-linear";
+  const optimizer = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0 };
+  const settings = { maxGradNorm: 1, memory: "balanced", accumulates: false, seed: 1 } as const;
+  const trainer = await openTrainer(device, model, { choice, targets, optimizer, ...settings });
+  const batch = makeBatch(randomExamples(6), { padId: 0 });
+  for (let step = 1; step <= 3; step++) await trainer.step(step, [batch], 1e-2);
+
+  const measured = await trainer.evaluate([batch]);
+  expect(await trainer.evaluate([batch])).toBe(measured);
+  const apart = await openEvaluator(device, model, { adapter: await trainer.adapter() });
+  expect(measured).toBeCloseTo((await meanLoss(apart, [batch])).loss, 5);
+  await apart.close();
+  await trainer.close();
+  await device.close();
+});
