@@ -1,5 +1,26 @@
 /**
- * Small dense algebra and randomness on plain typed arrays.
- * It imports nothing, so any room may use it; graphs, files and devices are left to the rooms above.
+ * Small dense algebra on typed arrays, in float64 and float32, and random numbers that are the same everywhere. What is
+ * large is handed in as a product (`Multiply`): this room knows no device.
  */
-export * from "./rng.ts";
+export { type Eigh, eigh } from "./eigh.ts";
+export {
+  besides,
+  columnsOf,
+  emptyLike,
+  type Floats,
+  frobeniusNorm,
+  identityMatrix,
+  inTypeOf,
+  type Matrix,
+  matrix,
+  matrixLike,
+  rowsOf,
+  scaledToUnit,
+  toFloat64,
+  transposed,
+  zeroMatrix,
+} from "./matrix.ts";
+export { type Multiply, type MultiplyOptions, matmul } from "./multiply.ts";
+export { type Qr, qr } from "./qr.ts";
+export { createRng, type Rng, splitMix64, xoshiro128 } from "./rng.ts";
+export { type Svd, svd } from "./svd.ts";
