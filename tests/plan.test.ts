@@ -5,7 +5,7 @@ import type { PretrainedModel } from "../src/models/index.ts";
 import type { Device } from "../src/runtime/device.ts";
 import { nodePlatform, openNodeDevice } from "../src/runtime/node.ts";
 import { reportData } from "../src/train/data/index.ts";
-import { randomExamples, randomModel } from "./helpers/tiny-model.ts";
+import { randomExamples, randomModel, tinyLlama } from "./helpers/tiny-model.ts";
 
 /** A model whose weights throw when they are read: a plan reads none. */
 async function unreadable(): Promise<LoadedModel> {
@@ -88,6 +88,16 @@ describe("planTuning", () => {
 
     const halved = await plan(needs(choices.small) - choices.small.memory.parts.activations / 3);
     expect(halved.remedy?.settings).toEqual({ memory: "small", batchSize: 256, accumulationSteps: 2 });
+
+    const halves = { ...model, pretrained: await randomModel({ ...tinyLlama, vocab_size: 40000 }, 0, "float16") };
+    const held = await planTuning(halves, { ...data, validation: [] }, { device, memory: "small" });
+    const tight = await planTuning(
+      halves,
+      { ...data, validation: [] },
+      { device, memory: "small", availableBytes: needs(held) - 1e6 },
+    );
+    expect([tight.fits, tight.remedy?.settings]).toEqual([false, { baseWeights: "f16" }]);
+    expect(held.baseWeights.f16.memory.parts.weights / held.memory.parts.weights).toBeCloseTo(0.5, 2);
 
     const hopeless = await plan(1e6);
     expect([hopeless.fits, hopeless.remedy]).toEqual([false, undefined]);

@@ -1,6 +1,7 @@
 import type { Machine } from "../plan/cost.ts";
 import { measureMachine } from "../plan/machine.ts";
 import type { Device, DeviceOptions } from "../runtime/device.ts";
+import { type BaseWeightsName, baseWeights } from "../train/base-weights.ts";
 import type { TokenizedExample } from "../train/data/index.ts";
 import { type MemoryChoiceName, memoryChoices } from "../train/memory.ts";
 import { type PlanOptions, planRun, type RunPlan } from "../train/plan.ts";
@@ -15,6 +16,8 @@ export interface TuningPlan extends RunPlan {
   readonly fits: boolean;
   /** The same run with each choice of what to spend for less memory. */
   readonly choices: Readonly<Record<MemoryChoiceName, RunPlan>>;
+  /** The same run with each way of holding frozen weights. */
+  readonly baseWeights: Readonly<Record<BaseWeightsName, RunPlan>>;
   /** Where it does not fit: the nearest settings that do; absent when none does, or when nothing is amiss. */
   readonly remedy?: Remedy;
 }
@@ -23,6 +26,7 @@ export interface TuningPlan extends RunPlan {
 export interface Remedy {
   readonly settings: Readonly<{
     memory?: MemoryChoiceName;
+    baseWeights?: BaseWeightsName;
     batchSize?: number;
     accumulationSteps?: number;
     /** Examples cut at this many tokens. */
@@ -60,13 +64,18 @@ export async function planTuning(
   const machine = await measure(model, device, deviceOptions);
   const plan = (changed: PlanOptions): RunPlan => planRun(changed, { machine, processBytes });
   const fits = ({ memory }: RunPlan): boolean => memory.peakBytes - processBytes <= availableBytes;
-  const names = Object.keys(memoryChoices) as MemoryChoiceName[];
-  const choices = Object.fromEntries(
-    names.map((memory) => [memory, plan({ ...run, settings: { ...run.settings, memory } })]),
-  ) as Record<MemoryChoiceName, RunPlan>;
+  const each = <T extends string>(records: Readonly<Record<T, unknown>>, key: string): Readonly<Record<T, RunPlan>> => {
+    const plans = Object.keys(records).map((name) => [
+      name,
+      plan({ ...run, settings: { ...run.settings, [key]: name } }),
+    ]);
+    return Object.fromEntries(plans) as Record<T, RunPlan>; // the records' own names
+  };
+  const choices = each(memoryChoices, "memory");
+  const held = each(baseWeights, "baseWeights");
   const chosen = choices[run.settings.memory];
   const remedy = fits(chosen) ? undefined : findRemedy(run, plan, fits);
-  return { ...chosen, availableBytes, fits: fits(chosen), choices, ...(remedy ? { remedy } : {}) };
+  return { ...chosen, availableBytes, fits: fits(chosen), choices, baseWeights: held, ...(remedy ? { remedy } : {}) };
 }
 
 async function measure(model: LoadedModel, device?: Device, options?: DeviceOptions): Promise<Machine> {
@@ -79,7 +88,10 @@ async function measure(model: LoadedModel, device?: Device, options?: DeviceOpti
   }
 }
 
-/** Try what costs least first: other memory choices, smaller batches with as many examples an update, shorter examples. */
+/**
+ * Try what costs least first: other memory choices, the base weights as the file holds them, smaller batches with as
+ * many examples an update, the base weights rounded, shorter examples.
+ */
 function findRemedy(
   run: PlanOptions,
   plan: (changed: PlanOptions) => RunPlan,
@@ -102,11 +114,20 @@ function findRemedy(
     const found = tried({ memory });
     if (found) return found;
   }
+  const [exact, rounded] = otherBaseWeights(run);
+  for (const held of exact) {
+    const found = tried({ baseWeights: held });
+    if (found) return found;
+  }
   let { batchSize, accumulationSteps } = run.settings;
   while (batchSize > 1) {
     accumulationSteps *= Math.ceil(batchSize / Math.ceil(batchSize / 2));
     batchSize = Math.ceil(batchSize / 2);
     const found = tried({ batchSize, accumulationSteps });
+    if (found) return found;
+  }
+  for (const held of exact.length > 0 ? [] : rounded) {
+    const found = tried({ baseWeights: held });
     if (found) return found;
   }
   const longest = run.train.reduce((length, { inputIds }) => Math.max(length, inputIds.length), 0);
@@ -115,6 +136,14 @@ function findRemedy(
     if (found) return found;
   }
   return undefined;
+}
+
+/** Other ways to hold the base weights than the run's: those that lose nothing of what the files hold, and the others. */
+function otherBaseWeights({ model, settings }: PlanOptions): readonly [BaseWeightsName[], BaseWeightsName[]] {
+  const names = Object.keys(baseWeights) as BaseWeightsName[];
+  const others = names.slice(names.indexOf(settings.baseWeights) + 1);
+  const exact = others.filter((name) => [...model.storedAs].every((dtype) => baseWeights[name].keeps(dtype)));
+  return [exact, others.filter((name) => !exact.includes(name))];
 }
 
 function shortened(examples: readonly TokenizedExample[], maxLength: number): readonly TokenizedExample[] {

@@ -34,7 +34,7 @@ export async function run(flags: PlanFlags, output: Output): Promise<number> {
     deviceOptions: deviceOptions(flags),
     ...(flags.available === undefined ? {} : { availableBytes: 1e9 * flags.available }),
   });
-  describePlan(plan, String(flags["memory"]), output);
+  describePlan(plan, flags, output);
   output.record(plan);
   return 0;
 }
@@ -48,7 +48,7 @@ const partWords: Readonly<Record<keyof RunPlan["memory"]["parts"], string>> = {
   loading: "weights on their way into ONNX Runtime",
 };
 
-function describePlan(plan: TuningPlan, chosen: string, output: Output): void {
+function describePlan(plan: TuningPlan, flags: TuningFlags, output: Output): void {
   const share = ((100 * plan.trainedParameters) / plan.modelParameters).toFixed(2);
   output.say(
     `Trains ${count(plan.trainedParameters)} of ${count(plan.modelParameters)} parameters (${share} %), ${count(plan.steps)} updates.\n`,
@@ -64,11 +64,15 @@ function describePlan(plan: TuningPlan, chosen: string, output: Output): void {
   output.say(
     `time    ${strong(pace(plan.stepMs))} an update, ${duration(plan.epochMs)} an epoch of ${count(plan.stepsPerEpoch)}, ${duration(plan.runMs)} in all\n`,
   );
-  for (const [memory, { memory: footprint, stepMs }] of Object.entries(plan.choices)) {
-    const mark = memory === chosen ? "  (chosen)" : "";
-    output.say(
-      `--memory ${memory.padEnd(8)}  ${gigabytes(footprint.peakBytes).padStart(8)}  ${pace(stepMs)} an update${mark}`,
-    );
+  for (const [option, choices] of [
+    ["memory", plan.choices],
+    ["baseWeights", plan.baseWeights],
+  ] as const) {
+    for (const [name, { memory, stepMs }] of Object.entries(choices)) {
+      const mark = name === flags[option] ? "  (chosen)" : "";
+      const flag = `--${dashed(option)} ${name}`.padEnd(20);
+      output.say(`${flag}  ${gigabytes(memory.peakBytes).padStart(8)}  ${pace(stepMs)} an update${mark}`);
+    }
   }
   if (plan.fits) return;
   output.say(plan.remedy ? describeRemedy(plan.remedy) : "\nNothing short of a smaller model would make it fit.");

@@ -59,6 +59,7 @@ export async function withTuning(command: Command): Promise<Command> {
     .option("--max-length <tokens>", "longest sequence; the model's context unless given", wholeNumber)
     .option("--schedule <shape>", "constant, linear or cosine", trainDefaults.schedule)
     .option("--memory <choice>", "fast, balanced or small: from the most memory to the least", trainDefaults.memory)
+    .option("--base-weights <form>", "hold frozen weights in f32, f16 or bf16", trainDefaults.baseWeights)
     .option(
       "--weight-decay <x>",
       "decoupled weight decay of matrices",
@@ -84,7 +85,8 @@ export async function withTuning(command: Command): Promise<Command> {
 /** The tuning that the flags choose. */
 export async function tuningChoice(flags: TuningFlags): Promise<TuningChoice> {
   const { methods, parseTargets, trainDefaults } = await import("../index.ts");
-  const settings: Record<string, unknown> = { schedule: flags["schedule"], memory: flags["memory"] };
+  const settings: Record<string, unknown> = {};
+  for (const key of ["schedule", "memory", "baseWeights"]) settings[key] = flags[key];
   for (const { key } of settingFlags) settings[key] = flags[key];
   const own = methods.get(flags.method)?.fields ?? {};
   const given = Object.keys(own).filter((name) => flags[name] !== undefined);

@@ -76,8 +76,11 @@ export function input(name: string, dtype: DType, shape: Shape): InputValue {
 }
 
 /** Declare a frozen pretrained tensor, computed in `dtype` (float32 unless it holds integers). */
-export function weight(name: string, source: LazyTensor): WeightValue {
-  const dtype = isFloat(source.dtype) ? "float32" : source.dtype;
+export function weight(
+  name: string,
+  source: LazyTensor,
+  dtype: DType = isFloat(source.dtype) ? "float32" : source.dtype,
+): WeightValue {
   return Object.freeze({ kind: "weight", name, dtype, shape: source.shape, source });
 }
 

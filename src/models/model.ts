@@ -1,5 +1,5 @@
 import { nearest, TuneError } from "../errors.ts";
-import { type LazyTensor, sizeOf, type Value, type WeightValue, weight } from "../graph/index.ts";
+import { type DType, type LazyTensor, sizeOf, type Value, type WeightValue, weight } from "../graph/index.ts";
 import { assertFinite, toFloat32 } from "../io/convert.ts";
 import { readJsonObject } from "../io/json.ts";
 import { openModelWeights } from "../io/model-weights.ts";
@@ -19,6 +19,8 @@ export interface PretrainedModel {
   readonly sizes: ModelSizes;
   /** Every tensor of the model by the name transformers gives it, read as float32 and refused if it is not finite. */
   readonly weights: ReadonlyMap<string, WeightValue>;
+  /** What the files hold its tensors in. */
+  readonly storedAs: ReadonlySet<DType>;
   /** Tensors that the files hold and the model does not use. */
   readonly unused: readonly string[];
   /** Parameters of the model; tied tensors count once. */
@@ -65,6 +67,7 @@ export function assembleModel(options: {
     json,
     sizes,
     weights: weights.found,
+    storedAs: weights.storedAs,
     unused: weights.unused,
     parameterCount: [...weights.found.values()].reduce((sum, { source }) => sum + sizeOf(source.shape), 0),
     loss: () => lossGraph(architecture, config, read),
@@ -77,11 +80,12 @@ function matchTensors(
   config: unknown,
   files: ReadonlyMap<string, LazyTensor>,
   folder: string,
-): { found: ReadonlyMap<string, WeightValue>; unused: readonly string[] } {
+): { found: ReadonlyMap<string, WeightValue>; storedAs: ReadonlySet<DType>; unused: readonly string[] } {
   const { basePrefix } = architecture;
   const problems: string[] = [];
   const found = new Map<string, WeightValue>();
   const used = new Set<string>();
+  const storedAs = new Set<DType>();
   for (const { name, shape } of architecture.tensors(config)) {
     const short = name.startsWith(basePrefix) ? name.slice(basePrefix.length) : name;
     const key = [name, short].find((candidate) => files.has(candidate));
@@ -93,6 +97,7 @@ function matchTensors(
       problems.push(`${name} is [${tensor.shape.join(", ")}], but config.json asks for [${shape.join(", ")}]`);
     } else {
       used.add(key);
+      storedAs.add(tensor.dtype);
       found.set(name, weight(name, checkedFloat32(name, tensor)));
     }
   }
@@ -103,7 +108,7 @@ function matchTensors(
     });
   }
   const unused = [...files.keys()].filter((name) => !used.has(name) && !architecture.ignored.test(name));
-  return { found, unused };
+  return { found, storedAs, unused };
 }
 
 /** Reads as float32, whatever the file holds, and refuses NaN and infinity before anything computes with them. */

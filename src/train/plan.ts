@@ -51,6 +51,7 @@ export function planRun(options: PlanOptions, { machine, processBytes }: PlanSit
     optimizer: settings.optimizer,
     maxGradNorm: settings.maxGradNorm,
     memory: settings.memory,
+    baseWeights: settings.baseWeights,
     accumulates: settings.accumulationSteps > 1,
   });
   const { steps, updatesPerEpoch, schedule } = timetableOf(options.train.length, settings);

@@ -99,6 +99,7 @@ export async function train(options: RunOptions): Promise<RunResult> {
     optimizer: settings.optimizer,
     maxGradNorm: settings.maxGradNorm,
     memory: settings.memory,
+    baseWeights: settings.baseWeights,
     accumulates: accumulationSteps > 1,
     seed,
   });

@@ -1,5 +1,6 @@
 import { TuneError } from "../errors.ts";
 import { type AdamWConfig, adamwDefaults, type Schedule, schedules } from "../optim/index.ts";
+import { type BaseWeightsName, baseWeights } from "./base-weights.ts";
 import { type MemoryChoiceName, memoryChoices } from "./memory.ts";
 
 /** How a run trains, whatever the model, the method and the data. */
@@ -21,6 +22,8 @@ export interface TrainSettings {
   readonly maxGradNorm: number;
   /** What to spend for less memory; see {@link memoryChoices}. */
   readonly memory: MemoryChoiceName;
+  /** How pretrained weights that stay frozen are held; see {@link baseWeights}. */
+  readonly baseWeights: BaseWeightsName;
   /** Updates between evaluations; 0 evaluates at the end of each epoch. */
   readonly evaluateEvery: number;
   /** Evaluations without a lower loss after which training stops; 0 never stops early. */
@@ -43,6 +46,7 @@ export const trainDefaults: TrainSettings = {
   optimizer: adamwDefaults,
   maxGradNorm: 1,
   memory: "balanced",
+  baseWeights: "f32",
   evaluateEvery: 0,
   patience: 0,
   checkpointEvery: 50,
@@ -75,8 +79,8 @@ export function resolveSettings(given: Partial<TrainSettings>): TrainSettings {
   whole("batchSize", 1);
   whole("accumulationSteps", 1);
   for (const name of ["maxSteps", "evaluateEvery", "patience", "checkpointEvery", "seed"] as const) whole(name, 0);
-  for (const [name, records] of Object.entries({ schedule: schedules, memory: memoryChoices })) {
-    const value = String(settings[name as "schedule" | "memory"]);
+  for (const [name, records] of Object.entries({ schedule: schedules, memory: memoryChoices, baseWeights })) {
+    const value = String(settings[name as "schedule" | "memory" | "baseWeights"]);
     if (Object.hasOwn(records, value)) continue;
     problems.push(`${name} is "${value}", but it must be one of ${Object.keys(records).join(", ")}`);
   }

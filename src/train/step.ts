@@ -17,12 +17,14 @@ import {
   differentiate,
   fold,
   gatherEarly,
+  holdWeights,
   readInPlace,
   recompute,
   stackProducts,
   sumProducts,
   useSparsity,
 } from "../transforms/index.ts";
+import { type BaseWeightsName, baseWeights } from "./base-weights.ts";
 import { type MemoryChoiceName, memoryChoices } from "./memory.ts";
 import { stateName, updateOutputs } from "./update.ts";
 
@@ -35,6 +37,8 @@ export interface StepOptions {
   readonly maxGradNorm: number;
   /** What to spend for less memory. */
   readonly memory: MemoryChoiceName;
+  /** How frozen weights are held; in float32 unless given. */
+  readonly baseWeights?: BaseWeightsName;
   /** Several batches make one update: gradients are summed on the device in between. */
   readonly accumulates: boolean;
 }
@@ -80,7 +84,7 @@ export function buildTraining(model: PretrainedModel, options: StepOptions): Tra
   if (!accumulates) {
     const update = updateOutputs(attached.trainables, gradients, options);
     return {
-      gradient: close("step", inputs, { loss, ...update.outputs }, update.writes, options.memory),
+      gradient: close("step", inputs, { loss, ...update.outputs }, update.writes, options),
       update: undefined,
       attached,
       zeros: update.state,
@@ -95,8 +99,8 @@ export function buildTraining(model: PretrainedModel, options: StepOptions): Tra
   const writes = Object.fromEntries(sums.map((sum) => [`next ${sum.name}`, sum.name]));
   const update = updateOutputs(attached.trainables, sums, options);
   return {
-    gradient: close("gradient", [...inputs, carry], { loss, ...outputs }, writes, options.memory),
-    update: close("update", [], update.outputs, update.writes, options.memory),
+    gradient: close("gradient", [...inputs, carry], { loss, ...outputs }, writes, options),
+    update: close("update", [], update.outputs, update.writes, options),
     attached,
     zeros: [...update.state, ...sums],
   };
@@ -107,10 +111,13 @@ function close(
   inputs: readonly InputValue[],
   outputs: Readonly<Record<string, Value>>,
   writes: Readonly<Record<string, string>>,
-  memory: MemoryChoiceName,
+  { memory, baseWeights: held = "f32" }: Pick<StepOptions, "memory" | "baseWeights">,
 ): StepGraph {
   const names = Object.keys(outputs);
-  const folded = readInPlace(sumProducts(broadcastLate(useSparsity(fold(Object.values(outputs))))));
+  const { hold } = baseWeights[held];
+  const folded = readInPlace(sumProducts(broadcastLate(useSparsity(fold(Object.values(outputs))))), {
+    except: (weight) => hold(weight) !== undefined,
+  });
   const [loss, ...others] = folded;
   if (names[0] !== "loss" || loss === undefined) return { graph: assemble(folded, []), writes, savedBytes: 0 };
   const {
@@ -124,7 +131,8 @@ function close(
   return { graph: assemble([loss, ...lighter], [loss, ...repeated]), writes, savedBytes };
 
   function assemble(values: readonly Value[], first: readonly Value[]): Graph {
-    const named = new Map(names.map((key, i) => [key, values[i] as Value])); // one a name
-    return graph({ name, inputs, outputs: named, first });
+    const { values: all, decoded } = holdWeights([...values, ...first], hold);
+    const named = new Map(names.map((key, i) => [key, all[i] as Value])); // one a name
+    return graph({ name, inputs, outputs: named, first: [...decoded, ...all.slice(values.length)] });
   }
 }

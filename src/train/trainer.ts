@@ -6,6 +6,7 @@ import type { PretrainedModel } from "../models/index.ts";
 import { type AdamWConfig, adamw } from "../optim/index.ts";
 import type { Device } from "../runtime/device.ts";
 import { compileGraph, type Program } from "../runtime/program.ts";
+import type { BaseWeightsName } from "./base-weights.ts";
 import { type Batch, batchSizes } from "./data/index.ts";
 import { fillDropoutMasks, openDropoutMasks } from "./dropout.ts";
 import { type Evaluator, meanLoss } from "./evaluator.ts";
@@ -21,6 +22,8 @@ export interface TrainerOptions {
   readonly maxGradNorm: number;
   /** What to spend for less memory. */
   readonly memory: MemoryChoiceName;
+  /** How frozen weights are held; in float32 unless given. */
+  readonly baseWeights?: BaseWeightsName;
   /** Whether updates may be made of several batches. */
   readonly accumulates: boolean;
   /** Draws initial values and dropout masks. */

@@ -4,6 +4,7 @@ export * from "./differentiate.ts";
 export * from "./evaluate.ts";
 export * from "./fold.ts";
 export * from "./gather-early.ts";
+export * from "./hold-weights.ts";
 export * from "./recompute.ts";
 export * from "./rewrite.ts";
 export * from "./sparse.ts";

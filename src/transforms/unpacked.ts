@@ -4,9 +4,13 @@ import { rewrite } from "./rewrite.ts";
 
 /**
  * Let products read a weight in place where laying it out for each of them would take more copies than one for each
- * direction. ONNX Runtime lays out initializers once a node; a view of one it leaves alone.
+ * direction. ONNX Runtime lays out initializers once a node; a view of one it leaves alone. `except` are weights that will be no
+ * initializers of products.
  */
-export function readInPlace(outputs: readonly Value[], copies = 2): readonly Value[] {
+export function readInPlace(
+  outputs: readonly Value[],
+  { copies = 2, except = () => false }: { copies?: number; except?: (value: WeightValue) => boolean } = {},
+): readonly Value[] {
   const products = new Map<WeightValue, number>();
   for (const node of topologicalOrder(outputs)) {
     if (!isProduct(node.op)) continue;
@@ -15,7 +19,10 @@ export function readInPlace(outputs: readonly Value[], copies = 2): readonly Val
     }
   }
   return rewrite(outputs, {
-    leaf: (value) => (value.kind === "weight" && (products.get(value) ?? 0) > copies ? view(value) : undefined),
+    leaf: (value) => {
+      if (value.kind !== "weight" || except(value)) return undefined;
+      return (products.get(value) ?? 0) > copies ? view(value) : undefined;
+    },
   });
 }
 

@@ -1,4 +1,5 @@
-import type { LazyTensor } from "../../src/graph/index.ts";
+import { bytesPerElement, type DType, type LazyTensor, type Tensor } from "../../src/graph/index.ts";
+import { castTensor } from "../../src/io/convert.ts";
 import { createRng } from "../../src/linalg/index.ts";
 import { assembleModel, findArchitecture, type PretrainedModel } from "../../src/models/index.ts";
 import type { TokenizedExample } from "../../src/train/data/index.ts";
@@ -18,28 +19,26 @@ export const tinyLlama = {
   tie_word_embeddings: false,
 };
 
-/** A model with seeded random weights, held in memory. */
+/** A model with seeded random weights, held in memory, in float32 or rounded to what a file would hold. */
 export async function randomModel(
   json: Readonly<Record<string, unknown>> = tinyLlama,
   seed = 0,
+  stored: DType = "float32",
 ): Promise<PretrainedModel> {
   const architecture = await findArchitecture(json, "memory");
   const files = new Map<string, LazyTensor>();
   for (const { name, shape } of architecture.tensors(architecture.configure(json))) {
     const size = shape.reduce((product, dim) => product * dim, 1);
     files.set(name, {
-      dtype: "float32",
+      dtype: stored,
       shape,
-      sizeBytes: 4 * size,
+      sizeBytes: bytesPerElement(stored) * size,
       read: async () => {
         const rng = createRng(seed, name);
         const scale = shape.length === 1 ? 0.05 : 1 / Math.sqrt(shape.at(-1) ?? 1);
         const centre = name.endsWith("norm.weight") ? 1 : 0;
-        return {
-          dtype: "float32",
-          shape,
-          data: Float32Array.from({ length: size }, () => centre + scale * rng.normal()),
-        };
+        const data = Float32Array.from({ length: size }, () => centre + scale * rng.normal());
+        return castTensor({ dtype: "float32", shape, data } satisfies Tensor, stored);
       },
     });
   }
