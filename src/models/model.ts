@@ -3,6 +3,7 @@ import { type DType, type LazyTensor, sizeOf, type Value, type WeightValue, weig
 import { assertFinite, toFloat32 } from "../io/convert.ts";
 import { readJsonObject } from "../io/json.ts";
 import { openModelWeights } from "../io/model-weights.ts";
+import { dequantised, openPacked, type PackedFile, packedFileName } from "../io/packed/index.ts";
 import { joinPath, type Storage } from "../io/storage.ts";
 import type { Architecture, ModelSizes, Weights } from "./architecture.ts";
 import { type DecodeOptions, decodeGraph, lossGraph, type OpenGraph } from "./causal-lm.ts";
@@ -23,6 +24,8 @@ export interface PretrainedModel {
   readonly storedAs: ReadonlySet<DType>;
   /** Tensors that the files hold and the model does not use. */
   readonly unused: readonly string[];
+  /** Where the weights are packed: their planes and scales. `weights` gives the same ones dequantised. */
+  readonly packed?: PackedFile;
   /** Parameters of the model; tied tensors count once. */
   readonly parameterCount: number;
   /** The training objective; see {@link lossGraph}. */
@@ -32,15 +35,20 @@ export interface PretrainedModel {
 }
 
 /**
- * Open a model folder in the Hugging Face layout: `config.json` and safetensors.
+ * Open a model folder in the Hugging Face layout: `config.json` and safetensors, or a packed file in their place.
  * @throws {TuneError} `unknown-architecture`, `bad-config`, `weights-mismatch` (every missing and misshapen tensor at
  * once), and what reading the files throws.
  */
 export async function openModel(storage: Storage, folder: string): Promise<PretrainedModel> {
   const json = await readJsonObject(storage, joinPath(folder, "config.json"));
   const architecture = await findArchitecture(json, folder);
-  const files = await openModelWeights(storage, folder);
-  return assembleModel({ folder, json, architecture, files });
+  if (!(await storage.list(folder)).includes(packedFileName)) {
+    return assembleModel({ folder, json, architecture, files: await openModelWeights(storage, folder) });
+  }
+  const packed = await openPacked(storage, joinPath(folder, packedFileName));
+  const matrices = [...packed.matrices].map(([name, entry]) => [name, dequantised(entry)] as const);
+  const files = new Map([...packed.tensors, ...matrices]);
+  return { ...assembleModel({ folder, json, architecture, files }), packed };
 }
 
 /** Put a model together from its parts: the tensors may come from files or from memory. */
