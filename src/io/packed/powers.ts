@@ -33,7 +33,7 @@ export function nearestExponent(value: number): number {
   const high = words[1] ?? 0;
   const exponent = ((high >>> 20) & 0x7ff) - 1023;
   words[1] = (high & 0x000fffff) | 0x3ff00000; // the mantissa in [1, 2), positive
-  return (float[0] ?? 1) > Math.SQRT2 ? exponent + 1 : exponent;
+  return (float[0] ?? 1) >= Math.SQRT2 ? exponent + 1 : exponent;
 }
 
 /**
