@@ -27,6 +27,7 @@ export type { Storage } from "./io/storage.ts";
 export {
   type Adapter,
   type Field,
+  type InPlace,
   type Method,
   methods,
   type NamedModules,

@@ -1,5 +1,5 @@
 import type { Tensor } from "../graph/index.ts";
-import { chooseMethod, type Patterns, type TargetModules } from "../methods/index.ts";
+import { chooseMethod, type InPlace, type Patterns, type TargetModules } from "../methods/index.ts";
 import type { Device, DeviceOptions } from "../runtime/device.ts";
 import type { PlanOptions } from "../train/plan.ts";
 import { type RunEvent, type RunResult, train } from "../train/run.ts";
@@ -17,6 +17,8 @@ export interface TuningChoice extends Partial<TrainSettings> {
   readonly targetModules?: TargetModules;
   /** Options that some modules have otherwise, such as `{ rank: { down_proj: 16 } }`. */
   readonly patterns?: Patterns;
+  /** Modules and biases that are trained in place besides, such as `{ modules: ["lm_head"] }`. */
+  readonly inPlace?: Partial<InPlace>;
 }
 
 /** How to tune, where to, and from what. */
@@ -66,9 +68,9 @@ export async function tune(model: LoadedModel, data: LoadedData, options: TuneOp
 export async function describeRun(
   model: LoadedModel,
   data: Pick<LoadedData, "train" | "validation">,
-  { method, methodOptions, targetModules, patterns, ...settings }: TuningChoice,
+  { method, methodOptions, targetModules, patterns, inPlace, ...settings }: TuningChoice,
 ): Promise<PlanOptions> {
-  const choice = chooseMethod(method ?? "lora", methodOptions, patterns);
+  const choice = chooseMethod(method ?? "lora", methodOptions, patterns, inPlace);
   const resolved = resolveSettings(settings);
   const tokenizer = await model.tokenizer();
   return {

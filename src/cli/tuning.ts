@@ -1,6 +1,7 @@
 import { type Command, InvalidArgumentError, Option } from "commander";
 import type {
   Field,
+  InPlace,
   LoadedData,
   LoadedModel,
   NamedModules,
@@ -21,6 +22,8 @@ export interface TuningFlags extends ModelFlags {
   readonly layers?: string;
   readonly rankPattern?: Readonly<Record<string, number>>;
   readonly alphaPattern?: Readonly<Record<string, number>>;
+  readonly modulesToSave?: string;
+  readonly bias?: InPlace["biases"];
   readonly validation?: number;
   readonly validationData?: string;
   readonly maxLength?: number;
@@ -54,6 +57,12 @@ export async function withTuning(command: Command): Promise<Command> {
     .option("--layers <numbers>", "attach in these layers alone, such as 0-3,7")
     .option("--rank-pattern <list>", "ranks of some modules: down_proj=16,layers.0.self_attn.q_proj=4", modulePattern)
     .option("--alpha-pattern <list>", "alphas of some modules, in the same way", modulePattern)
+    .option("--modules-to-save <names>", "modules to train and save whole besides, such as lm_head,embed_tokens")
+    .addOption(
+      new Option("--bias <which>", "biases to train: none, of the adapted modules, or all")
+        .choices(["none", "adapted", "all"])
+        .default("none"),
+    )
     .option("--validation <share>", "share (below 1) or number of rows to hold back", realNumber)
     .option("--validation-data <file>", "a file to validate on instead")
     .option("--max-length <tokens>", "longest sequence; the model's context unless given", wholeNumber)
@@ -102,6 +111,10 @@ export async function tuningChoice(flags: TuningFlags): Promise<TuningChoice> {
     patterns: {
       ...(flags.rankPattern === undefined ? {} : { rank: flags.rankPattern }),
       ...(flags.alphaPattern === undefined ? {} : { alpha: flags.alphaPattern }),
+    },
+    inPlace: {
+      ...(flags.modulesToSave === undefined ? {} : { modules: namesOf(flags.modulesToSave) }),
+      ...(flags.bias === undefined ? {} : { biases: flags.bias }),
     },
   };
 }
@@ -154,6 +167,14 @@ const warningWords = {
   "generation-prompt-differs": "Conversations whose answers start otherwise than the generation prompt",
   "no-end-of-turn": "Rows without a token that ends the answer",
 } as const;
+
+/** Names separated by commas. */
+function namesOf(text: string): readonly string[] {
+  return text
+    .split(",")
+    .map((name) => name.trim())
+    .filter((name) => name !== "");
+}
 
 function selection(
   modules: NamedModules,

@@ -3,19 +3,22 @@ import type { LazyTensor, Tensor } from "../graph/index.ts";
 import { assertFinite, toFloat32 } from "../io/convert.ts";
 import type { JsonObject } from "../io/json.ts";
 import { isMlxAdapter } from "../io/mlx.ts";
-import { type PeftLayout, readPeftAdapter, writePeftAdapter } from "../io/peft.ts";
+import { type PeftLayout, type PeftWholeWeights, readPeftAdapter, writePeftAdapter } from "../io/peft.ts";
 import { loraFromPeft, loraToPeft } from "../io/peft-lora.ts";
 import { joinPath, type Storage } from "../io/storage.ts";
 import {
   type Adapter,
+  adaptedModules,
   attach,
   checkParameters,
   chooseMethod,
   chooseModules,
+  type InPlace,
   linearModules,
   type MethodChoice,
   methods,
   parameterName,
+  weightsInPlace,
 } from "../methods/index.ts";
 import type { PretrainedModel } from "../models/index.ts";
 import { readMlx } from "./mlx-files.ts";
@@ -79,8 +82,10 @@ export async function writeAdapter(
       },
     );
   }
-  const sites = linearModules(model.loss().outputs);
-  const modules = chooseModules(adapter.targets, [...sites.keys()], model.architecture.outputModule);
+  const { outputs } = model.loss();
+  const { outputModule } = model.architecture;
+  const sites = linearModules(outputs);
+  const modules = adaptedModules(outputs, { ...adapter, outputModule });
   const tensors = new Map<string, Record<string, Tensor>>();
   for (const module of modules) {
     const parts = Object.keys(method.peft.tensors).map((key): [string, Tensor | undefined] => [
@@ -90,11 +95,19 @@ export async function writeAdapter(
     tensors.set(module, Object.fromEntries(parts.filter((part): part is [string, Tensor] => part[1] !== undefined)));
   }
   const config = translation.write(adapter.choice, {
-    targetModules: shortNames(modules, [...sites.keys()], model.architecture.outputModule),
+    targetModules: shortNames(modules, [...sites.keys()], outputModule),
     fanInFanOut: modules.some((module) => sites.get(module)?.layout === "in,out"),
     baseModel,
   });
-  await writePeftAdapter(storage, folder, { config, layout: method.peft, tensors });
+  const { inPlace } = adapter.choice;
+  const { all } = weightsInPlace(outputs, inPlace, new Set(modules));
+  const whole = new Map(all.map(({ value: { name } }) => [name, adapter.parameters.get(name) as Tensor])); // attached, so there
+  await writePeftAdapter(storage, folder, {
+    config,
+    layout: method.peft,
+    tensors,
+    ...(inPlace ? { whole: { ...inPlace, tensors: whole } } : {}),
+  });
 }
 
 /** PEFT's own spelling of targets, the last parts of module names, when it chooses the same modules. */
@@ -123,10 +136,11 @@ export async function readAdapter(storage: Storage, folder: string, model: Pretr
 
 async function readPeft(storage: Storage, folder: string): Promise<Adapter> {
   const layouts = [...methods.values()].flatMap(({ peft }): PeftLayout[] => (peft ? [peft] : []));
-  const { config, layout, tensors } = await readPeftAdapter(storage, folder, layouts);
+  const { config, layout, tensors, whole } = await readPeftAdapter(storage, folder, layouts);
   const translation = translations[layout.type];
   if (!translation) throw new Error(`${layout.type} has a layout and no translation`);
-  const choice = translation.read(config, joinPath(folder, "adapter_config.json"));
+  const method = translation.read(config, joinPath(folder, "adapter_config.json"));
+  const choice = whole.tensors.size === 0 ? method : { ...method, inPlace: inPlaceOf(whole) };
   const parameters = new Map<string, Tensor>();
   for (const [module, parts] of tensors) {
     for (const [key, lazy] of Object.entries(parts)) {
@@ -134,7 +148,18 @@ async function readPeft(storage: Storage, folder: string): Promise<Adapter> {
       parameters.set(name, await readChecked(name, lazy));
     }
   }
+  for (const [name, lazy] of whole.tensors) parameters.set(name, await readChecked(name, lazy));
   return { choice, targets: [...tensors.keys()], parameters };
+}
+
+/** PEFT's names of modules may end inside a word of a path; where one does, the modules' whole names stand for it. */
+function inPlaceOf({ modules, biases, tensors }: PeftWholeWeights<LazyTensor>): InPlace {
+  const owners = [...new Set([...tensors.keys()].map((name) => name.slice(0, name.lastIndexOf("."))))];
+  const whole = modules.flatMap((saved) => {
+    const partly = owners.filter((owner) => owner.endsWith(saved) && owner !== saved && !owner.endsWith(`.${saved}`));
+    return partly.length > 0 ? owners.filter((owner) => owner.endsWith(saved)) : [saved];
+  });
+  return { modules: [...new Set(whole)], biases };
 }
 
 async function readChecked(name: string, lazy: LazyTensor): Promise<Tensor> {

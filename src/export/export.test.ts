@@ -95,6 +95,10 @@ describe("PEFT adapters", () => {
     ["peft-dora", "llama-tiny"],
     ["peft-dora-gpt2", "gpt2-tiny"],
     ["peft-dora-bias", "llama-rope"],
+    ["peft-whole", "llama-tiny"],
+    ["peft-whole-tied", "llama-rope"],
+    ["peft-bias", "llama-rope"],
+    ["peft-bias-gpt2", "gpt2-tiny"],
   ])("%s gives PEFT's logits, and what we write of it is what PEFT wrote", async (folder, base) => {
     const model = await openModel(nodeStorage, golden(base));
     const adapter = await readAdapter(nodeStorage, golden(folder), model);
@@ -119,6 +123,16 @@ describe("PEFT adapters", () => {
       for (const [key, lazy] of Object.entries(parts))
         expect(await ours.tensors.get(module)?.[key]?.read()).toEqual(await lazy.read());
     }
+    expect([...ours.whole.tensors.keys()].sort()).toEqual([...theirs.whole.tensors.keys()].sort());
+    for (const [name, lazy] of theirs.whole.tensors)
+      expect(await ours.whole.tensors.get(name)?.read()).toEqual(await lazy.read());
+
+    // Folded in, modules that shared a weight have their own.
+    const merged = mergeAdapter(device, model, adapter);
+    await writeSafetensorsFolder(storage, "merged", merged.model, { baseModel: base });
+    await merged.close();
+    const again = await openModel(storage, "merged");
+    expect(difference(await lastLogits(again, rows), lastOf(logits))).toBeLessThan(1e-5);
   });
 
   it("that we write are the files whose logits PEFT computed", async () => {

@@ -7,9 +7,11 @@ import {
   configAt,
   linearModules,
   mergeStored,
+  nameInModule,
+  readersOfWeights,
   type Trainable,
 } from "../methods/index.ts";
-import { assembleModel, type PretrainedModel } from "../models/index.ts";
+import { assembleModel, type PretrainedModel, untied } from "../models/index.ts";
 import type { LinearSite } from "../ops/index.ts";
 import type { Device } from "../runtime/device.ts";
 import { compileGraph, type Program } from "../runtime/program.ts";
@@ -33,23 +35,55 @@ export function mergeAdapter(device: Device, model: PretrainedModel, adapter: Ad
   const sites = linearModules(outputs);
   const merger = makeMerger(device, adapter);
   const files = new Map<string, LazyTensor>([...model.weights].map(([name, { source }]) => [name, source]));
-  for (const [weight, own] of groupByWeight(trainables)) {
+  const tuned = new Set<LazyTensor>();
+  for (const [name, own] of groupByTensor(trainables)) {
+    const [{ module, weight, inPlace }] = own as [Trainable]; // a group has members
     assert(weight.kind === "weight", "an adapter stands beside pretrained weights");
-    const layout = sites.get(own[0]?.module ?? "")?.layout ?? "out,in";
-    files.set(weight.name, { ...weight.source, read: () => merger.merge(weight.source, layout, own) });
+    const layout = sites.get(module)?.layout ?? "out,in";
+    const read = inPlace
+      ? async () => copyOf(adapter.parameters.get(name) as Tensor) // checkParameters has found every parameter
+      : () => merger.merge(weight.source, layout, own);
+    files.set(name, { ...weight.source, read });
+    if (module !== weight.name) tuned.add(weight.source); // full tuning trains what modules share as one
   }
-  const { folder, json, architecture } = model;
+  separateReaders(outputs, tuned, files);
+  const { folder, architecture } = model;
+  const json = [...files.keys()].every((name) => model.weights.has(name)) ? model.json : untied(model.json);
   return { model: assembleModel({ folder, json, architecture, files }), close: merger.close };
 }
 
-function groupByWeight(trainables: readonly Trainable[]): ReadonlyMap<Value, readonly Trainable[]> {
-  const groups = new Map<Value, Trainable[]>();
+/** Whoever reads a tensor may give its memory away. */
+function copyOf({ dtype, shape, data }: Tensor): Tensor {
+  return { dtype, shape, data: data.slice() };
+}
+
+/** Trainables by the tensor that they change. */
+function groupByTensor(trainables: readonly Trainable[]): ReadonlyMap<string, readonly Trainable[]> {
+  const groups = new Map<string, Trainable[]>();
   for (const trainable of trainables) {
-    const group = groups.get(trainable.weight);
+    const { inPlace, value, module, weight } = trainable;
+    assert(weight.kind === "weight", "an adapter stands beside pretrained weights");
+    const name = inPlace ? value.name : nameInModule(module, weight);
+    const group = groups.get(name);
     if (group) group.push(trainable);
-    else groups.set(trainable.weight, [trainable]);
+    else groups.set(name, [trainable]);
   }
   return groups;
+}
+
+/** Where one of the modules that share a tensor (tied embeddings) was tuned, the others keep it under names of their own. */
+function separateReaders(
+  outputs: Readonly<Record<string, Value>>,
+  tuned: ReadonlySet<LazyTensor>,
+  files: Map<string, LazyTensor>,
+): void {
+  for (const [weight, readers] of readersOfWeights(outputs)) {
+    if (!tuned.has(weight.source) || readers.size === 1) continue;
+    for (const module of readers) {
+      const name = nameInModule(module, weight);
+      if (!files.has(name)) files.set(name, weight.source);
+    }
+  }
 }
 
 /** One program a shape of weight and parameters, compiled when the first such weight is merged. */

@@ -5,11 +5,10 @@ import { type MlxTensors, readMlxAdapter, writeMlxAdapter } from "../io/mlx.ts";
 import type { Storage } from "../io/storage.ts";
 import {
   type Adapter,
+  adaptedModules,
   chooseMethod,
-  chooseModules,
   configAt,
   type LoraConfig,
-  linearModules,
   loraScale,
   parameterName,
 } from "../methods/index.ts";
@@ -54,6 +53,12 @@ export async function writeMlx(
 ): Promise<void> {
   const { choice } = adapter;
   const { method } = choice;
+  if (choice.inPlace !== undefined) {
+    throw new TuneError("no-adapter-form", "mlx-lm has no adapters with whole modules or biases beside them.", {
+      at: folder,
+      fix: "export merged weights (safetensors), which mlx_lm.convert reads",
+    });
+  }
   if (method.peft?.type !== "LORA" || model.architecture.basePrefix !== "model.") {
     const what = method.peft?.type === "LORA" ? `${model.modelType} models` : `${method.name} tuning`;
     throw new TuneError("no-adapter-form", `mlx-lm has no adapters for ${what} in these names.`, {
@@ -61,8 +66,8 @@ export async function writeMlx(
       fix: "export merged weights (safetensors), which mlx_lm.convert reads",
     });
   }
-  const all = [...linearModules(model.loss().outputs).keys()];
-  const modules = chooseModules(adapter.targets, all, model.architecture.outputModule);
+  const { outputModule } = model.architecture;
+  const modules = adaptedModules(model.loss().outputs, { ...adapter, outputModule });
   const settingsAt = (module: string): LoraConfig => configAt(choice, module) as unknown as LoraConfig; // methods of PEFT's type LORA, asked for above, have LoRA's fields
   const rank = Math.max(...modules.map((module) => settingsAt(module).rank));
   const scale = loraScale(settingsAt(modules[0] ?? ""));

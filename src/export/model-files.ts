@@ -62,7 +62,9 @@ export function modelCard(options: {
   if (adapter) {
     const { method, config } = adapter.choice;
     const settings = Object.entries(config).map(([name, value]) => `${name} ${value}`);
-    const where = showTargets(adapter.targets);
+    const { modules = [], biases = "none" } = adapter.choice.inPlace ?? {};
+    const besides = [...modules, ...(biases === "none" ? [] : [`biases (${biases})`])];
+    const where = [showTargets(adapter.targets), ...(besides.length > 0 ? ["with", besides.join(", ")] : [])].join(" ");
     lines.push("", `Tuned by ${method.name}${settings.length > 0 ? ` (${settings.join(", ")})` : ""} on ${where}.`);
     if (method.cite) {
       const { title: paper, authors, year, arxiv } = method.cite;

@@ -72,6 +72,8 @@ const harmless: ReadonlySet<string> = new Set([
   ...["rank_pattern", "alpha_pattern"],
   // Which modules there are, the tensors say.
   ...["exclude_modules", "layers_to_transform"],
+  // Read by `peft.ts` for every kind of adapter.
+  ...["modules_to_save", "bias"],
   ...["auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type"],
   // Settings of options that are themselves off, or that only guide initialisation or the backward pass.
   ...["corda_config", "eva_config", "layers_pattern", "loftq_config", "lora_ga_config", "megatron_core"],
@@ -84,7 +86,7 @@ const plainInitialisations: ReadonlySet<unknown> = new Set([true, false, "gaussi
 /**
  * Translate a PEFT LoRA config. Keys it lacks take PEFT's defaults.
  * @throws {TuneError} `peft-unsupported-option` for every option that would change what the adapter computes and that
- * we do not follow (such as trained biases), `peft-bad-config` for values that are
+ * we do not follow, `peft-bad-config` for values that are
  * not what PEFT writes; all in one error.
  */
 export function loraFromPeft(config: JsonObject, at: string): LoraSettings {

@@ -155,6 +155,28 @@ describe("an adapter folder", () => {
     await expect(readPeftAdapter(memoryStorage(files), "in", [layout])).rejects.toMatchObject({ code });
   });
 
+  it("takes whole weights that the config names, and refuses those that it does not, or that are not there", async () => {
+    const config = (more: object): string => JSON.stringify({ ...loraToPeft(plain), ...more });
+    const pair = ["base_model.model.q.lora_A.weight", "base_model.model.q.lora_B.weight"];
+    const whole = [
+      "base_model.model.lm_head.modules_to_save.weight",
+      "base_model.model.a.norm.weight",
+      "base_model.model.q.base_layer.bias",
+    ];
+    const read = async (names: readonly string[], more: object): Promise<readonly string[]> => [
+      ...(await readPeftAdapter(await folder(names, config(more)), "in", [layout])).whole.tensors.keys(),
+    ];
+    const asked = { modules_to_save: ["lm_head", "norm"], bias: "lora_only" };
+    expect(await read([...pair, ...whole], asked)).toEqual(["a.norm.weight", "lm_head.weight", "q.bias"]);
+    await expect(read([...pair, ...whole], { modules_to_save: ["score"] })).rejects.toThrow(
+      /4 problems:\n- \S+norm\S+ is not part.*\n- \S+lm_head.*\n- \S+bias is not part.*\n- modules_to_save names score/,
+    );
+    await expect(read(pair, { modules_to_save: 7, bias: "some" })).rejects.toMatchObject({
+      code: "peft-bad-config",
+      message: expect.stringMatching(/2 problems:\n- modules_to_save = 7.*\n- bias = "some"/),
+    });
+  });
+
   it("keeps PEFT's names in the file", async () => {
     const storage = memoryStorage();
     const one = tensor("float32", [1, 1], [1]);
@@ -188,9 +210,7 @@ describe("a LoRA config", () => {
 
   it.each([
     ["use_qalora", true],
-    ["bias", "lora_only"],
     ["lora_bias", true],
-    ["modules_to_save", ["lm_head"]],
     ["layer_replication", [[0, 1]]],
     ["trainable_token_indices", [1]],
     ["target_parameters", ["experts"]],
@@ -233,7 +253,7 @@ describe("a LoRA config", () => {
   });
 
   it("names everything wrong at once", () => {
-    const config = { ...good, r: -1, use_qalora: true, modules_to_save: ["x"] };
-    expect(() => loraFromPeft(config, "f")).toThrow(/3 problems:\n- use_qalora.*\n- modules_to_save.*\n- r = -1/);
+    const config = { ...good, r: -1, use_qalora: true, lora_bias: true };
+    expect(() => loraFromPeft(config, "f")).toThrow(/3 problems:\n- use_qalora.*\n- lora_bias.*\n- r = -1/);
   });
 });

@@ -17,6 +17,16 @@ export interface PeftLayout {
 /** Module name -> the tensors that adapt it, under our names (`A`, `B`). */
 export type AdapterTensors<T extends Tensor | LazyTensor> = ReadonlyMap<string, Readonly<Record<string, T>>>;
 
+/** Weights that PEFT trained whole beside an adapter. */
+export interface PeftWholeWeights<T extends Tensor | LazyTensor> {
+  /** `modules_to_save`: every module whose path ends so. */
+  readonly modules: readonly string[];
+  /** `bias`: of none, of the adapted modules (`lora_only`) or of all. */
+  readonly biases: "none" | "adapted" | "all";
+  /** By the name that the base model has for them. */
+  readonly tensors: ReadonlyMap<string, T>;
+}
+
 /** A PEFT adapter folder, opened. */
 export interface PeftAdapter {
   /** `adapter_config.json` as it stands, in PEFT's spelling; `peft-lora.ts` and its like translate it. */
@@ -26,6 +36,7 @@ export interface PeftAdapter {
   /** The model it was made for: a hub id or a folder; undefined when the adapter does not say. */
   readonly baseModel: string | undefined;
   readonly tensors: AdapterTensors<LazyTensor>;
+  readonly whole: PeftWholeWeights<LazyTensor>;
 }
 
 const configFile = "adapter_config.json";
@@ -64,7 +75,7 @@ export async function readPeftAdapter(
     config,
     layout,
     baseModel: typeof base === "string" && base !== "" ? base : undefined,
-    tensors: groupByModule(tensors, layout, weightsPath),
+    ...sortTensors(tensors, layout, wholeSettings(config, configPath), weightsPath),
   };
 }
 
@@ -80,9 +91,11 @@ export async function writePeftAdapter(
     readonly config: JsonObject;
     readonly layout: PeftLayout;
     readonly tensors: AdapterTensors<Tensor | LazyTensor>;
+    readonly whole?: PeftWholeWeights<Tensor | LazyTensor>;
   },
 ): Promise<void> {
-  const { config, layout, tensors } = adapter;
+  const { layout, tensors, whole } = adapter;
+  const config = { ...adapter.config, ...(whole ? wholeConfig(whole) : {}) };
   assert(config["peft_type"] === layout.type, `a ${config["peft_type"]} config with the layout of ${layout.type}`);
   const entries: NamedTensor[] = [];
   for (const [module, parts] of tensors) {
@@ -91,6 +104,11 @@ export async function writePeftAdapter(
       assert(tensor !== undefined, `${module} has no tensor ${key}`);
       entries.push({ name: `${prefix}${module}.${suffix}`, tensor });
     }
+  }
+  for (const [name, tensor] of whole?.tensors ?? []) {
+    // PEFT hangs an adapted module's own tensors below its wrapper.
+    const [module, own] = splitName(name);
+    entries.push({ name: `${prefix}${module}.${tensors.has(module) ? "base_layer." : ""}${own}`, tensor });
   }
   const sorted = Object.fromEntries(Object.entries(config).sort(([a], [b]) => (a < b ? -1 : 1)));
   await writeFolder(storage, folder, async (staging) => {
@@ -124,33 +142,73 @@ function layoutOf(config: JsonObject, layouts: readonly PeftLayout[], at: string
   });
 }
 
-function groupByModule(
+function wholeConfig({ modules, biases }: PeftWholeWeights<Tensor | LazyTensor>): JsonObject {
+  return {
+    modules_to_save: modules.length > 0 ? modules : null,
+    bias: biases === "adapted" ? "lora_only" : biases,
+  };
+}
+
+function wholeSettings(config: JsonObject, at: string): Omit<PeftWholeWeights<LazyTensor>, "tensors"> {
+  const { modules_to_save: modules, bias = "none" } = config;
+  const problems: Problem[] = [];
+  if (modules !== undefined && modules !== null && !isNames(modules)) {
+    const what = `modules_to_save = ${JSON.stringify(modules)} is not a list of module names.`;
+    problems.push({ code: "peft-bad-config", what, fix: "set modules_to_save to a list of names, or null" });
+  }
+  if (bias !== "none" && bias !== "all" && !/^[a-z]+_only$/.test(String(bias))) {
+    const what = `bias = ${JSON.stringify(bias)} is not none, all or lora_only.`;
+    problems.push({ code: "peft-bad-config", what, fix: "set bias to none, all or lora_only" });
+  }
+  throwProblems(problems, at);
+  return {
+    modules: isNames(modules) ? modules : [],
+    biases: bias === "none" || bias === "all" ? bias : "adapted",
+  };
+}
+
+const isNames = (value: unknown): value is readonly string[] =>
+  Array.isArray(value) && value.every((name) => typeof name === "string" && name !== "");
+
+/** `model.norm.weight` -> `model.norm` and `weight`. */
+function splitName(name: string): readonly [string, string] {
+  const dot = name.lastIndexOf(".");
+  return [name.slice(0, Math.max(0, dot)), name.slice(dot + 1)];
+}
+
+/** Tensors of the adapter by module, and whole weights beside them. */
+function sortTensors(
   tensors: ReadonlyMap<string, LazyTensor>,
   layout: PeftLayout,
+  settings: Omit<PeftWholeWeights<LazyTensor>, "tensors">,
   at: string,
-): AdapterTensors<LazyTensor> {
+): Pick<PeftAdapter, "tensors" | "whole"> {
   const suffixes = Object.entries(layout.tensors);
   const modules = new Map<string, Record<string, LazyTensor>>();
+  const whole = new Map<string, LazyTensor>();
   const problems: Problem[] = [];
   const bad = (what: string, fix: string): void => {
     problems.push({ code: "peft-bad-tensors", what, fix });
   };
   for (const [name, tensor] of tensors) {
     const found = suffixes.find(([, suffix]) => name.endsWith(`.${suffix}`));
+    const own = wholeName(name, settings);
     if (!name.startsWith(prefix)) {
       bad(`${name} does not start with "${prefix}".`, "save the adapter with PEFT's save_pretrained");
-    } else if (found === undefined) {
-      const expected = suffixes.map(([, suffix]) => suffix).join(" or ");
-      bad(
-        `${name} is not part of a ${layout.type} adapter (expected …${expected}).`,
-        "merge the adapter in PEFT instead",
-      );
-    } else {
+    } else if (found !== undefined) {
       const [key, suffix] = found;
       const module = name.slice(prefix.length, -(suffix.length + 1));
       const parts = modules.get(module) ?? {};
       parts[key] = tensor;
       modules.set(module, parts);
+    } else if (own !== undefined) {
+      whole.set(own, tensor);
+    } else {
+      const expected = suffixes.map(([, suffix]) => suffix).join(" or ");
+      bad(
+        `${name} is not part of a ${layout.type} adapter (expected …${expected}).`,
+        "merge the adapter in PEFT instead",
+      );
     }
   }
   for (const [module, parts] of modules) {
@@ -158,7 +216,38 @@ function groupByModule(
     if (lacking.length > 0)
       bad(`${module} has no ${lacking.join(" and no ")}.`, "save the adapter again; it is incomplete");
   }
+  for (const saved of settings.modules) {
+    if (![...whole.keys()].some((name) => isInModule(name, saved)))
+      bad(`modules_to_save names ${saved}, but there is no tensor of it.`, "save the adapter again; it is incomplete");
+  }
   if (tensors.size === 0) bad("it holds no tensor.", "save the adapter again; it is empty");
   throwProblems(problems, at);
-  return modules;
+  return { tensors: modules, whole: { ...settings, tensors: whole } };
+}
+
+/**
+ * The base model's name of a tensor that was trained whole; undefined for any other tensor. Older versions of PEFT left
+ * their wrappers in the names (`.modules_to_save.default`).
+ */
+function wholeName(
+  name: string,
+  { modules, biases }: Omit<PeftWholeWeights<LazyTensor>, "tensors">,
+): string | undefined {
+  const plain = name
+    .slice(prefix.length)
+    .replace(/\.modules_to_save(\.default)?\./, ".")
+    .replace(".base_layer.", ".");
+  const trained = modules.some((saved) => isInModule(plain, saved)) || (biases !== "none" && plain.endsWith(".bias"));
+  return trained ? plain : undefined;
+}
+
+/** Whether a tensor belongs to a module of `modules_to_save`, which PEFT compares with the ends of paths, dots or not. */
+function isInModule(name: string, saved: string): boolean {
+  const parts = name.split(".").slice(0, -1);
+  return parts.some((_, i) =>
+    parts
+      .slice(0, i + 1)
+      .join(".")
+      .endsWith(saved),
+  );
 }

@@ -1,18 +1,18 @@
 import { assert, TuneError } from "../errors.ts";
 import {
   constant,
-  graph,
   type InputValue,
   input,
-  type Node,
   type ParameterValue,
   parameter,
   type Tensor,
   type Value,
   withScope,
 } from "../graph/index.ts";
-import { findOp, type LinearSite, mul, transpose, where } from "../ops/index.ts";
+import { mul, transpose, where } from "../ops/index.ts";
 import { rebuild, rewrite } from "../transforms/index.ts";
+import { isInPlace, type WeightInPlace, weightsInPlace } from "./in-place.ts";
+import { linearModules, linearOf } from "./linear.ts";
 import type { ParameterSpec, Parameters, Site } from "./method.ts";
 import { checkPatterns, configAt, type MethodChoice } from "./table.ts";
 import { chooseModules, type TargetModules } from "./targets.ts";
@@ -29,6 +29,8 @@ export interface Trainable {
   readonly rate: number;
   /** The pretrained weight it stands beside or in place of. */
   readonly weight: Value;
+  /** Whether it stands in place of the weight, whatever the method does. */
+  readonly inPlace: boolean;
 }
 
 /** A mask that training draws anew on every run: bool, each element kept with probability 1 − rate. */
@@ -57,18 +59,17 @@ export interface AttachOptions {
   readonly training: boolean;
 }
 
-/** The linear maps of a model, by module, in the order the model computes them. */
-export function linearModules(outputs: Readonly<Record<string, Value>>): ReadonlyMap<string, LinearSite> {
-  const sites = new Map<string, LinearSite>();
-  for (const node of graph({ outputs }).nodes) {
-    const site = linearOf(node);
-    if (site) sites.set(node.scope, site);
-  }
-  return sites;
-}
-
-function linearOf(node: Node): LinearSite | undefined {
-  return node.scope === "" ? undefined : findOp(node.domain, node.op)?.linear?.(node);
+/**
+ * The linear maps that a method attaches to: those that the targets name, but for what is trained in place.
+ * @throws {TuneError} `unknown-target-modules`.
+ */
+export function adaptedModules(
+  outputs: Readonly<Record<string, Value>>,
+  { choice, targets, outputModule }: Omit<AttachOptions, "training">,
+): readonly string[] {
+  const chosen = chooseModules(targets, [...linearModules(outputs).keys()], outputModule);
+  const { inPlace } = choice;
+  return inPlace === undefined ? chosen : chosen.filter((module) => !isInPlace(inPlace, module));
 }
 
 /**
@@ -82,24 +83,29 @@ export function attach(outputs: Readonly<Record<string, Value>>, options: Attach
 }
 
 function besideLinear(outputs: Readonly<Record<string, Value>>, options: AttachOptions): Attached {
-  const { choice, targets, outputModule, training } = options;
+  const { choice, training } = options;
   const { method } = choice;
-  const sites = linearModules(outputs);
-  const chosen = new Set(chooseModules(targets, [...sites.keys()], outputModule));
+  const chosen = new Set(adaptedModules(outputs, options));
   if (training) checkPatterns(choice, [...chosen]);
+  const inPlace = weightsInPlace(outputs, choice.inPlace, chosen);
   const trainables: Trainable[] = [];
   const dropoutMasks: DropoutMask[] = [];
   const dropoutScale = (rate: number): InputValue =>
     dropoutMasks.find((mask) => mask.rate === rate)?.scale ?? input(`dropout.scale.${rate}`, "float32", []);
   const declared = new Map<string, ReturnType<typeof declare>>(); // a module may act in several places
   const adapted = rewrite(Object.values(outputs), {
-    node: (node, inputs) => {
+    node: (node, rewritten) => {
+      const inputs = rewritten.map((value, i) => inPlace.at(node, i) ?? value);
       const linear = chosen.has(node.scope) ? linearOf(node) : undefined;
       const x = inputs[0];
-      if (!linear || !x) return undefined;
-      const [y] = inputs.every((value, i) => value === node.inputs[i]) ? node.outputs : rebuild(node, inputs);
+      const results = inputs.every((value, i) => value === node.inputs[i]) ? node.outputs : rebuild(node, inputs);
+      if (!linear || !x) return results;
+      const [y] = results;
       assert(y !== undefined, "a linear node has an output");
-      const { weight, inFeatures, outFeatures, layout, bias } = linear;
+      const { inFeatures, outFeatures, layout } = linear;
+      const now = (value: Value): Value => inputs[node.inputs.indexOf(value)] ?? value;
+      const weight = now(linear.weight);
+      const bias = linear.bias && now(linear.bias);
       const site: Site = { module: node.scope, weight, inFeatures, outFeatures, layout };
       const config = configAt(choice, node.scope);
       let made = declared.get(node.scope);
@@ -120,7 +126,16 @@ function besideLinear(outputs: Readonly<Record<string, Value>>, options: AttachO
       return withScope(node.scope, () => [method.adapt({ site, x, y, bias, dropout }, read, config)]);
     },
   });
-  return { outputs: rename(outputs, adapted), trainables, dropoutMasks };
+  return {
+    outputs: rename(outputs, adapted),
+    trainables: [...trainables, ...inPlace.all.map(trainedInPlace)],
+    dropoutMasks,
+  };
+}
+
+function trainedInPlace({ value, module, weight }: WeightInPlace): Trainable {
+  const decays = value.shape.length >= 2;
+  return { value, module, key: "weight", initial: "weight", decays, rate: 1, weight, inPlace: true };
 }
 
 function inPlaceOfWeights(outputs: Readonly<Record<string, Value>>, { choice }: AttachOptions): Attached {
@@ -167,6 +182,7 @@ function declare(
         decays,
         rate,
         weight: site.weight,
+        inPlace: method === undefined,
       };
     },
   );

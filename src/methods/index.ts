@@ -6,6 +6,8 @@ export * from "./adapter.ts";
 export * from "./attach.ts";
 export * from "./fields.ts";
 export * from "./full.ts";
+export * from "./in-place.ts";
+export * from "./linear.ts";
 export * from "./lora.ts";
 export * from "./method.ts";
 export * from "./table.ts";

@@ -2,6 +2,7 @@ import { nearest, TuneError } from "../errors.ts";
 import { dora } from "./dora.ts";
 import { type Fields, resolveFields } from "./fields.ts";
 import { full } from "./full.ts";
+import type { InPlace } from "./in-place.ts";
 import { lora } from "./lora.ts";
 import type { Method } from "./method.ts";
 
@@ -18,6 +19,8 @@ export interface MethodChoice {
   readonly config: MethodConfig;
   /** Options that some modules have otherwise. */
   readonly patterns?: Patterns;
+  /** Weights that are trained where they stand besides. */
+  readonly inPlace?: InPlace;
 }
 
 /** A method's options, all of them settled. */
@@ -63,7 +66,12 @@ function expressionOf(pattern: string): RegExp {
  * Choose a method by name and settle its options.
  * @throws {TuneError} `unknown-method`, or `bad-option` listing every problem.
  */
-export function chooseMethod(name: string, options: Partial<MethodConfig> = {}, patterns: Patterns = {}): MethodChoice {
+export function chooseMethod(
+  name: string,
+  options: Partial<MethodConfig> = {},
+  patterns: Patterns = {},
+  inPlace: Partial<InPlace> = {},
+): MethodChoice {
   const method = methods.get(name);
   if (!method) {
     const near = nearest(name, methods.keys());
@@ -81,7 +89,20 @@ export function chooseMethod(name: string, options: Partial<MethodConfig> = {}, 
     }
   }
   const used = Object.values(patterns).some((values) => Object.keys(values).length > 0);
-  return { method, config: resolve(options), ...(used ? { patterns } : {}) };
+  const { modules = [], biases = "none" } = inPlace;
+  const trained = modules.length > 0 || biases !== "none";
+  if (trained && method.attaches === "weight") {
+    throw new TuneError("bad-option", `${method.name} tuning trains every weight in place already.`, {
+      at: method.name,
+      fix: "leave out the modules and biases to train, or choose a method that leaves the weights alone",
+    });
+  }
+  return {
+    method,
+    config: resolve(options),
+    ...(used ? { patterns } : {}),
+    ...(trained ? { inPlace: { modules, biases } } : {}),
+  };
 }
 
 /** Patterns come with adapters of strangers: none may take longer to match than its length warrants. */

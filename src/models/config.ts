@@ -3,6 +3,11 @@ import { TuneError } from "../errors.ts";
 /** A parsed `config.json`. */
 export type ConfigJson = Readonly<Record<string, unknown>>;
 
+/** The same configuration with an output layer of its own, apart from the embeddings. */
+export function untied(json: ConfigJson): ConfigJson {
+  return { ...json, tie_word_embeddings: false };
+}
+
 /** Reads typed fields out of a `config.json`, collecting every problem before it complains. */
 export interface ConfigReader {
   integer(key: string, otherwise?: number): number;

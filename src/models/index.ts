@@ -13,6 +13,6 @@ export type {
 } from "./architecture.ts";
 export { attentionBlocks } from "./attention.ts";
 export { type DecodeOptions, decodeGraph, lossGraph, type OpenGraph, targetMultiple } from "./causal-lm.ts";
-export type { ConfigJson } from "./config.ts";
+export { type ConfigJson, untied } from "./config.ts";
 export { assembleModel, openModel, type PretrainedModel } from "./model.ts";
 export { findArchitecture, supportedModelTypes } from "./table.ts";

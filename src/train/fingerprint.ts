@@ -19,6 +19,7 @@ export async function fingerprintOf(
     method: choice.method.name,
     ...choice.config,
     ...(choice.patterns === undefined ? {} : { patterns: choice.patterns }),
+    ...(choice.inPlace === undefined ? {} : { inPlace: choice.inPlace }),
     targetModules: Array.isArray(targets) ? targets : showTargets(targets),
     modelType: model.modelType,
     ...model.sizes,

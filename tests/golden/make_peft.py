@@ -1,0 +1,59 @@
+"""Adapters of PEFT with options beyond LoRA's own, and loss curves with them, on the tiny models.
+
+Run after make_models.py, in this folder, with requirements.txt installed:  python make_peft.py
+Files are as make_curves.py describes them; tensors that were trained in place are `initial.<the base model's name>`.
+"""
+
+import os
+import re
+
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+
+from make_curves import load, save_curve
+
+
+def shaken(model):
+    """Every trained tensor but A moved away from where it starts."""
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if parameter.requires_grad and "lora_A" not in key:
+                parameter.add_(0.1 * torch.randn(parameter.shape))
+    return model
+
+
+def make_adapter(base, name, **config):
+    torch.manual_seed(7)
+    model = shaken(get_peft_model(load(base), LoraConfig(task_type="CAUSAL_LM", **config)))
+    model.save_pretrained(name)
+    os.remove(f"{name}/README.md")
+    ids = torch.randint(0, 64, (2, 12))
+    model.eval()
+    with torch.no_grad():
+        logits = model(input_ids=ids).logits
+    save_file({"input_ids": ids, "logits": logits.contiguous()}, f"{name}.expected.safetensors")
+
+
+def make_curve(name, base, steps=50, lr=2e-3, **config):
+    def make(dtype):
+        torch.manual_seed(3)
+        options = LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16, **config)
+        return get_peft_model(load(base, dtype), options, autocast_adapter_dtype=False)
+
+    save_curve(name, make, steps=steps, lr=lr, decay_vectors=False)
+    plain = lambda key: key if "lora_" in key else re.sub(r"base_model\.model\.|\.modules_to_save\.default|\.base_layer", "", key)
+    save_file({plain(key): tensor for key, tensor in load_file(f"{name}.safetensors").items()}, f"{name}.safetensors")
+
+
+def main():
+    make_adapter("llama-tiny", "peft-whole", r=2, lora_alpha=4, target_modules=["q_proj"], modules_to_save=["lm_head", "model.norm"])
+    make_adapter("llama-rope", "peft-whole-tied", r=2, lora_alpha=4, target_modules=["q_proj", "o_proj"], modules_to_save=["lm_head"], bias="lora_only")
+    make_adapter("llama-rope", "peft-bias", r=2, lora_alpha=4, target_modules="all-linear", modules_to_save=["embed_tokens"], bias="all")
+    make_adapter("gpt2-tiny", "peft-bias-gpt2", r=2, lora_alpha=4, target_modules=["c_attn"], fan_in_fan_out=True, modules_to_save=["wte"], bias="all")
+    make_curve("curve-whole", "llama-tiny", target_modules=["q_proj", "v_proj"], modules_to_save=["lm_head", "model.norm"])
+    make_curve("curve-bias", "llama-rope", target_modules=["q_proj", "down_proj"], modules_to_save=["embed_tokens"], bias="all")
+
+
+if __name__ == "__main__":
+    main()
