@@ -63,6 +63,11 @@ function weightGradient(a: Value, b: Value, dy: Value): Value {
   return gemm(flatten(a), flatten(dy), { transA: true });
 }
 
+/** Whether a matrix [n, k] has so few columns that its gradient is better written as [k, n] and turned. */
+function isNarrow({ shape: [n, k] }: Value): boolean {
+  return typeof n === "number" && typeof k === "number" && n >= 16 * k;
+}
+
 /** Whether a size is a number and the others are symbols, which stand for lengths of sequences. */
 function isSmallest(size: Dim | undefined, others: readonly Dim[]): boolean {
   return typeof size === "number" && others.every((other) => typeof other === "string");
@@ -147,9 +152,10 @@ export const Gemm: Op = defineOp({
     const da = transA
       ? () => gemm(b, dy, { transA: transB, transB: true, alpha })
       : () => gemm(dy, b, { transB: !transB, alpha });
+    const upright = (): Value => gemm(a, dy, { transA: !transA, alpha });
     const db = transB
-      ? () => gemm(dy, a, { transA: true, transB: transA, alpha })
-      : () => gemm(a, dy, { transA: !transA, alpha });
+      ? () => (isNarrow(b) ? transposeLast(upright()) : gemm(dy, a, { transA: true, transB: transA, alpha }))
+      : upright;
     return [
       needs[0] ? da() : undefined,
       needs[1] ? db() : undefined,
@@ -169,6 +175,7 @@ export const Gemm: Op = defineOp({
   samples: [
     { inputs: [spread([3, 4]), spread([4, 2], -1, 1, 0.2), spread([2])] },
     { inputs: [spread([3, 4]), spread([2, 4], -1, 1, 0.2)], attributes: { transB: int(1), alpha: float(0.5) } },
+    { inputs: [spread([3, 1]), spread([16, 1], -1, 1, 0.2)], attributes: { transB: int(1), alpha: float(0.5) } },
     {
       inputs: [spread([4, 3]), spread([4, 2], -1, 1, 0.2), spread([3, 1])],
       attributes: { transA: int(1), beta: float(2) },
