@@ -40,7 +40,7 @@ export function causalAttention(positionIds: Value): Attend {
     return rows.map((row, i) => prefix(equalSplit(row, attentionBlocks, 3), i, 3));
   });
   return (query, { key, value }, options) => {
-    const mask = masks(options.window);
+    const mask = masks(options.window, groupSize(query, key));
     const [keys, values] = [equalSplit(key, attentionBlocks, 2), equalSplit(value, attentionBlocks, 2)];
     const parts = equalSplit(query, attentionBlocks, 2).map(
       (part, i) => attention(part, { key: prefix(keys, i, 2), value: prefix(values, i, 2) }, mask[i] as Value, options), // one a block
@@ -55,17 +55,34 @@ export function causalAttention(positionIds: Value): Attend {
  */
 export function cachedAttention(inputIds: Value, attentionMask: Value): Attend {
   const masks = masksByWindow((window) => [cachedMask(inputIds, attentionMask, window)]);
-  return (query, cache, options) => joinHeads(attention(query, cache, masks(options.window)[0] as Value, options)); // just the one
+  return (query, cache, options) => {
+    const [mask] = masks(options.window, groupSize(query, cache.key));
+    return joinHeads(attention(query, cache, mask as Value, options)); // just the one
+  };
 }
 
-/** Layers with the same window share their masks. */
-function masksByWindow(make: (window: number | undefined) => readonly Value[]): (window?: number) => readonly Value[] {
-  const made = new Map<number | undefined, readonly Value[]>();
-  return (window) => {
-    const masks = made.get(window) ?? withScope("mask", () => make(window));
-    made.set(window, masks);
+/**
+ * Layers with the same window share their masks, repeated for each of the `group` query heads that share a key head:
+ * [batch, 1, seq, total] -> [batch, 1, group·seq, total].
+ */
+function masksByWindow(
+  make: (window: number | undefined) => readonly Value[],
+): (window: number | undefined, group: number) => readonly Value[] {
+  const made = new Map<string, readonly Value[]>();
+  return (window, group) => {
+    const key = `${window} ${group}`;
+    const masks = made.get(key) ?? withScope("mask", () => make(window).map((mask) => repeat(mask, group)));
+    made.set(key, masks);
     return masks;
   };
+}
+
+function repeat(mask: Value, group: number): Value {
+  return group === 1 ? mask : concat(Array<Value>(group).fill(mask), 2);
+}
+
+function groupSize(query: Value, key: Value): number {
+  return Number(query.shape[1]) / Number(key.shape[1]);
 }
 
 /** The blocks up to and with the one at `last`, side by side. */
@@ -119,20 +136,17 @@ function range(start: Value, limit: Value): Value {
 /**
  * Scaled dot-product attention with grouped queries: query [batch, heads, seq, d], key and value
  * [batch, kvHeads, total, d] -> [batch, heads, seq, d]. The queries that share a key head are stacked along the
- * sequence, so keys and values are never repeated. Ainslie et al. 2023, §2.
+ * sequence, and so is the mask [batch, 1, heads/kvHeads·seq, total]: keys and values are never repeated. Ainslie et al.
+ * 2023, §2.
  */
 function attention(query: Value, { key, value }: KeyValue, mask: Value, { scale, cap }: AttendOptions): Value {
   const [batch, heads, seq, headDim] = query.shape as readonly [number | string, number, number | string, number]; // rank 4
   const kvHeads = Number(key.shape[1]);
-  const total = key.shape[2] ?? 1;
   const sources = [query, key];
-  const stacked = mulDims(seq, heads / kvHeads);
-  const grouped = reshapeTo(query, [batch, kvHeads, stacked, headDim], sources);
+  const grouped = reshapeTo(query, [batch, kvHeads, mulDims(seq, heads / kvHeads), headDim], sources);
   // The queries are scaled, not the scores: there are fewer of them.
-  const products = matmul(mul(grouped, scale), transpose(key, [0, 1, 3, 2]));
-  const scores = reshapeTo(softCap(products, cap), [batch, heads, seq, total], sources);
-  const probabilities = softmax(add(scores, mask));
-  const mixed = matmul(reshapeTo(probabilities, [batch, kvHeads, stacked, total], sources), value);
+  const scores = softCap(matmul(mul(grouped, scale), transpose(key, [0, 1, 3, 2])), cap);
+  const mixed = matmul(softmax(add(scores, mask)), value);
   return reshapeTo(mixed, [batch, heads, seq, headDim], sources);
 }
 
