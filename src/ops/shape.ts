@@ -796,6 +796,9 @@ export function split(
   axis: number,
   sources: readonly Value[] = [],
 ): readonly ResultValue[] {
+  const equal = sizes.every((size) => size === sizes[0]) && typeof sizes[0] === "string";
+  // Parts known to be equal need no sizes to be read while it runs.
+  if (equal) return applyAll(Split, [x], { axis: int(axis), num_outputs: int(sizes.length) });
   return applyAll(Split, [x, sizeVector(sizes, sources)], { axis: int(axis) });
 }
 
