@@ -9,7 +9,7 @@ import { liveMemory } from "../src/plan/memory.ts";
 import type { Device } from "../src/runtime/device.ts";
 import { openNodeDevice } from "../src/runtime/node.ts";
 import { nodeStorage } from "../src/runtime/node-storage.ts";
-import { batchSizes, makeBatch } from "../src/train/data/index.ts";
+import { makeBatch } from "../src/train/data/index.ts";
 import type { MemoryChoiceName } from "../src/train/memory.ts";
 import { buildTraining } from "../src/train/step.ts";
 import { openTrainer } from "../src/train/trainer.ts";
@@ -60,7 +60,7 @@ export async function profileStep(
   const batchOf = (step: number): ReturnType<typeof makeBatch> => {
     const rng = createRng(step, "ids");
     const inputIds = Int32Array.from({ length: tokens }, () => rng.integer(config.vocab_size));
-    return makeBatch([{ inputIds, trained: new Uint8Array(tokens).fill(1), line: 1 }], { padId: 0 });
+    return makeBatch([{ inputIds, trained: new Uint8Array(tokens).fill(1) }], { padId: 0 });
   };
   const written = await mkdtemp(join(tmpdir(), "scion-profile-"));
   try {
@@ -71,7 +71,7 @@ export async function profileStep(
     await device.close();
     const time = await readProfile(written, steps);
     const { graph, savedBytes } = buildTraining(model, settings).gradient;
-    const { atPeak } = liveMemory(graph, batchSizes(batchOf(1).feeds));
+    const { atPeak } = liveMemory(graph, batchOf(1).sizes);
     return {
       time,
       memory: atPeak.flatMap(({ value, bytes }) =>

@@ -40,6 +40,7 @@ export { supportedModelTypes } from "./models/index.ts";
 export type { Device, DeviceOptions } from "./runtime/device.ts";
 export type { FindModelOptions, MemoryUse, Platform } from "./runtime/platform.ts";
 export type { DataReport, DataWarning } from "./train/data/index.ts";
+export { chooseObjective, type Objective, type ObjectiveChoice, objectives } from "./train/objectives/index.ts";
 export type { RunPlan } from "./train/plan.ts";
 export type { RunEvent, RunResult } from "./train/run.ts";
 export { type TrainSettings, trainDefaults } from "./train/settings.ts";

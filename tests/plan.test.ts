@@ -23,6 +23,7 @@ function loaded(pretrained: PretrainedModel): LoadedModel {
 
 const data: LoadedData = {
   format: "text",
+  kind: "sequence",
   train: randomExamples(64),
   validation: randomExamples(8),
   report: reportData(randomExamples(64)),

@@ -1,6 +1,7 @@
 import {
   type DataReport,
   type DataWarning,
+  type ExampleKind,
   previewExample,
   readDataset,
   reportData,
@@ -28,6 +29,8 @@ export interface LoadDataOptions {
 export interface LoadedData {
   /** Name of the format that was recognised, such as `messages`. */
   readonly format: string;
+  /** What its rows become, which decides what can be learnt from them. */
+  readonly kind: ExampleKind;
   readonly train: readonly TokenizedExample[];
   readonly validation: readonly TokenizedExample[];
   /** Lengths, duplicates and the share of what is learnt, of the training examples. */
@@ -63,6 +66,7 @@ export async function loadData(model: LoadedModel, path: string, options: LoadDa
   const [first] = train.examples;
   return {
     format: all.format.name,
+    kind: all.format.kind ?? "sequence",
     train: train.examples,
     validation: validation?.examples ?? [],
     report: reportData(train.examples),

@@ -2,7 +2,7 @@ import type { Machine } from "../plan/cost.ts";
 import { measureMachine } from "../plan/machine.ts";
 import type { Device, DeviceOptions } from "../runtime/device.ts";
 import { type BaseWeightsName, baseWeights } from "../train/base-weights.ts";
-import type { TokenizedExample } from "../train/data/index.ts";
+import { type Sequence, sequencesOf, type TokenizedExample } from "../train/data/index.ts";
 import { type MemoryChoiceName, memoryChoices } from "../train/memory.ts";
 import { type PlanOptions, planRun, type RunPlan } from "../train/plan.ts";
 import type { LoadedData } from "./load-data.ts";
@@ -130,7 +130,7 @@ function findRemedy(
     const found = tried({ baseWeights: held });
     if (found) return found;
   }
-  const longest = run.train.reduce((length, { inputIds }) => Math.max(length, inputIds.length), 0);
+  const longest = run.train.flatMap(sequencesOf).reduce((length, { inputIds }) => Math.max(length, inputIds.length), 0);
   for (let maxLength = Math.floor(longest / 2); maxLength >= shortest; maxLength = Math.floor(maxLength / 2)) {
     const found = tried({ maxLength });
     if (found) return found;
@@ -147,13 +147,13 @@ function otherBaseWeights({ model, settings }: PlanOptions): readonly [BaseWeigh
 }
 
 function shortened(examples: readonly TokenizedExample[], maxLength: number): readonly TokenizedExample[] {
-  return examples.map((example) =>
-    example.inputIds.length <= maxLength
-      ? example
-      : {
-          ...example,
-          inputIds: example.inputIds.slice(0, maxLength),
-          trained: example.trained.slice(0, maxLength),
-        },
-  );
+  const short = ({ inputIds, trained }: Sequence): Sequence => ({
+    inputIds: inputIds.slice(0, maxLength),
+    trained: trained.slice(0, maxLength),
+  });
+  return examples.map((example) => ({
+    ...example,
+    ...short(example),
+    ...(example.against ? { against: example.against.map(short) } : {}),
+  }));
 }

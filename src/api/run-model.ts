@@ -13,6 +13,7 @@ import type { Adapter } from "../methods/index.ts";
 import type { Device, DeviceOptions } from "../runtime/device.ts";
 import { batchesByLength, type TokenizedExample } from "../train/data/index.ts";
 import { meanLoss, openEvaluator } from "../train/evaluator.ts";
+import { chooseObjective } from "../train/objectives/index.ts";
 import type { LoadedModel } from "./load-model.ts";
 
 /** What is continued: plain text, or a conversation in the model's chat template. */
@@ -89,11 +90,14 @@ export async function openSession(
 
 /** How well a model predicts and answers examples. */
 export interface Evaluation {
-  /** Mean negative log-likelihood of the labels, in nats. */
+  /** The objective's mean loss: for sequences the negative log-likelihood of a label, in nats. */
   readonly loss: number;
-  /** e^loss. */
-  readonly perplexity: number;
-  /** Labels that the loss is a mean over. */
+  /** e^loss, where the loss is one of likelihood. */
+  readonly perplexity?: number;
+  /** What else the objective measures, such as the accuracy of rewards. */
+  readonly measures: Readonly<Record<string, number>>;
+  /** What the loss is a mean over, and how many there are. */
+  readonly meanOver: string;
   readonly targets: number;
   /** Answers given greedily that are exactly right; absent when it was not asked for, or nothing asks a question. */
   readonly exactMatch?: { readonly matches: number; readonly total: number; readonly answers: readonly Answer[] };
@@ -103,6 +107,8 @@ export interface Evaluation {
 export interface EvaluateOptions {
   readonly adapter?: Adapter;
   readonly batchSize?: number;
+  /** `causal-lm`, `dpo`, …: a name in `objectives`; what the examples are for unless given. */
+  readonly objective?: string;
   /** Whether to answer every example greedily too. */
   readonly exactMatch?: boolean;
   readonly device?: Device;
@@ -110,22 +116,32 @@ export interface EvaluateOptions {
   readonly onProgress?: (stage: "loss" | "exact match", done: number, total: number) => void;
 }
 
-/** Measure loss and perplexity on examples, and exact match by greedy decoding when asked. */
+/** Measure loss and perplexity on examples (of pairs: loss and rewards), and exact match by greedy decoding when asked. */
 export async function evaluate(
   model: LoadedModel,
   examples: readonly TokenizedExample[],
   options: EvaluateOptions = {},
 ): Promise<Evaluation> {
   const { adapter, batchSize = 8, onProgress } = options;
+  const chosen = chooseObjective(options.objective, {}, examples[0]?.against ? "pair" : "sequence");
+  const { objective } = chosen;
   const tokenizer = await model.tokenizer();
   const device = options.device ?? (await model.platform.openDevice(options.deviceOptions));
   try {
-    const evaluator = await openEvaluator(device, model.pretrained, adapter ? { adapter } : {});
+    const evaluator = await openEvaluator(device, model.pretrained, {
+      objective: chosen,
+      ...(adapter ? { adapter } : {}),
+    });
     const padId = tokenizer.padId ?? tokenizer.eosId ?? 0;
-    const batches = batchesByLength(examples, { batchSize, padId, hiddenSize: model.pretrained.sizes.hiddenSize });
-    const { loss, targets } = await meanLoss(evaluator, batches, (done, total) => onProgress?.("loss", done, total));
+    const layout = { padId, hiddenSize: model.pretrained.sizes.hiddenSize };
+    const batches = batchesByLength(examples, objective.batch, { batchSize, ...layout });
+    const { loss, measures, targets } = await meanLoss(evaluator, batches, (done, total) =>
+      onProgress?.("loss", done, total),
+    );
     await evaluator.close();
-    const scores = { loss, perplexity: Math.exp(loss), targets };
+    const { meanOver } = objective;
+    const perplexity = objective.perplexity ? { perplexity: Math.exp(loss) } : {};
+    const scores = { loss, ...perplexity, measures, meanOver, targets };
     if (!options.exactMatch) return scores;
     const decoder = await openDecoder(device, model.pretrained, adapter);
     const match = await exactMatch(decoder, tokenizer, examples, {

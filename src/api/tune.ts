@@ -1,6 +1,7 @@
 import type { Tensor } from "../graph/index.ts";
 import { chooseMethod, type InPlace, type Patterns, type TargetModules } from "../methods/index.ts";
 import type { Device, DeviceOptions } from "../runtime/device.ts";
+import { chooseObjective } from "../train/objectives/index.ts";
 import type { PlanOptions } from "../train/plan.ts";
 import { type RunEvent, type RunResult, train } from "../train/run.ts";
 import { resolveSettings, type TrainSettings } from "../train/settings.ts";
@@ -15,6 +16,10 @@ export interface TuningChoice extends Partial<TrainSettings> {
   readonly methodOptions?: Readonly<Record<string, number | boolean>>;
   /** As in PEFT: `"all-linear"`, names, or a regular expression; the architecture's own choice unless given. */
   readonly targetModules?: TargetModules;
+  /** `causal-lm`, `dpo`, …: a name in `objectives`; what the data is for unless given. */
+  readonly objective?: string;
+  /** The objective's options, such as `{ beta: 0.1 }`. */
+  readonly objectiveOptions?: Readonly<Record<string, number | boolean>>;
   /** Options that some modules have otherwise, such as `{ rank: { down_proj: 16 } }`. */
   readonly patterns?: Patterns;
   /** Modules and biases that are trained in place besides, such as `{ modules: ["lm_head"] }`. */
@@ -67,15 +72,17 @@ export async function tune(model: LoadedModel, data: LoadedData, options: TuneOp
  */
 export async function describeRun(
   model: LoadedModel,
-  data: Pick<LoadedData, "train" | "validation">,
-  { method, methodOptions, targetModules, patterns, inPlace, ...settings }: TuningChoice,
+  data: Pick<LoadedData, "train" | "validation"> & Partial<Pick<LoadedData, "kind">>,
+  { method, methodOptions, objective, objectiveOptions, targetModules, patterns, inPlace, ...settings }: TuningChoice,
 ): Promise<PlanOptions> {
   const choice = chooseMethod(method ?? "lora", methodOptions, patterns, inPlace);
+  const minimised = chooseObjective(objective, objectiveOptions, data.kind);
   const resolved = resolveSettings(settings);
   const tokenizer = await model.tokenizer();
   return {
     model: model.pretrained,
     choice,
+    objective: minimised,
     targets: targetModules ?? model.pretrained.architecture.defaultTargets,
     settings: resolved,
     train: data.train,

@@ -39,13 +39,16 @@ export async function run(flags: EvalFlags, output: Output): Promise<number> {
   const result = await evaluate(model, data.train, {
     ...(adapter ? { adapter } : {}),
     batchSize: flags.batchSize,
-    exactMatch: flags.exactMatch && data.format !== "text",
+    exactMatch: flags.exactMatch && data.format !== "text" && data.kind === "sequence",
     deviceOptions: deviceOptions(flags),
     onProgress: (stage, done, total) => progress.update(`${stage}: ${done}/${total}`),
   });
   progress.clear();
-  output.say(`loss        ${result.loss.toFixed(4)} nats over ${count(result.targets)} tokens`);
-  output.say(`perplexity  ${result.perplexity.toFixed(3)}`);
+  output.say(
+    `loss        ${result.loss.toFixed(4)} ${result.perplexity === undefined ? "" : "nats "}over ${count(result.targets)} ${result.meanOver}`,
+  );
+  if (result.perplexity !== undefined) output.say(`perplexity  ${result.perplexity.toFixed(3)}`);
+  for (const [name, value] of Object.entries(result.measures)) output.say(`${name.padEnd(11)} ${value.toFixed(4)}`);
   if (result.exactMatch) {
     const { matches, total, answers } = result.exactMatch;
     output.say(`exact match ${((100 * matches) / total).toFixed(1)} % (${matches} of ${total})`);

@@ -30,7 +30,7 @@ export async function run(flags: PlanFlags, output: Output): Promise<number> {
   const { model } = await loadFlags(flags, output);
   const data = await loadTuningData(model, flags, output);
   const plan = await planTuning(model, data, {
-    ...(await tuningChoice(flags)),
+    ...(await tuningChoice(flags, data)),
     deviceOptions: deviceOptions(flags),
     ...(flags.available === undefined ? {} : { availableBytes: 1e9 * flags.available }),
   });

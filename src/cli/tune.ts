@@ -50,7 +50,7 @@ export async function run(flags: TuneFlags, output: Output): Promise<number> {
   process.on("SIGINT", onSignal);
   process.on("SIGTERM", onSignal);
   const watch = watchRun(output);
-  const options = { ...(await tuningChoice(flags)), output: flags.output, resume: flags.resume === true };
+  const options = { ...(await tuningChoice(flags, data)), output: flags.output, resume: flags.resume === true };
   let result: RunResult;
   try {
     result = await tune(model, data, {

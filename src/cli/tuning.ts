@@ -17,6 +17,7 @@ import { count } from "./progress.ts";
 export interface TuningFlags extends ModelFlags {
   readonly data: string;
   readonly method: string;
+  readonly objective?: string;
   readonly targetModules?: string;
   readonly excludeModules?: string;
   readonly layers?: string;
@@ -47,11 +48,16 @@ const settingFlags: readonly { key: keyof TrainSettings; parse: (text: string) =
 
 /** Add them to a command. */
 export async function withTuning(command: Command): Promise<Command> {
-  const { methods, trainDefaults } = await import("../index.ts");
+  const { methods, objectives, trainDefaults } = await import("../index.ts");
   withModel(command, { adapter: false })
     .requiredOption("-d, --data <file>", "training data")
     .option("--config <file>", "take options from a YAML or JSON file; flags win over it")
     .addOption(new Option("--method <name>", "how to tune").choices([...methods.keys()]).default("lora"))
+    .addOption(
+      new Option("--objective <name>", "what to minimise; what the data is for unless given").choices([
+        ...objectives.keys(),
+      ]),
+    )
     .option("--target-modules <names>", "all-linear, names separated by commas, or /regular expression/", "all-linear")
     .option("--exclude-modules <names>", "modules to leave out, in the same words")
     .option("--layers <numbers>", "attach in these layers alone, such as 0-3,7")
@@ -78,32 +84,48 @@ export async function withTuning(command: Command): Promise<Command> {
   for (const { key, parse, help } of settingFlags) {
     command.option(`--${dashed(key)} <n>`, help, checked(parse), trainDefaults[key] as number); // each of these is a number
   }
-  // A method's options are flags of their own names, declared once in its record.
+  for (const records of [methods, objectives]) withFields(command, [...records.values()]);
+  return command;
+}
+
+/** The options of records as flags of their own names, declared once in their fields. */
+function withFields(
+  command: Command,
+  records: readonly { readonly name: string; readonly fields: Readonly<Record<string, Field<unknown>>> }[],
+): void {
   const fields = new Map<string, Field<unknown>>();
-  for (const method of methods.values())
-    for (const [name, field] of Object.entries(method.fields)) fields.set(name, field);
+  for (const record of records) for (const [name, field] of Object.entries(record.fields)) fields.set(name, field);
   for (const [name, field] of fields) {
-    const users = [...methods.values()].filter((method) => name in method.fields).map((method) => method.name);
+    const users = records.filter((record) => name in record.fields).map((record) => record.name);
     const help = `${field.help} (${users.join(", ")}; ${String(field.initial)} unless given)`;
     if (field.kind === "boolean") command.option(`--${dashed(name)}`, help);
     else command.option(`--${dashed(name)} <n>`, help, checked(field.kind === "integer" ? wholeNumber : realNumber));
   }
-  return command;
+}
+
+/** The options that flags give to a record. */
+function fieldsGiven(
+  flags: TuningFlags,
+  fields: Readonly<Record<string, unknown>> = {},
+): Readonly<Record<string, number | boolean>> {
+  const given = Object.keys(fields).filter((name) => flags[name] !== undefined);
+  return Object.fromEntries(given.map((name) => [name, flags[name] as number | boolean])); // parsed by field
 }
 
 /** The tuning that the flags choose. */
-export async function tuningChoice(flags: TuningFlags): Promise<TuningChoice> {
-  const { methods, parseTargets, trainDefaults } = await import("../index.ts");
+export async function tuningChoice(flags: TuningFlags, { kind }: Pick<LoadedData, "kind">): Promise<TuningChoice> {
+  const { chooseObjective, methods, parseTargets, trainDefaults } = await import("../index.ts");
   const settings: Record<string, unknown> = {};
   for (const key of ["schedule", "memory", "baseWeights"]) settings[key] = flags[key];
   for (const { key } of settingFlags) settings[key] = flags[key];
-  const own = methods.get(flags.method)?.fields ?? {};
-  const given = Object.keys(own).filter((name) => flags[name] !== undefined);
+  const { objective } = chooseObjective(flags.objective, {}, kind);
   return {
     ...(settings as Partial<TrainSettings>), // the flags above, each of its setting's type
     optimizer: { ...trainDefaults.optimizer, weightDecay: Number(flags["weightDecay"]) },
     method: flags.method,
-    methodOptions: Object.fromEntries(given.map((name) => [name, flags[name] as number | boolean])), // parsed by field
+    methodOptions: fieldsGiven(flags, methods.get(flags.method)?.fields),
+    objective: objective.name,
+    objectiveOptions: fieldsGiven(flags, objective.fields),
     targetModules: selection(parseTargets(flags.targetModules ?? "all-linear"), {
       ...(flags.excludeModules === undefined ? {} : { exclude: parseTargets(flags.excludeModules) }),
       ...(flags.layers === undefined ? {} : { layers: layerNumbers(flags.layers) }),
@@ -166,6 +188,7 @@ const warningWords = {
   "earlier-turns-not-trained": "Conversations whose template rewrites earlier turns, which are not trained",
   "generation-prompt-differs": "Conversations whose answers start otherwise than the generation prompt",
   "no-end-of-turn": "Rows without a token that ends the answer",
+  "no-preference": "Rows left out, for their two answers are the same",
 } as const;
 
 /** Names separated by commas. */

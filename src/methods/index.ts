@@ -2,9 +2,10 @@
  * Adapter methods, one file each, and how they attach to a model's graph.
  * Nothing here knows a model, a file format or the training loop.
  */
+
+export * from "../fields.ts";
 export * from "./adapter.ts";
 export * from "./attach.ts";
-export * from "./fields.ts";
 export * from "./full.ts";
 export * from "./in-place.ts";
 export * from "./linear.ts";

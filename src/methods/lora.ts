@@ -1,7 +1,7 @@
 import { TuneError } from "../errors.ts";
+import { type Fields, flag, integer, real } from "../fields.ts";
 import type { Value } from "../graph/index.ts";
 import { add, gemm, matmul, mul } from "../ops/index.ts";
-import { type Fields, flag, integer, real } from "./fields.ts";
 import { defineMethod, type Method, type ParameterSpec, type Parameters, type Site } from "./method.ts";
 
 /** Options of LoRA and of the methods made from it. */

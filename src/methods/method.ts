@@ -1,7 +1,7 @@
+import type { Fields } from "../fields.ts";
 import type { Tensor, Value } from "../graph/index.ts";
 import type { Rng } from "../linalg/index.ts";
 import type { LinearSite } from "../ops/index.ts";
-import type { Fields } from "./fields.ts";
 
 /** A paper, and the place in it that a method implements. */
 export interface Citation {

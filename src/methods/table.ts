@@ -1,6 +1,6 @@
 import { nearest, TuneError } from "../errors.ts";
+import { type Fields, resolveFields } from "../fields.ts";
 import { dora } from "./dora.ts";
-import { type Fields, resolveFields } from "./fields.ts";
 import { full } from "./full.ts";
 import type { InPlace } from "./in-place.ts";
 import { lora } from "./lora.ts";

@@ -1,6 +1,7 @@
 import { type InputValue, input, mulDims, type Value } from "../graph/index.ts";
 import {
   add,
+  concat,
   equalSplit,
   gather,
   gatherElements,
@@ -36,24 +37,28 @@ function targetChunks(vocabSize: number): number {
   return chunks;
 }
 
+/** The log-likelihoods of labels, in chunks [targets/chunks, 1], and how to cut other values of [targets] likewise. */
+interface Likelihoods {
+  readonly inputs: readonly InputValue[];
+  readonly targets: InputValue["shape"][number];
+  readonly chunks: readonly Value[];
+  readonly chunksOf: (value: Value) => readonly Value[];
+}
+
 /**
- * The training objective: the negative log-likelihood of labels, weighted, summed over targets and divided by
- * `normaliser`.
+ * Log-likelihoods of labels.
  * Inputs: input_ids and position_ids int64 [batch, seq], right-padded to a multiple of {@link attentionBlocks}, where
  * a document begins at every position 0; target_positions int64 [targets], the flat places (of batch·seq) whose next
- * token counts; labels int64 [targets], those tokens; label_weights float32 [targets]; normaliser float32 []. Targets
- * are a multiple of {@link targetMultiple}; a large vocabulary's logits exist of one chunk of them at a time.
- * The logits exist only at the targets. Output: loss float32 [].
+ * token counts; labels int64 [targets], those tokens. Targets are a multiple of {@link targetMultiple}; a large
+ * vocabulary's logits exist of one chunk of them at a time, and only at the targets.
  */
-export function lossGraph<Config>(architecture: Architecture<Config>, config: Config, weights: Weights): OpenGraph {
+function likelihoodsOf<Config>(architecture: Architecture<Config>, config: Config, weights: Weights): Likelihoods {
   const seq = mulDims("block", attentionBlocks);
   const inputIds = input("input_ids", "int64", ["batch", seq]);
   const positionIds = input("position_ids", "int64", ["batch", seq]);
   const targets = mulDims("chunk", targetMultiple);
   const targetPositions = input("target_positions", "int64", [targets]);
   const labels = input("labels", "int64", [targets]);
-  const labelWeights = input("label_weights", "float32", [targets]);
-  const normaliser = input("normaliser", "float32", []);
   const { hidden } = architecture.trunk(config, weights, {
     inputIds,
     positionIds,
@@ -61,17 +66,46 @@ export function lossGraph<Config>(architecture: Architecture<Config>, config: Co
   });
   const chunks = targetChunks(architecture.sizes(config).vocabSize);
   const chunksOf = (value: Value): readonly Value[] => (chunks === 1 ? [value] : equalSplit(value, chunks, 0));
-  const [chunkLabels, chunkWeights] = [labels, labelWeights].map((value) => chunksOf(unsqueeze(value, [1])));
-  const sums = chunksOf(gather(hidden, targetPositions)).map((chunk, i) => {
+  const chunkLabels = chunksOf(unsqueeze(labels, [1]));
+  const likelihoods = chunksOf(gather(hidden, targetPositions)).map((chunk, i) => {
     const logits = architecture.head(config, weights, chunk);
-    const likelihood = gatherElements(logSoftmax(logits), chunkLabels?.[i] as Value, 1); // as many chunks of each
+    return gatherElements(logSoftmax(logits), chunkLabels[i] as Value, 1); // as many chunks of each
+  });
+  return { inputs: [inputIds, positionIds, targetPositions, labels], targets, chunks: likelihoods, chunksOf };
+}
+
+/**
+ * The training objective: the negative log-likelihood of labels, weighted, summed over targets and divided by
+ * `normaliser`. Inputs: those of {@link likelihoodsOf}, label_weights float32 [targets] and normaliser float32 [].
+ * Output: loss float32 [].
+ */
+export function lossGraph<Config>(architecture: Architecture<Config>, config: Config, weights: Weights): OpenGraph {
+  const { inputs, targets, chunks, chunksOf } = likelihoodsOf(architecture, config, weights);
+  const labelWeights = input("label_weights", "float32", [targets]);
+  const normaliser = input("normaliser", "float32", []);
+  const chunkWeights = chunksOf(unsqueeze(labelWeights, [1]));
+  const sums = chunks.map((likelihood, i) => {
     // Adds nothing; but the gradient of a chunk's logits now depends on their likelihood, so that the logits are not
     // kept for it beyond.
-    const tied = add(chunkWeights?.[i] as Value, mul(likelihood, 0));
+    const tied = add(chunkWeights[i] as Value, mul(likelihood, 0)); // as many chunks of each
     return sumAll(mul(likelihood, tied));
   });
   const loss = mul(neg(sums.reduce((total, sum) => add(total, sum))), reciprocal(normaliser));
-  return { inputs: [inputIds, positionIds, targetPositions, labels, labelWeights, normaliser], outputs: { loss } };
+  return { inputs: [...inputs, labelWeights, normaliser], outputs: { loss } };
+}
+
+/**
+ * The log-likelihood of each label, for objectives that weigh answers against each other. Inputs: those of
+ * {@link likelihoodsOf}. Output: likelihood float32 [targets, 1].
+ */
+export function likelihoodGraph<Config>(
+  architecture: Architecture<Config>,
+  config: Config,
+  weights: Weights,
+): OpenGraph {
+  const { inputs, chunks } = likelihoodsOf(architecture, config, weights);
+  const [only] = chunks as [Value]; // there is one at least
+  return { inputs, outputs: { likelihood: chunks.length === 1 ? only : concat(chunks, 0) } };
 }
 
 /** What a decoding graph gives. */

@@ -12,7 +12,14 @@ export type {
   Weights,
 } from "./architecture.ts";
 export { attentionBlocks } from "./attention.ts";
-export { type DecodeOptions, decodeGraph, lossGraph, type OpenGraph, targetMultiple } from "./causal-lm.ts";
+export {
+  type DecodeOptions,
+  decodeGraph,
+  likelihoodGraph,
+  lossGraph,
+  type OpenGraph,
+  targetMultiple,
+} from "./causal-lm.ts";
 export { type ConfigJson, untied } from "./config.ts";
 export { assembleModel, openModel, type PretrainedModel } from "./model.ts";
 export { findArchitecture, supportedModelTypes } from "./table.ts";

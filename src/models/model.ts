@@ -6,7 +6,7 @@ import { openModelWeights } from "../io/model-weights.ts";
 import { dequantised, openPacked, type PackedFile, packedFileName } from "../io/packed/index.ts";
 import { joinPath, type Storage } from "../io/storage.ts";
 import type { Architecture, ModelSizes, Weights } from "./architecture.ts";
-import { type DecodeOptions, decodeGraph, lossGraph, type OpenGraph } from "./causal-lm.ts";
+import { type DecodeOptions, decodeGraph, likelihoodGraph, lossGraph, type OpenGraph } from "./causal-lm.ts";
 import type { ConfigJson } from "./config.ts";
 import { findArchitecture } from "./table.ts";
 
@@ -30,6 +30,8 @@ export interface PretrainedModel {
   readonly parameterCount: number;
   /** The training objective; see {@link lossGraph}. */
   loss(): OpenGraph;
+  /** The log-likelihood of every label; see {@link likelihoodGraph}. */
+  likelihood(): OpenGraph;
   /** One decoding step; see {@link decodeGraph}. */
   decode(options: DecodeOptions): OpenGraph;
 }
@@ -79,6 +81,7 @@ export function assembleModel(options: {
     unused: weights.unused,
     parameterCount: [...weights.found.values()].reduce((sum, { source }) => sum + sizeOf(source.shape), 0),
     loss: () => lossGraph(architecture, config, read),
+    likelihood: () => likelihoodGraph(architecture, config, read),
     decode: (options) => decodeGraph(architecture, config, read, options),
   };
 }

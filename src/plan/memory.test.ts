@@ -8,7 +8,7 @@ import { chooseMethod } from "../methods/index.ts";
 import { add, exp, matmul, mul, reshape } from "../ops/index.ts";
 import { openNodeDevice } from "../runtime/node.ts";
 import { compileGraph } from "../runtime/program.ts";
-import { batchSizes, makeBatch } from "../train/data/index.ts";
+import { makeBatch } from "../train/data/index.ts";
 import { fillDropoutMasks } from "../train/dropout.ts";
 import { buildTraining } from "../train/step.ts";
 import { liveMemory } from "./memory.ts";
@@ -30,8 +30,8 @@ describe("executionOrder", () => {
     try {
       const tuning = { optimization: "disabled", profile: join(folder, "profile") } as const;
       const program = await compileGraph(device, gradient.graph, { tuning });
-      const { feeds } = makeBatch(randomExamples(3), { padId: 0 });
-      const masks = fillDropoutMasks(attached.dropoutMasks, batchSizes(feeds), { seed: 0, step: 1, batch: 0 });
+      const { feeds, sizes } = makeBatch(randomExamples(3), { padId: 0 });
+      const masks = fillDropoutMasks(attached.dropoutMasks, sizes, { seed: 0, step: 1, batch: 0 });
       const scalars = { normaliser: tensor("float32", [], 1), carry: tensor("float32", [], 0) };
       const parameters = Object.fromEntries(
         gradient.graph.parameters.map(({ name, shape }) => [name, tensor("float32", shape.map(Number), 0.01)]),

@@ -37,7 +37,7 @@ async function losses(model: PretrainedModel, held: BaseWeightsName): Promise<nu
     const batch = makeBatch(examples.slice(4 * (step - 1), 4 * step), { padId: 0 });
     found.push((await trainer.step(step, [batch], 5e-3)).loss);
   }
-  found.push(await trainer.evaluate([makeBatch(examples.slice(0, 8), { padId: 0 })]));
+  found.push((await trainer.evaluate([makeBatch(examples.slice(0, 8), { padId: 0 })])).loss);
   await trainer.close();
   return found;
 }

@@ -1,23 +1,31 @@
-import { assert } from "../errors.ts";
-import { type Graph, graph, tensor, type Value } from "../graph/index.ts";
+import { type Graph, graph, type Tensor, tensor, type Value } from "../graph/index.ts";
 import { type Adapter, type Attached, attach, checkParameters } from "../methods/index.ts";
 import type { PretrainedModel } from "../models/index.ts";
 import type { Device } from "../runtime/device.ts";
 import { compileGraph } from "../runtime/program.ts";
 import { fold, gatherEarly, readInPlace } from "../transforms/index.ts";
 import type { Batch } from "./data/index.ts";
+import { chooseObjective, type ObjectiveChoice } from "./objectives/index.ts";
 
 /** Measures a model's loss on a device. */
 export interface Evaluator {
-  /** Sum of the negative log-likelihoods of a batch's labels, in nats. */
-  sum(batch: Batch): Promise<number>;
+  /** The loss and the measures of a batch, summed over its targets (for causal language models nats over labels). */
+  sums(batch: Batch): Promise<Measured>;
   /** Free the program, and the parameters when the evaluator placed them; the device stays open. */
   close(): Promise<void>;
+}
+
+/** A loss, and what else the objective measures. */
+export interface Measured {
+  readonly loss: number;
+  readonly measures: Readonly<Record<string, number>>;
 }
 
 /** What is measured: the adapter's parameters are in resident buffers of their own names, or come with it. */
 export interface EvaluatorOptions {
   readonly adapter?: Pick<Adapter, "choice" | "targets"> & Partial<Pick<Adapter, "parameters">>;
+  /** Next-token prediction unless given. */
+  readonly objective?: ObjectiveChoice;
 }
 
 /**
@@ -27,10 +35,10 @@ export interface EvaluatorOptions {
 export async function openEvaluator(
   device: Device,
   model: PretrainedModel,
-  { adapter }: EvaluatorOptions = {},
+  { adapter, objective }: EvaluatorOptions = {},
 ): Promise<Evaluator> {
-  const { graph: objective, attached } = buildEvaluation(model, adapter);
-  const program = await compileGraph(device, objective);
+  const { graph: evaluation, attached } = buildEvaluation(model, adapter, objective);
+  const program = await compileGraph(device, evaluation);
   const names = (attached?.trainables ?? []).map(({ value }) => value.name);
   let prefix = "";
   if (attached && adapter?.parameters) {
@@ -40,10 +48,8 @@ export async function openEvaluator(
   }
   const reads = Object.fromEntries(names.map((name) => [name, prefix + name]));
   return {
-    sum: async ({ feeds }) => {
-      const result = await program.run({ feeds: { ...feeds, normaliser: tensor("float32", [], [1]) }, reads });
-      return Number(result["loss"]?.data[0]);
-    },
+    sums: async ({ feeds }) =>
+      measuredIn(await program.run({ feeds: { ...feeds, normaliser: tensor("float32", [], [1]) }, reads })),
     close: async () => {
       await program.release();
       if (prefix !== "") await device.discard(Object.values(reads));
@@ -53,31 +59,58 @@ export async function openEvaluator(
 
 let opened = 0;
 
+/** The scalars that an objective's program gave. */
+export function measuredIn(outputs: Readonly<Record<string, Tensor>>): Measured {
+  const { loss = Number.NaN, ...measures } = Object.fromEntries(
+    Object.entries(outputs).map(([name, { data }]) => [name, Number(data[0])]),
+  );
+  return { loss, measures };
+}
+
 /** The objective of a model as a graph, with an adapter attached or not, dropout off. */
 export function buildEvaluation(
   model: PretrainedModel,
   adapter: EvaluatorOptions["adapter"],
+  { objective, config }: ObjectiveChoice = chooseObjective(undefined),
 ): { readonly graph: Graph; readonly attached: Attached | undefined } {
-  const { inputs, outputs } = model.loss();
+  const { inputs, outputs } = objective.forward(model);
   const { outputModule } = model.architecture;
   const attached = adapter && attach(outputs, { ...adapter, outputModule, training: false });
-  const [loss] = readInPlace(fold(gatherEarly([(attached?.outputs ?? outputs)["loss"] as Value]))); // every objective has one
-  assert(loss !== undefined, "folding keeps every output");
-  return { graph: graph({ name: "evaluate", inputs, outputs: { loss } }), attached };
+  const defined = objective.loss({ tuned: attached?.outputs ?? outputs, pretrained: outputs }, config);
+  const named = { loss: defined.loss, ...defined.measures };
+  const folded = readInPlace(fold(gatherEarly(Object.values(named))));
+  return {
+    graph: graph({
+      name: "evaluate",
+      inputs: [...inputs, ...defined.inputs],
+      outputs: new Map(Object.keys(named).map((name, i) => [name, folded[i] as Value])), // one a name
+    }),
+    attached,
+  };
 }
 
-/** Mean loss over the labels of batches. */
+/** Mean loss and measures over the targets of batches. */
 export async function meanLoss(
   evaluator: Evaluator,
   batches: readonly Batch[],
   onProgress?: (done: number, total: number) => void,
-): Promise<{ readonly loss: number; readonly targets: number }> {
-  let sum = 0;
+): Promise<Measured & { readonly targets: number }> {
+  const all: Measured[] = [];
   let targets = 0;
   for (const [i, batch] of batches.entries()) {
-    sum += await evaluator.sum(batch);
+    all.push(await evaluator.sums(batch));
     targets += batch.targets;
     onProgress?.(i + 1, batches.length);
   }
-  return { loss: sum / Math.max(1, targets), targets };
+  const { loss, measures } = addUp(all, Math.max(1, targets));
+  return { loss, measures, targets };
+}
+
+/** The sum of what was measured of several batches, divided by a number. */
+export function addUp(all: readonly Measured[], by = 1): Measured {
+  const total = (of: (measured: Measured) => number): number =>
+    all.reduce((sum, measured) => sum + of(measured), 0) / by;
+  const names = Object.keys(all[0]?.measures ?? {});
+  const measures = names.map((name) => [name, total((measured) => measured.measures[name] ?? Number.NaN)]);
+  return { loss: total(({ loss }) => loss), measures: Object.fromEntries(measures) };
 }

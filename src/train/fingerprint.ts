@@ -1,5 +1,5 @@
 import { showTargets } from "../methods/index.ts";
-import type { TokenizedExample } from "./data/index.ts";
+import { sequencesOf, type TokenizedExample } from "./data/index.ts";
 import type { RunOptions } from "./run.ts";
 
 /**
@@ -7,15 +7,19 @@ import type { RunOptions } from "./run.ts";
  * a hash of the data as token ids. Two runs with equal fingerprints on equal machines go through equal losses.
  */
 export async function fingerprintOf(
-  options: Pick<RunOptions, "settings" | "choice" | "targets" | "model" | "train" | "validation">,
+  options: Required<
+    Pick<RunOptions, "settings" | "choice" | "targets" | "objective" | "model" | "train" | "validation">
+  >,
 ): Promise<Readonly<Record<string, unknown>>> {
-  const { settings, choice, targets, model } = options;
+  const { settings, choice, targets, objective, model } = options;
   const { optimizer, ...rest } = settings;
   // What only decides when a run looks at itself or stops may change between its parts.
   const { checkpointEvery: _checkpointEvery, patience: _patience, ...decisive } = rest;
   return {
     ...decisive,
     ...optimizer,
+    objective: objective.objective.name,
+    ...objective.config,
     method: choice.method.name,
     ...choice.config,
     ...(choice.patterns === undefined ? {} : { patterns: choice.patterns }),
@@ -29,10 +33,11 @@ export async function fingerprintOf(
 }
 
 async function hashExamples(examples: readonly TokenizedExample[]): Promise<string> {
-  const total = examples.reduce((sum, { inputIds }) => sum + inputIds.length + 1, 0);
+  const sequences = examples.flatMap(sequencesOf);
+  const total = sequences.reduce((sum, { inputIds }) => sum + inputIds.length + 1, 0);
   const words = new Int32Array(total);
   let at = 0;
-  for (const { inputIds, trained } of examples) {
+  for (const { inputIds, trained } of sequences) {
     words[at++] = -inputIds.length;
     for (let i = 0; i < inputIds.length; i++) words[at++] = ((inputIds[i] ?? 0) << 1) | (trained[i] ?? 0);
   }

@@ -7,12 +7,19 @@ export type MetricLine =
       readonly step: number;
       readonly epoch: number;
       readonly loss: number;
+      readonly measures?: Readonly<Record<string, number>>;
       readonly gradNorm: number;
       readonly learningRate: number;
       readonly tokens: number;
       readonly targets: number;
     }
-  | { readonly kind: "evaluation"; readonly step: number; readonly loss: number; readonly best: boolean };
+  | {
+      readonly kind: "evaluation";
+      readonly step: number;
+      readonly loss: number;
+      readonly measures?: Readonly<Record<string, number>>;
+      readonly best: boolean;
+    };
 
 /** The metrics file of a run folder. */
 export function metricsPath(folder: string): string {

@@ -2,8 +2,9 @@ import { type Graph, sizeOf } from "../graph/index.ts";
 import { type Machine, runSeconds } from "../plan/cost.ts";
 import { type Footprint, footprint, type PlannedProgram } from "../plan/footprint.ts";
 import { bytesOfValue, type Symbols } from "../plan/memory.ts";
-import { batchesByLength, batchSizes, makeBatch, type TokenizedExample } from "./data/index.ts";
+import { batchesByLength, sequencesOf, type TokenizedExample, tokensOf } from "./data/index.ts";
 import { memoryChoices } from "./memory.ts";
+import { chooseObjective } from "./objectives/index.ts";
 import type { RunOptions } from "./run.ts";
 import { buildTraining } from "./step.ts";
 import { timetableOf } from "./timetable.ts";
@@ -26,7 +27,7 @@ export interface RunPlan {
 /** What is planned: a run, as {@link train} would be given it. */
 export type PlanOptions = Pick<
   RunOptions,
-  "model" | "choice" | "targets" | "settings" | "train" | "validation" | "padId"
+  "model" | "choice" | "targets" | "objective" | "settings" | "train" | "validation" | "padId"
 >;
 
 /** Where a run would happen. */
@@ -46,6 +47,7 @@ const [sampled, largest] = [12, 4];
 export function planRun(options: PlanOptions, { machine, processBytes }: PlanSite): RunPlan {
   const { model, settings } = options;
   const { prepack } = memoryChoices[settings.memory];
+  const { objective } = options.objective ?? chooseObjective(undefined);
   const graphs = buildTraining(model, {
     ...options,
     optimizer: settings.optimizer,
@@ -60,9 +62,9 @@ export function planRun(options: PlanOptions, { machine, processBytes }: PlanSit
     const { indices } = schedule.at(i);
     return indices.map((index) => options.train[index] as TokenizedExample); // indices of examples
   });
-  const sizesOf = (examples: readonly TokenizedExample[]): Symbols => batchSizes(makeBatch(examples, layout).feeds);
-  const validation = batchesByLength(options.validation, { batchSize: settings.batchSize, ...layout });
-  const validationSizes = evenly(validation, sampled).map(({ feeds }) => batchSizes(feeds));
+  const sizesOf = (examples: readonly TokenizedExample[]): Symbols => objective.batch(examples, layout).sizes;
+  const validation = batchesByLength(options.validation, objective.batch, { batchSize: settings.batchSize, ...layout });
+  const validationSizes = evenly(validation, sampled).map(({ sizes }) => sizes);
 
   const { gradient, update } = graphs;
   const programs: PlannedProgram[] = [{ graph: gradient.graph, sizes: largestOf(batches).map(sizesOf), prepack }];
@@ -91,8 +93,8 @@ export function planRun(options: PlanOptions, { machine, processBytes }: PlanSit
 /** The batches with the most tokens and those with the longest examples: one of them needs the most memory. */
 function largestOf(batches: readonly (readonly TokenizedExample[])[]): readonly (readonly TokenizedExample[])[] {
   const measured = batches.map((examples) => {
-    const lengths = examples.map(({ inputIds }) => inputIds.length);
-    return { examples, tokens: sumOf(lengths, Number), longest: Math.max(...lengths) };
+    const lengths = examples.flatMap(sequencesOf).map(({ inputIds }) => inputIds.length);
+    return { examples, tokens: sumOf(examples, tokensOf), longest: Math.max(...lengths) };
   });
   const top = (key: "tokens" | "longest"): typeof measured =>
     measured.toSorted((a, b) => b[key] - a[key]).slice(0, largest);

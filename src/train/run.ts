@@ -6,9 +6,10 @@ import type { PretrainedModel } from "../models/index.ts";
 import { learningRateAt } from "../optim/index.ts";
 import type { Device } from "../runtime/device.ts";
 import { type Checkpoint, checkFingerprint, type Progress, readCheckpoint, writeCheckpoint } from "./checkpoint.ts";
-import { type Batch, type BatchSchedule, batchesByLength, makeBatch, type TokenizedExample } from "./data/index.ts";
+import { type Batch, type BatchSchedule, batchesByLength, type TokenizedExample } from "./data/index.ts";
 import { fingerprintOf } from "./fingerprint.ts";
 import { appendMetric, trimMetrics } from "./metrics.ts";
+import { chooseObjective, type ObjectiveChoice } from "./objectives/index.ts";
 import type { TrainSettings } from "./settings.ts";
 import { timetableOf } from "./timetable.ts";
 import { openTrainer } from "./trainer.ts";
@@ -19,6 +20,8 @@ export interface RunOptions {
   readonly model: PretrainedModel;
   readonly choice: MethodChoice;
   readonly targets: TargetModules;
+  /** What is minimised; next-token prediction unless given. */
+  readonly objective?: ObjectiveChoice;
   readonly settings: TrainSettings;
   readonly train: readonly TokenizedExample[];
   /** Held back for evaluation; may be empty. */
@@ -53,12 +56,20 @@ export type RunEvent =
       readonly steps: number;
       readonly epoch: number;
       readonly loss: number;
+      /** What else the objective measures, such as the accuracy of rewards. */
+      readonly measures?: Readonly<Record<string, number>>;
       readonly gradNorm: number;
       readonly learningRate: number;
       readonly tokensPerSecond: number;
       readonly remainingMs: number;
     }
-  | { readonly kind: "evaluation"; readonly step: number; readonly loss: number; readonly best: boolean }
+  | {
+      readonly kind: "evaluation";
+      readonly step: number;
+      readonly loss: number;
+      readonly measures?: Readonly<Record<string, number>>;
+      readonly best: boolean;
+    }
   | { readonly kind: "checkpoint"; readonly step: number; readonly path: string };
 
 /** How a run ended. */
@@ -84,18 +95,20 @@ export function checkpointPath(folder: string): string {
  */
 export async function train(options: RunOptions): Promise<RunResult> {
   const { device, model, choice, targets, settings, folder, onEvent } = options;
-  const fingerprint = await fingerprintOf(options);
+  const objective = options.objective ?? chooseObjective(undefined);
+  const fingerprint = await fingerprintOf({ ...options, objective });
   const saved = await findCheckpoint(options, fingerprint);
   const { batchSize, accumulationSteps, seed } = settings;
   const { schedule, updatesPerEpoch, steps } = timetableOf(options.train.length, settings);
   const warmupSteps = settings.warmup < 1 ? Math.ceil(settings.warmup * steps) : settings.warmup;
   const rate = { peak: settings.learningRate, schedule: settings.schedule, warmupSteps, totalSteps: steps };
   const layout = { padId: options.padId, hiddenSize: options.model.sizes.hiddenSize };
-  const validation = batchesByLength(options.validation, { batchSize, ...layout });
+  const validation = batchesByLength(options.validation, objective.objective.batch, { batchSize, ...layout });
 
   const trainer = await openTrainer(device, model, {
     choice,
     targets,
+    objective,
     optimizer: settings.optimizer,
     maxGradNorm: settings.maxGradNorm,
     memory: settings.memory,
@@ -119,7 +132,7 @@ export async function train(options: RunOptions): Promise<RunResult> {
       onEvent?.({ kind: "checkpoint", step: progress.step, path });
     };
     const evaluate = async (): Promise<void> => {
-      const loss = await trainer.evaluate(validation);
+      const { loss, measures } = await trainer.evaluate(validation);
       const improved = progress.best === undefined || loss < progress.best.loss;
       if (improved) best = (await trainer.adapter()).parameters;
       progress = {
@@ -127,7 +140,7 @@ export async function train(options: RunOptions): Promise<RunResult> {
         best: improved ? { step: progress.step, loss } : progress.best,
         evaluationsWithoutGain: improved ? 0 : progress.evaluationsWithoutGain + 1,
       };
-      const line = { kind: "evaluation", step: progress.step, loss, best: improved } as const;
+      const line = { kind: "evaluation", step: progress.step, loss, ...measuresOf(measures), best: improved } as const;
       if (folder) await appendMetric(folder.storage, folder.path, line);
       onEvent?.(line);
     };
@@ -151,13 +164,13 @@ export async function train(options: RunOptions): Promise<RunResult> {
       }
       const step = progress.step + 1;
       const epoch = Math.floor((step - 1) / updatesPerEpoch);
-      const batches = updateBatches(options, schedule, {
+      const batches = updateBatches(options, objective.objective, schedule, {
         epoch,
         update: (step - 1) % updatesPerEpoch,
         updatesPerEpoch,
       });
       const learningRate = learningRateAt(step - 1, rate);
-      const { loss, gradNorm } = await trainer.step(step, batches, learningRate).catch((error: unknown) => {
+      const { loss, gradNorm, measures } = await trainer.step(step, batches, learningRate).catch((error: unknown) => {
         throw withCheckpoint(error, folder && savedStep >= 0 ? checkpointPath(folder.path) : undefined);
       });
       progress = { ...progress, step };
@@ -167,6 +180,7 @@ export async function train(options: RunOptions): Promise<RunResult> {
         step,
         epoch,
         loss,
+        ...measuresOf(measures),
         gradNorm,
         learningRate,
         tokens,
@@ -212,6 +226,7 @@ async function findCheckpoint(
 
 function updateBatches(
   { settings, train: examples, padId, model }: RunOptions,
+  objective: ObjectiveChoice["objective"],
   schedule: BatchSchedule,
   { epoch, update, updatesPerEpoch }: { epoch: number; update: number; updatesPerEpoch: number },
 ): readonly Batch[] {
@@ -220,8 +235,13 @@ function updateBatches(
   return Array.from({ length: last - first }, (_, i) => {
     const { indices } = schedule.at(epoch * schedule.batchesPerEpoch + first + i);
     const rows = indices.map((index) => examples[index] as TokenizedExample); // the plan's indices are examples
-    return makeBatch(rows, { padId, hiddenSize: model.sizes.hiddenSize });
+    return objective.batch(rows, { padId, hiddenSize: model.sizes.hiddenSize });
   });
+}
+
+/** Absent where there are none. */
+function measuresOf(measures: Readonly<Record<string, number>>): { readonly measures?: typeof measures } {
+  return Object.keys(measures).length === 0 ? {} : { measures };
 }
 
 function sumOf(batches: readonly Batch[], key: "tokens" | "targets"): number {

@@ -26,12 +26,15 @@ import {
 } from "../transforms/index.ts";
 import { type BaseWeightsName, baseWeights } from "./base-weights.ts";
 import { type MemoryChoiceName, memoryChoices } from "./memory.ts";
+import { chooseObjective, type ObjectiveChoice } from "./objectives/index.ts";
 import { stateName, updateOutputs } from "./update.ts";
 
 /** What a training step is made of. */
 export interface StepOptions {
   readonly choice: MethodChoice;
   readonly targets: TargetModules;
+  /** What is minimised; next-token prediction unless given. */
+  readonly objective?: ObjectiveChoice;
   readonly optimizer: AdamWConfig;
   /** Gradients are scaled down to this global norm; 0 leaves them. */
   readonly maxGradNorm: number;
@@ -54,7 +57,7 @@ export interface StepGraph {
 
 /** The graphs of training: either one that does everything, or one for gradients and one for the update. */
 export interface TrainingGraphs {
-  /** Forward, loss and backward; with the update too when nothing accumulates. Outputs loss (and grad_norm). */
+  /** Forward, loss and backward; with the update too when nothing accumulates. Outputs loss, measures (and grad_norm). */
   readonly gradient: StepGraph;
   /** Clipping and the optimiser, when gradients accumulate. Outputs grad_norm. */
   readonly update: StepGraph | undefined;
@@ -72,19 +75,23 @@ const nominal: Symbols = { batch: 1, block: 128, chunk: 32 };
  */
 export function buildTraining(model: PretrainedModel, options: StepOptions): TrainingGraphs {
   const { choice, targets, accumulates } = options;
-  const open = model.loss();
+  const { objective, config } = options.objective ?? chooseObjective(undefined);
+  const open = objective.forward(model);
   const outputModule = model.architecture.outputModule;
   const attached = attach(open.outputs, { choice, targets, outputModule, training: true });
-  const [loss] = stackProducts(gatherEarly([attached.outputs["loss"] as Value])) as [Value]; // every objective has one
+  const defined = objective.loss({ tuned: attached.outputs, pretrained: open.outputs }, config);
+  const scalars = stackProducts(gatherEarly([defined.loss, ...Object.values(defined.measures)]));
+  const loss = scalars[0] as Value; // as many as before
+  const measures = Object.fromEntries(Object.keys(defined.measures).map((name, i) => [name, scalars[i + 1] as Value]));
   const parameters = attached.trainables.map(({ value }) => value);
   const gradients = differentiate(loss, parameters);
   const dropout = new Set(attached.dropoutMasks.flatMap(({ value, scale }) => [value, scale]));
-  const inputs = [...open.inputs, ...dropout];
+  const inputs = [...open.inputs, ...defined.inputs, ...dropout];
 
   if (!accumulates) {
     const update = updateOutputs(attached.trainables, gradients, options);
     return {
-      gradient: close("step", inputs, { loss, ...update.outputs }, update.writes, options),
+      gradient: close("step", inputs, { loss, ...measures, ...update.outputs }, update.writes, options),
       update: undefined,
       attached,
       zeros: update.state,
@@ -99,7 +106,7 @@ export function buildTraining(model: PretrainedModel, options: StepOptions): Tra
   const writes = Object.fromEntries(sums.map((sum) => [`next ${sum.name}`, sum.name]));
   const update = updateOutputs(attached.trainables, sums, options);
   return {
-    gradient: close("gradient", [...inputs, carry], { loss, ...outputs }, writes, options),
+    gradient: close("gradient", [...inputs, carry], { loss, ...measures, ...outputs }, writes, options),
     update: close("update", [], update.outputs, update.writes, options),
     attached,
     zeros: [...update.state, ...sums],

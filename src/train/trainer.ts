@@ -7,16 +7,19 @@ import { type AdamWConfig, adamw } from "../optim/index.ts";
 import type { Device } from "../runtime/device.ts";
 import { compileGraph, type Program } from "../runtime/program.ts";
 import type { BaseWeightsName } from "./base-weights.ts";
-import { type Batch, batchSizes } from "./data/index.ts";
+import type { Batch } from "./data/index.ts";
 import { fillDropoutMasks, openDropoutMasks } from "./dropout.ts";
-import { type Evaluator, meanLoss } from "./evaluator.ts";
+import { addUp, type Evaluator, type Measured, meanLoss, measuredIn } from "./evaluator.ts";
 import { type MemoryChoiceName, memoryChoices } from "./memory.ts";
+import type { ObjectiveChoice } from "./objectives/index.ts";
 import { buildTraining, type StepGraph, type TrainingGraphs } from "./step.ts";
 
 /** What a trainer needs to know; see {@link openTrainer}. */
 export interface TrainerOptions {
   readonly choice: MethodChoice;
   readonly targets: TargetModules;
+  /** What is minimised; next-token prediction unless given. */
+  readonly objective?: ObjectiveChoice;
   readonly optimizer: AdamWConfig;
   /** Gradients are scaled down to this global norm; 0 leaves them. */
   readonly maxGradNorm: number;
@@ -30,10 +33,8 @@ export interface TrainerOptions {
   readonly seed: number;
 }
 
-/** What one update reports. */
-export interface StepReport {
-  /** Mean negative log-likelihood over the labels of the update, in nats. */
-  readonly loss: number;
+/** What one update reports: the loss and the measures as means over its targets. */
+export interface StepReport extends Measured {
   /** Global norm of the gradients before clipping. */
   readonly gradNorm: number;
 }
@@ -48,8 +49,8 @@ export interface Trainer {
    * @throws {TuneError} `not-finite-loss` when the loss or the gradients are NaN or infinite.
    */
   step(step: number, batches: readonly Batch[], learningRate: number): Promise<StepReport>;
-  /** Mean loss over batches, with dropout off. */
-  evaluate(batches: readonly Batch[]): Promise<number>;
+  /** Mean loss and measures over batches, with dropout off. */
+  evaluate(batches: readonly Batch[]): Promise<Measured>;
   /** Copy the trained tensors back. */
   adapter(): Promise<Adapter>;
   /** Replace the trained tensors. */
@@ -61,6 +62,9 @@ export interface Trainer {
   /** Free programs and buffers; the device stays open. */
   close(): Promise<void>;
 }
+
+/** The output that holds the gradients' global norm. */
+const normName = "grad_norm";
 
 interface Compiled {
   readonly program: Program;
@@ -112,28 +116,30 @@ export async function openTrainer(device: Device, model: PretrainedModel, option
         "this trainer takes one batch a step",
       );
       const targets = batches.reduce((sum, batch) => sum + batch.targets, 0);
-      let loss = 0;
+      const measured: Measured[] = [];
       let gradNorm = Number.NaN;
       for (const [i, batch] of batches.entries()) {
         const outputs = await runStep(gradient, {
           ...batch.feeds,
           normaliser: scalar(targets),
-          ...fillDropoutMasks(dropoutMasks, batchSizes(batch.feeds), { seed: options.seed, step, batch: i }),
+          ...fillDropoutMasks(dropoutMasks, batch.sizes, { seed: options.seed, step, batch: i }),
           ...(update ? { carry: scalar(i === 0 ? 0 : 1) } : optimizerFeeds(step, learningRate)),
         });
-        loss += numberOf(outputs, "loss");
-        if (!update) gradNorm = numberOf(outputs, "grad_norm");
+        const { [normName]: norm, ...scalars } = outputs;
+        measured.push(measuredIn(scalars));
+        if (!update) gradNorm = Number(norm?.data[0]);
       }
+      const { loss, measures } = addUp(measured);
       if (Number.isFinite(loss) && update) {
-        gradNorm = numberOf(await runStep(update, optimizerFeeds(step, learningRate)), "grad_norm");
+        gradNorm = Number((await runStep(update, optimizerFeeds(step, learningRate)))[normName]?.data[0]);
       }
       if (!Number.isFinite(loss) || !Number.isFinite(gradNorm)) throw notFinite(step, loss, gradNorm, learningRate);
-      return { loss, gradNorm };
+      return { loss, measures, gradNorm };
     },
 
     evaluate: async (batches) => {
-      const evaluator = stepEvaluator(gradient, dropoutMasks);
-      return (await meanLoss(evaluator, batches)).loss;
+      const { loss, measures } = await meanLoss(stepEvaluator(gradient, dropoutMasks), batches);
+      return { loss, measures };
     },
 
     adapter: async () => ({
@@ -184,9 +190,10 @@ function stepEvaluator({ program, reads }: Compiled, masks: readonly DropoutMask
   const unused = program.graph.inputs.filter(({ shape }) => shape.length === 0).map(({ name }) => [name, scalar(1)]);
   const scalars: Readonly<Record<string, Tensor>> = Object.fromEntries(unused); // the sum's normaliser is 1 too
   return {
-    sum: async ({ feeds }) => {
-      const open = openDropoutMasks(masks, batchSizes(feeds));
-      return numberOf(await program.run({ feeds: { ...scalars, ...feeds, ...open }, reads }), "loss");
+    sums: async ({ feeds, sizes }) => {
+      const open = openDropoutMasks(masks, sizes);
+      const { [normName]: _norm, ...outputs } = await program.run({ feeds: { ...scalars, ...feeds, ...open }, reads });
+      return measuredIn(outputs);
     },
     close: async () => undefined,
   };
@@ -236,10 +243,4 @@ function scalar(value: number): Tensor {
 function scalarFeeds(values: Readonly<Record<string, number>>, taken: ReadonlySet<string>): Record<string, Tensor> {
   const used = Object.entries(values).filter(([name]) => taken.has(name));
   return Object.fromEntries(used.map(([name, value]) => [name, scalar(value)]));
-}
-
-function numberOf(outputs: Readonly<Record<string, Tensor>>, name: string): number {
-  const value = outputs[name]?.data[0];
-  assert(value !== undefined, `the program has no output ${name}`);
-  return Number(value);
 }

@@ -2,10 +2,22 @@ import { assert } from "../../errors.ts";
 import { type Tensor, tensor } from "../../graph/index.ts";
 import { attentionBlocks, targetMultiple } from "../../models/index.ts";
 import { packRows } from "./packing.ts";
-import type { TokenizedExample } from "./tokenize.ts";
+import { type Sequence, type TokenizedExample, tokensOf } from "./tokenize.ts";
 
 /** What a training step reads, and how much there is of it. */
 export interface Batch {
+  /** The inputs of an objective's graph but `normaliser`, which is `targets` of the whole update. */
+  readonly feeds: Readonly<Record<string, Tensor>>;
+  /** The batch's sizes, by the symbols that the graph names them with. */
+  readonly sizes: Readonly<Record<string, number>>;
+  /** Tokens that are not padding. */
+  readonly tokens: number;
+  /** What the loss is a mean over: labels, in causal language modelling. */
+  readonly targets: number;
+}
+
+/** Sequences side by side, with what is to be predicted of them. */
+export interface TokenBatch extends Batch {
   readonly feeds: {
     /** [batch, seq]: each row one or several documents, padded on the right. */
     readonly input_ids: Tensor<"int64">;
@@ -18,19 +30,8 @@ export interface Batch {
     /** [targets]: 1, or 0 where a target only fills up a chunk. */
     readonly label_weights: Tensor<"float32">;
   };
-  /** Tokens that are not padding. */
-  readonly tokens: number;
-  /** Labels: what the loss is a mean over. */
-  readonly targets: number;
-}
-
-/** The sizes of a batch, by the symbols that the objective's graph names them with. */
-export function batchSizes({
-  input_ids,
-  labels,
-}: Batch["feeds"]): Readonly<Record<"batch" | "block" | "chunk", number>> {
-  const [batch = 1, seq = attentionBlocks] = input_ids.shape;
-  return { batch, block: seq / attentionBlocks, chunk: labels.data.length / targetMultiple };
+  /** For each label, which of the sequences it is of. */
+  readonly owners: readonly number[];
 }
 
 /** How a batch is laid out. */
@@ -42,10 +43,10 @@ export interface LayoutOptions {
 }
 
 /**
- * Put examples side by side, padded on the right to a multiple of what attention is cut into. Packing changes where an
- * example stands and nothing else: its positions start at 0, it attends to itself alone, and its labels count the same.
+ * Put sequences side by side, padded on the right to a multiple of what attention is cut into. Packing changes where a
+ * sequence stands and nothing else: its positions start at 0, it attends to itself alone, and its labels count the same.
  */
-export function makeBatch(examples: readonly TokenizedExample[], { padId, hiddenSize }: LayoutOptions): Batch {
+export function makeBatch(examples: readonly Sequence[], { padId, hiddenSize }: LayoutOptions): TokenBatch {
   assert(examples.length > 0, "a batch needs an example");
   const lengths = examples.map(({ inputIds }) => inputIds.length);
   const { rows, width } =
@@ -54,16 +55,18 @@ export function makeBatch(examples: readonly TokenizedExample[], { padId, hidden
   const positions = new Int32Array(ids.length);
   const targets: number[] = [];
   const labels: number[] = [];
+  const owners: number[] = [];
   for (const [row, indices] of rows.entries()) {
     let start = row * width;
     for (const index of indices) {
-      const { inputIds, trained } = examples[index] as TokenizedExample; // packed from their lengths
+      const { inputIds, trained } = examples[index] as Sequence; // packed from their lengths
       ids.set(inputIds, start);
       for (const [i, label] of inputIds.entries()) {
         positions[start + i] = i;
         if (i === 0 || trained[i] !== 1) continue;
         targets.push(start + i - 1);
         labels.push(label);
+        owners.push(index);
       }
       start += inputIds.length;
     }
@@ -84,8 +87,10 @@ export function makeBatch(examples: readonly TokenizedExample[], { padId, hidden
       labels: tensor("int64", [labels.length], labels),
       label_weights: tensor("float32", [weights.length], weights),
     },
+    sizes: { batch: rows.length, block: width / attentionBlocks, chunk: labels.length / targetMultiple },
     tokens: lengths.reduce((sum, length) => sum + length, 0),
     targets: labelled,
+    owners,
   };
 }
 
@@ -97,10 +102,11 @@ function oneARow(lengths: readonly number[]): { rows: readonly (readonly number[
 /** Every example once, those of like length together, so that little is padding. For measuring, where order is free. */
 export function batchesByLength(
   examples: readonly TokenizedExample[],
-  { batchSize, ...options }: LayoutOptions & { readonly batchSize: number },
+  make: (examples: readonly TokenizedExample[], layout: LayoutOptions) => Batch,
+  { batchSize, ...layout }: LayoutOptions & { readonly batchSize: number },
 ): readonly Batch[] {
-  const sorted = examples.toSorted((a, b) => a.inputIds.length - b.inputIds.length);
+  const sorted = examples.toSorted((a, b) => tokensOf(a) - tokensOf(b));
   return Array.from({ length: Math.ceil(sorted.length / batchSize) }, (_, i) =>
-    makeBatch(sorted.slice(i * batchSize, (i + 1) * batchSize), options),
+    make(sorted.slice(i * batchSize, (i + 1) * batchSize), layout),
   );
 }

@@ -11,7 +11,9 @@ export type EncodeNote =
   /** What the template opens an answer with in generation is not how answers in the conversation start. */
   | "generation-prompt-differs"
   /** The trained text holds no token that ends generation, so the model will not learn to stop. */
-  | "no-end-of-turn";
+  | "no-end-of-turn"
+  /** The chosen answer is the rejected one: there is nothing to prefer, and the row is left out. */
+  | "no-preference";
 
 /** A row as tokens: `trained[i]` is 1 where token i is to be learnt from the tokens before it. */
 export interface EncodedRow {
@@ -19,6 +21,8 @@ export interface EncodedRow {
   /** As long as `ids`. */
   readonly trained: Uint8Array;
   readonly notes: readonly EncodeNote[];
+  /** What the row is preferred to, in data of preferences. */
+  readonly against?: readonly Pick<EncodedRow, "ids" | "trained">[];
 }
 
 /** What encoding depends on, besides the row. */
@@ -65,11 +69,16 @@ export function encodePair(
  * @throws {TuneError} `chat-template-failed`, and `untrainable-conversation` when no assistant turn can be found.
  */
 export function encodeConversation(
-  conversation: { readonly messages: readonly ChatMessage[]; readonly tools?: readonly unknown[] },
+  conversation: {
+    readonly messages: readonly ChatMessage[];
+    readonly tools?: readonly unknown[];
+    /** The first message that may be trained; 0 unless given. */
+    readonly first?: number;
+  },
   template: ChatTemplate,
   { tokenizer, now }: EncodeContext,
 ): EncodedRow {
-  const { messages, tools } = conversation;
+  const { messages, tools, first = 0 } = conversation;
   const options: Omit<RenderOptions, "addGenerationPrompt"> = {
     ...(tools === undefined ? {} : { tools }),
     ...(now === undefined ? {} : { now }),
@@ -90,7 +99,7 @@ export function encodeConversation(
 
   const spans: Span[] = [];
   for (const [i, message] of messages.entries()) {
-    if (message.role !== "assistant") continue;
+    if (message.role !== "assistant" || i < first) continue;
     const closed = i === messages.length - 1 ? full : render(i + 1, false);
     const opened = full.startsWith(closed) ? openedText(closed, () => render(i, false), render(i, true)) : undefined;
     if (opened === undefined) {

@@ -1,4 +1,4 @@
-import type { TokenizedExample } from "./tokenize.ts";
+import { sequencesOf, type TokenizedExample } from "./tokenize.ts";
 
 /** What training data looks like to a model. */
 export interface DataReport {
@@ -6,7 +6,7 @@ export interface DataReport {
   /** Tokens of all examples, and those of them that are learnt. */
   readonly tokens: number;
   readonly trainedTokens: number;
-  /** Lengths of examples in tokens. */
+  /** Lengths in tokens of examples; of each of their sequences, where they hold several. */
   readonly lengths: Readonly<Record<"shortest" | "median" | "p95" | "longest", number>>;
   /** How many examples are up to so many tokens long, and longer than the entry before says. */
   readonly histogram: readonly { readonly upTo: number; readonly count: number }[];
@@ -19,7 +19,8 @@ const bars = 20;
 
 /** Count, measure and compare examples. */
 export function reportData(examples: readonly TokenizedExample[]): DataReport {
-  const lengths = examples.map(({ inputIds }) => inputIds.length).sort((a, b) => a - b);
+  const sequences = examples.flatMap(sequencesOf);
+  const lengths = sequences.map(({ inputIds }) => inputIds.length).sort((a, b) => a - b);
   const at = (share: number): number => lengths[Math.max(0, Math.ceil(share * lengths.length) - 1)] ?? 0;
   const longest = at(1);
   const width = niceWidth(longest / bars);
@@ -29,15 +30,17 @@ export function reportData(examples: readonly TokenizedExample[]): DataReport {
   }));
   const seen = new Set<string>();
   const duplicates: number[] = [];
-  for (const { inputIds, line } of examples) {
-    const key = inputIds.join();
-    if (seen.has(key)) duplicates.push(line);
+  for (const example of examples) {
+    const key = sequencesOf(example)
+      .map(({ inputIds }) => inputIds.join())
+      .join(";");
+    if (seen.has(key)) duplicates.push(example.line);
     seen.add(key);
   }
   return {
     examples: examples.length,
     tokens: lengths.reduce((sum, length) => sum + length, 0),
-    trainedTokens: examples.reduce((sum, { trained }) => sum + trained.reduce((n, mark) => n + mark, 0), 0),
+    trainedTokens: sequences.reduce((sum, { trained }) => sum + trained.reduce((n, mark) => n + mark, 0), 0),
     lengths: { shortest: lengths[0] ?? 0, median: at(0.5), p95: at(0.95), longest },
     histogram,
     duplicates,

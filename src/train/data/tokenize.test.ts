@@ -8,7 +8,7 @@ import { loadTokenizer, type TextTokenizer } from "../../io/tokenizer.ts";
 import { nodeStorage } from "../../runtime/node-storage.ts";
 import { previewExample } from "./preview.ts";
 import { parseDocuments, parseJsonLines, readDataset } from "./read.ts";
-import { type TokenizeOptions, tokenizeDataset } from "./tokenize.ts";
+import { sequencesOf, type TokenizeOptions, tokenizeDataset } from "./tokenize.ts";
 
 const failure = (run: () => unknown): TuneError => {
   try {
@@ -148,6 +148,63 @@ describe("conversations", () => {
       }),
       { numRuns: 50 },
     );
+  });
+});
+
+describe("preferences", () => {
+  const user = (content: string): object => ({ role: "user", content });
+  const assistant = (content: string): object => ({ role: "assistant", content });
+  const pairs = (...values: unknown[]): string[][] =>
+    tokenizeDataset(rows(...values), chatTokenizer(), { maxLength: 1000 }).examples.map((example) =>
+      sequencesOf(example).map((sequence) => previewExample(sequence, chatTokenizer())),
+    );
+  const turn = (question: string, answer: string): string =>
+    `<|im_start|>user\n${question}<|im_end|>\n<|im_start|>assistant\n${answer}`;
+
+  test("texts: a prompt and two answers, or what both begin with", () => {
+    const expected = [["The sky is⟦ blue<|im_end|>⟧", "The sky is⟦ green<|im_end|>⟧"]];
+    expect(pairs({ prompt: "The sky is", chosen: " blue", rejected: " green" })).toEqual(expected);
+    expect(pairs({ chosen: "The sky is blue", rejected: "The sky is green" })).toEqual(expected);
+  });
+
+  test("conversations: as TRL's, with the prompt apart, in front, or as text", () => {
+    const expected = [[turn("Sky?", "⟦Blue.<|im_end|>\n⟧"), turn("Sky?", "⟦Green.<|im_end|>\n⟧")]];
+    const whole = { chosen: [user("Sky?"), assistant("Blue.")], rejected: [user("Sky?"), assistant("Green.")] };
+    const answers = { chosen: [assistant("Blue.")], rejected: [assistant("Green.")] };
+    expect(pairs({ prompt: [user("Sky?")], ...answers })).toEqual(expected);
+    expect(pairs(whole)).toEqual(expected);
+    expect(pairs({ prompt: "Sky?", ...whole })).toEqual(expected);
+    expect(pairs({ prompt: "Sky?", ...answers })).toEqual(expected);
+    const [[chosen] = []] = pairs({ ...answers, prompt: [user("Hi"), assistant("Yo"), user("Sky?")] });
+    expect(chosen).toBe(`${turn("Hi", "Yo<|im_end|>")}\n${turn("Sky?", "⟦Blue.<|im_end|>\n⟧")}`); // the prompt's own is not
+  });
+
+  test("equal answers are left out, long ones are cut, and those with nothing left dropped", () => {
+    const dataset = rows(
+      { prompt: "ab", chosen: "cd", rejected: "cd" },
+      { prompt: "ab", chosen: "cdefg", rejected: "x" },
+      { prompt: "abcdef", chosen: "g", rejected: "h" },
+    );
+    const { examples, warnings } = tokenizeDataset(dataset, chatTokenizer(), { maxLength: 5, tooLong: "split" });
+    expect(examples.map(({ line, against }) => [line, against?.length])).toEqual([[2, 1]]);
+    expect(warnings.map(({ code, lines }) => `${code}: ${lines.join(", ")}`)).toEqual([
+      "no-preference: 1",
+      "truncated: 2, 3",
+      "dropped: 3",
+    ]);
+  });
+
+  test("rows whose parts do not go together are named", () => {
+    const list = [user("Sky?"), assistant("Blue.")];
+    const wrong = [
+      [{ chosen: "a", rejected: list }, '"rejected" is a list'],
+      [{ chosen: list, rejected: [user("x")] }, 'no message has the role "assistant"'],
+      [{ prompt: 3, chosen: "a", rejected: "b" }, '"prompt" is a number'],
+      [{ prompt: {}, chosen: list, rejected: list }, '"prompt" is an object, but "chosen" is a list'],
+      [{ prompt: "a", chosen: "b", rejected: " " }, '"rejected" is empty'],
+    ] as const;
+    const { message } = failure(() => rows(...wrong.map(([value]) => value)));
+    for (const [i, [, what]] of wrong.entries()) expect(message).toMatch(new RegExp(`line ${i + 1}: .*${what}`));
   });
 });
 

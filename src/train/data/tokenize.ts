@@ -4,14 +4,33 @@ import type { EncodedRow, EncodeNote } from "./encode.ts";
 import { showLines, throwProblems } from "./problems.ts";
 import type { Dataset } from "./read.ts";
 
-/** A sequence to train on. */
-export interface TokenizedExample {
+/** Tokens, and which of them are to be learnt. */
+export interface Sequence {
   /** Token ids [seq]. */
   readonly inputIds: Int32Array;
   /** [seq]: 1 where the token is a label, learnt from the tokens before it. The first is always 0. */
   readonly trained: Uint8Array;
+}
+
+/** What to train on: a sequence by itself, or held against others. */
+export interface TokenizedExample extends Sequence {
+  /** What it is preferred to, where the data holds preferences: the rejected answer to the same prompt. */
+  readonly against?: readonly Sequence[];
   /** Line of the data where its row stands. */
   readonly line: number;
+}
+
+/** What the rows of some data become: `sequence`, or `pair` for one sequence against another. */
+export type ExampleKind = "sequence" | "pair";
+
+/** The sequences of an example, itself first. */
+export function sequencesOf(example: TokenizedExample): readonly Sequence[] {
+  return [example, ...(example.against ?? [])];
+}
+
+/** Tokens of all sequences of an example. */
+export function tokensOf(example: TokenizedExample): number {
+  return sequencesOf(example).reduce((sum, { inputIds }) => sum + inputIds.length, 0);
 }
 
 /** Something that happened to rows and that a user should hear of, without its being an error. */
@@ -83,13 +102,15 @@ export function tokenizeDataset(
       continue;
     }
     for (const note of row.notes) warn(note, line);
-    const { length } = row.ids;
+    const length = Math.max(row.ids.length, ...(row.against ?? []).map(({ ids }) => ids.length));
+    const splits = tooLong === "split" && row.against === undefined;
     if (length > maxLength && tooLong === "error") overlong.push({ line, length });
-    if (length > maxLength && tooLong === "truncate") warn("truncated", line);
-    const kept = cut(row, maxLength, tooLong === "split" ? length : maxLength)
-      .map((piece): TokenizedExample => ({ ...piece, line }))
-      .filter(({ trained }) => trained.includes(1));
-    if (kept.length === 0) warn("dropped", line);
+    if (length > maxLength && !splits && tooLong !== "error") warn("truncated", line);
+    const against = row.against?.flatMap((other) => cut(other, maxLength, maxLength));
+    const kept = cut(row, maxLength, splits ? row.ids.length : maxLength)
+      .map((piece): TokenizedExample => ({ ...piece, ...(against ? { against } : {}), line }))
+      .filter((example) => sequencesOf(example).every(({ trained }) => trained.includes(1)));
+    if (kept.length === 0 && !row.notes.includes("no-preference")) warn("dropped", line);
     examples.push(...kept);
   }
 
@@ -105,7 +126,7 @@ export function tokenizeDataset(
 }
 
 /** Cut the first `end` tokens of a row into sequences of at most `maxLength`. */
-function cut(row: EncodedRow, maxLength: number, end: number): Pick<TokenizedExample, "inputIds" | "trained">[] {
+function cut(row: Pick<EncodedRow, "ids" | "trained">, maxLength: number, end: number): Sequence[] {
   const pieces = [];
   for (let start = 0; start < Math.min(end, row.ids.length); start += maxLength) {
     const stop = Math.min(start + maxLength, end);

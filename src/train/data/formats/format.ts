@@ -1,5 +1,6 @@
 import type { JsonObject } from "../../../io/json.ts";
 import type { EncodeContext, EncodedRow } from "../encode.ts";
+import type { ExampleKind } from "../tokenize.ts";
 
 /** One object of a data file. */
 export interface DataRow {
@@ -11,6 +12,8 @@ export interface DataRow {
 /** A shape that training rows may have, recognised by its keys. */
 export interface DataFormat {
   readonly name: string;
+  /** What its rows become; sequences unless given. */
+  readonly kind?: ExampleKind;
   /** Keys that every row has; no other format has all of them. */
   readonly keys: readonly string[];
   /** Further keys that mean something; all others are ignored. */

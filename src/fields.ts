@@ -1,4 +1,4 @@
-import { TuneError } from "../errors.ts";
+import { TuneError } from "./errors.ts";
 
 /** One option of a method or optimiser, declared once: flags, forms, validation and docs derive from it. */
 export interface Field<T> {

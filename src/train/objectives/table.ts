@@ -1,0 +1,59 @@
+import { nearest, TuneError } from "../../errors.ts";
+import { type Fields, resolveFields } from "../../fields.ts";
+import type { ExampleKind } from "../data/index.ts";
+import { causalLm } from "./causal-lm.ts";
+import { dpo } from "./dpo.ts";
+import { ipo } from "./ipo.ts";
+import type { Objective } from "./objective.ts";
+
+// An objective's config is its own; here objectives are only asked for what each has, with the config they resolved.
+type AnyObjective = Objective<ObjectiveConfig>;
+const all = [causalLm, dpo, ipo] as unknown as readonly AnyObjective[]; // see above
+
+/** Every objective by name; the first that learns from a kind of example is that kind's own. */
+export const objectives: ReadonlyMap<string, AnyObjective> = new Map(
+  all.map((objective) => [objective.name, objective]),
+);
+
+/** An objective's options, all of them settled. */
+export type ObjectiveConfig = Readonly<Record<string, number | boolean>>;
+
+/** An objective with its options settled. */
+export interface ObjectiveChoice {
+  readonly objective: AnyObjective;
+  readonly config: ObjectiveConfig;
+}
+
+/**
+ * Settle an objective for examples of a kind; without a name, the kind's own.
+ * @throws {TuneError} `unknown-objective`; `objective-mismatch` when it learns from other examples; `bad-option` listing
+ *   every option that does not fit.
+ */
+export function chooseObjective(
+  name: string | undefined,
+  options: Readonly<Record<string, number | boolean>> = {},
+  kind: ExampleKind = "sequence",
+): ObjectiveChoice {
+  const objective = name === undefined ? all.find(({ learnsFrom }) => learnsFrom === kind) : objectives.get(name);
+  if (objective === undefined) {
+    const [near] = nearest(name ?? kind, objectives.keys(), 1);
+    throw new TuneError("unknown-objective", `There is no objective "${name ?? `for ${kind}s`}".`, {
+      at: "objective",
+      fix: `use one of ${[...objectives.keys()].join(", ")}${near ? ` (nearest: ${near})` : ""}`,
+    });
+  }
+  if (objective.learnsFrom !== kind) {
+    const fitting = all.filter(({ learnsFrom }) => learnsFrom === kind).map((other) => other.name);
+    throw new TuneError(
+      "objective-mismatch",
+      `${objective.name} learns from ${kindWords[objective.learnsFrom]}, and the data holds ${kindWords[kind]}.`,
+      { at: "objective", fix: `give other data, or use ${fitting.join(" or ")}` },
+    );
+  }
+  return { objective, config: resolveFields(objective.name, objective.fields as Fields<ObjectiveConfig>, options) };
+}
+
+const kindWords: Readonly<Record<ExampleKind, string>> = {
+  sequence: "texts with what is to be learnt in them",
+  pair: "pairs of a chosen and a rejected answer",
+};
