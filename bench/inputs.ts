@@ -6,7 +6,7 @@ import { writePeftAdapter } from "../src/io/peft.ts";
 import { loraToPeft } from "../src/io/peft-lora.ts";
 import { createRng } from "../src/linalg/index.ts";
 import { lora } from "../src/methods/index.ts";
-import { findArchitecture, type TensorSpec } from "../src/models/index.ts";
+import { findArchitecture, tensorsOf as specsOf, type TensorSpec } from "../src/models/index.ts";
 import { nodeStorage } from "../src/runtime/node-storage.ts";
 
 /** What a benchmark trains: a model's configuration, and the rank of LoRA on all its linear layers. */
@@ -94,7 +94,7 @@ export function shapeOf(name: string): BenchShape {
 
 async function tensorsOf(shape: BenchShape["config"], into: string): Promise<readonly TensorSpec[]> {
   const architecture = await findArchitecture(shape, into);
-  return architecture.tensors(architecture.configure(shape));
+  return specsOf(architecture, shape);
 }
 
 function random(name: string, size: number, scale: number): Float32Array {

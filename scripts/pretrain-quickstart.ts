@@ -10,7 +10,7 @@ import { writeModelWeights } from "../src/io/model-weights.ts";
 import { loadTokenizer } from "../src/io/tokenizer.ts";
 import { createRng } from "../src/linalg/index.ts";
 import { chooseMethod } from "../src/methods/index.ts";
-import { assembleModel, findArchitecture } from "../src/models/index.ts";
+import { assembleModel, findArchitecture, tensorsOf } from "../src/models/index.ts";
 import { openNodeDevice } from "../src/runtime/node.ts";
 import { nodeStorage } from "../src/runtime/node-storage.ts";
 import { readDataset, tokenizeDataset } from "../src/train/data/index.ts";
@@ -66,7 +66,7 @@ await writeModelWeights(nodeStorage, folder, entries);
 
 /** Normal with the config's standard deviation; norms start at one. */
 function randomWeights(deviation: unknown): Parameters<typeof assembleModel>[0]["files"] {
-  const specs = architecture.tensors(architecture.configure(json));
+  const specs = tensorsOf(architecture, json);
   return new Map(
     specs.map(({ name, shape }) => {
       const size = shape.reduce((product, dim) => product * dim, 1);

@@ -82,7 +82,7 @@ export async function writeAdapter(
       },
     );
   }
-  const { outputs } = model.loss();
+  const { outputs } = model.predict();
   const { outputModule } = model.architecture;
   const sites = linearModules(outputs);
   const modules = adaptedModules(outputs, { ...adapter, outputModule });
@@ -125,7 +125,7 @@ export async function readAdapter(storage: Storage, folder: string, model: Pretr
   const adapter = (await isMlxAdapter(storage, folder))
     ? await readMlx(storage, folder)
     : await readPeft(storage, folder);
-  const { outputs } = model.loss();
+  const { outputs } = model.predict();
   const modules = adapter.targets as readonly string[]; // as both read them
   refuseUnknownModules(modules, [...linearModules(outputs).keys()], folder);
   const { outputModule } = model.architecture;

@@ -11,7 +11,7 @@ import {
   readersOfWeights,
   type Trainable,
 } from "../methods/index.ts";
-import { assembleModel, type PretrainedModel, untied } from "../models/index.ts";
+import { type PretrainedModel, untied } from "../models/index.ts";
 import type { LinearSite } from "../ops/index.ts";
 import type { Device } from "../runtime/device.ts";
 import { compileGraph, type Program } from "../runtime/program.ts";
@@ -28,7 +28,7 @@ export interface MergedModel {
  * @throws {TuneError} `adapter-mismatch` when the adapter was made for another model.
  */
 export function mergeAdapter(device: Device, model: PretrainedModel, adapter: Adapter): MergedModel {
-  const { outputs } = model.loss();
+  const { outputs } = model.predict();
   const outputModule = model.architecture.outputModule;
   const { trainables } = attach(outputs, { ...adapter, outputModule, training: false });
   checkParameters(trainables, adapter.parameters, model.folder);
@@ -47,9 +47,8 @@ export function mergeAdapter(device: Device, model: PretrainedModel, adapter: Ad
     if (module !== weight.name) tuned.add(weight.source); // full tuning trains what modules share as one
   }
   separateReaders(outputs, tuned, files);
-  const { folder, architecture } = model;
   const json = [...files.keys()].every((name) => model.weights.has(name)) ? model.json : untied(model.json);
-  return { model: assembleModel({ folder, json, architecture, files }), close: merger.close };
+  return { model: model.withTensors(files, json), close: merger.close };
 }
 
 /** Whoever reads a tensor may give its memory away. */

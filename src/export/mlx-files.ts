@@ -67,7 +67,7 @@ export async function writeMlx(
     });
   }
   const { outputModule } = model.architecture;
-  const modules = adaptedModules(model.loss().outputs, { ...adapter, outputModule });
+  const modules = adaptedModules(model.predict().outputs, { ...adapter, outputModule });
   const settingsAt = (module: string): LoraConfig => configAt(choice, module) as unknown as LoraConfig; // methods of PEFT's type LORA, asked for above, have LoRA's fields
   const rank = Math.max(...modules.map((module) => settingsAt(module).rank));
   const scale = loraScale(settingsAt(modules[0] ?? ""));

@@ -1,5 +1,6 @@
-import type { Value } from "../graph/index.ts";
+import type { Dim, InputValue, Value } from "../graph/index.ts";
 import type { ConfigJson } from "./config.ts";
+import type { InputForm } from "./inputs.ts";
 
 /** A tensor that a checkpoint of the architecture holds. */
 export interface TensorSpec {
@@ -21,6 +22,8 @@ export interface AttendOptions {
   readonly window?: number;
   /** Scores are cap·tanh(score/cap). */
   readonly cap?: number;
+  /** Added to the scores: broadcasts to [batch, heads, seq, total]. */
+  readonly bias?: Value;
 }
 
 /**
@@ -63,6 +66,81 @@ export interface ModelSizes {
 
 /** The tensor of a name in the checkpoint. */
 export type Weights = (name: string) => Value;
+
+/** A graph still open: its inputs, and the outputs by name. */
+export interface OpenGraph {
+  readonly inputs: readonly InputValue[];
+  readonly outputs: Readonly<Record<string, Value>>;
+}
+
+/** What a model is made to do. */
+export type TaskName =
+  | "causal-lm"
+  | "sequence-classification"
+  | "regression"
+  | "token-classification"
+  | "sentence-embedding"
+  | "image-classification"
+  | "seq2seq-lm";
+
+/** Scores after every token (as exported models give them), or after the last alone. */
+export interface DecodeOptions {
+  readonly logits: "all" | "last";
+}
+
+/** The graphs of a model made for a task. */
+export interface ModelGraphs {
+  /**
+   * What the model says of its inputs, with the names that transformers.js and optimum use. `rows` names the number of
+   * examples where it is not just "batch".
+   */
+  readonly predict: (rows?: Dim) => OpenGraph;
+  /** Of those that continue a text: the negative log-likelihood of labels, and each label's likelihood. */
+  readonly loss?: () => OpenGraph;
+  readonly likelihood?: () => OpenGraph;
+  /** Of those that continue a text: one decoding step. */
+  readonly decode?: (options: DecodeOptions) => OpenGraph;
+  /** The graphs of an exported model by file name, where it is not one graph of `predict`. */
+  readonly parts?: () => Readonly<Record<string, OpenGraph>>;
+}
+
+/** A family's model made for one task: its class in transformers, its tensors, its graphs. */
+export interface Form<Config = unknown> {
+  readonly task: TaskName;
+  /** The class that transformers gives it, written into exported configs. */
+  readonly className: string;
+  /** Checkpoints may leave this off the front of tensor names (`transformer.` in GPT-2's own files). */
+  readonly basePrefix: string;
+  /** The module of the output layer, which `all-linear` leaves out with all that is in it. */
+  readonly outputModule: string;
+  /** Every tensor a checkpoint must hold. */
+  readonly tensors: (config: Config) => readonly TensorSpec[];
+  /** The outputs for labels, where the task has some. */
+  readonly head?: {
+    /** The module that is trained whole beside an adapter (PEFT's `modules_to_save`). */
+    readonly module: string;
+    /** Further tensors, for a number of labels; those that a checkpoint lacks start anew. */
+    readonly tensors: (config: Config, labels: number) => readonly TensorSpec[];
+  };
+  readonly graphs: (config: Config, weights: Weights, labels: number) => ModelGraphs;
+}
+
+/** A family of models as `models/table.ts` holds it, whatever it is for. */
+export interface Family<Config = unknown> {
+  /** `model_type` in `config.json`. */
+  readonly modelType: string;
+  /** Tensors that files may hold and nobody needs (buffers of old versions). */
+  readonly ignored: RegExp;
+  /** What adapters attach to unless told otherwise: the last part of module names, as PEFT's defaults. */
+  readonly defaultTargets: readonly string[];
+  /** Check and translate `config.json`. @throws {TuneError} `bad-config` naming every field that cannot be used. */
+  readonly configure: (json: ConfigJson) => Config;
+  readonly sizes: (config: Config) => ModelSizes;
+  /** How texts or images become what the model reads. */
+  readonly reads: (config: Config) => InputForm;
+  /** What its models can be made for; the first unless something says otherwise. */
+  readonly forms: readonly Form<Config>[];
+}
 
 /** A family of causal language models. Adding one is adding such a record and one line in `models/index.ts`. */
 export interface Architecture<Config = unknown> {

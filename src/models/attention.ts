@@ -11,6 +11,7 @@ import {
   not,
   Range,
   reshapeTo,
+  scale as scaled,
   shapeOf,
   slice,
   softmax,
@@ -62,6 +63,20 @@ export function cachedAttention(inputIds: Value, attentionMask: Value): Attend {
 }
 
 /**
+ * Attention of every token to every token that is there: attentionMask int64 [batch, total] is 0 at padding. Queries may
+ * be of another sequence than keys and values.
+ */
+export function openAttention(attentionMask: Value | undefined): Attend {
+  const mask = attentionMask && withScope("mask", () => paddingMask(attentionMask));
+  return (query, cache, options) => joinHeads(attention(query, cache, mask, options));
+}
+
+/** The additive mask of padded keys: int64 [batch, total] -> [batch, 1, 1, total]. */
+export function paddingMask(attentionMask: Value): Value {
+  return additive(unsqueeze(not(lessOrEqual(attentionMask, 0)), [1, 2]));
+}
+
+/**
  * Layers with the same window share their masks, repeated for each of the `group` query heads that share a key head:
  * [batch, 1, seq, total] -> [batch, 1, group·seq, total].
  */
@@ -95,7 +110,7 @@ function prefix(blocks: readonly Value[], last: number, axis: number): Value {
  * positionIds[i]-th of its document, so it sees the keys from place i − positionIds[i] to i.
  */
 function documentMask(positionIds: Value, window: number | undefined): Value {
-  const at = range(constant(0, "int64"), lengthOf(positionIds, 1));
+  const at = places(positionIds, 1);
   const [keys, queries] = [unsqueeze(at, [0, 1, 2]), unsqueeze(at, [0, 1, 3])];
   const starts = sub(queries, unsqueeze(positionIds, [1, 3]));
   return additive(and(within(keys, queries, window), lessOrEqual(starts, keys)));
@@ -108,7 +123,7 @@ function within(keys: Value, queries: Value, window: number | undefined): Value 
 }
 
 /** 0 where a score counts, and the lowest number where it does not. */
-function additive(counts: Value): Value {
+export function additive(counts: Value): Value {
   return where(counts, 0, constant(maskedScore));
 }
 
@@ -118,15 +133,21 @@ function additive(counts: Value): Value {
  */
 function cachedMask(inputIds: Value, attentionMask: Value, window: number | undefined): Value {
   const total = lengthOf(attentionMask, 1);
-  const keys = range(constant(0, "int64"), total);
+  const keys = places(attentionMask, 1);
   const queries = range(sub(total, lengthOf(inputIds, 1)), total);
   const causal = within(unsqueeze(keys, [0, 1, 2]), unsqueeze(queries, [0, 1, 3]), window);
   const present = unsqueeze(not(lessOrEqual(attentionMask, 0)), [1, 2]);
   return additive(and(causal, present));
 }
 
-function lengthOf(x: Value, axis: number): Value {
+/** The size of an axis as an int64 scalar. */
+export function lengthOf(x: Value, axis: number): Value {
   return squeeze(slice(shapeOf(x), [axis], [axis + 1], [0]), [0]);
+}
+
+/** 0, 1, … along an axis of x: int64 [n]. */
+export function places(x: Value, axis: number): Value {
+  return range(constant(0, "int64"), lengthOf(x, axis));
 }
 
 function range(start: Value, limit: Value): Value {
@@ -139,19 +160,25 @@ function range(start: Value, limit: Value): Value {
  * sequence, and so is the mask [batch, 1, heads/kvHeads·seq, total]: keys and values are never repeated. Ainslie et al.
  * 2023, §2.
  */
-function attention(query: Value, { key, value }: KeyValue, mask: Value, { scale, cap }: AttendOptions): Value {
+function attention(
+  query: Value,
+  { key, value }: KeyValue,
+  mask: Value | undefined,
+  { scale, cap, bias }: AttendOptions,
+): Value {
   const [batch, heads, seq, headDim] = query.shape as readonly [number | string, number, number | string, number]; // rank 4
   const kvHeads = Number(key.shape[1]);
   const sources = [query, key];
   const grouped = reshapeTo(query, [batch, kvHeads, mulDims(seq, heads / kvHeads), headDim], sources);
   // The queries are scaled, not the scores: there are fewer of them.
-  const scores = softCap(matmul(mul(grouped, scale), transpose(key, [0, 1, 3, 2])), cap);
-  const mixed = matmul(softmax(add(scores, mask)), value);
+  const scores = softCap(matmul(scaled(grouped, scale), transpose(key, [0, 1, 3, 2])), cap);
+  const biased = bias ? add(scores, bias) : scores;
+  const mixed = matmul(softmax(mask ? add(biased, mask) : biased), value);
   return reshapeTo(mixed, [batch, heads, seq, headDim], sources);
 }
 
 /** [batch, heads, seq, d] -> [batch·seq, heads·d]. */
-function joinHeads(x: Value): Value {
+export function joinHeads(x: Value): Value {
   const [batch = 1, heads = 1, seq = 1, headDim = 1] = x.shape;
   return reshapeTo(transpose(x, [0, 2, 1, 3]), [mulDims(batch, seq), mulDims(heads, headDim)], []);
 }

@@ -6,6 +6,7 @@ import {
   cast,
   concat,
   gemm,
+  layerNorm,
   mul,
   reciprocal,
   reduceMean,
@@ -45,6 +46,11 @@ export function rmsNorm(weights: Weights, module: string, x: Value, epsilon: num
     const scale = weights(`${module}.weight`);
     return mul(addOne ? add(scale, 1) : scale, mul(x, inverse));
   });
+}
+
+/** Layer normalisation in its module's scope, over the last axis: x [..., d]. Ba et al. 2016, eq. (4). */
+export function layerNormed(weights: Weights, module: string, x: Value, epsilon: number): Value {
+  return inScope(module, () => layerNorm(x, weights(`${module}.weight`), weights(`${module}.bias`), epsilon));
 }
 
 /** cap·tanh(x/cap); x itself without a cap. Bello et al. 2016 (arXiv 1611.09940), §4. */

@@ -15,13 +15,36 @@ import {
   sumAll,
   unsqueeze,
 } from "../ops/index.ts";
-import type { Architecture, KeyValue, Weights } from "./architecture.ts";
+import type { Architecture, DecodeOptions, Family, KeyValue, OpenGraph, Weights } from "./architecture.ts";
 import { attentionBlocks, cachedAttention, causalAttention } from "./attention.ts";
+import { tokenInputs } from "./inputs.ts";
 
-/** A graph still open: its inputs, and the outputs by name. */
-export interface OpenGraph {
-  readonly inputs: readonly InputValue[];
-  readonly outputs: Readonly<Record<string, Value>>;
+/** A family of causal language models as a family of models. */
+export function causalFamily<Config>(architecture: Architecture<Config>): Family<Config> {
+  const { modelType, className, basePrefix, ignored, outputModule, defaultTargets, configure, sizes } = architecture;
+  return {
+    modelType,
+    ignored,
+    defaultTargets,
+    configure,
+    sizes,
+    reads: (config) => tokenInputs(sizes(config).contextLength),
+    forms: [
+      {
+        task: "causal-lm",
+        className,
+        basePrefix,
+        outputModule,
+        tensors: architecture.tensors,
+        graphs: (config, weights) => ({
+          predict: () => decodeGraph(architecture, config, weights, { logits: "all" }),
+          loss: () => lossGraph(architecture, config, weights),
+          likelihood: () => likelihoodGraph(architecture, config, weights),
+          decode: (options) => decodeGraph(architecture, config, weights, options),
+        }),
+      },
+    ],
+  };
 }
 
 /** A batch has a multiple of this many targets, so that they can be cut into as many chunks, or half as many, …. */
@@ -46,41 +69,58 @@ interface Likelihoods {
 }
 
 /**
- * Log-likelihoods of labels.
- * Inputs: input_ids and position_ids int64 [batch, seq], right-padded to a multiple of {@link attentionBlocks}, where
- * a document begins at every position 0; target_positions int64 [targets], the flat places (of batch·seq) whose next
- * token counts; labels int64 [targets], those tokens. Targets are a multiple of {@link targetMultiple}; a large
- * vocabulary's logits exist of one chunk of them at a time, and only at the targets.
+ * Log-likelihoods of labels given hidden states [n, hidden].
+ * Inputs: target_positions int64 [targets], the rows that count; labels int64 [targets], the tokens after them. Targets
+ * are a multiple of {@link targetMultiple}; a large vocabulary's logits exist of one chunk of them at a time, and only
+ * at the targets.
  */
-function likelihoodsOf<Config>(architecture: Architecture<Config>, config: Config, weights: Weights): Likelihoods {
-  const seq = mulDims("block", attentionBlocks);
-  const inputIds = input("input_ids", "int64", ["batch", seq]);
-  const positionIds = input("position_ids", "int64", ["batch", seq]);
+function likelihoodsOf(hidden: Value, head: (rows: Value) => Value, vocabSize: number): Likelihoods {
   const targets = mulDims("chunk", targetMultiple);
   const targetPositions = input("target_positions", "int64", [targets]);
   const labels = input("labels", "int64", [targets]);
+  const chunks = targetChunks(vocabSize);
+  const chunksOf = (value: Value): readonly Value[] => (chunks === 1 ? [value] : equalSplit(value, chunks, 0));
+  const chunkLabels = chunksOf(unsqueeze(labels, [1]));
+  const likelihoods = chunksOf(gather(hidden, targetPositions)).map(
+    (chunk, i) => gatherElements(logSoftmax(head(chunk)), chunkLabels[i] as Value, 1), // as many chunks of each
+  );
+  return { inputs: [targetPositions, labels], targets, chunks: likelihoods, chunksOf };
+}
+
+/**
+ * The likelihoods of a causal language model. Inputs, besides those of {@link likelihoodsOf}: input_ids and
+ * position_ids int64 [batch, seq], right-padded to a multiple of {@link attentionBlocks}, where a document begins at
+ * every position 0.
+ */
+function causalLikelihoods<Config>(architecture: Architecture<Config>, config: Config, weights: Weights): Likelihoods {
+  const seq = mulDims("block", attentionBlocks);
+  const inputIds = input("input_ids", "int64", ["batch", seq]);
+  const positionIds = input("position_ids", "int64", ["batch", seq]);
   const { hidden } = architecture.trunk(config, weights, {
     inputIds,
     positionIds,
     attend: causalAttention(positionIds),
   });
-  const chunks = targetChunks(architecture.sizes(config).vocabSize);
-  const chunksOf = (value: Value): readonly Value[] => (chunks === 1 ? [value] : equalSplit(value, chunks, 0));
-  const chunkLabels = chunksOf(unsqueeze(labels, [1]));
-  const likelihoods = chunksOf(gather(hidden, targetPositions)).map((chunk, i) => {
-    const logits = architecture.head(config, weights, chunk);
-    return gatherElements(logSoftmax(logits), chunkLabels[i] as Value, 1); // as many chunks of each
-  });
-  return { inputs: [inputIds, positionIds, targetPositions, labels], targets, chunks: likelihoods, chunksOf };
+  const head = (rows: Value): Value => architecture.head(config, weights, rows);
+  const { inputs, ...rest } = likelihoodsOf(hidden, head, architecture.sizes(config).vocabSize);
+  return { inputs: [inputIds, positionIds, ...inputs], ...rest };
 }
 
 /**
- * The training objective: the negative log-likelihood of labels, weighted, summed over targets and divided by
+ * The weighted negative log-likelihood of labels given hidden states [n, hidden], summed over targets and divided by
  * `normaliser`. Inputs: those of {@link likelihoodsOf}, label_weights float32 [targets] and normaliser float32 [].
  * Output: loss float32 [].
  */
+export function negativeLikelihood(hidden: Value, head: (rows: Value) => Value, vocabSize: number): OpenGraph {
+  return weighted(likelihoodsOf(hidden, head, vocabSize));
+}
+
+/** The training objective of a causal language model: {@link negativeLikelihood} of {@link causalLikelihoods}. */
 export function lossGraph<Config>(architecture: Architecture<Config>, config: Config, weights: Weights): OpenGraph {
-  const { inputs, targets, chunks, chunksOf } = likelihoodsOf(architecture, config, weights);
+  return weighted(causalLikelihoods(architecture, config, weights));
+}
+
+function weighted({ inputs, targets, chunks, chunksOf }: Likelihoods): OpenGraph {
   const labelWeights = input("label_weights", "float32", [targets]);
   const normaliser = input("normaliser", "float32", []);
   const chunkWeights = chunksOf(unsqueeze(labelWeights, [1]));
@@ -96,22 +136,16 @@ export function lossGraph<Config>(architecture: Architecture<Config>, config: Co
 
 /**
  * The log-likelihood of each label, for objectives that weigh answers against each other. Inputs: those of
- * {@link likelihoodsOf}. Output: likelihood float32 [targets, 1].
+ * {@link causalLikelihoods}. Output: likelihood float32 [targets, 1].
  */
 export function likelihoodGraph<Config>(
   architecture: Architecture<Config>,
   config: Config,
   weights: Weights,
 ): OpenGraph {
-  const { inputs, chunks } = likelihoodsOf(architecture, config, weights);
+  const { inputs, chunks } = causalLikelihoods(architecture, config, weights);
   const [only] = chunks as [Value]; // there is one at least
   return { inputs, outputs: { likelihood: chunks.length === 1 ? only : concat(chunks, 0) } };
-}
-
-/** What a decoding graph gives. */
-export interface DecodeOptions {
-  /** Scores after every token (as exported models give them), or after the last alone. */
-  readonly logits: "all" | "last";
 }
 
 /**

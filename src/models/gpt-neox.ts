@@ -1,8 +1,8 @@
 import { inScope, type Value } from "../graph/index.ts";
-import { add, gather, layerNorm, linear, reshape, split } from "../ops/index.ts";
+import { add, gather, linear, reshape, split } from "../ops/index.ts";
 import { type Activation, activationNames, activations } from "./activations.ts";
 import type { Architecture, KeyValue, TensorSpec, Weights } from "./architecture.ts";
-import { dense, extend, rotaryTables, rotate, splitHeads } from "./blocks.ts";
+import { dense, extend, layerNormed, rotaryTables, rotate, splitHeads } from "./blocks.ts";
 import { readConfig } from "./config.ts";
 import { type Rope, readRope, ropeParameters } from "./rope.ts";
 
@@ -102,7 +102,7 @@ export const gptNeox: Architecture<GptNeoxConfig> = {
     for (let i = 0; i < config.layers; i++) {
       const block = `gpt_neox.layers.${i}`;
       const module = `${block}.attention`;
-      const normed = norm(weights, `${block}.input_layernorm`, x, normEpsilon);
+      const normed = layerNormed(weights, `${block}.input_layernorm`, x, normEpsilon);
       const fused = dense(weights, `${module}.query_key_value`, normed, { bias: attentionBias });
       const mixed = inScope(module, () => {
         // The three projections of a head lie side by side.
@@ -114,7 +114,7 @@ export const gptNeox: Architecture<GptNeoxConfig> = {
       });
       const attended = dense(weights, `${module}.dense`, mixed, { bias: attentionBias });
       const residual = add(x, attended);
-      const between = norm(
+      const between = layerNormed(
         weights,
         `${block}.post_attention_layernorm`,
         config.parallelResidual ? x : residual,
@@ -124,7 +124,7 @@ export const gptNeox: Architecture<GptNeoxConfig> = {
       const active = inScope(`${block}.mlp`, () => activations[config.activation](inner));
       x = add(residual, dense(weights, `${block}.mlp.dense_4h_to_h`, active, { bias: true }));
     }
-    return { hidden: norm(weights, "gpt_neox.final_layer_norm", x, normEpsilon), present };
+    return { hidden: layerNormed(weights, "gpt_neox.final_layer_norm", x, normEpsilon), present };
   },
 
   head: (config, weights, hidden) =>
@@ -132,7 +132,3 @@ export const gptNeox: Architecture<GptNeoxConfig> = {
       linear(hidden, weights(config.tiedEmbeddings ? "gpt_neox.embed_in.weight" : "embed_out.weight")),
     ),
 };
-
-function norm(weights: Weights, module: string, x: Value, epsilon: number): Value {
-  return inScope(module, () => layerNorm(x, weights(`${module}.weight`), weights(`${module}.bias`), epsilon));
-}

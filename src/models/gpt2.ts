@@ -1,8 +1,8 @@
 import { inScope, type Value } from "../graph/index.ts";
-import { add, gather, layerNorm, linear, reshape, split } from "../ops/index.ts";
+import { add, gather, linear, reshape, split } from "../ops/index.ts";
 import { type Activation, activationNames, activations } from "./activations.ts";
 import type { Architecture, KeyValue, TensorSpec, Weights } from "./architecture.ts";
-import { dense, extend, splitHeads } from "./blocks.ts";
+import { dense, extend, layerNormed, splitHeads } from "./blocks.ts";
 import { readConfig } from "./config.ts";
 
 /** The part of a GPT-2 `config.json` that shapes the computation. */
@@ -97,7 +97,7 @@ export const gpt2: Architecture<Gpt2Config> = {
     let x = add(tokens, places);
     for (let i = 0; i < config.layers; i++) {
       const block = `transformer.h.${i}`;
-      const fused = conv(`${block}.attn.c_attn`, norm(weights, `${block}.ln_1`, x, normEpsilon));
+      const fused = conv(`${block}.attn.c_attn`, layerNormed(weights, `${block}.ln_1`, x, normEpsilon));
       const mixed = inScope(`${block}.attn`, () => {
         const [query, key, value] = split(fused, [hiddenSize, hiddenSize, hiddenSize], 1).map((part) =>
           splitHeads(part, inputIds, heads, headDim),
@@ -108,11 +108,11 @@ export const gpt2: Architecture<Gpt2Config> = {
         return attend(query, cache, { scale });
       });
       x = add(x, conv(`${block}.attn.c_proj`, mixed));
-      const inner = conv(`${block}.mlp.c_fc`, norm(weights, `${block}.ln_2`, x, normEpsilon));
+      const inner = conv(`${block}.mlp.c_fc`, layerNormed(weights, `${block}.ln_2`, x, normEpsilon));
       const active = inScope(`${block}.mlp`, () => activations[config.activation](inner));
       x = add(x, conv(`${block}.mlp.c_proj`, active));
     }
-    return { hidden: norm(weights, "transformer.ln_f", x, normEpsilon), present };
+    return { hidden: layerNormed(weights, "transformer.ln_f", x, normEpsilon), present };
   },
 
   head: (config, weights, hidden) =>
@@ -120,7 +120,3 @@ export const gpt2: Architecture<Gpt2Config> = {
       linear(hidden, weights(config.tiedEmbeddings ? "transformer.wte.weight" : "lm_head.weight")),
     ),
 };
-
-function norm(weights: Weights, module: string, x: Value, epsilon: number): Value {
-  return inScope(module, () => layerNorm(x, weights(`${module}.weight`), weights(`${module}.bias`), epsilon));
-}

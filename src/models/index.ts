@@ -4,22 +4,22 @@
  */
 export type {
   Architecture,
+  DecodeOptions,
+  Family,
+  Form,
   KeyValue,
   ModelSizes,
+  OpenGraph,
+  TaskName,
   TensorSpec,
   TrunkInputs,
   TrunkOutputs,
   Weights,
 } from "./architecture.ts";
 export { attentionBlocks } from "./attention.ts";
-export {
-  type DecodeOptions,
-  decodeGraph,
-  likelihoodGraph,
-  lossGraph,
-  type OpenGraph,
-  targetMultiple,
-} from "./causal-lm.ts";
+export { decodeGraph, likelihoodGraph, lossGraph, targetMultiple } from "./causal-lm.ts";
 export { type ConfigJson, untied } from "./config.ts";
-export { assembleModel, openModel, type PretrainedModel } from "./model.ts";
+export type { Fed, InputForm, Numbers } from "./inputs.ts";
+export { checkLabels, type Labels, labelConfig, labelNumber, namedLabels } from "./labels.ts";
+export { assembleModel, type ModelChoice, openModel, type PretrainedModel, tensorsOf } from "./model.ts";
 export { findArchitecture, supportedModelTypes } from "./table.ts";

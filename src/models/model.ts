@@ -1,23 +1,41 @@
 import { nearest, TuneError } from "../errors.ts";
-import { type DType, type LazyTensor, sizeOf, type Value, type WeightValue, weight } from "../graph/index.ts";
+import { type Dim, type DType, type LazyTensor, sizeOf, tensor, type Value, type WeightValue, weight } from "../graph/index.ts";
 import { assertFinite, toFloat32 } from "../io/convert.ts";
 import { readJsonObject } from "../io/json.ts";
 import { openModelWeights } from "../io/model-weights.ts";
 import { dequantised, openPacked, type PackedFile, packedFileName } from "../io/packed/index.ts";
 import { joinPath, type Storage } from "../io/storage.ts";
-import type { Architecture, ModelSizes, Weights } from "./architecture.ts";
-import { type DecodeOptions, decodeGraph, likelihoodGraph, lossGraph, type OpenGraph } from "./causal-lm.ts";
+import { createRng } from "../linalg/index.ts";
+import type {
+  DecodeOptions,
+  Family,
+  Form,
+  ModelSizes,
+  OpenGraph,
+  TaskName,
+  TensorSpec,
+  Weights,
+} from "./architecture.ts";
 import type { ConfigJson } from "./config.ts";
+import type { InputForm } from "./inputs.ts";
+import { checkLabels, type Labels, labelConfig, labelsOf, namedLabels } from "./labels.ts";
 import { findArchitecture } from "./table.ts";
 
-/** A pretrained causal language model: what its folder says, with its weights still unread. */
+/** A pretrained model made for a task: what its folder says, with its weights still unread. */
 export interface PretrainedModel {
   readonly folder: string;
   readonly modelType: string;
-  readonly architecture: Architecture;
-  /** `config.json` as it was read, for exports. */
+  readonly architecture: Family & Form;
+  readonly task: TaskName;
+  /** `config.json` as it was read, with the labels of a head that starts anew, for exports. */
   readonly json: ConfigJson;
   readonly sizes: ModelSizes;
+  /** How texts or images become what it reads. */
+  readonly reads: InputForm;
+  /** Names of the head's outputs, where the task has labels. */
+  readonly labels: Labels | undefined;
+  /** Modules that are trained whole beside an adapter: a head, and whatever else starts anew. */
+  readonly headModules: readonly string[];
   /** Every tensor of the model by the name transformers gives it, read as float32 and refused if it is not finite. */
   readonly weights: ReadonlyMap<string, WeightValue>;
   /** What the files hold its tensors in. */
@@ -28,78 +46,197 @@ export interface PretrainedModel {
   readonly packed?: PackedFile;
   /** Parameters of the model; tied tensors count once. */
   readonly parameterCount: number;
-  /** The training objective; see {@link lossGraph}. */
+  /** What it says of its inputs: logits, or hidden states; see {@link ModelGraphs}. */
+  predict(rows?: Dim): OpenGraph;
+  /** The training objective of models that continue a text. @throws {TuneError} `task-mismatch` for all others. */
   loss(): OpenGraph;
-  /** The log-likelihood of every label; see {@link likelihoodGraph}. */
+  /** The log-likelihood of every label, likewise. */
   likelihood(): OpenGraph;
-  /** One decoding step; see {@link decodeGraph}. */
+  /** One decoding step of models that continue a text. @throws {TuneError} `task-mismatch` for all others. */
   decode(options: DecodeOptions): OpenGraph;
+  /** The graphs that make an exported model, by file name. */
+  parts(): Readonly<Record<string, OpenGraph>>;
+  /** The same model of other tensors, and of another configuration where they ask for one. */
+  withTensors(files: ReadonlyMap<string, LazyTensor>, json: ConfigJson): PretrainedModel;
+}
+
+/** What a model is made for, where its files leave it open. */
+export interface ModelChoice {
+  /** What `config.json` says unless given. */
+  readonly task?: TaskName;
+  /** Names of the labels, in the order of the outputs; those that `config.json` names unless given. */
+  readonly labels?: Labels;
+  /** Let the head start anew, whatever the files hold. */
+  readonly newHead?: boolean;
+  /** Draws what starts anew. */
+  readonly seed?: number;
 }
 
 /**
  * Open a model folder in the Hugging Face layout: `config.json` and safetensors, or a packed file in their place.
- * @throws {TuneError} `unknown-architecture`, `bad-config`, `weights-mismatch` (every missing and misshapen tensor at
- * once), and what reading the files throws.
+ * @throws {TuneError} `unknown-architecture`, `unknown-task`, `bad-config`, `weights-mismatch` (every missing and
+ * misshapen tensor at once), `label-mismatch`, `labels-needed`, and what reading the files throws.
  */
-export async function openModel(storage: Storage, folder: string): Promise<PretrainedModel> {
-  const json = await readJsonObject(storage, joinPath(folder, "config.json"));
-  const architecture = await findArchitecture(json, folder);
-  if (!(await storage.list(folder)).includes(packedFileName)) {
-    return assembleModel({ folder, json, architecture, files: await openModelWeights(storage, folder) });
+export async function openModel(storage: Storage, folder: string, choice: ModelChoice = {}): Promise<PretrainedModel> {
+  const config = await readJsonObject(storage, joinPath(folder, "config.json"));
+  const architecture = await findArchitecture(config, folder);
+  const beside = await storage.list(folder);
+  const preprocessor = "preprocessor_config.json";
+  const json = beside.includes(preprocessor)
+    ? { ...config, preprocessor: await readJsonObject(storage, joinPath(folder, preprocessor)) }
+    : config;
+  if (!beside.includes(packedFileName)) {
+    return assembleModel({ folder, json, architecture, files: await openModelWeights(storage, folder), ...choice });
   }
   const packed = await openPacked(storage, joinPath(folder, packedFileName));
   const matrices = [...packed.matrices].map(([name, entry]) => [name, dequantised(entry)] as const);
   const files = new Map([...packed.tensors, ...matrices]);
-  return { ...assembleModel({ folder, json, architecture, files }), packed };
+  return { ...assembleModel({ folder, json, architecture, files, ...choice }), packed };
+}
+
+/** What a model is put together from. */
+export interface ModelParts extends ModelChoice {
+  readonly folder: string;
+  readonly json: ConfigJson;
+  readonly architecture: Family;
+  readonly files: ReadonlyMap<string, LazyTensor>;
+}
+
+/** Every tensor that a model of a `config.json` holds. */
+export function tensorsOf(family: Family, json: ConfigJson, choice: ModelChoice = {}): readonly TensorSpec[] {
+  const config = family.configure(json);
+  const form = chooseForm(family, { folder: "config.json", json, architecture: family, files: new Map(), ...choice });
+  const labels = form.task === "regression" ? 1 : (choice.labels ?? namedLabels(json) ?? []).length;
+  return [...form.tensors(config), ...(form.head?.tensors(config, labels) ?? [])];
 }
 
 /** Put a model together from its parts: the tensors may come from files or from memory. */
-export function assembleModel(options: {
-  readonly folder: string;
-  readonly json: ConfigJson;
-  readonly architecture: Architecture;
-  readonly files: ReadonlyMap<string, LazyTensor>;
-}): PretrainedModel {
-  const { folder, json, architecture, files } = options;
-  const config = architecture.configure(json);
-  const sizes = architecture.sizes(config);
-  const weights = matchTensors(architecture, config, files, folder);
+export function assembleModel(parts: ModelParts): PretrainedModel {
+  const { folder, architecture: family, files } = parts;
+  const config = family.configure(parts.json);
+  const form = chooseForm(family, parts);
+  const { labels, fresh } = settleHead(form, config, parts);
+  const specs = [...form.tensors(config), ...(form.head?.tensors(config, labels?.length ?? 0) ?? [])];
+  const weights = matchTensors(specs, { ...family, ...form }, new Map([...files, ...fresh]), folder);
   const read: Weights = (name): Value => {
     const found = weights.found.get(name);
-    if (found === undefined)
-      throw new Error(`${architecture.modelType} reads ${name}, which its tensors() do not list`);
+    if (found === undefined) throw new Error(`${family.modelType} reads ${name}, which its tensors() do not list`);
     return found;
   };
+  const graphs = form.graphs(config, read, labels?.length ?? 0);
+  const json = labels ? { ...parts.json, ...describeHead(form, labels) } : parts.json;
+  const modules = [...(form.head ? [form.head.module] : []), ...[...fresh.keys()].map(moduleOf)];
+  const headModules = [...new Set(modules)].filter(
+    (module, _, all) => !all.some((outer) => module.startsWith(`${outer}.`)),
+  );
   return {
     folder,
-    modelType: architecture.modelType,
-    architecture,
+    modelType: family.modelType,
+    architecture: { ...family, ...form },
+    task: form.task,
     json,
-    sizes,
+    sizes: family.sizes(config),
+    reads: family.reads(config),
+    labels,
+    headModules,
     weights: weights.found,
     storedAs: weights.storedAs,
     unused: weights.unused,
     parameterCount: [...weights.found.values()].reduce((sum, { source }) => sum + sizeOf(source.shape), 0),
-    loss: () => lossGraph(architecture, config, read),
-    likelihood: () => likelihoodGraph(architecture, config, read),
-    decode: (options) => decodeGraph(architecture, config, read, options),
+    predict: graphs.predict,
+    loss: graphs.loss ?? (() => refuse("continue texts")),
+    likelihood: graphs.likelihood ?? (() => refuse("continue texts")),
+    decode: graphs.decode ?? (() => refuse("continue texts")),
+    parts: graphs.parts ?? (() => ({ model: graphs.predict() })),
+    withTensors: (others, changed) =>
+      assembleModel({ ...parts, json: changed, task: form.task, newHead: false, files: others }),
+  };
+
+  function refuse(what: string): never {
+    throw new TuneError("task-mismatch", `A ${family.modelType} model made for ${form.task} does not ${what}.`, {
+      at: folder,
+      fix: "use a causal language model, or a command for what this one does",
+    });
+  }
+}
+
+/**
+ * What a family's model is made for: the task that is asked for, the class that `config.json` names, or the family's
+ * first.
+ */
+function chooseForm(family: Family, { task, json, folder }: ModelParts): Form {
+  const named = Array.isArray(json["architectures"]) ? String(json["architectures"][0]) : "";
+  const ofClass = family.forms.filter(({ className }) => className === named);
+  const scores = json["problem_type"] === "regression" || namedLabels(json)?.length === 1;
+  const usual = ofClass.find((form) => (form.task === "regression") === scores) ?? ofClass[0] ?? family.forms[0];
+  const chosen = task === undefined ? usual : family.forms.find((form) => form.task === task);
+  if (chosen) return chosen;
+  const known = family.forms.map((form) => form.task).join(", ");
+  throw new TuneError("unknown-task", `${family.modelType} models are not made for ${task}.`, {
+    at: folder,
+    fix: `choose among ${known}`,
+  });
+}
+
+/** The labels of a head, and the tensors of it that start anew. */
+function settleHead(
+  { head, task }: Form,
+  config: unknown,
+  { json, files, labels: wanted, newHead, folder, seed = 0 }: ModelParts,
+): { readonly labels: Labels | undefined; readonly fresh: ReadonlyMap<string, LazyTensor> } {
+  if (!head) return { labels: undefined, fresh: new Map() };
+  const [one, two] = [head.tensors(config, 1), head.tensors(config, 2)];
+  const output = one.find(({ shape }, i) => shape.join() !== two[i]?.shape.join());
+  const held = newHead === true || output === undefined ? undefined : files.get(output.name)?.shape[0];
+  let labels = task === "regression" ? ["score"] : (wanted ?? namedLabels(json));
+  if (held !== undefined) {
+    labels = labelsOf(json, held);
+    if (wanted && task !== "regression") checkLabels(labels, wanted, folder);
+  }
+  if (labels === undefined || labels.length === 0) {
+    throw new TuneError("labels-needed", `The model has no head for ${task} yet, and no labels are named for one.`, {
+      at: folder,
+      fix: "give the names of the labels, or data that holds them",
+    });
+  }
+  const fresh = head.tensors(config, labels.length).filter(({ name }) => newHead === true || !files.has(name));
+  const deviation = typeof json["initializer_range"] === "number" ? json["initializer_range"] : 0.02;
+  return { labels, fresh: new Map(fresh.map((spec) => [spec.name, drawn(spec, deviation, seed)])) };
+}
+
+/** What transformers starts a linear layer with: a weight from N(0, deviation²), a bias of zeros. */
+function drawn({ name, shape }: TensorSpec, deviation: number, seed: number): LazyTensor {
+  const size = sizeOf(shape);
+  const rng = createRng(seed, "head", name);
+  const values = Float32Array.from({ length: size }, () => (shape.length > 1 ? deviation * rng.normal() : 0));
+  return { dtype: "float32", shape, sizeBytes: 4 * size, read: async () => tensor("float32", shape, values) };
+}
+
+function describeHead({ className, task }: Form, labels: Labels): ConfigJson {
+  return {
+    architectures: [className],
+    ...labelConfig(labels),
+    ...(task === "regression" ? { problem_type: "regression" } : {}),
   };
 }
 
+function moduleOf(tensorName: string): string {
+  return tensorName.replace(/\.[^.]*$/, "");
+}
+
 function matchTensors(
-  architecture: Architecture,
-  config: unknown,
+  specs: readonly TensorSpec[],
+  { basePrefix, ignored }: Family & Form,
   files: ReadonlyMap<string, LazyTensor>,
   folder: string,
 ): { found: ReadonlyMap<string, WeightValue>; storedAs: ReadonlySet<DType>; unused: readonly string[] } {
-  const { basePrefix } = architecture;
   const problems: string[] = [];
   const found = new Map<string, WeightValue>();
   const used = new Set<string>();
   const storedAs = new Set<DType>();
-  for (const { name, shape } of architecture.tensors(config)) {
+  for (const { name, shape } of specs) {
     const short = name.startsWith(basePrefix) ? name.slice(basePrefix.length) : name;
-    const key = [name, short].find((candidate) => files.has(candidate));
+    const key = [name, short, basePrefix + name].find((candidate) => files.has(candidate));
     const tensor = key === undefined ? undefined : files.get(key);
     if (key === undefined || tensor === undefined) {
       const [near] = nearest(name, files.keys(), 1);
@@ -118,7 +255,7 @@ function matchTensors(
       fix: "use the config.json and the safetensors of one and the same model",
     });
   }
-  const unused = [...files.keys()].filter((name) => !used.has(name) && !architecture.ignored.test(name));
+  const unused = [...files.keys()].filter((name) => !used.has(name) && !ignored.test(name));
   return { found, storedAs, unused };
 }
 

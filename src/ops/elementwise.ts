@@ -526,6 +526,10 @@ export function abs(x: Value): Value {
 export function sign(x: Value): Value {
   return apply(Sign, [x]);
 }
+/** Round down. */
+export function floor(x: Value): Value {
+  return apply(Floor, [x]);
+}
 /** eˣ. */
 export function exp(x: Value): Value {
   return apply(Exp, [x]);

@@ -1,7 +1,7 @@
 import { bytesPerElement, type DType, type LazyTensor, type Tensor } from "../../src/graph/index.ts";
 import { castTensor } from "../../src/io/convert.ts";
 import { createRng } from "../../src/linalg/index.ts";
-import { assembleModel, findArchitecture, type PretrainedModel } from "../../src/models/index.ts";
+import { assembleModel, findArchitecture, type PretrainedModel, tensorsOf } from "../../src/models/index.ts";
 import type { TokenizedExample } from "../../src/train/data/index.ts";
 
 /** A Llama of two layers, 32 wide, with 64 tokens; every test that needs some model uses this one. */
@@ -27,7 +27,7 @@ export async function randomModel(
 ): Promise<PretrainedModel> {
   const architecture = await findArchitecture(json, "memory");
   const files = new Map<string, LazyTensor>();
-  for (const { name, shape } of architecture.tensors(architecture.configure(json))) {
+  for (const { name, shape } of tensorsOf(architecture, json)) {
     const size = shape.reduce((product, dim) => product * dim, 1);
     files.set(name, {
       dtype: stored,

@@ -1,0 +1,158 @@
+import { type Dim, inScope, input, type Value } from "../graph/index.ts";
+import { add, gather, reshape, reshapeTo, tanh } from "../ops/index.ts";
+import { type Activation, activationNames, activations } from "./activations.ts";
+import type { ModelSizes, TensorSpec, Weights } from "./architecture.ts";
+import { openAttention, places } from "./attention.ts";
+import { dense, layerNormed, splitHeads } from "./blocks.ts";
+import { type ConfigReader, readConfig } from "./config.ts";
+import {
+  type Encoded,
+  type Encoder,
+  firstTokens,
+  linearTensors,
+  normTensors,
+  sequenceHeads,
+  tokenHead,
+} from "./encoder.ts";
+import { tokenInputs } from "./inputs.ts";
+
+/** The part of a BERT `config.json` that shapes the computation. */
+export interface BertConfig {
+  readonly vocabSize: number;
+  readonly hiddenSize: number;
+  readonly intermediateSize: number;
+  readonly layers: number;
+  readonly heads: number;
+  /** Rows of the position table. */
+  readonly positions: number;
+  readonly tokenTypes: number;
+  readonly normEpsilon: number;
+  readonly activation: Activation;
+  readonly padId: number;
+}
+
+/** What the descendants of BERT say in the same words. */
+export function readBert(reader: ConfigReader): BertConfig {
+  const [hiddenSize, heads] = [reader.integer("hidden_size"), reader.integer("num_attention_heads")];
+  if (hiddenSize % heads !== 0) {
+    reader.problem(`"hidden_size" (${hiddenSize}) is not a multiple of "num_attention_heads" (${heads})`);
+  }
+  reader.choice("position_embedding_type", ["absolute"], "absolute");
+  if (reader.boolean("is_decoder", false)) reader.problem(`"is_decoder" is not supported`);
+  return {
+    vocabSize: reader.integer("vocab_size"),
+    hiddenSize,
+    intermediateSize: reader.integer("intermediate_size"),
+    layers: reader.integer("num_hidden_layers"),
+    heads,
+    positions: reader.integer("max_position_embeddings", 512),
+    tokenTypes: reader.integer("type_vocab_size", 2),
+    normEpsilon: reader.number("layer_norm_eps", 1e-12),
+    activation: reader.choice("hidden_act", activationNames, "gelu"),
+    padId: reader.optional("pad_token_id", 0) ?? 0,
+  };
+}
+
+/** Sizes of a descendant of BERT. */
+export function bertSizes({ vocabSize, hiddenSize, layers, heads, positions }: BertConfig): ModelSizes {
+  const headDim = hiddenSize / heads;
+  return { vocabSize, hiddenSize, layers, heads, kvHeads: heads, headDim, contextLength: positions };
+}
+
+/** Tensors of a descendant of BERT, without a pooler. */
+export function bertTensors(config: BertConfig): readonly TensorSpec[] {
+  const { hiddenSize: hidden, intermediateSize: inner } = config;
+  return [
+    { name: "embeddings.word_embeddings.weight", shape: [config.vocabSize, hidden] },
+    { name: "embeddings.position_embeddings.weight", shape: [config.positions, hidden] },
+    { name: "embeddings.token_type_embeddings.weight", shape: [config.tokenTypes, hidden] },
+    ...normTensors("embeddings.LayerNorm", hidden),
+    ...Array.from({ length: config.layers }, (_, i) => {
+      const block = `encoder.layer.${i}`;
+      return [
+        ...["query", "key", "value"].flatMap((name) => linearTensors(`${block}.attention.self.${name}`, hidden, hidden)),
+        ...linearTensors(`${block}.attention.output.dense`, hidden, hidden),
+        ...normTensors(`${block}.attention.output.LayerNorm`, hidden),
+        ...linearTensors(`${block}.intermediate.dense`, inner, hidden),
+        ...linearTensors(`${block}.output.dense`, hidden, inner),
+        ...normTensors(`${block}.output.LayerNorm`, hidden),
+      ];
+    }).flat(),
+  ];
+}
+
+/** BERT. Devlin et al. 2018 (arXiv 1810.04805); names as in transformers. */
+export const bert: Encoder<BertConfig> = {
+  modelType: "bert",
+  className: "Bert",
+  prefix: "bert",
+  ignored: /(embeddings\.position_ids|^cls\..*|pooler\.dense\.(weight|bias))$/,
+  defaultTargets: ["query", "value"],
+  configure: (json) => {
+    const reader = readConfig(json);
+    const config = readBert(reader);
+    reader.finish();
+    return config;
+  },
+  sizes: bertSizes,
+  reads: (config) => tokenInputs(config.positions, { types: true }),
+  tensors: bertTensors,
+  encode: (config, weights, rows) => {
+    const inputIds = input("input_ids", "int64", [rows, "seq"]);
+    const attentionMask = input("attention_mask", "int64", [rows, "seq"]);
+    const typeIds = input("token_type_ids", "int64", [rows, "seq"]);
+    const embedded = inScope("embeddings", () => {
+      const words = gather(weights("embeddings.word_embeddings.weight"), inputIds);
+      const types = gather(weights("embeddings.token_type_embeddings.weight"), typeIds);
+      const at = gather(weights("embeddings.position_embeddings.weight"), places(inputIds, 1));
+      return add(add(words, types), at);
+    });
+    const hidden = bertLayers(config, weights, { inputIds, attentionMask, embedded });
+    return { inputs: [inputIds, attentionMask, typeIds], hidden, batch: rows, seq: "seq" };
+  },
+  heads: {
+    ...sequenceHeads({
+      module: "classifier",
+      tensors: ({ hiddenSize }, labels) => [
+        ...linearTensors("bert.pooler.dense", hiddenSize, hiddenSize),
+        ...linearTensors("classifier", labels, hiddenSize),
+      ],
+      logits: (_config, weights, encoded) => {
+        const pooled = dense(weights, "bert.pooler.dense", firstTokens(encoded), { bias: true });
+        return dense(weights, "classifier", tanh(pooled), { bias: true });
+      },
+    }),
+    "token-classification": tokenHead(bertSizes),
+  },
+};
+
+/** The layers of a descendant of BERT: embedded [batch, seq, hidden] -> [batch·seq, hidden]. */
+export function bertLayers(
+  config: BertConfig,
+  weights: Weights,
+  { inputIds, attentionMask, embedded }: Readonly<Record<"inputIds" | "attentionMask" | "embedded", Value>>,
+): Value {
+  const { hiddenSize, heads, normEpsilon } = config;
+  const headDim = hiddenSize / heads;
+  const attend = openAttention(attentionMask);
+  const flat = reshape(embedded, [-1, hiddenSize]);
+  let x = layerNormed(weights, "embeddings.LayerNorm", flat, normEpsilon);
+  for (let i = 0; i < config.layers; i++) {
+    const block = `encoder.layer.${i}`;
+    const from = x;
+    const [query, key, value] = ["query", "key", "value"].map((name) => {
+      const projected = dense(weights, `${block}.attention.self.${name}`, from, { bias: true });
+      return inScope(`${block}.attention.self`, () => splitHeads(projected, inputIds, heads, headDim));
+    }) as [Value, Value, Value]; // three names
+    const mixed = inScope(`${block}.attention.self`, () =>
+      attend(query, { key, value }, { scale: 1 / Math.sqrt(headDim) }),
+    );
+    const attended = dense(weights, `${block}.attention.output.dense`, mixed, { bias: true });
+    const between = layerNormed(weights, `${block}.attention.output.LayerNorm`, add(attended, from), normEpsilon);
+    const inner = dense(weights, `${block}.intermediate.dense`, between, { bias: true });
+    const active = inScope(`${block}.intermediate`, () => activations[config.activation](inner));
+    const fed = dense(weights, `${block}.output.dense`, active, { bias: true });
+    x = layerNormed(weights, `${block}.output.LayerNorm`, add(fed, between), normEpsilon);
+  }
+  return x;
+}

@@ -1,0 +1,250 @@
+import { constant, constantOf, inScope, input, tensor, type Value } from "../graph/index.ts";
+import {
+  add,
+  apply,
+  cast,
+  Clip,
+  expandLike,
+  gather,
+  gatherElements,
+  matmul,
+  mul,
+  reshape,
+  softmax,
+  sub,
+  transpose,
+  unsqueeze,
+} from "../ops/index.ts";
+import { type Activation, activationNames, activations } from "./activations.ts";
+import type { ModelSizes, TensorSpec, Weights } from "./architecture.ts";
+import { joinHeads, paddingMask, places } from "./attention.ts";
+import { type BertConfig, bertSizes, readBert } from "./bert.ts";
+import { dense, layerNormed, splitHeads } from "./blocks.ts";
+import { readConfig } from "./config.ts";
+import { type Encoder, firstTokens, linearTensors, normTensors, sequenceHeads, tokenHead } from "./encoder.ts";
+import { tokenInputs } from "./inputs.ts";
+
+/** The part of a DeBERTa `config.json` that shapes the computation. */
+export interface DebertaConfig extends BertConfig {
+  /** Whether positions are added to the embeddings, besides what attention knows of them. */
+  readonly absolutePositions: boolean;
+  /** Distances are told apart up to this one; those beyond `buckets`/2 ever more coarsely where there are buckets. */
+  readonly maxDistance: number;
+  readonly buckets: number;
+  /** Content to position, and position to content. */
+  readonly contentToPosition: boolean;
+  readonly positionToContent: boolean;
+  /** Whether positions are projected by the layer's own queries and keys. */
+  readonly sharedProjections: boolean;
+  readonly normedPositions: boolean;
+  readonly poolerActivation: Activation;
+}
+
+/** Half of the rows of the table of relative positions. */
+function span({ buckets, maxDistance }: DebertaConfig): number {
+  return buckets > 0 ? buckets : maxDistance;
+}
+
+/** DeBERTa v2 and v3. He et al. 2020 (arXiv 2006.03654), §3.1: attention of content and of relative positions, apart. */
+export const debertaV2: Encoder<DebertaConfig> = {
+  modelType: "deberta-v2",
+  className: "DebertaV2",
+  prefix: "deberta",
+  ignored: /(embeddings\.position_ids|^lm_predictions\..*|^mask_predictions\..*|^cls\..*)$/,
+  defaultTargets: ["query_proj", "value_proj"],
+
+  configure: (json) => {
+    const reader = readConfig(json);
+    const base = readBert(reader);
+    if (reader.boolean("relative_attention", false) === false) reader.problem(`"relative_attention" is not true`);
+    if (reader.integer("conv_kernel_size", 0) > 0) reader.problem(`"conv_kernel_size" is not supported`);
+    if (reader.integer("embedding_size", base.hiddenSize) !== base.hiddenSize) {
+      reader.problem(`"embedding_size" other than "hidden_size" is not supported`);
+    }
+    if (reader.integer("attention_head_size", base.hiddenSize / base.heads) !== base.hiddenSize / base.heads) {
+      reader.problem(`"attention_head_size" other than "hidden_size" / "num_attention_heads" is not supported`);
+    }
+    const { pos_att_type: attended = [], norm_rel_ebd: norms = "none" } = json;
+    const kinds = Array.isArray(attended) ? attended.map(String) : String(attended).split("|");
+    const given = reader.number("max_relative_positions", -1);
+    const config: DebertaConfig = {
+      ...base,
+      tokenTypes: reader.integer("type_vocab_size", 0),
+      normEpsilon: reader.number("layer_norm_eps", 1e-7),
+      absolutePositions: reader.boolean("position_biased_input", true),
+      maxDistance: given < 1 ? base.positions : given,
+      buckets: Math.max(0, reader.number("position_buckets", -1)),
+      contentToPosition: kinds.includes("c2p"),
+      positionToContent: kinds.includes("p2c"),
+      sharedProjections: reader.boolean("share_att_key", false),
+      normedPositions: String(norms).toLowerCase().includes("layer_norm"),
+      poolerActivation: reader.choice("pooler_hidden_act", activationNames, "gelu"),
+    };
+    reader.finish();
+    return config;
+  },
+
+  sizes: (config: DebertaConfig): ModelSizes => bertSizes(config),
+  reads: (config) => tokenInputs(config.positions, { types: config.tokenTypes > 0 }),
+
+  tensors: (config) => {
+    const { hiddenSize: hidden, intermediateSize: inner } = config;
+    const projections = ["query_proj", "key_proj", "value_proj"];
+    if (!config.sharedProjections && config.contentToPosition) projections.push("pos_key_proj");
+    if (!config.sharedProjections && config.positionToContent) projections.push("pos_query_proj");
+    const specs: TensorSpec[] = [{ name: "embeddings.word_embeddings.weight", shape: [config.vocabSize, hidden] }];
+    if (config.absolutePositions)
+      specs.push({ name: "embeddings.position_embeddings.weight", shape: [config.positions, hidden] });
+    if (config.tokenTypes > 0)
+      specs.push({ name: "embeddings.token_type_embeddings.weight", shape: [config.tokenTypes, hidden] });
+    specs.push(...normTensors("embeddings.LayerNorm", hidden));
+    specs.push({ name: "encoder.rel_embeddings.weight", shape: [2 * span(config), hidden] });
+    if (config.normedPositions) specs.push(...normTensors("encoder.LayerNorm", hidden));
+    for (let i = 0; i < config.layers; i++) {
+      const block = `encoder.layer.${i}`;
+      specs.push(
+        ...projections.flatMap((name) => linearTensors(`${block}.attention.self.${name}`, hidden, hidden)),
+        ...linearTensors(`${block}.attention.output.dense`, hidden, hidden),
+        ...normTensors(`${block}.attention.output.LayerNorm`, hidden),
+        ...linearTensors(`${block}.intermediate.dense`, inner, hidden),
+        ...linearTensors(`${block}.output.dense`, hidden, inner),
+        ...normTensors(`${block}.output.LayerNorm`, hidden),
+      );
+    }
+    return specs;
+  },
+
+  encode: (config, weights, rows) => {
+    const { hiddenSize, heads, normEpsilon } = config;
+    const headDim = hiddenSize / heads;
+    const inputIds = input("input_ids", "int64", [rows, "seq"]);
+    const attentionMask = input("attention_mask", "int64", [rows, "seq"]);
+    const typeIds = input("token_type_ids", "int64", [rows, "seq"]);
+    const table = (name: string, indices: Value): Value => gather(weights(`embeddings.${name}.weight`), indices);
+    const embedded = inScope("embeddings", () => {
+      const words = table("word_embeddings", inputIds);
+      const placed = config.absolutePositions ? add(words, table("position_embeddings", places(inputIds, 1))) : words;
+      return config.tokenTypes > 0 ? add(placed, table("token_type_embeddings", typeIds)) : placed;
+    });
+    const normed = layerNormed(weights, "embeddings.LayerNorm", reshape(embedded, [-1, hiddenSize]), normEpsilon);
+    // Padding is zeroed, so that it cannot be told from nothing.
+    const present = reshape(cast(attentionMask, "float32"), [-1, 1]);
+    const relative = relativePositions(config, weights, inputIds);
+    const mask = inScope("mask", () => paddingMask(attentionMask));
+    let x = mul(normed, present);
+    for (let i = 0; i < config.layers; i++) {
+      const block = `encoder.layer.${i}`;
+      const from = x;
+      const mixed = disentangled(config, weights, `${block}.attention.self`, { x: from, inputIds, mask, relative, headDim });
+      const attended = dense(weights, `${block}.attention.output.dense`, mixed, { bias: true });
+      const between = layerNormed(weights, `${block}.attention.output.LayerNorm`, add(attended, from), normEpsilon);
+      const inner = dense(weights, `${block}.intermediate.dense`, between, { bias: true });
+      const active = inScope(`${block}.intermediate`, () => activations[config.activation](inner));
+      const fed = dense(weights, `${block}.output.dense`, active, { bias: true });
+      x = layerNormed(weights, `${block}.output.LayerNorm`, add(fed, between), normEpsilon);
+    }
+    const inputs = [inputIds, attentionMask, ...(config.tokenTypes > 0 ? [typeIds] : [])];
+    return { inputs, hidden: x, batch: rows, seq: "seq" };
+  },
+
+  heads: {
+    ...sequenceHeads({
+      module: "classifier",
+      tensors: ({ hiddenSize }, labels) => [
+        ...linearTensors("pooler.dense", hiddenSize, hiddenSize),
+        ...linearTensors("classifier", labels, hiddenSize),
+      ],
+      logits: ({ poolerActivation }, weights, encoded) => {
+        const pooled = dense(weights, "pooler.dense", firstTokens(encoded), { bias: true });
+        return dense(weights, "classifier", activations[poolerActivation](pooled), { bias: true });
+      },
+    }),
+    "token-classification": tokenHead(bertSizes),
+  },
+};
+
+/** Embeddings of relative positions [2·span, hidden], and which of them each query and key are apart by. */
+interface RelativePositions {
+  readonly embeddings: Value;
+  /** int64 [seq, seq], query by key. */
+  readonly indices: Value;
+}
+
+function relativePositions(config: DebertaConfig, weights: Weights, inputIds: Value): RelativePositions {
+  const table = weights("encoder.rel_embeddings.weight");
+  const embeddings = config.normedPositions
+    ? layerNormed(weights, "encoder.LayerNorm", table, config.normEpsilon)
+    : table;
+  const indices = inScope("encoder.rel_embeddings", () => {
+    const at = places(inputIds, 1);
+    const apart = sub(unsqueeze(at, [1]), unsqueeze(at, [0]));
+    // Beyond twice the largest distance that is told apart, all are the same.
+    const far = 2 * config.maxDistance;
+    const clipped = apply(Clip, [apart, constant(-far, "int64"), constant(far, "int64")]);
+    const rows = Int32Array.from({ length: 2 * far + 1 }, (_, i) => {
+      const row = bucketOf(i - far, config) + span(config);
+      return Math.min(Math.max(row, 0), 2 * span(config) - 1);
+    });
+    return gather(constantOf(tensor("int64", [rows.length], rows)), add(clipped, far));
+  });
+  return { embeddings, indices };
+}
+
+/**
+ * The bucket of a distance: itself up to half of the buckets, then on a logarithmic scale. In float32, as the original
+ * computes it.
+ */
+function bucketOf(distance: number, { buckets, maxDistance }: DebertaConfig): number {
+  const middle = Math.floor(buckets / 2);
+  const size = Math.abs(distance);
+  if (buckets === 0 || size <= middle) return distance;
+  const single = Math.fround;
+  const share = single(single(Math.log(single(size / middle))) / single(Math.log(single((maxDistance - 1) / middle))));
+  return Math.sign(distance) * (Math.ceil(single(share * (middle - 1))) + middle);
+}
+
+/**
+ * Disentangled attention: Q·Kᵀ + Q·K_rᵀ + K·Q_rᵀ, each over √(terms·d), where K_r and Q_r are projections of the
+ * embedding of how far query and key are apart. He et al. 2020, eq. (4). x [tokens, hidden] -> [tokens, hidden].
+ */
+function disentangled(
+  config: DebertaConfig,
+  weights: Weights,
+  module: string,
+  from: {
+    readonly x: Value;
+    readonly inputIds: Value;
+    readonly mask: Value;
+    readonly relative: RelativePositions;
+    readonly headDim: number;
+  },
+): Value {
+  const { x, inputIds, mask, headDim } = from;
+  const { embeddings, indices } = from.relative;
+  const { heads, contentToPosition, positionToContent, sharedProjections } = config;
+  const project = (name: string, value: Value): Value => dense(weights, `${module}.${name}`, value, { bias: true });
+  const [query, key, value] = ["query_proj", "key_proj", "value_proj"].map((name) => {
+    const projected = project(name, x);
+    return inScope(module, () => splitHeads(projected, inputIds, heads, headDim));
+  }) as [Value, Value, Value]; // three names
+  /** Rows of positions by head, turned over: [heads, d, 2·span]. */
+  const positions = (name: string): Value => {
+    const projected = project(sharedProjections ? name : `pos_${name}`, embeddings);
+    return inScope(module, () => transpose(reshape(projected, [-1, heads, headDim]), [1, 2, 0]));
+  };
+  const positionKeys = contentToPosition ? positions("key_proj") : undefined;
+  const positionQueries = positionToContent ? positions("query_proj") : undefined;
+  return inScope(module, () => {
+    const scale = 1 / Math.sqrt(headDim * (1 + Number(contentToPosition) + Number(positionToContent)));
+    const scaledQuery = mul(query, scale);
+    let scores = matmul(scaledQuery, transpose(key, [0, 1, 3, 2]));
+    const chosen = expandLike(unsqueeze(indices, [0, 1]), scores);
+    if (positionKeys) scores = add(scores, gatherElements(matmul(scaledQuery, positionKeys), chosen, 3));
+    if (positionQueries) {
+      const turned = expandLike(unsqueeze(transpose(indices, [1, 0]), [0, 1]), scores);
+      const asked = gatherElements(matmul(mul(key, scale), positionQueries), turned, 3);
+      scores = add(scores, transpose(asked, [0, 1, 3, 2]));
+    }
+    return joinHeads(matmul(softmax(add(scores, mask)), value));
+  });
+}

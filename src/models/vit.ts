@@ -1,0 +1,175 @@
+import { inScope, input, type Value } from "../graph/index.ts";
+import { add, apply, concat, Expand, gemm, reshape, reshapeTo, sizeVector, transpose } from "../ops/index.ts";
+import { type Activation, activationNames, activations } from "./activations.ts";
+import type { TensorSpec, Weights } from "./architecture.ts";
+import { openAttention } from "./attention.ts";
+import { dense, layerNormed } from "./blocks.ts";
+import { readConfig } from "./config.ts";
+import { type Encoder, firstTokens, linearTensors, normTensors } from "./encoder.ts";
+import { type PixelScale, pixelInputs } from "./inputs.ts";
+
+/** The part of a ViT `config.json` that shapes the computation, and how `preprocessor_config.json` scales pixels. */
+export interface VitConfig {
+  readonly hiddenSize: number;
+  readonly intermediateSize: number;
+  readonly layers: number;
+  readonly heads: number;
+  readonly normEpsilon: number;
+  readonly activation: Activation;
+  readonly biased: boolean;
+  readonly imageSize: number;
+  readonly patchSize: number;
+  readonly pixels: PixelScale;
+}
+
+const inRow = ({ imageSize, patchSize }: VitConfig): number => imageSize / patchSize;
+
+/** Vision transformer. Dosovitskiy et al. 2020 (arXiv 2010.11929), §3.1; names as in checkpoints of transformers. */
+export const vit: Encoder<VitConfig> = {
+  modelType: "vit",
+  className: "ViT",
+  prefix: "vit",
+  ignored: /(pooler\.dense\.(weight|bias)|embeddings\.mask_token|^decoder\..*)$/,
+  defaultTargets: ["q_proj", "v_proj"],
+
+  configure: (json) => {
+    const reader = readConfig(json);
+    const [hiddenSize, heads] = [reader.integer("hidden_size", 768), reader.integer("num_attention_heads", 12)];
+    const [imageSize, patchSize] = [reader.integer("image_size", 224), reader.integer("patch_size", 16)];
+    if (hiddenSize % heads !== 0) {
+      reader.problem(`"hidden_size" (${hiddenSize}) is not a multiple of "num_attention_heads" (${heads})`);
+    }
+    if (imageSize % patchSize !== 0) {
+      reader.problem(`"image_size" (${imageSize}) is not a multiple of "patch_size" (${patchSize})`);
+    }
+    if (reader.integer("num_channels", 3) !== 3) reader.problem(`"num_channels" other than 3 is not supported`);
+    const config: VitConfig = {
+      hiddenSize,
+      intermediateSize: reader.integer("intermediate_size", 3072),
+      layers: reader.integer("num_hidden_layers", 12),
+      heads,
+      normEpsilon: reader.number("layer_norm_eps", 1e-12),
+      activation: reader.choice("hidden_act", activationNames, "gelu"),
+      biased: reader.boolean("qkv_bias", true),
+      imageSize,
+      patchSize,
+      pixels: pixelScale(reader.object("preprocessor") ?? {}),
+    };
+    reader.finish();
+    return config;
+  },
+
+  sizes: (config) => ({
+    vocabSize: 0,
+    hiddenSize: config.hiddenSize,
+    layers: config.layers,
+    heads: config.heads,
+    kvHeads: config.heads,
+    headDim: config.hiddenSize / config.heads,
+    contextLength: config.imageSize ** 2,
+  }),
+  reads: ({ imageSize, pixels }) => pixelInputs(imageSize, pixels),
+
+  tensors: (config) => {
+    const { hiddenSize: hidden, intermediateSize: inner, patchSize, biased } = config;
+    const linear = (module: string, out: number, into: number, bias = true): readonly TensorSpec[] =>
+      linearTensors(module, out, into).slice(0, bias ? 2 : 1);
+    return [
+      { name: "embeddings.cls_token", shape: [1, 1, hidden] },
+      { name: "embeddings.position_embeddings", shape: [1, inRow(config) ** 2 + 1, hidden] },
+      { name: "embeddings.patch_embeddings.projection.weight", shape: [hidden, 3, patchSize, patchSize] },
+      { name: "embeddings.patch_embeddings.projection.bias", shape: [hidden] },
+      ...Array.from({ length: config.layers }, (_, i) => {
+        const block = `encoder.layer.${i}`;
+        return [
+          ...["query", "key", "value"].flatMap((name) =>
+            linear(`${block}.attention.attention.${name}`, hidden, hidden, biased),
+          ),
+          ...linear(`${block}.attention.output.dense`, hidden, hidden),
+          ...normTensors(`${block}.layernorm_before`, hidden),
+          ...normTensors(`${block}.layernorm_after`, hidden),
+          ...linear(`${block}.intermediate.dense`, inner, hidden),
+          ...linear(`${block}.output.dense`, hidden, inner),
+        ];
+      }).flat(),
+      ...normTensors("layernorm", hidden),
+    ];
+  },
+
+  encode: (config, stored, rows) => {
+    const weights: Weights = (name) => stored(storedName(name));
+    const { hiddenSize, heads, imageSize, patchSize, normEpsilon } = config;
+    const across = inRow(config);
+    const [seq, headDim] = [across ** 2 + 1, hiddenSize / heads];
+    const pixels = input("pixel_values", "float32", [rows, 3, imageSize, imageSize]);
+    const attend = openAttention(undefined);
+    const embedded = inScope("embeddings", () => {
+      // A convolution whose steps are as long as its kernel is a linear map of each patch.
+      const cut = reshapeTo(pixels, [rows, 3, across, patchSize, across, patchSize], []);
+      const patches = reshape(transpose(cut, [0, 2, 4, 1, 3, 5]), [-1, 3 * patchSize ** 2]);
+      const kernel = reshape(weights("embeddings.patch_embeddings.projection.weight"), [hiddenSize, 3 * patchSize ** 2]);
+      const bias = weights("embeddings.patch_embeddings.projection.bias");
+      const projected = reshapeTo(gemm(patches, kernel, { transB: true, c: bias }), [rows, seq - 1, hiddenSize], [pixels]);
+      const first = apply(Expand, [weights("embeddings.cls_token"), sizeVector([rows, 1, hiddenSize], [pixels])]);
+      return add(concat([first, projected], 1), weights("embeddings.position_embeddings"));
+    });
+    const split = (x: Value): Value => transpose(reshapeTo(x, [rows, seq, heads, headDim], [pixels]), [0, 2, 1, 3]);
+    let x: Value = reshape(embedded, [-1, hiddenSize]);
+    for (let i = 0; i < config.layers; i++) {
+      const block = `layers.${i}`;
+      const before = layerNormed(weights, `${block}.layernorm_before`, x, normEpsilon);
+      const [query, key, value] = ["q_proj", "k_proj", "v_proj"].map((name) => {
+        const projected = dense(weights, `${block}.attention.${name}`, before, { bias: config.biased });
+        return inScope(`${block}.attention`, () => split(projected));
+      }) as [Value, Value, Value]; // three names
+      const mixed = inScope(`${block}.attention`, () =>
+        attend(query, { key, value }, { scale: 1 / Math.sqrt(headDim) }),
+      );
+      x = add(x, dense(weights, `${block}.attention.o_proj`, mixed, { bias: true }));
+      const after = layerNormed(weights, `${block}.layernorm_after`, x, normEpsilon);
+      const inner = dense(weights, `${block}.mlp.fc1`, after, { bias: true });
+      const active = inScope(`${block}.mlp`, () => activations[config.activation](inner));
+      x = add(x, dense(weights, `${block}.mlp.fc2`, active, { bias: true }));
+    }
+    return { inputs: [pixels], hidden: layerNormed(weights, "layernorm", x, normEpsilon), batch: rows, seq };
+  },
+
+  heads: {
+    "image-classification": {
+      classSuffix: "ForImageClassification",
+      module: "classifier",
+      tensors: ({ hiddenSize }, labels) => linearTensors("classifier", labels, hiddenSize),
+      logits: (_config, weights, encoded) => dense(weights, "classifier", firstTokens(encoded), { bias: true }),
+    },
+  },
+};
+
+/** Checkpoints keep the names that modules had before transformers 5. */
+function storedName(name: string): string {
+  const [, layer, inner] = /^layers\.(\d+)\.(.*)$/.exec(name) ?? [];
+  if (inner === undefined) return name;
+  const renamed = Object.entries(olderNames).find(([now]) => inner.startsWith(now));
+  const old = renamed ? renamed[1] + inner.slice(renamed[0].length) : inner;
+  return `encoder.layer.${layer}.${old}`;
+}
+
+const olderNames: Readonly<Record<string, string>> = {
+  "attention.q_proj": "attention.attention.query",
+  "attention.k_proj": "attention.attention.key",
+  "attention.v_proj": "attention.attention.value",
+  "attention.o_proj": "attention.output.dense",
+  "mlp.fc1": "intermediate.dense",
+  "mlp.fc2": "output.dense",
+};
+
+/** What `preprocessor_config.json` does to pixels: ViT's own choices where it says nothing. */
+function pixelScale(preprocessor: Readonly<Record<string, unknown>>): PixelScale {
+  const numbers = (value: unknown): readonly number[] =>
+    Array.isArray(value) && value.length === 3 ? value.map(Number) : [0.5, 0.5, 0.5];
+  const normalises = preprocessor["do_normalize"] !== false;
+  return {
+    scale: preprocessor["do_rescale"] === false ? 1 : Number(preprocessor["rescale_factor"] ?? 1 / 255),
+    mean: normalises ? numbers(preprocessor["image_mean"]) : [0, 0, 0],
+    deviation: normalises ? numbers(preprocessor["image_std"]) : [1, 1, 1],
+  };
+}
