@@ -1,4 +1,4 @@
-import { type Dim, inScope, input, type Value } from "../graph/index.ts";
+import { type Dim, input, inScope, type Value } from "../graph/index.ts";
 import { add, gather, reshape, reshapeTo, tanh } from "../ops/index.ts";
 import { type Activation, activationNames, activations } from "./activations.ts";
 import type { ModelSizes, TensorSpec, Weights } from "./architecture.ts";
@@ -70,7 +70,9 @@ export function bertTensors(config: BertConfig): readonly TensorSpec[] {
     ...Array.from({ length: config.layers }, (_, i) => {
       const block = `encoder.layer.${i}`;
       return [
-        ...["query", "key", "value"].flatMap((name) => linearTensors(`${block}.attention.self.${name}`, hidden, hidden)),
+        ...["query", "key", "value"].flatMap((name) =>
+          linearTensors(`${block}.attention.self.${name}`, hidden, hidden),
+        ),
         ...linearTensors(`${block}.attention.output.dense`, hidden, hidden),
         ...normTensors(`${block}.attention.output.LayerNorm`, hidden),
         ...linearTensors(`${block}.intermediate.dense`, inner, hidden),

@@ -1,9 +1,9 @@
-import { constant, constantOf, inScope, input, tensor, type Value } from "../graph/index.ts";
+import { constant, constantOf, input, inScope, tensor, type Value } from "../graph/index.ts";
 import {
   add,
   apply,
-  cast,
   Clip,
+  cast,
   expandLike,
   gather,
   gatherElements,
@@ -135,7 +135,13 @@ export const debertaV2: Encoder<DebertaConfig> = {
     for (let i = 0; i < config.layers; i++) {
       const block = `encoder.layer.${i}`;
       const from = x;
-      const mixed = disentangled(config, weights, `${block}.attention.self`, { x: from, inputIds, mask, relative, headDim });
+      const mixed = disentangled(config, weights, `${block}.attention.self`, {
+        x: from,
+        inputIds,
+        mask,
+        relative,
+        headDim,
+      });
       const attended = dense(weights, `${block}.attention.output.dense`, mixed, { bias: true });
       const between = layerNormed(weights, `${block}.attention.output.LayerNorm`, add(attended, from), normEpsilon);
       const inner = dense(weights, `${block}.intermediate.dense`, between, { bias: true });

@@ -1,5 +1,14 @@
 import { nearest, TuneError } from "../errors.ts";
-import { type Dim, type DType, type LazyTensor, sizeOf, tensor, type Value, type WeightValue, weight } from "../graph/index.ts";
+import {
+  type Dim,
+  type DType,
+  type LazyTensor,
+  sizeOf,
+  tensor,
+  type Value,
+  type WeightValue,
+  weight,
+} from "../graph/index.ts";
 import { assertFinite, toFloat32 } from "../io/convert.ts";
 import { readJsonObject } from "../io/json.ts";
 import { openModelWeights } from "../io/model-weights.ts";

@@ -1,4 +1,4 @@
-import { constant, type Dim, inScope, input, type Value } from "../graph/index.ts";
+import { constant, type Dim, input, inScope, type Value } from "../graph/index.ts";
 import {
   add,
   apply,
@@ -182,7 +182,9 @@ function gatedUnit(
     ]; // three sizes
     const sequences = (part: Value, size: number): Value => reshapeTo(part, [rows, length, size], [inputIds]);
     const offset = (row: number): Value => {
-      const [scale, shift] = ["gamma", "beta"].map((name) => gather(weights(`${unit}.${name}`), constant(row, "int64")));
+      const [scale, shift] = ["gamma", "beta"].map((name) =>
+        gather(weights(`${unit}.${name}`), constant(row, "int64")),
+      );
       return sequences(add(mul(base, scale as Value), shift as Value), sharedSize); // two names
     };
     const scores = mul(matmul(offset(0), transpose(offset(1), [0, 2, 1])), 1 / length);

@@ -1,5 +1,5 @@
-import { constant, inScope, input } from "../graph/index.ts";
-import { add, cast, CumSum, apply, equal, gather, mul, not, tanh } from "../ops/index.ts";
+import { constant, input, inScope } from "../graph/index.ts";
+import { add, apply, CumSum, cast, equal, gather, mul, not, tanh } from "../ops/index.ts";
 import { type BertConfig, bertLayers, bertSizes, bertTensors, readBert } from "./bert.ts";
 import { dense } from "./blocks.ts";
 import { readConfig } from "./config.ts";

@@ -1,4 +1,4 @@
-import { constant, constantOf, type Dim, type InputValue, inScope, input, tensor, type Value } from "../graph/index.ts";
+import { constant, constantOf, type Dim, type InputValue, input, inScope, tensor, type Value } from "../graph/index.ts";
 import {
   add,
   apply,
@@ -103,7 +103,10 @@ export const t5: Family<T5Config> = {
           const likelihood = negativeLikelihood(hidden, of, config.vocabSize);
           return { inputs: [...inputs, ...likelihood.inputs], outputs: likelihood.outputs };
         },
-        parts: () => ({ encoder_model: encoderGraph(config, weights), decoder_model_merged: decoderGraph(config, weights) }),
+        parts: () => ({
+          encoder_model: encoderGraph(config, weights),
+          decoder_model_merged: decoderGraph(config, weights),
+        }),
       }),
     },
   ],
@@ -115,7 +118,9 @@ function tensors(config: T5Config): readonly TensorSpec[] {
   const attention = (module: string, positioned: boolean): readonly TensorSpec[] => [
     ...["q", "k", "v"].map((name) => ({ name: `${module}.${name}.weight`, shape: [across, hidden] })),
     { name: `${module}.o.weight`, shape: [hidden, across] },
-    ...(positioned ? [{ name: `${module}.relative_attention_bias.weight`, shape: [config.buckets, config.heads] }] : []),
+    ...(positioned
+      ? [{ name: `${module}.relative_attention_bias.weight`, shape: [config.buckets, config.heads] }]
+      : []),
   ];
   const stack = (side: Side, layers: number): readonly TensorSpec[] => [
     ...Array.from({ length: layers }, (_, i) => {
@@ -143,7 +148,11 @@ function tensors(config: T5Config): readonly TensorSpec[] {
 }
 
 /** Encoder and decoder in one: the decoder's hidden states [batch·target, hidden]. */
-function whole(config: T5Config, weights: Weights, rows: Dim): { inputs: [InputValue, InputValue, InputValue]; hidden: Value } {
+function whole(
+  config: T5Config,
+  weights: Weights,
+  rows: Dim,
+): { inputs: [InputValue, InputValue, InputValue]; hidden: Value } {
   const inputIds = input("input_ids", "int64", [rows, "seq"]);
   const attentionMask = input("attention_mask", "int64", [rows, "seq"]);
   const decoderIds = input("decoder_input_ids", "int64", [rows, "target"]);
@@ -170,7 +179,10 @@ function decoderGraph(config: T5Config, weights: Weights): OpenGraph {
   const mask = input("encoder_attention_mask", "int64", ["batch", "source"]);
   const cached = (i: number, part: string): InputValue =>
     input(`past_key_values.${i}.decoder.${part}`, "float32", ["batch", config.heads, "past", config.headDim]);
-  const past = Array.from({ length: config.decoderLayers }, (_, i) => ({ key: cached(i, "key"), value: cached(i, "value") }));
+  const past = Array.from({ length: config.decoderLayers }, (_, i) => ({
+    key: cached(i, "key"),
+    value: cached(i, "value"),
+  }));
   const hidden = reshape(states, [-1, config.hiddenSize]);
   const decoded = decode(config, weights, inputIds, { hidden, mask }, past);
   const outputs: Record<string, Value> = { logits: logitsOf(config, weights, decoded.hidden, inputIds) };
@@ -198,7 +210,13 @@ function encode(config: T5Config, weights: Weights, inputIds: Value, attentionMa
   let x = embed(weights, inputIds);
   for (let i = 0; i < config.layers; i++) {
     const block = `encoder.block.${i}.layer`;
-    const [query, key, value] = projections(config, weights, `${block}.0.SelfAttention`, norm(config, weights, `${block}.0`, x), inputIds);
+    const [query, key, value] = projections(
+      config,
+      weights,
+      `${block}.0.SelfAttention`,
+      norm(config, weights, `${block}.0`, x),
+      inputIds,
+    );
     const mixed = inScope(`${block}.0.SelfAttention`, () => attend(query, { key, value }, { scale: 1, bias }));
     x = add(x, dense(weights, `${block}.0.SelfAttention.o`, mixed, { bias: false }));
     x = add(x, feedForward(config, weights, `${block}.1`, x));

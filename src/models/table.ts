@@ -47,8 +47,7 @@ export const supportedModelTypes: readonly string[] = Object.keys(families);
  */
 export async function findArchitecture(json: ConfigJson, folder: string): Promise<Family> {
   const modelType = json["model_type"];
-  const load =
-    typeof modelType === "string" && Object.hasOwn(families, modelType) ? families[modelType] : undefined;
+  const load = typeof modelType === "string" && Object.hasOwn(families, modelType) ? families[modelType] : undefined;
   if (load) return load();
   const near = typeof modelType === "string" ? nearest(modelType, supportedModelTypes, 1)[0] : undefined;
   throw new TuneError(

@@ -1,4 +1,4 @@
-import { inScope, input, type Value } from "../graph/index.ts";
+import { input, inScope, type Value } from "../graph/index.ts";
 import { add, apply, concat, Expand, gemm, reshape, reshapeTo, sizeVector, transpose } from "../ops/index.ts";
 import { type Activation, activationNames, activations } from "./activations.ts";
 import type { TensorSpec, Weights } from "./architecture.ts";
@@ -107,9 +107,16 @@ export const vit: Encoder<VitConfig> = {
       // A convolution whose steps are as long as its kernel is a linear map of each patch.
       const cut = reshapeTo(pixels, [rows, 3, across, patchSize, across, patchSize], []);
       const patches = reshape(transpose(cut, [0, 2, 4, 1, 3, 5]), [-1, 3 * patchSize ** 2]);
-      const kernel = reshape(weights("embeddings.patch_embeddings.projection.weight"), [hiddenSize, 3 * patchSize ** 2]);
+      const kernel = reshape(weights("embeddings.patch_embeddings.projection.weight"), [
+        hiddenSize,
+        3 * patchSize ** 2,
+      ]);
       const bias = weights("embeddings.patch_embeddings.projection.bias");
-      const projected = reshapeTo(gemm(patches, kernel, { transB: true, c: bias }), [rows, seq - 1, hiddenSize], [pixels]);
+      const projected = reshapeTo(
+        gemm(patches, kernel, { transB: true, c: bias }),
+        [rows, seq - 1, hiddenSize],
+        [pixels],
+      );
       const first = apply(Expand, [weights("embeddings.cls_token"), sizeVector([rows, 1, hiddenSize], [pixels])]);
       return add(concat([first, projected], 1), weights("embeddings.position_embeddings"));
     });
