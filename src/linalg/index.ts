@@ -2,6 +2,7 @@
  * Small dense algebra on typed arrays, in float64 and float32, and random numbers that are the same everywhere. What is
  * large is handed in as a product (`Multiply`): this room knows no device.
  */
+export { invertUpper, upperFactor } from "./cholesky.ts";
 export { type Eigh, eigh } from "./eigh.ts";
 export {
   besides,

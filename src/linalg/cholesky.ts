@@ -1,0 +1,40 @@
+/**
+ * The upper factor R of a symmetric positive definite A = R·Rᵀ [n, n] (row-major), or undefined when A is not positive
+ * definite to working precision. Reads the upper triangle alone. The plain recurrence (Golub and Van Loan, §4.2), run
+ * from the last row up.
+ */
+export function upperFactor(a: Float64Array, n: number): Float64Array | undefined {
+  const r = new Float64Array(n * n);
+  for (let i = n - 1; i >= 0; i--) {
+    const row = r.subarray(i * n, (i + 1) * n);
+    // r[i, j] for j > i, then the diagonal; rows below are done.
+    for (let j = n - 1; j > i; j--) {
+      const other = r.subarray(j * n, (j + 1) * n);
+      let sum = a[i * n + j] ?? 0;
+      for (let k = j + 1; k < n; k++) sum -= (row[k] ?? 0) * (other[k] ?? 0);
+      row[j] = sum / (other[j] ?? 1);
+    }
+    let pivot = a[i * n + i] ?? 0;
+    for (let k = i + 1; k < n; k++) pivot -= (row[k] ?? 0) ** 2;
+    if (!(pivot > 1e-14 * Math.abs(a[i * n + i] ?? 0)) || !Number.isFinite(pivot)) return undefined;
+    row[i] = Math.sqrt(pivot);
+  }
+  return r;
+}
+
+/** The inverse of an upper triangular matrix [n, n], upper triangular again. */
+export function invertUpper(r: Float64Array, n: number): Float64Array {
+  const inverse = new Float64Array(n * n);
+  for (let i = n - 1; i >= 0; i--) {
+    const row = inverse.subarray(i * n, (i + 1) * n);
+    const scale = 1 / (r[i * n + i] ?? 1);
+    for (let k = i + 1; k < n; k++) {
+      const factor = -(r[i * n + k] ?? 0) * scale;
+      if (factor === 0) continue;
+      const below = inverse.subarray(k * n, (k + 1) * n);
+      for (let j = k; j < n; j++) row[j] = (row[j] ?? 0) + factor * (below[j] ?? 0);
+    }
+    row[i] = scale;
+  }
+  return inverse;
+}

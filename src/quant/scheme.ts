@@ -1,0 +1,39 @@
+import type { PackedMatrix } from "../io/packed/index.ts";
+import type { Citation, Fields } from "../methods/index.ts";
+import type { Hessian, PreparedHessian } from "./hessian.ts";
+
+/** A linear map's weight, to be quantised. */
+export interface QuantSite {
+  /** The weight's name; errors speak in it. */
+  readonly name: string;
+  readonly rows: number;
+  readonly columns: number;
+  /** [rows, columns]: outputs by inputs. Left as it is. */
+  readonly weight: Float64Array;
+  /** What its inputs were on the calibration text. */
+  readonly hessian: Hessian;
+}
+
+/** A quantised weight, and what was done for it. */
+export interface Quantised {
+  readonly matrix: PackedMatrix;
+  /** How the Hessian had to be mended, where the scheme read it. */
+  readonly prepared?: Pick<PreparedHessian, "damping" | "diagonalOnly" | "dead">;
+}
+
+/** A scheme of quantisation. Adding one is adding such a record and one line in `quant/table.ts`. */
+export interface Scheme<Config extends object = object> {
+  readonly name: string;
+  readonly summary: string;
+  readonly cite?: Citation;
+  readonly fields: Fields<Config>;
+  /** Whether the inputs of a layer change what is done, beyond setting the weights of dead inputs to 0. */
+  readonly readsActivations: boolean;
+  /** Quantise one weight. Pure; `bits` is a whole number from 1 to 8. */
+  readonly quantise: (site: QuantSite, bits: number, config: Config) => Quantised;
+}
+
+/** Declare a scheme; its own config type stays inside it. */
+export function defineScheme<Config extends object>(scheme: Scheme<Config>): Scheme<Config> {
+  return Object.freeze(scheme);
+}

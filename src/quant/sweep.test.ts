@@ -1,0 +1,288 @@
+import { describe, expect, it } from "vitest";
+import { dequantise } from "../io/packed/index.ts";
+import { createRng } from "../linalg/index.ts";
+import { createBinaryCoder } from "./binary-code.ts";
+import { createCodebook, fillCodebook, nearestIndex } from "./codebook.ts";
+import { type Hessian, importance, prepareHessian } from "./hessian.ts";
+import { type ColumnQuantiser, sweep } from "./sweep.ts";
+import { chooseScheme } from "./table.ts";
+
+// A worked example; the expected numbers are those of a float64 reference of the same algorithms.
+const weight = Float64Array.from(
+  [
+    [0, 0.64, 0.99, 0.86],
+    [0.96, 0.86, 0.24, -0.53],
+    [0.52, -0.35, -0.95, -0.83],
+    [-0.69, -0.98, -0.37, 0.58],
+    [-0.88, 0.02, 0.9, 0.8],
+    [0.22, 0.99, 0.5, -0.63],
+    [1, 0.32, -0.83, -0.76],
+    [0.32, -0.88, -0.62, 0.67],
+  ].flat(),
+);
+const inputs = [
+  [1, 1.36, -0.59, -0.99],
+  [0.62, -1.77, -0.94, 0.09],
+  [-0.23, -2.96, 0.09, 1],
+  [-0.9, -0.92, 0.98, 0.05],
+  [-0.9, 2.13, 0.44, -0.99],
+  [-0.21, 2.85, -0.75, -0.19],
+];
+const site = { name: "w", rows: 8, columns: 4, weight, hessian: hessianOf(inputs) };
+
+function hessianOf(rows: readonly (readonly number[])[]): Hessian {
+  const columns = rows[0]?.length ?? 0;
+  const values = new Float64Array(columns * columns);
+  for (const x of rows) {
+    for (let i = 0; i < columns; i++) {
+      for (let j = 0; j < columns; j++)
+        values[i * columns + j] = (values[i * columns + j] ?? 0) + (x[i] ?? 0) * (x[j] ?? 0);
+    }
+  }
+  return { columns, values };
+}
+
+/** ‖X(W − Q)ᵀ‖². */
+function outputError(
+  original: ArrayLike<number>,
+  quantised: ArrayLike<number>,
+  x: readonly (readonly number[])[],
+): number {
+  const columns = x[0]?.length ?? 0;
+  let sum = 0;
+  for (const row of x) {
+    for (let r = 0; r < original.length / columns; r++) {
+      let y = 0;
+      for (let k = 0; k < columns; k++) {
+        y += ((original[r * columns + k] ?? 0) - (quantised[r * columns + k] ?? 0)) * (row[k] ?? 0);
+      }
+      sum += y * y;
+    }
+  }
+  return sum;
+}
+
+/** Column-wise binary codes with scales of `terms` powers of two, floats when 0. */
+function columnWise(bits: number, terms: number): ColumnQuantiser {
+  const coder = createBinaryCoder({ bits, rounds: 50, terms, iterate: "last" });
+  const book = createCodebook(bits);
+  return {
+    groupSize: 1,
+    quantise: (k, state, quantised) => {
+      fillCodebook(book, coder(state.column(k)).alpha);
+      state.column(k).forEach((w, row) => {
+        quantised[row] = book.values[nearestIndex(book, w)] ?? 0;
+      });
+    },
+  };
+}
+
+/** Column-major in sweep order -> row-major in the model's order. */
+function restored(quantised: Float64Array, order: Uint32Array, rows: number): Float64Array {
+  const result = new Float64Array(quantised.length);
+  order.forEach((column, k) => {
+    for (let row = 0; row < rows; row++) result[row * order.length + column] = quantised[k * rows + row] ?? 0;
+  });
+  return result;
+}
+
+describe("the sweep on a worked example", () => {
+  const plain = prepareHessian(site.hessian, { damping: 0.01, activationOrder: false });
+
+  it("factors the inverse Hessian", () => {
+    [0.959708, 0.174035, 0.769221, 0.402823].forEach((value, j) => {
+      expect(plain.upper[j]).toBeCloseTo(value, 6);
+    });
+    [0.959708, 0.306923, 0.576527, 0.568174].forEach((value, j) => {
+      expect(plain.upper[j * 4 + j]).toBeCloseTo(value, 6);
+    });
+  });
+
+  it.each([
+    [0, 2.709891, 1.40871],
+    [3, 2.743125, 1.425297],
+    [1, 4.167659, undefined],
+  ])("column-wise with %i terms", (terms, error, loss) => {
+    const { quantised, error: total } = sweep(weight, 8, plain, columnWise(2, terms));
+    const q = restored(quantised, plain.order, 8);
+    expect(outputError(weight, q, inputs)).toBeCloseTo(error, 5);
+    if (loss !== undefined) expect(total / 2).toBeCloseTo(loss, 5);
+    if (terms !== 3) return;
+    const column = [0.269531, 0.886719, 0.269531, -0.886719, -0.886719, 0.269531, 0.886719, 0.269531];
+    column.forEach((value, row) => {
+      expect(q[row * 4]).toBeCloseTo(value, 5);
+    });
+    [0.269531, 0.891113, 1.0625, 1.367188].forEach((value, k) => {
+      expect(q[k]).toBeCloseTo(value, 5);
+    });
+  });
+
+  it("follows the order of activations", () => {
+    const ordered = prepareHessian(site.hessian, { damping: 0.01, activationOrder: true });
+    expect([...ordered.order]).toEqual([1, 0, 3, 2]);
+    const { quantised } = sweep(weight, 8, ordered, columnWise(2, 3));
+    expect(outputError(weight, restored(quantised, ordered.order, 8), inputs)).toBeCloseTo(3.396955, 5);
+  });
+
+  // Scales of these are stored as float16, which the reference's are not.
+  it.each([
+    ["rtn", { groupSize: 0 }, 3.983884, 0.01],
+    ["bcq", {}, 3.431117, 0.01],
+    ["bcq", { compensate: true }, 2.848729, 0.01],
+    ["gptq", { groupSize: 0, activationOrder: false }, 2.870006, 0.01],
+    ["shiftadd", { rounds: 50, activationOrder: false }, 2.743125, 1e-5],
+    ["shiftadd", { rounds: 50, activationOrder: true }, 3.396955, 1e-5],
+  ] as const)("%s %o", (name, options, error, tolerance) => {
+    const { scheme, config } = chooseScheme(name, options);
+    const { matrix } = scheme.quantise(site, 2, config);
+    expect(Math.abs(outputError(weight, dequantise(matrix), inputs) - error)).toBeLessThan(tolerance);
+  });
+});
+
+describe("the sweep", () => {
+  const rows = 12;
+  const columns = 150;
+  const rng = createRng(5);
+  const w = Float64Array.from({ length: rows * columns }, () => rng.normal());
+  const mixing = Float64Array.from({ length: columns * 20 }, () => rng.normal());
+  const x = Array.from({ length: 300 }, () => {
+    const z = Array.from({ length: 20 }, () => rng.normal());
+    return Array.from({ length: columns }, (_, j) =>
+      z.reduce((sum, value, i) => sum + value * (mixing[j * 20 + i] ?? 0), 0.3 * rng.normal()),
+    );
+  });
+  const hessian = hessianOf(x);
+
+  it.each([false, true])("has Σe² = trace((W − Q)·H·(W − Q)ᵀ), activation order %s", (activationOrder) => {
+    const prepared = prepareHessian(hessian, { damping: 0.01, activationOrder });
+    const { quantised, error } = sweep(w, rows, prepared, columnWise(2, 3));
+    let trace = 0;
+    for (let row = 0; row < rows; row++) {
+      const d = Array.from(
+        prepared.order,
+        (column, k) => (w[row * columns + column] ?? 0) - (quantised[k * rows + row] ?? 0),
+      );
+      for (let i = 0; i < columns; i++) {
+        for (let j = 0; j < columns; j++) trace += (d[i] ?? 0) * (prepared.damped[i * columns + j] ?? 0) * (d[j] ?? 0);
+      }
+    }
+    expect(error / trace).toBeCloseTo(1, 8);
+  });
+
+  it("is the same whatever its blocks", () => {
+    const prepared = prepareHessian(hessian, { damping: 0.01, activationOrder: true });
+    const [a, b] = [sweep(w, rows, prepared, columnWise(2, 3), 16), sweep(w, rows, prepared, columnWise(2, 3), 1000)];
+    a.quantised.forEach((value, i) => {
+      expect(value).toBeCloseTo(b.quantised[i] ?? 0, 9);
+    });
+  });
+
+  it("compensates nothing when inputs are uncorrelated, and loses nothing with many planes", () => {
+    const identity = {
+      columns,
+      values: Float64Array.from({ length: columns ** 2 }, (_, i) => (i % (columns + 1) === 0 ? 2 : 0)),
+    };
+    const prepared = prepareHessian(identity, { damping: 0.01, activationOrder: false });
+    const { quantised } = sweep(w, rows, prepared, columnWise(2, 3));
+    const coder = createBinaryCoder({ bits: 2, rounds: 50, terms: 3, iterate: "last" });
+    const book = createCodebook(2);
+    for (let k = 0; k < columns; k++) {
+      const column = Float64Array.from({ length: rows }, (_, row) => w[row * columns + k] ?? 0);
+      fillCodebook(book, coder(column).alpha);
+      column.forEach((value, row) => {
+        expect(quantised[k * rows + row]).toBe(book.values[nearestIndex(book, value)]);
+      });
+    }
+    const { scheme, config } = chooseScheme("shiftadd", {});
+    const errors = [1, 2, 3, 4, 6, 8].map((bits) => {
+      const { matrix } = scheme.quantise({ name: "w", rows, columns, weight: w, hessian: identity }, bits, config);
+      return outputError(w, dequantise(matrix), x);
+    });
+    expect(errors).toEqual(errors.toSorted((a, b) => b - a));
+    expect((errors.at(-1) ?? 1) / outputError(w, new Float64Array(w.length), x)).toBeLessThan(1e-3);
+  });
+
+  it("mends Hessians of too few tokens, constant inputs and dead inputs, and says so", () => {
+    const few = hessianOf(x.slice(0, 3).map((row) => row.map((value, j) => (j === 7 ? 0 : value))));
+    const prepared = prepareHessian(few, { damping: 0.01, activationOrder: true });
+    expect([...prepared.dead].map((dead, j) => (dead ? j : -1)).filter((j) => j >= 0)).toEqual([7]);
+    expect(prepared.upper.every(Number.isFinite)).toBe(true);
+    const indefinite = { columns: 2, values: Float64Array.of(1, 5, 5, 1) };
+    expect(prepareHessian(indefinite, { damping: 0.01, activationOrder: false })).toMatchObject({ diagonalOnly: true });
+    const nearly = { columns: 2, values: Float64Array.of(1, 1.05, 1.05, 1) };
+    expect(prepareHessian(nearly, { damping: 0.01, activationOrder: false }).damping).toBeCloseTo(0.1, 9);
+    expect(() =>
+      prepareHessian({ columns: 1, values: Float64Array.of(Number.NaN) }, { damping: 0.01, activationOrder: false }),
+    ).toThrow("NaN");
+    for (const name of ["rtn", "gptq", "bcq", "shiftadd"]) {
+      const { scheme, config } = chooseScheme(name, {});
+      const { matrix } = scheme.quantise({ name: "w", rows, columns, weight: w, hessian: few }, 3, config);
+      const q = dequantise(matrix);
+      expect(q.every(Number.isFinite)).toBe(true);
+      for (let row = 0; row < rows; row++)
+        expect(Math.abs(q[row * columns + 7] ?? 1)).toBeLessThan(name === "bcq" ? 1 : 1e-6);
+    }
+  });
+
+  it("ranks matrices with larger errors as more important", () => {
+    const prepared = prepareHessian(hessian, { damping: 0.01, activationOrder: true });
+    const small = w.map((value) => value / 4);
+    expect(importance(w, rows, prepared)).toBeGreaterThan(importance(small, rows, prepared));
+  });
+});
+
+describe("schemes on a layer with outlying and correlated inputs", () => {
+  const size = 128;
+
+  /** Low-rank inputs with four loud channels; heavy-tailed weights with uneven columns and rows. */
+  function layer(seed: number) {
+    const rng = createRng(seed, "layer");
+    const mixing = Float64Array.from({ length: size * 32 }, () => rng.normal());
+    const x = Array.from({ length: 1536 }, () => {
+      const z = Array.from({ length: 32 }, () => rng.normal());
+      return Array.from({ length: size }, (_, j) => {
+        const value = z.reduce((sum, part, i) => sum + part * (mixing[j * 32 + i] ?? 0), 2 * rng.normal());
+        return j < 4 ? 8 * value : value;
+      });
+    });
+    const [columnScale, rowScale] = [0.4, 0.3].map((spread) =>
+      Array.from({ length: size }, () => Math.exp(spread * rng.normal())),
+    );
+    const student = (): number => {
+      const chi = Array.from({ length: 5 }, () => rng.normal() ** 2).reduce((a, b) => a + b, 0);
+      return rng.normal() / Math.sqrt(chi / 5);
+    };
+    const weight = Float64Array.from(
+      { length: size * size },
+      (_, i) => 0.02 * student() * (columnScale?.[i % size] ?? 1) * (rowScale?.[Math.floor(i / size)] ?? 1),
+    );
+    return {
+      site: { name: "w", rows: size, columns: size, weight, hessian: hessianOf(x.slice(0, 1280)) },
+      held: x.slice(1280),
+    };
+  }
+
+  it("have the errors of the paper's order, on inputs that they have not seen", () => {
+    const { site: own, held } = layer(1);
+    const zero = outputError(own.weight, new Float64Array(size * size), held);
+    const error = (name: string, bits: number, options = {}): number => {
+      const { scheme, config } = chooseScheme(name, options);
+      return outputError(own.weight, dequantise(scheme.quantise(own, bits, config).matrix), held) / zero;
+    };
+    for (const bits of [2, 3]) {
+      const [rtn, bcqRow, gptq] = [
+        error("rtn", bits, { groupSize: 0 }),
+        error("bcq", bits),
+        error("gptq", bits, { groupSize: 0 }),
+      ];
+      const column = error("shiftadd", bits);
+      expect(rtn).toBeGreaterThan(bcqRow);
+      expect(rtn / column).toBeGreaterThan(4);
+      expect(gptq / column).toBeGreaterThan(1.3);
+      expect(bcqRow / column).toBeGreaterThan(2);
+      expect(error("shiftadd", bits, { blockWise: true }) / column).toBeLessThan(1.6);
+      expect(error("shiftadd", bits, { terms: 1 }) / column).toBeGreaterThan(1.15);
+      expect(error("shiftadd", bits, { terms: 2 }) / column).toBeLessThan(1.3);
+    }
+  });
+});
