@@ -2,13 +2,15 @@ import { TuneError } from "./errors.ts";
 
 /** One option of a method or optimiser, declared once: flags, forms, validation and docs derive from it. */
 export interface Field<T> {
-  readonly kind: "integer" | "number" | "boolean";
+  readonly kind: "integer" | "number" | "boolean" | "choice";
   readonly initial: T;
   readonly help: string;
   readonly min?: number;
   readonly max?: number;
   /** The upper bound itself is not allowed. */
   readonly below?: number;
+  /** The words to choose from. */
+  readonly choices?: readonly string[];
 }
 
 /** The options of a record, by name. */
@@ -31,6 +33,11 @@ export function real(
 /** A yes or no. */
 export function flag(initial: boolean, help: string): Field<boolean> {
   return { kind: "boolean", initial, help };
+}
+
+/** One of some words, the first unless told otherwise. */
+export function oneOf<Word extends string>(choices: readonly [Word, ...Word[]], help: string): Field<Word> {
+  return { kind: "choice", initial: choices[0], help, choices };
 }
 
 /**
@@ -65,6 +72,9 @@ export function resolveFields<Config extends object>(
 
 function problemWith(field: Field<unknown>, value: unknown): string | undefined {
   if (field.kind === "boolean") return typeof value === "boolean" ? undefined : "it must be true or false";
+  if (field.choices) {
+    return field.choices.includes(String(value)) ? undefined : `it must be one of ${field.choices.join(", ")}`;
+  }
   if (typeof value !== "number" || !Number.isFinite(value)) return "it must be a number";
   if (field.kind === "integer" && !Number.isSafeInteger(value)) return "it must be a whole number";
   if (field.min !== undefined && value < field.min) return `it must be at least ${field.min}`;

@@ -1,5 +1,5 @@
 import type { Tensor } from "../graph/index.ts";
-import { chooseMethod, type InPlace, type Patterns, type TargetModules } from "../methods/index.ts";
+import { chooseMethod, type InPlace, type MethodConfig, type Patterns, type TargetModules } from "../methods/index.ts";
 import type { Device, DeviceOptions } from "../runtime/device.ts";
 import { chooseObjective } from "../train/objectives/index.ts";
 import type { PlanOptions } from "../train/plan.ts";
@@ -13,13 +13,13 @@ export interface TuningChoice extends Partial<TrainSettings> {
   /** `lora`, `full`, …: a name in `methods`. */
   readonly method?: string;
   /** The method's options, such as `{ rank: 8, alpha: 16 }`. */
-  readonly methodOptions?: Readonly<Record<string, number | boolean>>;
+  readonly methodOptions?: Partial<MethodConfig>;
   /** As in PEFT: `"all-linear"`, names, or a regular expression; the architecture's own choice unless given. */
   readonly targetModules?: TargetModules;
   /** `causal-lm`, `dpo`, …: a name in `objectives`; what the data is for unless given. */
   readonly objective?: string;
   /** The objective's options, such as `{ beta: 0.1 }`. */
-  readonly objectiveOptions?: Readonly<Record<string, number | boolean>>;
+  readonly objectiveOptions?: Readonly<Record<string, number | boolean | string>>;
   /** Options that some modules have otherwise, such as `{ rank: { down_proj: 16 } }`. */
   readonly patterns?: Patterns;
   /** Modules and biases that are trained in place besides, such as `{ modules: ["lm_head"] }`. */

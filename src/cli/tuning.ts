@@ -99,6 +99,7 @@ function withFields(
     const users = records.filter((record) => name in record.fields).map((record) => record.name);
     const help = `${field.help} (${users.join(", ")}; ${String(field.initial)} unless given)`;
     if (field.kind === "boolean") command.option(`--${dashed(name)}`, help);
+    else if (field.choices) command.addOption(new Option(`--${dashed(name)} <word>`, help).choices(field.choices));
     else command.option(`--${dashed(name)} <n>`, help, checked(field.kind === "integer" ? wholeNumber : realNumber));
   }
 }
@@ -107,9 +108,9 @@ function withFields(
 function fieldsGiven(
   flags: TuningFlags,
   fields: Readonly<Record<string, unknown>> = {},
-): Readonly<Record<string, number | boolean>> {
+): Readonly<Record<string, number | boolean | string>> {
   const given = Object.keys(fields).filter((name) => flags[name] !== undefined);
-  return Object.fromEntries(given.map((name) => [name, flags[name] as number | boolean])); // parsed by field
+  return Object.fromEntries(given.map((name) => [name, flags[name] as number | boolean | string])); // parsed by field
 }
 
 /** The tuning that the flags choose. */

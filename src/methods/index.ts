@@ -4,6 +4,8 @@
  */
 
 export * from "../fields.ts";
+export * from "./adalora.ts";
+export * from "./adalora-budget.ts";
 export * from "./adapter.ts";
 export * from "./attach.ts";
 export * from "./full.ts";

@@ -45,6 +45,70 @@ export interface ParameterSpec {
   readonly rate?: number;
 }
 
+/** One site of an attached method, as its hooks see it. */
+export interface TrainedSite<Config extends object = object> {
+  readonly module: string;
+  readonly config: Config;
+  /** A trained tensor by short name: before the update where a penalty reads it, after it otherwise. */
+  readonly parameter: (key: string) => Value;
+}
+
+/** What a method's options make of a run of known length. */
+export interface MethodSchedule {
+  /** The scalars that the hooks read in the update `step`, counted from 1. */
+  readonly scalars: (step: number) => Readonly<Record<string, number>>;
+  /** The first update after which the adapter is what the method promises; no earlier one counts as the best. */
+  readonly settledFrom: number;
+}
+
+/** Reads one of the schedule's scalars. */
+export type ScalarReader = (name: string) => Value;
+
+/** What a method does in a training step besides its forward pass. All of it is part of the step's own graph. */
+export interface TrainingHooks<Config extends object = object> {
+  /** @throws {TuneError} `bad-option` when the options do not fit a run of `steps` updates. */
+  readonly schedule?: (
+    run: { readonly steps: number; readonly sites: readonly Pick<TrainedSite<Config>, "module" | "config">[] },
+    config: Config,
+  ) => MethodSchedule;
+  /** A scalar added to the loss that is differentiated, once an update, and reported beside it. */
+  readonly penalty?: (sites: readonly TrainedSite<Config>[], config: Config) => Value;
+  /** What is kept of every trained element from update to update. */
+  readonly track?: {
+    /** Names of the tensors kept; they start at zero. */
+    readonly state: readonly string[];
+    /** On flat vectors of many parameters, after the update: the next state, and a number for each element. */
+    readonly update: (
+      inputs: {
+        readonly parameter: Value;
+        readonly gradient: Value;
+        readonly state: (name: string) => Value;
+        readonly scalar: ScalarReader;
+      },
+      config: Config,
+    ) => { readonly state: Readonly<Record<string, Value>>; readonly score: Value };
+  };
+  /** After the update, all sites together. */
+  readonly settle?: (
+    sites: readonly (TrainedSite<Config> & {
+      /** The numbers that `track` gave for the elements of a trained tensor, in its shape. */
+      readonly score: (key: string) => Value;
+    })[],
+    context: {
+      readonly scalar: ScalarReader;
+      /** A tensor kept from update to update, zero at first. */
+      readonly state: (name: string, shape: readonly number[]) => Value;
+    },
+    config: Config,
+  ) => {
+    /** By module, trained tensors that are to be others than the optimiser made them. */
+    readonly parameters: ReadonlyMap<string, Readonly<Record<string, Value>>>;
+    readonly state: Readonly<Record<string, Value>>;
+    /** Scalars to report; a run stops when one is not finite. */
+    readonly reports: Readonly<Record<string, Value>>;
+  };
+}
+
 /** What a method may use while it is attached. */
 export interface Attachment {
   readonly site: Site;
@@ -82,6 +146,7 @@ export interface Method<Config extends object = object> {
   readonly adapt: (attachment: Attachment, parameters: Parameters, config: Config) => Value;
   /** The weight [out, in] with the adapter folded in. */
   readonly merge: (weight: Value, parameters: Parameters, config: Config) => Value;
+  readonly training?: TrainingHooks<Config>;
   readonly peft?: PeftForm;
 }
 

@@ -1,5 +1,6 @@
 import { nearest, TuneError } from "../errors.ts";
 import { type Fields, resolveFields } from "../fields.ts";
+import { adalora } from "./adalora.ts";
 import { dora } from "./dora.ts";
 import { full } from "./full.ts";
 import type { InPlace } from "./in-place.ts";
@@ -8,7 +9,7 @@ import type { Method } from "./method.ts";
 
 // A method's config is its own; here methods are only asked for what every method has, with the config they resolved.
 type AnyMethod = Method<MethodConfig>;
-const all = [lora, dora, full] as unknown as readonly AnyMethod[]; // see above: `resolveFields` makes the config of each
+const all = [lora, dora, adalora, full] as unknown as readonly AnyMethod[]; // see above: `resolveFields` makes the config of each
 
 /** Every method by name. Adding one is one line above. */
 export const methods: ReadonlyMap<string, AnyMethod> = new Map(all.map((method) => [method.name, method]));
@@ -24,7 +25,7 @@ export interface MethodChoice {
 }
 
 /** A method's options, all of them settled. */
-export type MethodConfig = Readonly<Record<string, number | boolean>>;
+export type MethodConfig = Readonly<Record<string, number | boolean | string>>;
 
 /**
  * An option's values by module: the first pattern that matches the end of a module's path decides, as PEFT's

@@ -1,6 +1,7 @@
 import { assert } from "../errors.ts";
 import {
   type Attributes,
+  constant,
   type Dim,
   int,
   isConcrete,
@@ -10,9 +11,10 @@ import {
   stringAttribute,
   type Value,
 } from "../graph/index.ts";
-import { apply, defineOp, normalAxis, type Op, type Reference, required } from "./op.ts";
-import { eachIndex, int64s, spread, stridesOf } from "./reference.ts";
+import { apply, applyAll, defineOp, normalAxis, type Op, type Reference, required } from "./op.ts";
+import { eachIndex, int64s, reference, spread, stridesOf } from "./reference.ts";
 import { transpose, unsqueeze, zerosLike } from "./shape.ts";
+import { sizesOf } from "./sizes.ts";
 
 function wrap(index: number, size: number): number {
   return index < 0 ? index + size : index;
@@ -94,6 +96,61 @@ export const Gather: Op = defineOp({
       attributes: { axis: int(1) },
     },
     { inputs: [spread([3, 2]), int64s([1], [])], attributes: { axis: int(-1) } },
+  ],
+});
+
+/**
+ * The K largest elements along `axis`, from the largest down, and where they stood; of equal ones the first comes
+ * first. x [..., n, ...], K int64 [1] -> values and indices [..., k, ...].
+ */
+export const TopK: Op = defineOp({
+  name: "TopK",
+  since: 11,
+  infer: (inputs, attributes) => {
+    const x = required(inputs, 0, "TopK");
+    const axis = normalAxis(numberAttribute(attributes, "axis", -1), x.shape.length, "TopK");
+    const [count] = sizesOf(inputs[1]) ?? [];
+    assert(count !== undefined, "TopK needs to know how many elements to take");
+    const shape = x.shape.map((dim, i) => (i === axis ? count : dim));
+    return [
+      { dtype: x.dtype, shape },
+      { dtype: "int64", shape },
+    ];
+  },
+  evaluate: (inputs, attributes) => {
+    const [x, count] = [required(inputs, 0, "TopK"), required(inputs, 1, "TopK").data[0] ?? 0];
+    const axis = normalAxis(numberAttribute(attributes, "axis", -1), x.shape.length, "TopK");
+    const sign = numberAttribute(attributes, "largest", 1) === 1 ? 1 : -1;
+    const shape = x.shape.map((dim, i) => (i === axis ? count : dim));
+    const [from, to] = [stridesOf(x.shape), stridesOf(shape)];
+    const [values, indices] = [new Float64Array(sizeOf(shape)), new Float64Array(sizeOf(shape))];
+    eachIndex(
+      shape.map((dim, i) => (i === axis ? 1 : dim)),
+      (_flat, at) => {
+        const [start, end] = [from, to].map((strides) => at.reduce((sum, v, i) => sum + v * (strides[i] ?? 0), 0));
+        const read = (i: number): number => x.data[(start ?? 0) + i * (from[axis] ?? 1)] ?? 0;
+        const order = Array.from({ length: x.shape[axis] ?? 1 }, (_, i) => i);
+        order.sort((a, b) => sign * (read(b) - read(a)) || a - b);
+        order.slice(0, count).forEach((place, i) => {
+          const flat = (end ?? 0) + i * (to[axis] ?? 1);
+          [values[flat], indices[flat]] = [read(place), place];
+        });
+      },
+    );
+    return [
+      { dtype: x.dtype, shape, data: values },
+      { dtype: "int64", shape, data: indices },
+    ];
+  },
+  grad: ({ dy, x, outputs, attributes }) => [
+    apply(ScatterElements, [zerosLike(x(0)), required(outputs, 1, "TopK"), dy], {
+      axis: int(numberAttribute(attributes, "axis", -1)),
+    }),
+  ],
+  cost: "memory",
+  samples: [
+    { inputs: [reference([2, 5], [3, 1, 4, 1, 5, 9, 2, 6, 5, 3]), int64s([3])], constant: [1] },
+    { inputs: [spread([3, 2]), int64s([2])], constant: [1], attributes: { axis: int(0), largest: int(0) } },
   ],
 });
 
@@ -299,4 +356,16 @@ export function scatterNd(data: Value, indices: Value, updates: Value, reduction
     [data, indices, updates],
     reduction === "none" ? {} : { reduction: { type: "string", value: reduction } },
   );
+}
+
+/** Where the `count` largest elements along an axis stand, from the largest down: int64 [..., count, ...]. */
+export function topIndices(x: Value, count: number, axis = -1): Value {
+  const [, indices] = applyAll(TopK, [x, constant([count], "int64")], { axis: int(axis) });
+  assert(indices !== undefined, "TopK has two outputs");
+  return indices;
+}
+
+/** data with the elements at `indices` along an axis replaced by updates; both have one shape. */
+export function scatterElements(data: Value, indices: Value, updates: Value, axis: number): Value {
+  return apply(ScatterElements, [data, indices, updates], { axis: int(axis) });
 }

@@ -4,7 +4,11 @@ import { type Footprint, footprint, type PlannedProgram } from "../plan/footprin
 import { bytesOfValue, type Symbols } from "../plan/memory.ts";
 import { batchesByLength, sequencesOf, type TokenizedExample, tokensOf } from "./data/index.ts";
 import { memoryChoices } from "./memory.ts";
+<<<<<<< HEAD
 import { chooseObjective } from "./objectives/index.ts";
+=======
+import { scheduleOf } from "./method-schedule.ts";
+>>>>>>> e60deaa (Methods take part in a training step: penalty, tracking, settling; AdaLoRA, held against PEFT)
 import type { RunOptions } from "./run.ts";
 import { buildTraining } from "./step.ts";
 import { timetableOf } from "./timetable.ts";
@@ -57,6 +61,7 @@ export function planRun(options: PlanOptions, { machine, processBytes }: PlanSit
     accumulates: settings.accumulationSteps > 1,
   });
   const { steps, updatesPerEpoch, schedule } = timetableOf(options.train.length, settings);
+  scheduleOf(options.choice, graphs.attached.trainables, steps); // refuses options that do not fit the run
   const layout = { padId: options.padId, hiddenSize: model.sizes.hiddenSize };
   const batches = Array.from({ length: schedule.batchesPerEpoch }, (_, i) => {
     const { indices } = schedule.at(i);

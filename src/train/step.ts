@@ -64,6 +64,8 @@ export interface TrainingGraphs {
   readonly attached: Attached;
   /** Resident buffers that start at zero: optimiser state and gradient sums. */
   readonly zeros: readonly ParameterValue[];
+  /** Scalar outputs of the update that the method reports. */
+  readonly reports: readonly string[];
 }
 
 /** The sizes at which what to keep and what to recompute is weighed: one row of 512 tokens, all of them labels. */
@@ -95,6 +97,7 @@ export function buildTraining(model: PretrainedModel, options: StepOptions): Tra
       update: undefined,
       attached,
       zeros: update.state,
+      reports: update.reports,
     };
   }
   const carry = input("carry", "float32", []);
@@ -110,6 +113,7 @@ export function buildTraining(model: PretrainedModel, options: StepOptions): Tra
     update: close("update", [], update.outputs, update.writes, options),
     attached,
     zeros: [...update.state, ...sums],
+    reports: update.reports,
   };
 }
 

@@ -11,7 +11,11 @@ import type { Batch } from "./data/index.ts";
 import { fillDropoutMasks, openDropoutMasks } from "./dropout.ts";
 import { addUp, type Evaluator, type Measured, meanLoss, measuredIn } from "./evaluator.ts";
 import { type MemoryChoiceName, memoryChoices } from "./memory.ts";
+<<<<<<< HEAD
 import type { ObjectiveChoice } from "./objectives/index.ts";
+=======
+import { scheduleOf } from "./method-schedule.ts";
+>>>>>>> e60deaa (Methods take part in a training step: penalty, tracking, settling; AdaLoRA, held against PEFT)
 import { buildTraining, type StepGraph, type TrainingGraphs } from "./step.ts";
 
 /** What a trainer needs to know; see {@link openTrainer}. */
@@ -31,12 +35,16 @@ export interface TrainerOptions {
   readonly accumulates: boolean;
   /** Draws initial values and dropout masks. */
   readonly seed: number;
+  /** Updates of the whole run: methods with a schedule need to know. */
+  readonly steps?: number;
 }
 
 /** What one update reports: the loss and the measures as means over its targets. */
 export interface StepReport extends Measured {
   /** Global norm of the gradients before clipping. */
   readonly gradNorm: number;
+  /** What the method reports of the update, by name: its penalty, how much of a budget it used. */
+  readonly method: Readonly<Record<string, number>>;
 }
 
 /** One model being trained on one device: its parameters and optimiser state live there between steps. */
@@ -44,6 +52,8 @@ export interface Trainer {
   readonly trainables: readonly Trainable[];
   /** Number of trained values. */
   readonly trainedParameters: number;
+  /** The first update after which the adapter is what the method promises; 0 for methods without a schedule. */
+  readonly settledFrom: number;
   /**
    * One update from one or more batches. `step` counts from 1.
    * @throws {TuneError} `not-finite-loss` when the loss or the gradients are NaN or infinite.
@@ -79,6 +89,7 @@ interface Compiled {
 export async function openTrainer(device: Device, model: PretrainedModel, options: TrainerOptions): Promise<Trainer> {
   const graphs = buildTraining(model, options);
   const { trainables, dropoutMasks } = graphs.attached;
+  const schedule = scheduleOf(options.choice, trainables, options.steps);
   if (trainables.length === 0) {
     throw new TuneError("nothing-to-train", `${options.choice.method.name} attached to no layer.`, {
       at: model.folder,
@@ -94,7 +105,7 @@ export async function openTrainer(device: Device, model: PretrainedModel, option
   // A scalar that no parameter's update uses (decay, when nothing decays) is not an input of the graph.
   const taken = new Set((update ?? gradient).program.graph.inputs.map(({ name }) => name));
   const optimizerFeeds = (step: number, learningRate: number): Record<string, Tensor> =>
-    scalarFeeds(adamw.scalars(step, learningRate, options.optimizer), taken);
+    scalarFeeds({ ...adamw.scalars(step, learningRate, options.optimizer), ...schedule?.scalars(step) }, taken);
 
   const buffers = [...trainables.map(({ value }) => value), ...graphs.zeros];
   const download = async (names: readonly string[]): Promise<ReadonlyMap<string, Tensor>> => {
@@ -105,6 +116,7 @@ export async function openTrainer(device: Device, model: PretrainedModel, option
 
   const trainer: Trainer = {
     trainables,
+    settledFrom: schedule?.settledFrom ?? 0,
     trainedParameters: trainables.reduce(
       (sum, { value }) => sum + value.shape.map(Number).reduce((a, b) => a * b, 1),
       0,
@@ -116,8 +128,13 @@ export async function openTrainer(device: Device, model: PretrainedModel, option
         "this trainer takes one batch a step",
       );
       const targets = batches.reduce((sum, batch) => sum + batch.targets, 0);
+<<<<<<< HEAD
       const measured: Measured[] = [];
       let gradNorm = Number.NaN;
+=======
+      let loss = 0;
+      let last: Readonly<Record<string, Tensor>> = {};
+>>>>>>> e60deaa (Methods take part in a training step: penalty, tracking, settling; AdaLoRA, held against PEFT)
       for (const [i, batch] of batches.entries()) {
         const outputs = await runStep(gradient, {
           ...batch.feeds,
@@ -125,6 +142,7 @@ export async function openTrainer(device: Device, model: PretrainedModel, option
           ...fillDropoutMasks(dropoutMasks, batch.sizes, { seed: options.seed, step, batch: i }),
           ...(update ? { carry: scalar(i === 0 ? 0 : 1) } : optimizerFeeds(step, learningRate)),
         });
+<<<<<<< HEAD
         const { [normName]: norm, ...scalars } = outputs;
         measured.push(measuredIn(scalars));
         if (!update) gradNorm = Number(norm?.data[0]);
@@ -135,6 +153,20 @@ export async function openTrainer(device: Device, model: PretrainedModel, option
       }
       if (!Number.isFinite(loss) || !Number.isFinite(gradNorm)) throw notFinite(step, loss, gradNorm, learningRate);
       return { loss, measures, gradNorm };
+=======
+        loss += numberOf(outputs, "loss");
+        last = outputs;
+      }
+      if (Number.isFinite(loss) && update) last = await runStep(update, optimizerFeeds(step, learningRate));
+      const reported = graphs.reports.map((name) => [name, last[name] ? numberOf(last, name) : Number.NaN] as const);
+      const report: StepReport = {
+        loss,
+        gradNorm: last["grad_norm"] ? numberOf(last, "grad_norm") : Number.NaN,
+        method: Object.fromEntries(reported),
+      };
+      refuseNotFinite(report, step, learningRate);
+      return report;
+>>>>>>> e60deaa (Methods take part in a training step: penalty, tracking, settling; AdaLoRA, held against PEFT)
     },
 
     evaluate: async (batches) => {
@@ -228,9 +260,11 @@ function expectTensor(tensors: ReadonlyMap<string, Tensor>, name: string, shape:
   );
 }
 
-function notFinite(step: number, loss: number, gradNorm: number, learningRate: number): TuneError {
-  const what = Number.isFinite(loss) ? `The gradient norm is ${gradNorm}` : `The loss is ${loss}`;
-  return new TuneError("not-finite-loss", `${what} at step ${step}.`, {
+function refuseNotFinite({ loss, gradNorm, method }: StepReport, step: number, learningRate: number): void {
+  const measured = Object.entries({ loss, "gradient norm": gradNorm, ...method });
+  const found = measured.find(([, value]) => !Number.isFinite(value));
+  if (found === undefined) return;
+  throw new TuneError("not-finite-loss", `The ${found[0]} is ${found[1]} at step ${step}.`, {
     at: `step ${step}, learning rate ${learningRate.toPrecision(3)}`,
     fix: "lower the learning rate, add warm-up steps or clip gradients (max grad norm 1), then resume from the last checkpoint",
   });

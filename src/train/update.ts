@@ -1,13 +1,17 @@
+import { assert } from "../errors.ts";
 import { type InputValue, input, type ParameterValue, parameter, sizeOf, type Value } from "../graph/index.ts";
-import type { Trainable } from "../methods/index.ts";
-import { concat, maxSplitParts, reshape, split } from "../ops/index.ts";
+import { configAt, type MethodChoice, type MethodConfig, type Trainable, type TrainedSite } from "../methods/index.ts";
+import { add, concat, maxSplitParts, reshape, split } from "../ops/index.ts";
 import { type AdamWConfig, adamw, clipByGlobalNorm, globalNorm } from "../optim/index.ts";
+import { differentiate } from "../transforms/index.ts";
 
 /** The graph of an update: outputs, the buffers they replace, and the buffers it starts with zeros. */
 export interface Update {
   readonly outputs: Readonly<Record<string, Value>>;
   readonly writes: Readonly<Record<string, string>>;
   readonly state: readonly ParameterValue[];
+  /** Outputs that the method reports of an update: `penalty`, and what its hooks name. */
+  readonly reports: readonly string[];
 }
 
 /** The buffer of an optimiser tensor. */
@@ -21,57 +25,125 @@ const largestPacked = 32768;
 const packSize = 65536;
 
 /**
- * Clip gradients by their global norm and update every parameter. Small ones are packed end to end and updated as one
- * vector, so that a hundred adapters do not take thousands of operators; the optimiser's state stays packed.
+ * Clip gradients by their global norm and update every parameter, with what the method adds to an update: its penalty's
+ * gradients before, its own bookkeeping after. Small parameters are packed end to end and updated as one vector, so that
+ * a hundred adapters do not take thousands of operators; the optimiser's state stays packed.
  */
 export function updateOutputs(
   trainables: readonly Trainable[],
   gradients: readonly Value[],
-  options: { readonly maxGradNorm: number; readonly optimizer: AdamWConfig },
+  options: { readonly choice: MethodChoice; readonly maxGradNorm: number; readonly optimizer: AdamWConfig },
 ): Update {
-  const packs = packsOf(trainables).map((members) => ({
-    members: members.map((i) => (trainables[i] as Trainable).value), // indices of trainables
-    ...ruleOf(trainables[members[0] as number] as Trainable), // and of the others
-    gradient: flatten(members.map((i) => gradients[i] as Value)), // one gradient a parameter
-  }));
-  const packed = packs.map(({ gradient }) => gradient);
-  const norm = globalNorm(packed);
-  const clipped = options.maxGradNorm > 0 ? clipByGlobalNorm(packed, norm, options.maxGradNorm) : packed;
+  const { choice, optimizer } = options;
+  const { name: method, training: hooks = {} } = choice.method;
+  const outputs: Record<string, Value> = {};
+  const writes: Record<string, string> = {};
+  const state: ParameterValue[] = [];
+  const reports: string[] = [];
+  const put = (buffer: string, value: Value): void => {
+    outputs[`next ${buffer}`] = value;
+    writes[`next ${buffer}`] = buffer;
+  };
+  const kept = (name: string, shape: readonly number[]): ParameterValue => {
+    const value = parameter(name, "float32", shape);
+    state.push(value);
+    return value;
+  };
+  const report = (name: string, value: Value): void => {
+    outputs[name] = value;
+    reports.push(name);
+  };
   const scalars = new Map<string, InputValue>();
   const scalar = (name: string): Value => {
     const made = scalars.get(name) ?? input(name, "float32", []);
     scalars.set(name, made);
     return made;
   };
-  const outputs: Record<string, Value> = { grad_norm: norm };
-  const writes: Record<string, string> = {};
-  const put = (buffer: string, value: Value): void => {
-    outputs[`next ${buffer}`] = value;
-    writes[`next ${buffer}`] = buffer;
-  };
-  const state: ParameterValue[] = [];
-  packs.forEach(({ members, gradient, decays, rate }, i) => {
-    const [first] = members as [ParameterValue]; // a pack has members
+
+  const before = new Map(trainables.map((trainable): [Trainable, Value] => [trainable, trainable.value]));
+  const penalty = hooks.penalty?.(sitesOf(choice, before), choice.config);
+  if (penalty) report("penalty", penalty);
+  const values = trainables.map(({ value }) => value);
+  const pulls = penalty && differentiate(penalty, values);
+  const whole = pulls ? gradients.map((gradient, i) => add(gradient, pulls[i] as Value)) : gradients; // one a parameter
+
+  const packs = packsOf(trainables).map((members) => ({
+    members: members.map((i) => trainables[i] as Trainable), // indices of trainables
+    gradient: flatten(members.map((i) => whole[i] as Value)), // one gradient a parameter
+  }));
+  const packed = packs.map(({ gradient }) => gradient);
+  const norm = globalNorm(packed);
+  const clipped = options.maxGradNorm > 0 ? clipByGlobalNorm(packed, norm, options.maxGradNorm) : packed;
+  outputs["grad_norm"] = norm;
+  const after = new Map<Trainable, Value>();
+  const scores = new Map<Trainable, Value>();
+  packs.forEach(({ members }, i) => {
+    const [first] = members as [Trainable]; // a pack has members
+    const gradient = clipped[i] as Value; // one gradient a pack
     const shape = gradient.shape.map(Number);
-    const own = new Map(adamw.state.map((name) => [name, parameter(stateName(first.name, name), "float32", shape)]));
-    state.push(...own.values());
+    const stateOf = (names: readonly string[]): ((name: string) => Value) => {
+      const own = new Map(names.map((name) => [name, kept(stateName(first.value.name, name), shape)]));
+      return (name) => own.get(name) as Value; // one of the names
+    };
+    const { decays, rate } = ruleOf(first);
     const next = adamw.update(
       {
-        parameter: flatten(members),
-        gradient: clipped[i] as Value, // one gradient a pack
-        state: (name) => own.get(name) as Value, // the names that `adamw.state` lists
+        parameter: flatten(members.map(({ value }) => value)),
+        gradient,
+        state: stateOf(adamw.state),
         scalar,
         decays,
         rate,
       },
-      options.optimizer,
+      optimizer,
     );
+    const tracked = hooks.track?.update(
+      { parameter: next.parameter, gradient, state: stateOf(hooks.track.state), scalar },
+      choice.config,
+    );
+    for (const [name, tensor] of Object.entries({ ...next.state, ...tracked?.state }))
+      put(stateName(first.value.name, name), tensor);
     unflatten(next.parameter, members).forEach((value, j) => {
-      put((members[j] as Value & { name: string }).name, value); // one value a member
+      after.set(members[j] as Trainable, value); // one value a member
     });
-    for (const [name, tensor] of Object.entries(next.state)) put(stateName(first.name, name), tensor);
+    if (tracked)
+      unflatten(tracked.score, members).forEach((value, j) => {
+        scores.set(members[j] as Trainable, value); // likewise
+      });
   });
-  return { outputs, writes, state };
+  const scored = sitesOf(choice, scores);
+  const unscored = (): never => {
+    throw new Error(`${method} settles by scores that it does not track`);
+  };
+  const settled = hooks.settle?.(
+    sitesOf(choice, after).map((site, i) => ({ ...site, score: scored[i]?.parameter ?? unscored })),
+    { scalar, state: (name, shape) => kept(stateName(method, name), shape) },
+    choice.config,
+  );
+  for (const [trainable, value] of after) {
+    put(trainable.value.name, settled?.parameters.get(trainable.module)?.[trainable.key] ?? value);
+  }
+  for (const [name, value] of Object.entries(settled?.state ?? {})) put(stateName(method, name), value);
+  for (const [name, value] of Object.entries(settled?.reports ?? {})) report(name, value);
+  return { outputs, writes, state, reports };
+}
+
+/** Trained tensors by module, each as the value given for it. */
+function sitesOf(choice: MethodChoice, values: ReadonlyMap<Trainable, Value>): readonly TrainedSite<MethodConfig>[] {
+  const sites = new Map<string, Map<string, Value>>();
+  for (const [{ module, key }, value] of values) {
+    const own = sites.get(module) ?? new Map<string, Value>();
+    sites.set(module, own.set(key, value));
+  }
+  return [...sites].map(([module, own]) => ({
+    module,
+    config: configAt(choice, module),
+    parameter: (key) => {
+      const value = own.get(key);
+      assert(value !== undefined, `${module} has no trained tensor ${key}`);
+      return value;
+    },
+  }));
 }
 
 /** What decides how a parameter is updated, besides the run. */
@@ -111,8 +183,8 @@ function flatten(values: readonly Value[]): Value {
   );
 }
 
-function unflatten(packed: Value, members: readonly ParameterValue[]): readonly Value[] {
+function unflatten(packed: Value, members: readonly Trainable[]): readonly Value[] {
   if (members.length === 1) return [packed];
-  const sizes = members.map(({ shape }) => sizeOf(shape.map(Number)));
-  return split(packed, sizes, 0).map((part, i) => reshape(part, (members[i] as ParameterValue).shape)); // a part a member
+  const shapes = members.map(({ value }) => value.shape.map(Number));
+  return split(packed, shapes.map(sizeOf), 0).map((part, i) => reshape(part, shapes[i] as number[])); // a part a member
 }

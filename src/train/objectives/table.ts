@@ -16,7 +16,7 @@ export const objectives: ReadonlyMap<string, AnyObjective> = new Map(
 );
 
 /** An objective's options, all of them settled. */
-export type ObjectiveConfig = Readonly<Record<string, number | boolean>>;
+export type ObjectiveConfig = Readonly<Record<string, number | boolean | string>>;
 
 /** An objective with its options settled. */
 export interface ObjectiveChoice {
@@ -31,7 +31,7 @@ export interface ObjectiveChoice {
  */
 export function chooseObjective(
   name: string | undefined,
-  options: Readonly<Record<string, number | boolean>> = {},
+  options: Readonly<Record<string, number | boolean | string>> = {},
   kind: ExampleKind = "sequence",
 ): ObjectiveChoice {
   const objective = name === undefined ? all.find(({ learnsFrom }) => learnsFrom === kind) : objectives.get(name);
