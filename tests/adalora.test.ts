@@ -28,7 +28,7 @@ async function keptOf(trainer: Trainer): Promise<ReadonlyMap<string, readonly nu
   return new Map(
     singular.map(({ module, value }) => [
       module,
-      Array.from(parameters.get(value.name)?.data ?? [], (e) => Number(e !== 0)),
+      Array.from(parameters.get(value.name)?.data as Float32Array, (e) => Number(e !== 0)),
     ]),
   );
 }
@@ -70,7 +70,7 @@ it("goes through PEFT's losses, penalties and prunings for 50 updates", async ()
   for (const { value, module, key } of trainer.trainables) {
     const expected = at("final", module, key).data;
     const worstOf = Math.max(
-      ...Array.from(expected, (x, i) => Math.abs(Number(x) - Number(parameters.get(value.name)?.data[i]))),
+      ...Array.from(expected as Float32Array, (x, i) => Math.abs(x - Number(parameters.get(value.name)?.data[i]))),
     );
     expect(worstOf, value.name).toBeLessThan(2e-3); // Adam's first steps divide rounding by itself where gradients are tiny
   }
@@ -85,8 +85,8 @@ it("kept triplets are the budget's, and a resumed run prunes as one left alone",
   const open = (): Promise<Trainer> =>
     openTrainer(device, model, { ...options, memory: "balanced", accumulates: false });
   const step = async (trainer: Trainer, t: number): Promise<number> => {
-    const { method } = await trainer.step(t + 1, [batches[t] as (typeof batches)[number]], 1e-2);
-    return [...(await keptOf(trainer)).values()].flat().filter(Boolean).length - Math.min(0, method["budget"] ?? 0);
+    await trainer.step(t + 1, [batches[t] as (typeof batches)[number]], 1e-2);
+    return [...(await keptOf(trainer)).values()].flat().filter(Boolean).length;
   };
   const whole = await open();
   expect(whole.settledFrom).toBe(8);
@@ -139,7 +139,7 @@ it("stops where importance is no number", async () => {
   const state = new Map(await trainer.state());
   for (const [name, tensor] of state) {
     if (name.endsWith("#sensitivity"))
-      state.set(name, { ...tensor, data: Float32Array.from(tensor.data, () => Number.NaN) });
+      state.set(name, { ...tensor, data: new Float32Array(tensor.data.length).fill(Number.NaN) });
   }
   await trainer.restore(state);
   const batch = makeBatch(randomExamples(4), { padId: 0 });

@@ -1,5 +1,6 @@
 import { TuneError } from "../errors.ts";
 import {
+  asLora,
   mergeAdapter,
   readAdapter,
   writeAdapter,
@@ -16,8 +17,8 @@ export function loadAdapter(model: LoadedModel, folder: string): Promise<Adapter
   return readAdapter(model.platform.storage, folder, model.pretrained);
 }
 
-/** The forms that a tuned model can be written in. */
-export type ExportForm = "peft" | "mlx" | "safetensors" | "transformers.js";
+/** The forms that a tuned model can be written in; `lora` is PEFT's for plain LoRA, whatever the method. */
+export type ExportForm = "peft" | "lora" | "mlx" | "safetensors" | "transformers.js";
 
 /** What is written, where it is merged. */
 export interface ExportOptions {
@@ -45,7 +46,12 @@ export async function exportModel(
   const { adapter, device, deviceOptions, externalDataBytes, maxShardBytes } = options;
   const { storage, openDevice } = model.platform;
   const baseModel = model.source;
-  const adapterWriter = to === "peft" ? writeAdapter : to === "mlx" ? writeMlx : undefined;
+  const adapterWriters: Partial<Record<ExportForm, typeof writeAdapter>> = {
+    peft: writeAdapter,
+    mlx: writeMlx,
+    lora: (at, into, base, given, options) => writeAdapter(at, into, base, asLora(base, given, into), options),
+  };
+  const adapterWriter = adapterWriters[to];
   if (adapterWriter) {
     if (!adapter)
       throw new TuneError("no-adapter-form", "There is no adapter to write.", { at: folder, fix: "give the adapter" });

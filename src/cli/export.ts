@@ -8,7 +8,7 @@ interface ExportFlags extends ModelFlags {
   readonly output: string;
 }
 
-const forms: readonly ExportForm[] = ["transformers.js", "safetensors", "peft", "mlx"];
+const forms: readonly ExportForm[] = ["transformers.js", "safetensors", "peft", "lora", "mlx"];
 
 /** `scion export` */
 export function define(command: Command): void {
@@ -25,6 +25,7 @@ Examples:
   transformers.js  ONNX graph with a KV cache: pipeline("text-generation", folder)
   safetensors      merged weights in the Hugging Face layout
   peft             the adapter alone, for PeftModel.from_pretrained
+  lora             the adapter as plain LoRA, whichever low-rank method trained it
   mlx              the adapter alone, for mlx_lm.load(model, adapter_path=folder)`,
     );
 }

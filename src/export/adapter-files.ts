@@ -1,63 +1,24 @@
 import { TuneError } from "../errors.ts";
 import type { LazyTensor, Tensor } from "../graph/index.ts";
 import { assertFinite, toFloat32 } from "../io/convert.ts";
-import type { JsonObject } from "../io/json.ts";
 import { isMlxAdapter } from "../io/mlx.ts";
 import { type PeftLayout, type PeftWholeWeights, readPeftAdapter, writePeftAdapter } from "../io/peft.ts";
-import { loraFromPeft, loraToPeft } from "../io/peft-lora.ts";
 import { joinPath, type Storage } from "../io/storage.ts";
 import {
   type Adapter,
   adaptedModules,
   attach,
   checkParameters,
-  chooseMethod,
   chooseModules,
   type InPlace,
   linearModules,
-  type MethodChoice,
   methods,
   parameterName,
   weightsInPlace,
 } from "../methods/index.ts";
 import type { PretrainedModel } from "../models/index.ts";
 import { readMlx } from "./mlx-files.ts";
-
-/** Between a method's options and PEFT's config, one record a `peft_type`. */
-interface PeftTranslation {
-  readonly write: (choice: MethodChoice, site: PeftSite) => JsonObject;
-  readonly read: (config: JsonObject, at: string) => MethodChoice;
-}
-
-interface PeftSite {
-  readonly targetModules: readonly string[];
-  readonly fanInFanOut: boolean;
-  readonly baseModel: string;
-}
-
-const translations: Readonly<Record<string, PeftTranslation>> = {
-  LORA: {
-    write: ({ method, config, patterns }, { targetModules, fanInFanOut, baseModel }) => {
-      const settings = {
-        rank: Number(config["rank"]),
-        alpha: Number(config["alpha"]),
-        rslora: config["rslora"] === true,
-        dora: method.peft?.flag === "use_dora",
-        rankPattern: patterns?.["rank"] ?? {},
-        alphaPattern: patterns?.["alpha"] ?? {},
-        dropout: Number(config["dropout"]),
-        targetModules,
-        fanInFanOut,
-      };
-      return loraToPeft(settings, { baseModel, taskType: "CAUSAL_LM" });
-    },
-    read: (config, at) => {
-      const { rank, alpha, rslora, dora, dropout, rankPattern, alphaPattern } = loraFromPeft(config, at);
-      const patterns = { rank: rankPattern, alpha: alphaPattern };
-      return chooseMethod(dora ? "dora" : "lora", { rank, alpha, rslora, dropout }, patterns);
-    },
-  },
-};
+import { translations } from "./peft-translations.ts";
 
 /**
  * Write an adapter as the folder that PEFT's `PeftModel.from_pretrained` loads.
@@ -94,7 +55,7 @@ export async function writeAdapter(
     ]);
     tensors.set(module, Object.fromEntries(parts.filter((part): part is [string, Tensor] => part[1] !== undefined)));
   }
-  const config = translation.write(adapter.choice, {
+  const written = translation.write(adapter, tensors, {
     targetModules: shortNames(modules, [...sites.keys()], outputModule),
     fanInFanOut: modules.some((module) => sites.get(module)?.layout === "in,out"),
     baseModel,
@@ -103,9 +64,8 @@ export async function writeAdapter(
   const { all } = weightsInPlace(outputs, inPlace, new Set(modules));
   const whole = new Map(all.map(({ value: { name } }) => [name, adapter.parameters.get(name) as Tensor])); // attached, so there
   await writePeftAdapter(storage, folder, {
-    config,
+    ...written,
     layout: method.peft,
-    tensors,
     ...(inPlace ? { whole: { ...inPlace, tensors: whole } } : {}),
   });
 }
@@ -139,17 +99,22 @@ async function readPeft(storage: Storage, folder: string): Promise<Adapter> {
   const { config, layout, tensors, whole } = await readPeftAdapter(storage, folder, layouts);
   const translation = translations[layout.type];
   if (!translation) throw new Error(`${layout.type} has a layout and no translation`);
-  const method = translation.read(config, joinPath(folder, "adapter_config.json"));
-  const choice = whole.tensors.size === 0 ? method : { ...method, inPlace: inPlaceOf(whole) };
-  const parameters = new Map<string, Tensor>();
+  const stored = new Map<string, Readonly<Record<string, Tensor>>>();
   for (const [module, parts] of tensors) {
-    for (const [key, lazy] of Object.entries(parts)) {
-      const name = parameterName(module, choice.method.name, key);
-      parameters.set(name, await readChecked(name, lazy));
+    const read: Record<string, Tensor> = {};
+    for (const [key, lazy] of Object.entries(parts)) read[key] = await readChecked(`${module}.${key}`, lazy);
+    stored.set(module, read);
+  }
+  const { tensors: own, steps, ...read } = translation.read(config, stored, joinPath(folder, "adapter_config.json"));
+  const choice = whole.tensors.size === 0 ? read.choice : { ...read.choice, inPlace: inPlaceOf(whole) };
+  const parameters = new Map<string, Tensor>();
+  for (const [module, parts] of own) {
+    for (const [key, values] of Object.entries(parts)) {
+      parameters.set(parameterName(module, choice.method.name, key), values);
     }
   }
   for (const [name, lazy] of whole.tensors) parameters.set(name, await readChecked(name, lazy));
-  return { choice, targets: [...tensors.keys()], parameters };
+  return { choice, targets: [...own.keys()], parameters, ...(steps === undefined ? {} : { steps }) };
 }
 
 /** PEFT's names of modules may end inside a word of a path; where one does, the modules' whole names stand for it. */

@@ -16,7 +16,7 @@ import type { Device } from "../runtime/device.ts";
 import { openNodeDevice } from "../runtime/node.ts";
 import { nodeStorage } from "../runtime/node-storage.ts";
 import { openTrainer } from "../train/trainer.ts";
-import { mergeAdapter, readAdapter, writeAdapter, writeMlx, writeSafetensorsFolder } from "./index.ts";
+import { asLora, mergeAdapter, readAdapter, writeAdapter, writeMlx, writeSafetensorsFolder } from "./index.ts";
 
 let device: Device;
 beforeAll(async () => {
@@ -71,6 +71,7 @@ async function randomAdapter(
     memory: "balanced",
     accumulates: false,
     seed: 5,
+    steps: 10,
   });
   const { parameters, ...rest } = await trainer.adapter();
   await trainer.close();
@@ -99,6 +100,8 @@ describe("PEFT adapters", () => {
     ["peft-whole-tied", "llama-rope"],
     ["peft-bias", "llama-rope"],
     ["peft-bias-gpt2", "gpt2-tiny"],
+    ["peft-adalora", "llama-tiny"],
+    ["peft-adalora-gpt2", "gpt2-tiny"],
   ])("%s gives PEFT's logits, and what we write of it is what PEFT wrote", async (folder, base) => {
     const model = await openModel(nodeStorage, golden(base));
     const adapter = await readAdapter(nodeStorage, golden(folder), model);
@@ -222,6 +225,43 @@ describe("mlx-lm's adapters", () => {
   });
 });
 
+describe("plain LoRA", () => {
+  it.each([["adalora", { initialRank: 4, targetRank: 2 }, "E"]])(
+    "is what %s writes too, with the same logits",
+    async (method, options, pruned) => {
+      const model = await openModel(nodeStorage, golden("llama-tiny"));
+      const { parameters, ...rest } = await randomAdapter(model, method, options);
+      // Some of the first module's rank is gone, and all of the second's.
+      const own = [...parameters].filter(([name]) => name.endsWith(`_${pruned}`)).slice(0, 2);
+      for (const [i, [, { data }]] of own.entries()) (data as Float32Array).fill(0, 0, i === 0 ? 2 : undefined);
+      const adapter = { ...rest, parameters };
+      const plain = asLora(model, adapter, "out");
+      const [first, second] = own.map(([name]) => name.replace(new RegExp(`\\.${method}_.*`), ""));
+      expect(plain.parameters.get(`${first}.lora_A`)?.shape).toEqual([2, 32]);
+      expect([...plain.parameters.keys()].filter((name) => name.startsWith(String(second)))).toEqual([]);
+      const storage = memoryStorage();
+      await writeAdapter(storage, "out", model, plain, { baseModel: "base" });
+      const rows = [[1, 5, 9, 33, 2]];
+      const expected = await lastLogits(model, rows, adapter);
+      expect(
+        difference(await lastLogits(model, rows, await readAdapter(storage, "out", model)), expected),
+      ).toBeLessThan(1e-5);
+      await writeMlx(storage, "mlx", model, adapter, { baseModel: "base" });
+      expect(
+        difference(await lastLogits(model, rows, await readAdapter(storage, "mlx", model)), expected),
+      ).toBeLessThan(1e-5);
+      await writeAdapter(storage, "own", model, adapter, { baseModel: "base" });
+      expect(await lastLogits(model, rows, await readAdapter(storage, "own", model))).toEqual(expected);
+    },
+  );
+
+  it("is not what DoRA can be written as", async () => {
+    const model = await openModel(nodeStorage, golden("llama-tiny"));
+    const adapter = await randomAdapter(model, "dora", { rank: 2 });
+    expect(() => asLora(model, adapter, "out")).toThrow("dora tuning is no low-rank update");
+  });
+});
+
 describe("merged weights", () => {
   it.each([
     ["llama-tiny", "lora", { rank: 4 }],
@@ -229,6 +269,8 @@ describe("merged weights", () => {
     ["llama-tiny", "lora", { rank: 4, rslora: true }],
     ["llama-tiny", "dora", { rank: 4 }],
     ["gpt2-tiny", "dora", { rank: 4 }],
+    ["llama-tiny", "adalora", { initialRank: 4, targetRank: 2 }],
+    ["gpt2-tiny", "adalora", { initialRank: 4, targetRank: 2 }],
     ["llama-tiny", "full", {}],
   ])("of %s by %s give the adapted model's logits", async (base, method, options) => {
     const model = await openModel(nodeStorage, golden(base));

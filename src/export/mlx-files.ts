@@ -13,6 +13,7 @@ import {
   parameterName,
 } from "../methods/index.ts";
 import type { PretrainedModel } from "../models/index.ts";
+import { asLora } from "./as-lora.ts";
 
 /**
  * Read an adapter that mlx-lm wrote. Its factor becomes alpha = scale·rank.
@@ -48,9 +49,10 @@ export async function writeMlx(
   storage: Storage,
   folder: string,
   model: PretrainedModel,
-  adapter: Adapter,
+  given: Adapter,
   { baseModel }: { readonly baseModel: string },
 ): Promise<void> {
+  const adapter = given.choice.method.asLora ? asLora(model, given, folder) : given;
   const { choice } = adapter;
   const { method } = choice;
   if (choice.inPlace !== undefined) {

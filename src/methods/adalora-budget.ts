@@ -25,6 +25,11 @@ export interface BudgetStep {
   readonly masks: boolean;
 }
 
+/** A number of updates; below 1 it is a share of the run's. */
+export function updatesOf(given: number, steps: number): number {
+  return given < 1 ? Math.floor(given * steps) : Math.round(given);
+}
+
 /**
  * Lay a run out.
  * @throws {TuneError} `bad-option` where nothing would be pruned, or the phases do not fit into the run.
@@ -40,8 +45,7 @@ export function planBudget(
   },
   { initial, target }: { readonly initial: number; readonly target: number },
 ): BudgetPlan {
-  const updates = (given: number): number => (given < 1 ? Math.floor(given * steps) : Math.round(given));
-  const [warmup, final] = [updates(options.budgetWarmup), updates(options.budgetFinal)];
+  const [warmup, final] = [updatesOf(options.budgetWarmup, steps), updatesOf(options.budgetFinal, steps)];
   const problems: string[] = [];
   if (target >= initial) {
     problems.push(

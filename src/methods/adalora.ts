@@ -144,6 +144,25 @@ export const adalora: Method<AdaloraConfig> = defineMethod<AdaloraConfig>({
     return add(y, gemm(reduced, scaledB(parameter, config), { transB: true }));
   },
   merge: (weight, parameter, config) => add(weight, matmul(scaledB(parameter, config), parameter("A"))),
+  asLora: ({ A, B, E }, config) => {
+    const [a, b, e] = [A, B, E].map((tensor) => tensor?.data as Float32Array); // trained tensors are float32
+    const [inFeatures, outFeatures] = [A?.shape[1] ?? 0, B?.shape[0] ?? 0];
+    const kept = [...(e ?? [])].flatMap((value, i) => (value === 0 ? [] : [i]));
+    const scale = adaloraScale(config);
+    const [left, right] = [new Float32Array(outFeatures * kept.length), new Float32Array(kept.length * inFeatures)];
+    kept.forEach((triplet, i) => {
+      for (let j = 0; j < inFeatures; j++) {
+        right[i * inFeatures + j] = (a?.[triplet * inFeatures + j] ?? 0) * (e?.[triplet] ?? 0);
+      }
+      for (let j = 0; j < outFeatures; j++) {
+        left[j * kept.length + i] = (b?.[j * config.initialRank + triplet] ?? 0) * scale;
+      }
+    });
+    return {
+      A: { dtype: "float32", shape: [kept.length, inFeatures], data: right },
+      B: { dtype: "float32", shape: [outFeatures, kept.length], data: left },
+    };
+  },
   training: {
     schedule: ({ steps, sites }, config) => {
       const plan = planBudget(steps, config, {

@@ -8,4 +8,6 @@ export interface Adapter {
   readonly targets: TargetModules;
   /** By parameter name: `module.method_key` beside linear maps, the weight's own name in place of weights. */
   readonly parameters: ReadonlyMap<string, Tensor>;
+  /** Updates of the run it comes from, where its method goes by a schedule. */
+  readonly steps?: number;
 }

@@ -122,6 +122,12 @@ export interface Attachment {
   readonly dropout: (x: Value, rate: number) => Value;
 }
 
+/** A low-rank update with the scale in it. */
+export interface LoraMatrices {
+  readonly A: Tensor;
+  readonly B: Tensor;
+}
+
 /** How PEFT stores the method. */
 export interface PeftForm {
   /** `peft_type`. */
@@ -146,6 +152,15 @@ export interface Method<Config extends object = object> {
   readonly adapt: (attachment: Attachment, parameters: Parameters, config: Config) => Value;
   /** The weight [out, in] with the adapter folded in. */
   readonly merge: (weight: Value, parameters: Parameters, config: Config) => Value;
+  /**
+   * The update of one site as B·A, exactly, from the adapter's tensors: A [rank, in], B [out, rank]. With it the adapter
+   * can be written as plain LoRA. Absent where the method's update is no product of small matrices.
+   */
+  readonly asLora?: (
+    tensors: Readonly<Record<string, Tensor>>,
+    config: Config,
+    site: Pick<Site, "inFeatures">,
+  ) => LoraMatrices;
   readonly training?: TrainingHooks<Config>;
   readonly peft?: PeftForm;
 }

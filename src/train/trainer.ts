@@ -177,6 +177,7 @@ export async function openTrainer(device: Device, model: PretrainedModel, option
     adapter: async () => ({
       choice: options.choice,
       targets: options.targets,
+      ...(schedule && options.steps !== undefined ? { steps: options.steps } : {}),
       parameters: await download(trainables.map(({ value }) => value.name)),
     }),
 
