@@ -1,6 +1,13 @@
 import { TuneError } from "../errors.ts";
 import type { Tensor } from "../graph/index.ts";
-import { type Adapter, chooseMethod, chooseModules, configAt, linearModules, parameterName } from "../methods/index.ts";
+import {
+  type Adapter,
+  adaptedModules,
+  chooseMethod,
+  configAt,
+  linearModules,
+  parameterName,
+} from "../methods/index.ts";
 import type { PretrainedModel } from "../models/index.ts";
 
 /**
@@ -13,10 +20,15 @@ export function asLora(model: PretrainedModel, adapter: Adapter, at: string): Ad
   const { method } = choice;
   if (method.name === "lora") return adapter;
   if (!method.asLora) throw refuse(`${method.name} tuning is no low-rank update.`, at);
-  const sites = linearModules(model.loss().outputs);
-  const parameters = new Map<string, Tensor>();
+  const { outputs } = model.loss();
+  const { outputModule } = model.architecture;
+  const sites = linearModules(outputs);
+  const modules = adaptedModules(outputs, { ...adapter, outputModule });
+  const isOwn = (name: string): boolean =>
+    modules.some((module) => name.startsWith(parameterName(module, method.name, "")));
+  const parameters = new Map([...adapter.parameters].filter(([name]) => !isOwn(name))); // what is trained in place
   const ranks: Record<string, number> = {};
-  for (const module of chooseModules(adapter.targets, [...sites.keys()], model.architecture.outputModule)) {
+  for (const module of modules) {
     const site = sites.get(module);
     const own: Record<string, Tensor> = {};
     for (const [name, values] of adapter.parameters) {
@@ -34,8 +46,9 @@ export function asLora(model: PretrainedModel, adapter: Adapter, at: string): Ad
   const highest = Math.max(0, ...Object.values(ranks));
   if (highest === 0) throw refuse("The adapter changes nothing: no module has any rank left.", at);
   const others = Object.fromEntries(Object.entries(ranks).filter(([, rank]) => rank !== highest));
+  const { inPlace } = choice;
   const lora = chooseMethod("lora", { rank: highest, alpha: highest }, { rank: others, alpha: others });
-  return { choice: lora, targets: Object.keys(ranks), parameters };
+  return { choice: inPlace ? { ...lora, inPlace } : lora, targets: Object.keys(ranks), parameters };
 }
 
 function refuse(what: string, at: string): TuneError {

@@ -13,7 +13,7 @@ export function scheduleOf(
   const { schedule } = choice.method.training ?? {};
   if (!schedule) return undefined;
   assert(steps !== undefined, `${choice.method.name} needs to know the length of the run`);
-  const modules = [...new Set(trainables.map(({ module }) => module))];
+  const modules = [...new Set(trainables.flatMap(({ module, inPlace }) => (inPlace ? [] : [module])))];
   return schedule(
     { steps, sites: modules.map((module) => ({ module, config: configAt(choice, module) })) },
     choice.config,

@@ -85,7 +85,7 @@ export function updateOutputs(
       const own = new Map(names.map((name) => [name, kept(stateName(first.value.name, name), shape)]));
       return (name) => own.get(name) as Value; // one of the names
     };
-    const { decays, rate } = ruleOf(first);
+    const { decays, rate, inPlace } = ruleOf(first);
     const next = adamw.update(
       {
         parameter: flatten(members.map(({ value }) => value)),
@@ -97,8 +97,9 @@ export function updateOutputs(
       },
       optimizer,
     );
-    const tracked = hooks.track?.update(
-      { parameter: next.parameter, gradient, state: stateOf(hooks.track.state), scalar },
+    const track = inPlace ? undefined : hooks.track;
+    const tracked = track?.update(
+      { parameter: next.parameter, gradient, state: stateOf(track.state), scalar },
       choice.config,
     );
     for (const [name, tensor] of Object.entries({ ...next.state, ...tracked?.state }))
@@ -128,10 +129,11 @@ export function updateOutputs(
   return { outputs, writes, state, reports };
 }
 
-/** Trained tensors by module, each as the value given for it. */
+/** The method's trained tensors by module, each as the value given for it; what is trained in place is not its business. */
 function sitesOf(choice: MethodChoice, values: ReadonlyMap<Trainable, Value>): readonly TrainedSite<MethodConfig>[] {
   const sites = new Map<string, Map<string, Value>>();
-  for (const [{ module, key }, value] of values) {
+  for (const [{ module, key, inPlace }, value] of values) {
+    if (inPlace) continue;
     const own = sites.get(module) ?? new Map<string, Value>();
     sites.set(module, own.set(key, value));
   }
@@ -147,8 +149,8 @@ function sitesOf(choice: MethodChoice, values: ReadonlyMap<Trainable, Value>): r
 }
 
 /** What decides how a parameter is updated, besides the run. */
-function ruleOf({ decays, rate }: Trainable): Pick<Trainable, "decays" | "rate"> {
-  return { decays, rate };
+function ruleOf({ decays, rate, inPlace }: Trainable): Pick<Trainable, "decays" | "rate" | "inPlace"> {
+  return { decays, rate, inPlace };
 }
 
 /** Indices of the parameters that are updated together, in their order. */
