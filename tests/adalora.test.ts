@@ -58,9 +58,9 @@ it("goes through PEFT's losses, penalties and prunings for 50 updates", async ()
   const triplets = (kept.shape[1] ?? 0) * (kept.shape[2] ?? 0);
   let worst = 0;
   for (let step = 0; step < 50; step++) {
-    const { loss, method } = await trainer.step(step + 1, [curveBatch(curve, step)], 1e-2);
+    const { loss, measures } = await trainer.step(step + 1, [curveBatch(curve, step)], 1e-2);
     worst = Math.max(worst, Math.abs(loss / number("loss", step) - 1));
-    expect(method["penalty"]).toBeCloseTo(number("penalty", step), 4);
+    expect(measures["penalty"]).toBeCloseTo(number("penalty", step), 4);
     const ours = [...(await keptOf(trainer)).values()].flat();
     const theirs = Array.from(kept.data.slice(step * triplets, (step + 1) * triplets), Number);
     expect(ours, `triplets after update ${step}`).toEqual(theirs);
@@ -124,7 +124,7 @@ it("adds its penalty once an update, however many batches the update has", async
       parts.map((rows) => makeBatch(rows, { padId: 0 })),
       1e-2,
     );
-    gradNorms.push(report.gradNorm, report.method["penalty"] ?? 0);
+    gradNorms.push(report.gradNorm, report.measures["penalty"] ?? 0);
     await trainer.close();
   }
   expect(gradNorms[2]).toBeCloseTo(gradNorms[0] ?? 0, 5);
@@ -144,5 +144,21 @@ it("stops where importance is no number", async () => {
   await trainer.restore(state);
   const batch = makeBatch(randomExamples(4), { padId: 0 });
   await expect(trainer.step(1, [batch], 1e-2)).rejects.toThrow("The importance is NaN at step 1");
+  await trainer.close();
+});
+
+it("leaves modules that are trained whole out of its budget", async () => {
+  const choice = {
+    ...chooseMethod("adalora", { initialRank: 4, targetRank: 2 }),
+    inPlace: { modules: ["model.layers.0.mlp.up_proj"], biases: "none" },
+  } as const;
+  const trainer = await openTrainer(device, await randomModel(), {
+    ...{ choice, targets: ["up_proj", "q_proj"], optimizer, maxGradNorm: 1, memory: "balanced", accumulates: false },
+    ...{ seed: 0, steps: 4 },
+  });
+  const batch = makeBatch(randomExamples(4), { padId: 0 });
+  let budget: number | undefined;
+  for (let step = 1; step <= 4; step++) ({ budget } = (await trainer.step(step, [batch], 1e-2)).measures);
+  expect(budget).toBe(3 * 2); // both q_proj and one up_proj
   await trainer.close();
 });

@@ -1,4 +1,5 @@
 import { TuneError } from "../errors.ts";
+import { type Fields, integer, oneOf, real } from "../fields.ts";
 import { constant, type Value } from "../graph/index.ts";
 import {
   abs,
@@ -22,7 +23,6 @@ import {
   transpose,
 } from "../ops/index.ts";
 import { type BudgetPlan, budgetAt, planBudget } from "./adalora-budget.ts";
-import { type Fields, integer, oneOf, real } from "../fields.ts";
 import { defineMethod, type Method, type Parameters, type Site, type TrainedSite } from "./method.ts";
 
 /** Options of AdaLoRA. */

@@ -12,8 +12,6 @@ export type MetricLine =
       readonly learningRate: number;
       readonly tokens: number;
       readonly targets: number;
-      /** What the method reports of the update, such as its penalty. */
-      readonly method?: Readonly<Record<string, number>>;
     }
   | {
       readonly kind: "evaluation";

@@ -4,11 +4,8 @@ import { type Footprint, footprint, type PlannedProgram } from "../plan/footprin
 import { bytesOfValue, type Symbols } from "../plan/memory.ts";
 import { batchesByLength, sequencesOf, type TokenizedExample, tokensOf } from "./data/index.ts";
 import { memoryChoices } from "./memory.ts";
-<<<<<<< HEAD
-import { chooseObjective } from "./objectives/index.ts";
-=======
 import { scheduleOf } from "./method-schedule.ts";
->>>>>>> e60deaa (Methods take part in a training step: penalty, tracking, settling; AdaLoRA, held against PEFT)
+import { chooseObjective } from "./objectives/index.ts";
 import type { RunOptions } from "./run.ts";
 import { buildTraining } from "./step.ts";
 import { timetableOf } from "./timetable.ts";

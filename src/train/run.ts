@@ -56,12 +56,10 @@ export type RunEvent =
       readonly steps: number;
       readonly epoch: number;
       readonly loss: number;
-      /** What else the objective measures, such as the accuracy of rewards. */
+      /** What else the objective measures, such as the accuracy of rewards, and what the method reports, such as its penalty. */
       readonly measures?: Readonly<Record<string, number>>;
       readonly gradNorm: number;
       readonly learningRate: number;
-      /** What the method reports of the update, such as its penalty. */
-      readonly method?: Readonly<Record<string, number>>;
       readonly tokensPerSecond: number;
       readonly remainingMs: number;
     }
@@ -135,14 +133,9 @@ export async function train(options: RunOptions): Promise<RunResult> {
       onEvent?.({ kind: "checkpoint", step: progress.step, path });
     };
     const evaluate = async (): Promise<void> => {
-<<<<<<< HEAD
       const { loss, measures } = await trainer.evaluate(validation);
-      const improved = progress.best === undefined || loss < progress.best.loss;
-=======
-      const loss = await trainer.evaluate(validation);
       const counts = progress.step >= trainer.settledFrom;
       const improved = counts && (progress.best === undefined || loss < progress.best.loss);
->>>>>>> e60deaa (Methods take part in a training step: penalty, tracking, settling; AdaLoRA, held against PEFT)
       if (improved) best = (await trainer.adapter()).parameters;
       progress = {
         step: progress.step,
@@ -179,11 +172,7 @@ export async function train(options: RunOptions): Promise<RunResult> {
         updatesPerEpoch,
       });
       const learningRate = learningRateAt(step - 1, rate);
-<<<<<<< HEAD
       const { loss, gradNorm, measures } = await trainer.step(step, batches, learningRate).catch((error: unknown) => {
-=======
-      const { loss, gradNorm, method } = await trainer.step(step, batches, learningRate).catch((error: unknown) => {
->>>>>>> e60deaa (Methods take part in a training step: penalty, tracking, settling; AdaLoRA, held against PEFT)
         throw withCheckpoint(error, folder && savedStep >= 0 ? checkpointPath(folder.path) : undefined);
       });
       progress = { ...progress, step };
@@ -198,7 +187,6 @@ export async function train(options: RunOptions): Promise<RunResult> {
         learningRate,
         tokens,
         targets: sumOf(batches, "targets"),
-        ...(Object.keys(method).length > 0 ? { method } : {}),
       } as const;
       if (folder) await appendMetric(folder.storage, folder.path, line);
       onEvent?.({ ...line, steps, ...meter.tick(tokens) });

@@ -11,11 +11,8 @@ import type { Batch } from "./data/index.ts";
 import { fillDropoutMasks, openDropoutMasks } from "./dropout.ts";
 import { addUp, type Evaluator, type Measured, meanLoss, measuredIn } from "./evaluator.ts";
 import { type MemoryChoiceName, memoryChoices } from "./memory.ts";
-<<<<<<< HEAD
-import type { ObjectiveChoice } from "./objectives/index.ts";
-=======
 import { scheduleOf } from "./method-schedule.ts";
->>>>>>> e60deaa (Methods take part in a training step: penalty, tracking, settling; AdaLoRA, held against PEFT)
+import type { ObjectiveChoice } from "./objectives/index.ts";
 import { buildTraining, type StepGraph, type TrainingGraphs } from "./step.ts";
 
 /** What a trainer needs to know; see {@link openTrainer}. */
@@ -39,12 +36,13 @@ export interface TrainerOptions {
   readonly steps?: number;
 }
 
-/** What one update reports: the loss and the measures as means over its targets. */
+/**
+ * What one update reports: the loss and the objective's measures as means over its targets, and among the measures what
+ * the method reports, such as its penalty.
+ */
 export interface StepReport extends Measured {
   /** Global norm of the gradients before clipping. */
   readonly gradNorm: number;
-  /** What the method reports of the update, by name: its penalty, how much of a budget it used. */
-  readonly method: Readonly<Record<string, number>>;
 }
 
 /** One model being trained on one device: its parameters and optimiser state live there between steps. */
@@ -89,13 +87,13 @@ interface Compiled {
 export async function openTrainer(device: Device, model: PretrainedModel, options: TrainerOptions): Promise<Trainer> {
   const graphs = buildTraining(model, options);
   const { trainables, dropoutMasks } = graphs.attached;
-  const schedule = scheduleOf(options.choice, trainables, options.steps);
   if (trainables.length === 0) {
     throw new TuneError("nothing-to-train", `${options.choice.method.name} attached to no layer.`, {
       at: model.folder,
       fix: "choose other target modules",
     });
   }
+  const schedule = scheduleOf(options.choice, trainables, options.steps);
   const { prepack } = memoryChoices[options.memory];
   const gradient = await compileStep(device, graphs.gradient, prepack);
   const update = graphs.update && (await compileStep(device, graphs.update, prepack));
@@ -107,6 +105,7 @@ export async function openTrainer(device: Device, model: PretrainedModel, option
   const optimizerFeeds = (step: number, learningRate: number): Record<string, Tensor> =>
     scalarFeeds({ ...adamw.scalars(step, learningRate, options.optimizer), ...schedule?.scalars(step) }, taken);
 
+  const ofUpdate = [normName, ...graphs.reports];
   const buffers = [...trainables.map(({ value }) => value), ...graphs.zeros];
   const download = async (names: readonly string[]): Promise<ReadonlyMap<string, Tensor>> => {
     const tensors = new Map<string, Tensor>();
@@ -128,49 +127,29 @@ export async function openTrainer(device: Device, model: PretrainedModel, option
         "this trainer takes one batch a step",
       );
       const targets = batches.reduce((sum, batch) => sum + batch.targets, 0);
-<<<<<<< HEAD
       const measured: Measured[] = [];
-      let gradNorm = Number.NaN;
-=======
-      let loss = 0;
       let last: Readonly<Record<string, Tensor>> = {};
->>>>>>> e60deaa (Methods take part in a training step: penalty, tracking, settling; AdaLoRA, held against PEFT)
       for (const [i, batch] of batches.entries()) {
-        const outputs = await runStep(gradient, {
+        last = await runStep(gradient, {
           ...batch.feeds,
           normaliser: scalar(targets),
           ...fillDropoutMasks(dropoutMasks, batch.sizes, { seed: options.seed, step, batch: i }),
           ...(update ? { carry: scalar(i === 0 ? 0 : 1) } : optimizerFeeds(step, learningRate)),
         });
-<<<<<<< HEAD
-        const { [normName]: norm, ...scalars } = outputs;
-        measured.push(measuredIn(scalars));
-        if (!update) gradNorm = Number(norm?.data[0]);
+        measured.push(measuredIn(omit(last, ofUpdate)));
       }
       const { loss, measures } = addUp(measured);
-      if (Number.isFinite(loss) && update) {
-        gradNorm = Number((await runStep(update, optimizerFeeds(step, learningRate)))[normName]?.data[0]);
-      }
-      if (!Number.isFinite(loss) || !Number.isFinite(gradNorm)) throw notFinite(step, loss, gradNorm, learningRate);
-      return { loss, measures, gradNorm };
-=======
-        loss += numberOf(outputs, "loss");
-        last = outputs;
-      }
       if (Number.isFinite(loss) && update) last = await runStep(update, optimizerFeeds(step, learningRate));
-      const reported = graphs.reports.map((name) => [name, last[name] ? numberOf(last, name) : Number.NaN] as const);
-      const report: StepReport = {
-        loss,
-        gradNorm: last["grad_norm"] ? numberOf(last, "grad_norm") : Number.NaN,
-        method: Object.fromEntries(reported),
-      };
+      const { [normName]: gradNorm = Number.NaN, ...reports } = Object.fromEntries(
+        ofUpdate.map((name) => [name, Number(last[name]?.data[0])]),
+      );
+      const report: StepReport = { loss, measures: { ...measures, ...reports }, gradNorm };
       refuseNotFinite(report, step, learningRate);
       return report;
->>>>>>> e60deaa (Methods take part in a training step: penalty, tracking, settling; AdaLoRA, held against PEFT)
     },
 
     evaluate: async (batches) => {
-      const { loss, measures } = await meanLoss(stepEvaluator(gradient, dropoutMasks), batches);
+      const { loss, measures } = await meanLoss(stepEvaluator(gradient, dropoutMasks, ofUpdate), batches);
       return { loss, measures };
     },
 
@@ -219,17 +198,24 @@ function runStep(
  * Measures with the training program, which holds the weights already: nothing that the run writes is kept, so the
  * scalars of an update do not matter.
  */
-function stepEvaluator({ program, reads }: Compiled, masks: readonly DropoutMask[]): Evaluator {
+function stepEvaluator(
+  { program, reads }: Compiled,
+  masks: readonly DropoutMask[],
+  ofUpdate: readonly string[],
+): Evaluator {
   const unused = program.graph.inputs.filter(({ shape }) => shape.length === 0).map(({ name }) => [name, scalar(1)]);
   const scalars: Readonly<Record<string, Tensor>> = Object.fromEntries(unused); // the sum's normaliser is 1 too
   return {
     sums: async ({ feeds, sizes }) => {
       const open = openDropoutMasks(masks, sizes);
-      const { [normName]: _norm, ...outputs } = await program.run({ feeds: { ...scalars, ...feeds, ...open }, reads });
-      return measuredIn(outputs);
+      return measuredIn(omit(await program.run({ feeds: { ...scalars, ...feeds, ...open }, reads }), ofUpdate));
     },
     close: async () => undefined,
   };
+}
+
+function omit<T>(record: Readonly<Record<string, T>>, names: readonly string[]): Readonly<Record<string, T>> {
+  return Object.fromEntries(Object.entries(record).filter(([name]) => !names.includes(name)));
 }
 
 async function placeInitial(device: Device, { attached, zeros }: TrainingGraphs, seed: number): Promise<void> {
@@ -261,8 +247,8 @@ function expectTensor(tensors: ReadonlyMap<string, Tensor>, name: string, shape:
   );
 }
 
-function refuseNotFinite({ loss, gradNorm, method }: StepReport, step: number, learningRate: number): void {
-  const measured = Object.entries({ loss, "gradient norm": gradNorm, ...method });
+function refuseNotFinite({ loss, gradNorm, measures }: StepReport, step: number, learningRate: number): void {
+  const measured = Object.entries({ loss, "gradient norm": gradNorm, ...measures });
   const found = measured.find(([, value]) => !Number.isFinite(value));
   if (found === undefined) return;
   throw new TuneError("not-finite-loss", `The ${found[0]} is ${found[1]} at step ${step}.`, {
