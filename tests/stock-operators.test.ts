@@ -50,7 +50,8 @@ it.each(["llama-tiny", "gpt2-tiny"])("training and decoding %s takes standard ON
   expect(compiled.length).toBeGreaterThan(2);
   for (const files of compiled) {
     const { opsets, nodes } = await openOnnx(memoryStorage(files), "model.onnx");
-    expect([...opsets]).toEqual([["", 21]]);
+    // 23 where a step rotates positions by the operator of that set, which CPUs have a kernel for.
+    expect([...opsets].map(([domain, version]) => `${domain}${version}`)).toEqual([expect.stringMatching(/^(21|23)$/)]);
     expect(nodes.filter(({ domain }) => domain !== "")).toEqual([]);
   }
 });

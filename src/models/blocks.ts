@@ -11,10 +11,9 @@ import {
   reciprocal,
   reduceMean,
   reshapeTo,
+  rotatedHalves,
   Sin,
-  split,
   sqrt,
-  sub,
   tanh,
   transpose,
   unsqueeze,
@@ -78,14 +77,7 @@ export function rotaryTables(positionIds: Value, inverseFrequencies: Value, scal
 
 /** Rotate pairs (i, i + rotaryDim/2) of the first `rotaryDim` elements of each head: x [batch, heads, seq, headDim]. */
 export function rotate(x: Value, { cos, sin }: RotaryTables, rotaryDim: number): Value {
-  const rest = Number(x.shape[3]) - rotaryDim;
-  const half = rotaryDim / 2;
-  const [first, second, ...kept] = split(x, rest > 0 ? [half, half, rest] : [half, half], 3) as [
-    Value,
-    Value,
-    ...Value[],
-  ];
-  return concat([sub(mul(first, cos), mul(second, sin)), add(mul(second, cos), mul(first, sin)), ...kept], 3);
+  return rotatedHalves(x, cos, sin, rotaryDim);
 }
 
 /** [batch·seq, heads·d] -> [batch, heads, seq, d]; the sizes are those of inputIds [batch, seq]. */

@@ -59,6 +59,18 @@ export interface LinearSite {
   readonly outFeatures: number;
 }
 
+/** How an operator is written in others. */
+export interface Composite {
+  /** The operator that ends the formula. */
+  readonly root: string;
+  /** What the formula that ends in a node is a function of, when it is this operator's. */
+  readonly recognise: (
+    node: Node,
+  ) => { readonly inputs: readonly Value[]; readonly attributes: Attributes } | undefined;
+  /** The formula, in operators that every runtime has; undefined for a use that has none. */
+  readonly expand: (inputs: readonly (Value | undefined)[], attributes: Attributes) => Value | undefined;
+}
+
 /** Everything Scion knows of one ONNX operator. Adding an operator is adding such a record. */
 export interface Op {
   /** The ONNX operator name; equal to the name the record is exported under. */
@@ -89,6 +101,8 @@ export interface Op {
   readonly rows?: (node: Node) => readonly number[] | undefined;
   /** For matrix products: the length of the sums that every element of the output is. */
   readonly contraction?: (node: Node) => Dim;
+  /** For an operator that is a formula of others, which runtimes may or may not have a kernel for. */
+  readonly composite?: Composite;
   /** Whether the output is the first input's memory, seen otherwise: it takes neither time nor space. */
   readonly view?: true;
   /** How the node uses a weight as a linear map, if it does. */

@@ -1,5 +1,6 @@
 import { TuneError } from "../errors.ts";
 import type { Node } from "../graph/index.ts";
+import * as composite from "./composite.ts";
 import * as elementwise from "./elementwise.ts";
 import * as indexing from "./indexing.ts";
 import * as matmul from "./matmul.ts";
@@ -13,7 +14,7 @@ function isOp(exported: unknown): exported is Op {
   return typeof exported === "object" && exported !== null && "infer" in exported && "since" in exported;
 }
 
-const families = [elementwise, shape, reduce, matmul, indexing, normalise];
+const families = [composite, elementwise, shape, reduce, matmul, indexing, normalise];
 
 /** Every operator by name. A family is wired by one line above; an operator needs none. */
 export const ops: ReadonlyMap<string, Op> = new Map(
@@ -31,6 +32,11 @@ function keyOf(domain: string, name: string): string {
 /** The record of an operator, if Scion knows it. */
 export function findOp(domain: string, name: string): Op | undefined {
   return ops.get(keyOf(domain, name));
+}
+
+/** The operator set that a graph of these nodes needs, at least `least`. */
+export function operatorSet(nodes: readonly Node[], least: number): number {
+  return Math.max(least, ...nodes.map(({ domain, op }) => (domain === "" ? (findOp(domain, op)?.since ?? 0) : 0)));
 }
 
 /**

@@ -9,6 +9,7 @@ import {
   sizeOf,
   type Tensor,
   verify,
+  type WeightValue,
 } from "../graph/index.ts";
 import { type ExternalRange, weightBytes, writeOnnx } from "../io/onnx/write.ts";
 import type { Device, RunRequest, SessionTuning } from "./device.ts";
@@ -33,7 +34,12 @@ const inlineBytes = 1024;
 export async function compileGraph(
   device: Device,
   graph: Graph,
-  options: { readonly residentOutputs?: readonly string[]; readonly tuning?: SessionTuning } = {},
+  options: {
+    readonly residentOutputs?: readonly string[];
+    readonly tuning?: SessionTuning;
+    /** The operator set that the graph is written in; 21 unless given. */
+    readonly opset?: number;
+  } = {},
 ): Promise<Program> {
   verify(graph);
   const places = new Map<string, Tensor | ExternalRange>();
@@ -49,8 +55,10 @@ export async function compileGraph(
     externalData.push({ path, data });
     places.set(weight.name, { location: path, offset: 0, length: data.byteLength });
   }
-  const model = writeOnnx(graph, { place: ({ name }) => places.get(name) as Tensor | ExternalRange }); // one a weight, above
-  const program = await device.compile({ model, externalData, ...options });
+  const { opset, ...prepared } = options;
+  const place = ({ name }: WeightValue): Tensor | ExternalRange => places.get(name) as Tensor | ExternalRange; // one a weight, above
+  const model = writeOnnx(graph, { place, ...(opset === undefined ? {} : { opset }) });
+  const program = await device.compile({ model, externalData, ...prepared });
   return {
     graph,
     run: (request) => {

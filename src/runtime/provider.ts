@@ -19,6 +19,20 @@ export function chooseProvider(
 }
 
 /**
+ * Standard operators beyond operator set 21 that a provider of ONNX Runtime 1.30 has kernels of its own for. Elsewhere
+ * they are written as formulas: the WebGPU provider, for one, would hand them to the CPU and copy their operands.
+ */
+const laterKernels: Readonly<Record<string, readonly string[]>> = {
+  cpu: ["RotaryEmbedding"],
+  wasm: ["RotaryEmbedding"],
+};
+
+/** The operators beyond set 21 that run as they are on a provider. */
+export function kernelsOf(provider: string): ReadonlySet<string> {
+  return new Set(laterKernels[provider]);
+}
+
+/**
  * Make sure that a device's provider starts on this machine, by compiling a program that does nothing.
  * @throws {TuneError} `provider-unavailable` with ONNX Runtime's reason; the device is then closed.
  */

@@ -2,6 +2,7 @@ import { type Graph, sizeOf } from "../graph/index.ts";
 import { type Machine, runSeconds } from "../plan/cost.ts";
 import { type Footprint, footprint, type PlannedProgram } from "../plan/footprint.ts";
 import { bytesOfValue, type Symbols } from "../plan/memory.ts";
+import { kernelsOf } from "../runtime/provider.ts";
 import { batchesByLength, sequencesOf, type TokenizedExample, tokensOf } from "./data/index.ts";
 import { memoryChoices } from "./memory.ts";
 import { scheduleOf } from "./method-schedule.ts";
@@ -56,6 +57,7 @@ export function planRun(options: PlanOptions, { machine, processBytes }: PlanSit
     memory: settings.memory,
     baseWeights: settings.baseWeights,
     accumulates: settings.accumulationSteps > 1,
+    kernels: kernelsOf("cpu"),
   });
   const { steps, updatesPerEpoch, schedule } = timetableOf(options.train.length, settings);
   scheduleOf(options.choice, graphs.attached.trainables, steps); // refuses options that do not fit the run

@@ -14,7 +14,9 @@ import type { AdamWConfig } from "../optim/index.ts";
 import { bytesOfValue, type Symbols } from "../plan/memory.ts";
 import {
   broadcastLate,
+  compose,
   differentiate,
+  expand,
   fold,
   gatherEarly,
   holdWeights,
@@ -44,6 +46,8 @@ export interface StepOptions {
   readonly baseWeights?: BaseWeightsName;
   /** Several batches make one update: gradients are summed on the device in between. */
   readonly accumulates: boolean;
+  /** Operators beyond operator set 21 that the runtime has kernels for; none unless given. */
+  readonly kernels?: ReadonlySet<string>;
 }
 
 /** A graph, and which of its inputs and outputs stay on the device. */
@@ -82,7 +86,7 @@ export function buildTraining(model: PretrainedModel, options: StepOptions): Tra
   const outputModule = model.architecture.outputModule;
   const attached = attach(open.outputs, { choice, targets, outputModule, training: true });
   const defined = objective.loss({ tuned: attached.outputs, pretrained: open.outputs }, config);
-  const scalars = stackProducts(gatherEarly([defined.loss, ...Object.values(defined.measures)]));
+  const scalars = stackProducts(gatherEarly(compose([defined.loss, ...Object.values(defined.measures)])));
   const loss = scalars[0] as Value; // as many as before
   const measures = Object.fromEntries(Object.keys(defined.measures).map((name, i) => [name, scalars[i + 1] as Value]));
   const parameters = attached.trainables.map(({ value }) => value);
@@ -122,11 +126,12 @@ function close(
   inputs: readonly InputValue[],
   outputs: Readonly<Record<string, Value>>,
   writes: Readonly<Record<string, string>>,
-  { memory, baseWeights: held = "f32" }: Pick<StepOptions, "memory" | "baseWeights">,
+  { memory, baseWeights: held = "f32", kernels = new Set() }: Pick<StepOptions, "memory" | "baseWeights" | "kernels">,
 ): StepGraph {
   const names = Object.keys(outputs);
   const { hold } = baseWeights[held];
-  const folded = readInPlace(sumProducts(broadcastLate(useSparsity(fold(Object.values(outputs))))), {
+  const plain = expand(Object.values(outputs), kernels);
+  const folded = readInPlace(sumProducts(broadcastLate(useSparsity(fold(plain)))), {
     except: (weight) => hold(weight) !== undefined,
   });
   const [loss, ...others] = folded;

@@ -3,9 +3,11 @@ import { type Tensor, tensor } from "../graph/index.ts";
 import { createRng } from "../linalg/index.ts";
 import type { Adapter, DropoutMask, MethodChoice, TargetModules, Trainable } from "../methods/index.ts";
 import type { PretrainedModel } from "../models/index.ts";
+import { operatorSet } from "../ops/index.ts";
 import { type AdamWConfig, adamw } from "../optim/index.ts";
 import type { Device } from "../runtime/device.ts";
 import { compileGraph, type Program } from "../runtime/program.ts";
+import { kernelsOf } from "../runtime/provider.ts";
 import type { BaseWeightsName } from "./base-weights.ts";
 import type { Batch } from "./data/index.ts";
 import { fillDropoutMasks, openDropoutMasks } from "./dropout.ts";
@@ -85,7 +87,7 @@ interface Compiled {
  * @throws {TuneError} what attaching the method or compiling its graphs throws.
  */
 export async function openTrainer(device: Device, model: PretrainedModel, options: TrainerOptions): Promise<Trainer> {
-  const graphs = buildTraining(model, options);
+  const graphs = buildTraining(model, { ...options, kernels: kernelsOf(device.provider) });
   const { trainables, dropoutMasks } = graphs.attached;
   if (trainables.length === 0) {
     throw new TuneError("nothing-to-train", `${options.choice.method.name} attached to no layer.`, {
@@ -183,7 +185,8 @@ async function compileStep(device: Device, { graph, writes }: StepGraph, prepack
   // ONNX Runtime's own rewriting takes longer than a hundred steps of a deep model, finds little that is left to do,
   // and merges what was put there twice to save memory.
   const tuning = { optimization: "disabled", prepack } as const;
-  const program = await compileGraph(device, graph, { residentOutputs: Object.keys(writes), tuning });
+  const opset = operatorSet(graph.nodes, 21);
+  const program = await compileGraph(device, graph, { residentOutputs: Object.keys(writes), tuning, opset });
   return { program, writes, reads: Object.fromEntries(graph.parameters.map(({ name }) => [name, name])) };
 }
 

@@ -1,5 +1,6 @@
 /** Passes over graphs that know no method and no model: differentiation, rewriting, folding, reference evaluation. */
 export * from "./broadcast-late.ts";
+export * from "./compose.ts";
 export * from "./differentiate.ts";
 export * from "./evaluate.ts";
 export * from "./fold.ts";
@@ -7,6 +8,7 @@ export * from "./gather-early.ts";
 export * from "./hold-weights.ts";
 export * from "./recompute.ts";
 export * from "./rewrite.ts";
+export * from "./share.ts";
 export * from "./sparse.ts";
 export * from "./stack.ts";
 export * from "./sum-products.ts";

@@ -23,17 +23,22 @@ import {
   mul,
   reduceMean,
   reshape,
+  rotatedHalves,
+  sigmoid,
   softmax,
   spread,
+  sub,
   sumAll,
   toReference,
   transpose,
 } from "../ops/index.ts";
 import { broadcastLate } from "./broadcast-late.ts";
+import { compose, expand } from "./compose.ts";
 import { differentiate } from "./differentiate.ts";
 import { evaluate } from "./evaluate.ts";
 import { fold } from "./fold.ts";
 import { gatherEarly } from "./gather-early.ts";
+import { shareNodes } from "./share.ts";
 import { stackProducts } from "./stack.ts";
 import { sumProducts } from "./sum-products.ts";
 import { readInPlace } from "./unpacked.ts";
@@ -71,6 +76,43 @@ describe("broadcastLate", () => {
     const narrow = broadcastLate(gradients);
     expect([count(gradients, "Expand"), count(narrow, "Expand")]).toEqual([2, 0]);
     expectSame(gradients, narrow, [x]);
+  });
+});
+
+describe("compose and expand", () => {
+  const x = parameter("x", "float32", [2, 3, 4, 6]);
+  const [cos, sin] = [input("cos", "float32", [2, 1, 4, 2]), input("sin", "float32", [2, 1, 4, 2])];
+  const gradientOf = (y: Value): Value => differentiate(sumAll(mul(y, y)), [x])[0] as Value;
+
+  it.each([
+    { op: "Swish", kernels: [], plain: mul(x, sigmoid(x)), left: 0 },
+    { op: "Swish", kernels: [], plain: mul(sigmoid(x), x), left: 0 },
+    { op: "RotaryEmbedding", kernels: ["RotaryEmbedding"], plain: rotatedHalves(x, cos, sin, 4), left: 2 },
+    { op: "RotaryEmbedding", kernels: [], plain: rotatedHalves(x, cos, sin, 4), left: 0 },
+  ])("know $op by its formula, and write it where there are kernels ($kernels)", ({ op, kernels, plain, left }) => {
+    const [composed] = compose([plain]) as [Value];
+    expect(count([composed], op)).toBe(1);
+    const gradient = expand([composed, gradientOf(composed)], new Set(kernels));
+    expect(count(gradient, op)).toBe(left);
+    expectSame([plain, gradientOf(plain)], gradient, [x, cos, sin]);
+  });
+
+  it("leave alone what only looks alike", () => {
+    const [first, second] = equalSplit(x, 2, 3) as [Value, Value];
+    const turned = concat([sub(mul(first, 2), mul(second, 3)), add(mul(second, 2), mul(second, 3))], 3);
+    for (const plain of [mul(x, sigmoid(mul(x, 2))), turned]) expect(compose([plain])).toEqual([plain]);
+  });
+});
+
+describe("shareNodes", () => {
+  it("computes once what is computed alike, and tells attributes and signs of zero apart", () => {
+    const x = parameter("x", "float32", [2, 3]);
+    const twice = [add(sigmoid(x), 1), add(sigmoid(x), 1), mul(x, 0), mul(x, -0), softmax(x, 0), softmax(x, 1)];
+    const shared = shareNodes(twice);
+    expect(count(shared, "Sigmoid")).toBe(1);
+    expect(shared[0]).toBe(shared[1]);
+    expect(new Set(shared).size).toBe(5);
+    expectSame(twice, shared, [x]);
   });
 });
 
