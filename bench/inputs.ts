@@ -138,7 +138,8 @@ async function writeAdapter(into: string, { config: shape, rank }: BenchShape): 
     dropout: 0,
     targetModules: modules,
     fanInFanOut: false,
-  };
+    init: "kaiming",
+  } as const;
   if (!lora.peft) throw new Error("LoRA has a PEFT form");
   await writePeftAdapter(nodeStorage, join(into, "adapter"), {
     config: loraToPeft(settings, { taskType: "CAUSAL_LM" }),

@@ -8,6 +8,7 @@ import {
   type Adapter,
   adaptedModules,
   attach,
+  besideWholeWeights,
   checkParameters,
   chooseModules,
   type InPlace,
@@ -91,7 +92,7 @@ export async function readAdapter(storage: Storage, folder: string, model: Pretr
   const { outputModule } = model.architecture;
   const { trainables } = attach(outputs, { ...adapter, outputModule, training: false });
   checkParameters(trainables, adapter.parameters, folder);
-  return adapter;
+  return besideWholeWeights(outputs, adapter, outputModule);
 }
 
 async function readPeft(storage: Storage, folder: string): Promise<Adapter> {

@@ -138,6 +138,28 @@ describe("PEFT adapters", () => {
     expect(difference(await lastLogits(again, rows), lastOf(logits))).toBeLessThan(1e-5);
   });
 
+  it.each([
+    ["peft-pissa", "llama-tiny"],
+    ["peft-pissa-gpt2", "gpt2-tiny"],
+    ["peft-olora", "llama-tiny"],
+    ["peft-pissa-dora", "llama-tiny"],
+  ])("%s, of a changed base, becomes plain LoRA of twice the rank with PEFT's logits", async (folder, base) => {
+    const model = await openModel(nodeStorage, golden(base));
+    const adapter = await readAdapter(nodeStorage, golden(folder), model);
+    const expected = await readGolden(`${folder}.expected.safetensors`);
+    const rows = rowsOf(expected.get("input_ids") as Tensor);
+    const logits = lastOf(expected.get("logits") as Tensor);
+    expect(difference(await lastLogits(model, rows, adapter), logits)).toBeLessThan(2e-5);
+    expect(adapter.choice.config).toMatchObject({ rank: 8, init: "kaiming" });
+    const storage = memoryStorage();
+    await writeAdapter(storage, "out", model, adapter, { baseModel: base });
+    const back = await readAdapter(storage, "out", model);
+    expect(difference(await lastLogits(model, rows, back), logits)).toBeLessThan(2e-5);
+    const merged = mergeAdapter(device, model, adapter);
+    expect(difference(await lastLogits(merged.model, rows), logits)).toBeLessThan(2e-5);
+    await merged.close();
+  });
+
   it("that we write are the files whose logits PEFT computed", async () => {
     const model = await openModel(nodeStorage, golden("llama-tiny"));
     const adapter = waveAdapter(model);

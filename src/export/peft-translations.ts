@@ -2,7 +2,7 @@ import type { Tensor } from "../graph/index.ts";
 import type { JsonObject } from "../io/json.ts";
 import type { AdapterTensors } from "../io/peft.ts";
 import { adaloraFromPeft, adaloraToPeft } from "../io/peft-adalora.ts";
-import { loraFromPeft, loraToPeft } from "../io/peft-lora.ts";
+import { type LoraSettings, loraFromPeft, loraToPeft } from "../io/peft-lora.ts";
 import { type AdaloraConfig, type Adapter, chooseMethod, type MethodChoice, updatesOf } from "../methods/index.ts";
 import { placed, someColumns, someRows } from "./rows.ts";
 
@@ -42,13 +42,15 @@ const lora: PeftTranslation = {
       dropout: Number(config["dropout"]),
       targetModules,
       fanInFanOut,
+      init: config["init"] as LoraSettings["init"], // the words of LoRA's `init`
     };
     return { config: loraToPeft(settings, { baseModel, taskType: "CAUSAL_LM" }), tensors };
   },
   read: (config, tensors, at) => {
-    const { rank, alpha, rslora, dora, dropout, rankPattern, alphaPattern } = loraFromPeft(config, at);
+    const { rank, alpha, rslora, dora, dropout, init, rankPattern, alphaPattern } = loraFromPeft(config, at);
     const patterns = { rank: rankPattern, alpha: alphaPattern };
-    return { choice: chooseMethod(dora ? "dora" : "lora", { rank, alpha, rslora, dropout }, patterns), tensors };
+    const options = { rank, alpha, rslora, dropout, init };
+    return { choice: chooseMethod(dora ? "dora" : "lora", options, patterns), tensors };
   },
 };
 

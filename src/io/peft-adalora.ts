@@ -97,7 +97,7 @@ function patternsOf(value: unknown, initialRank: number, problems: Problem[]): R
 /** The config PEFT 0.21 would have saved for these settings. */
 export function adaloraToPeft(settings: AdaloraSettings, options: { readonly baseModel?: string }): JsonObject {
   const { alpha, dropout, targetModules, fanInFanOut } = settings;
-  const plain = { rank: 8, rslora: false, dora: false, rankPattern: {}, alphaPattern: {} };
+  const plain = { rank: 8, rslora: false, dora: false, rankPattern: {}, alphaPattern: {}, init: "kaiming" } as const;
   const patterns = [...settings.kept].map(([module, kept]) => [module + ending, [...kept]]);
   return {
     ...loraToPeft({ ...plain, alpha, dropout, targetModules, fanInFanOut }, options),

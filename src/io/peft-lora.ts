@@ -19,6 +19,8 @@ export interface LoraSettings {
   readonly targetModules: readonly string[] | string;
   /** Whether the base weights are stored [in, out], as GPT-2's are. */
   readonly fanInFanOut: boolean;
+  /** How A and B started. Of PiSSA and OLoRA the adapter fits what they left of the weights. */
+  readonly init: "kaiming" | "gaussian" | "random" | "pissa" | "olora";
 }
 
 /** What PEFT 0.21's `LoraConfig.save_pretrained` writes when nothing is asked for: every key, with its default. */
@@ -80,8 +82,19 @@ const harmless: ReadonlySet<string> = new Set([
   ...["qalora_group_size", "runtime_config", "velora_config"],
 ]);
 
-/** Initialisations that leave the base weights alone; others (PiSSA, OLoRA, CorDA, …) fit a changed base model. */
-const plainInitialisations: ReadonlySet<unknown> = new Set([true, false, "gaussian", "orthogonal", "eva"]);
+/**
+ * Initialisations, in our words. Those that are not here fit a base model that PEFT changed at random or by data (PiSSA by
+ * random projections, CorDA, …), and what it took out of the weights is not in the file.
+ */
+const initialisations: ReadonlyMap<unknown, LoraSettings["init"]> = new Map<unknown, LoraSettings["init"]>([
+  [true, "kaiming"],
+  [false, "random"],
+  ["gaussian", "gaussian"],
+  ["pissa", "pissa"],
+  ["olora", "olora"],
+  ["orthogonal", "kaiming"],
+  ["eva", "kaiming"],
+]);
 
 /**
  * Translate a PEFT LoRA config. Keys it lacks take PEFT's defaults.
@@ -93,7 +106,7 @@ export function loraFromPeft(config: JsonObject, at: string): LoraSettings {
   const problems: Problem[] = [];
   for (const [key, value] of Object.entries(config)) {
     if (harmless.has(key) || isNeutral(value) || value === defaults[key]) continue;
-    if (key === "init_lora_weights" && plainInitialisations.has(value)) continue;
+    if (key === "init_lora_weights" && initialisations.has(value)) continue;
     const what = `${key} = ${JSON.stringify(value)} is not supported: it changes what the adapter computes.`;
     const fix = "merge the adapter in PEFT (merge_and_unload) and load the merged model";
     problems.push({ code: "peft-unsupported-option", what, fix });
@@ -116,6 +129,7 @@ export function loraFromPeft(config: JsonObject, at: string): LoraSettings {
     dropout: field("lora_dropout", isShare, "a number from 0 to below 1", 0),
     targetModules: field("target_modules", isTargets, "a list of module names or a regular expression", []),
     fanInFanOut: field("fan_in_fan_out", isBoolean, "true or false", false),
+    init: initialisations.get(config["init_lora_weights"] ?? true) ?? "kaiming",
   };
   throwProblems(problems, at);
   return settings;
@@ -130,6 +144,7 @@ export function loraToPeft(
     ...defaults,
     base_model_name_or_path: options.baseModel ?? null,
     fan_in_fan_out: settings.fanInFanOut,
+    init_lora_weights: [...initialisations].find(([, init]) => init === settings.init)?.[0],
     lora_alpha: settings.alpha,
     lora_dropout: settings.dropout,
     r: settings.rank,

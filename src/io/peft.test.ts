@@ -46,6 +46,7 @@ describe("an adapter that PEFT wrote", () => {
       dropout: 0.25,
       targetModules: expect.arrayContaining(["q_proj", "down_proj"]),
       fanInFanOut: false,
+      init: "kaiming",
     });
   });
 
@@ -75,6 +76,7 @@ it("write then read is the identity", async () => {
     dropout: fc.constantFrom(0, 0.05, 0.5),
     targetModules: fc.oneof(fc.array(name, { minLength: 1, maxLength: 3 }), name),
     fanInFanOut: fc.boolean(),
+    init: fc.constantFrom(...(["kaiming", "gaussian", "random", "pissa", "olora"] as const)),
   });
   await fc.assert(
     fc.asyncProperty(fc.uniqueArray(name, { minLength: 1, maxLength: 4 }), settings, async (modules, lora) => {
@@ -115,7 +117,8 @@ describe("an adapter folder", () => {
     dropout: 0,
     targetModules: ["q_proj"],
     fanInFanOut: false,
-  };
+    init: "kaiming",
+  } as const;
 
   it("is refused with every tensor that is out of place", async () => {
     const storage = await folder([
@@ -205,6 +208,7 @@ describe("a LoRA config", () => {
       dropout: 0,
       targetModules: ["q_proj"],
       fanInFanOut: false,
+      init: "kaiming",
     });
   });
 
@@ -215,8 +219,8 @@ describe("a LoRA config", () => {
     ["trainable_token_indices", [1]],
     ["target_parameters", ["experts"]],
     ["alora_invocation_tokens", [1]],
-    ["init_lora_weights", "pissa"],
-    ["init_lora_weights", "olora"],
+    ["init_lora_weights", "pissa_niter_4"],
+    ["init_lora_weights", "corda"],
     ["an_option_of_the_future", true],
   ])("refuses %s = %j, which would load silently wrong", (key, value) => {
     expect(() => loraFromPeft({ ...good, [key]: value }, "f")).toThrow(

@@ -7,11 +7,13 @@ import {
   parameter,
   type Tensor,
   type Value,
+  type WeightValue,
+  weight as weightValue,
   withScope,
 } from "../graph/index.ts";
-import { mul, transpose, where } from "../ops/index.ts";
+import { type LinearSite, mul, transpose, where } from "../ops/index.ts";
 import { rebuild, rewrite } from "../transforms/index.ts";
-import { isInPlace, type WeightInPlace, weightsInPlace } from "./in-place.ts";
+import { isInPlace, nameInModule, type WeightInPlace, weightsInPlace } from "./in-place.ts";
 import { linearModules, linearOf } from "./linear.ts";
 import type { ParameterSpec, Parameters, Site } from "./method.ts";
 import { checkPatterns, configAt, type MethodChoice } from "./table.ts";
@@ -93,10 +95,19 @@ function besideLinear(outputs: Readonly<Record<string, Value>>, options: AttachO
   const dropoutScale = (rate: number): InputValue =>
     dropoutMasks.find((mask) => mask.rate === rate)?.scale ?? input(`dropout.scale.${rate}`, "float32", []);
   const declared = new Map<string, ReturnType<typeof declare>>(); // a module may act in several places
+  const bases = new Map<string, WeightValue>();
+  const baseOf = (module: string, linear: LinearSite): WeightValue | undefined => {
+    const base = bases.get(module) ?? departedWeight(choice, { module, ...linear });
+    if (base) bases.set(module, base);
+    return base;
+  };
   const adapted = rewrite(Object.values(outputs), {
     node: (node, rewritten) => {
-      const inputs = rewritten.map((value, i) => inPlace.at(node, i) ?? value);
       const linear = chosen.has(node.scope) ? linearOf(node) : undefined;
+      const base = linear && baseOf(node.scope, linear);
+      const inputs = rewritten.map(
+        (value, i) => (base && node.inputs[i] === linear.weight ? base : inPlace.at(node, i)) ?? value,
+      );
       const x = inputs[0];
       const results = inputs.every((value, i) => value === node.inputs[i]) ? node.outputs : rebuild(node, inputs);
       if (!linear || !x) return results;
@@ -110,7 +121,9 @@ function besideLinear(outputs: Readonly<Record<string, Value>>, options: AttachO
       const config = configAt(choice, node.scope);
       let made = declared.get(node.scope);
       if (made === undefined) {
-        made = declare(method.name, site, method.parameters(site, config));
+        const whole = { ...site, weight: linear.weight };
+        if (training) method.check?.(whole, config);
+        made = declare(method.name, whole, method.parameters(whole, config));
         declared.set(node.scope, made);
         trainables.push(...made.trainables);
       }
@@ -131,6 +144,18 @@ function besideLinear(outputs: Readonly<Record<string, Value>>, options: AttachO
     trainables: [...trainables, ...inPlace.all.map(trainedInPlace)],
     dropoutMasks,
   };
+}
+
+/** What a method's departure leaves of a weight, computed when it is read. */
+function departedWeight(choice: MethodChoice, site: Site): WeightValue | undefined {
+  const departure = choice.method.departure?.(site, configAt(choice, site.module));
+  if (!departure || site.weight.kind !== "weight") return undefined;
+  const { source } = site.weight;
+  return weightValue(nameInModule(site.module, site.weight), {
+    ...source,
+    dtype: "float32",
+    read: async () => ({ dtype: "float32", shape: source.shape, data: departure.base(await source.read()) }),
+  });
 }
 
 function trainedInPlace({ value, module, weight }: WeightInPlace): Trainable {

@@ -1,6 +1,6 @@
 import type { Tensor, Value } from "../graph/index.ts";
 import { add, detach, div, gemm, mul, reduceSum, sqrt, sub, transpose, unsqueeze } from "../ops/index.ts";
-import { type LoraConfig, loraFields, loraMatrices, loraOutput, loraUpdate } from "./lora.ts";
+import { checkRank, departureOf, type LoraConfig, loraFields, loraMatrices, loraOutput, loraUpdate } from "./lora.ts";
 import { defineMethod, type Method, type Site } from "./method.ts";
 
 /**
@@ -29,6 +29,8 @@ export const dora: Method<LoraConfig> = defineMethod<LoraConfig>({
       decays: true, // as in Hugging Face's Trainer, which knows no other vectors than norms and biases
     },
   }),
+  departure: departureOf,
+  check: checkRank,
   adapt: ({ site, x, y, bias, dropout }, parameter, config) => {
     const weight = site.layout === "out,in" ? site.weight : transpose(site.weight, [1, 0]);
     const lengths = detach(lengthsOf(add(weight, loraUpdate(parameter, config))));

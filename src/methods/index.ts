@@ -8,6 +8,7 @@ export * from "./adalora.ts";
 export * from "./adalora-budget.ts";
 export * from "./adapter.ts";
 export * from "./attach.ts";
+export * from "./beside-whole.ts";
 export * from "./full.ts";
 export * from "./in-place.ts";
 export * from "./linear.ts";

@@ -1,8 +1,9 @@
 import { TuneError } from "../errors.ts";
-import { type Fields, flag, integer, real } from "../fields.ts";
+import { type Fields, flag, integer, oneOf, real } from "../fields.ts";
 import type { Value } from "../graph/index.ts";
 import { add, gemm, matmul, mul } from "../ops/index.ts";
-import { defineMethod, type Method, type ParameterSpec, type Parameters, type Site } from "./method.ts";
+import { type LoraInit, loraDeparture, loraInits, loraStart } from "./lora-init.ts";
+import { type Departure, defineMethod, type Method, type ParameterSpec, type Parameters, type Site } from "./method.ts";
 
 /** Options of LoRA and of the methods made from it. */
 export interface LoraConfig {
@@ -11,6 +12,7 @@ export interface LoraConfig {
   readonly rslora: boolean;
   readonly dropout: number;
   readonly plusRatio: number;
+  readonly init: LoraInit;
 }
 
 /** What they are on the command line. */
@@ -20,6 +22,7 @@ export const loraFields: Fields<LoraConfig> = {
   rslora: flag(false, "scale by alpha / √rank instead, which suits high ranks (rsLoRA)"),
   dropout: real(0, "share of the adapter's inputs dropped while training", { min: 0, below: 1 }),
   plusRatio: real(1, "learning rate of B as a multiple of A's (LoRA+; 16 is a good start)", { min: 0 }),
+  init: oneOf(loraInits, "how A and B start: as no update, or as a part of the weight (PiSSA, OLoRA)"),
 };
 
 /** The factor on B·A: alpha/rank; Kalajdzievski 2023 (arXiv 2312.03732), §3, eq. (1): alpha/√rank. */
@@ -28,34 +31,35 @@ export function loraScale({ rank, alpha, rslora }: LoraConfig): number {
 }
 
 /**
- * A [rank, in], uniform in ±1/√in (Kaiming with a = √5, as PEFT), and B [out, rank], zero. B may learn faster: LoRA+,
- * Hayou et al. 2024 (arXiv 2402.12354), §4.
+ * A [rank, in] and B [out, rank]. B may learn faster: LoRA+, Hayou et al. 2024 (arXiv 2402.12354), §4.
  */
-export function loraMatrices(
-  { module, inFeatures, outFeatures }: Site,
-  { rank, plusRatio }: LoraConfig,
-): Record<"A" | "B", ParameterSpec> {
-  const largest = Math.min(inFeatures, outFeatures);
-  if (rank > largest) {
-    throw new TuneError(
-      "rank-too-large",
-      `rank ${rank} exceeds the smaller side of ${module} [${outFeatures}, ${inFeatures}].`,
-      {
-        at: `lora, ${module}`,
-        fix: `use rank ≤ ${largest}, or leave "${module.split(".").at(-1)}" out of the target modules`,
-      },
-    );
-  }
+export function loraMatrices(site: Site, config: LoraConfig): Record<"A" | "B", ParameterSpec> {
+  const { inFeatures, outFeatures } = site;
+  const { rank, plusRatio } = config;
+  const start = loraStart(site, config, loraScale(config));
   return {
-    A: {
-      shape: [rank, inFeatures],
-      initial: (rng, size) => {
-        const bound = 1 / Math.sqrt(inFeatures);
-        return Float32Array.from({ length: size }, () => (2 * rng.uniform() - 1) * bound);
-      },
-    },
-    B: { shape: [outFeatures, rank], initial: (_rng, size) => new Float32Array(size), rate: plusRatio },
+    A: { shape: [rank, inFeatures], initial: start.A },
+    B: { shape: [outFeatures, rank], initial: start.B, rate: plusRatio },
   };
+}
+
+/** @throws {TuneError} `rank-too-large` when a weight has no such rank. */
+export function checkRank({ module, inFeatures, outFeatures }: Site, { rank }: LoraConfig): void {
+  const largest = Math.min(inFeatures, outFeatures);
+  if (rank <= largest) return;
+  throw new TuneError(
+    "rank-too-large",
+    `rank ${rank} exceeds the smaller side of ${module} [${outFeatures}, ${inFeatures}].`,
+    {
+      at: `lora, ${module}`,
+      fix: `use rank ≤ ${largest}, or leave "${module.split(".").at(-1)}" out of the target modules`,
+    },
+  );
+}
+
+/** What is left of a weight whose largest part A and B start as; see `lora-init.ts`. */
+export function departureOf(site: Site, config: LoraConfig): Departure<LoraConfig> | undefined {
+  return loraDeparture(site, config, loraScale(config));
 }
 
 /** scale·B·A [out, in]. */
@@ -72,7 +76,7 @@ export function loraOutput(x: Value, parameter: Parameters, config: LoraConfig):
 /**
  * Low-rank adaptation: y = Wx + (alpha/rank)·B(Ax). Hu et al. 2021, §4.1 eq. (3).
  * A [rank, in] starts uniform in ±1/√in (Kaiming with a = √5, as PEFT) and B [out, rank] at zero, so training starts
- * at the base model. Dropout acts on the input of A.
+ * at the base model; other starts are in `lora-init.ts`. Dropout acts on the input of A.
  */
 export const lora: Method<LoraConfig> = defineMethod<LoraConfig>({
   name: "lora",
@@ -88,6 +92,8 @@ export const lora: Method<LoraConfig> = defineMethod<LoraConfig>({
   fields: loraFields,
   attaches: "linear",
   parameters: loraMatrices,
+  departure: departureOf,
+  check: checkRank,
   adapt: ({ x, y, dropout }, parameter, config) => add(y, loraOutput(dropout(x, config.dropout), parameter, config)),
   merge: (weight, parameter, config) => add(weight, loraUpdate(parameter, config)),
   peft: { type: "LORA", tensors: { A: "lora_A.weight", B: "lora_B.weight" } },

@@ -109,6 +109,22 @@ export interface TrainingHooks<Config extends object = object> {
   };
 }
 
+/**
+ * What a method does to a frozen weight while it trains, where its parameters do not start as no update: they start as a
+ * part of the weight, and that part is taken out of it.
+ */
+export interface Departure<Config extends object = object> {
+  /** What stands in place of the weight, both as stored. */
+  readonly base: (weight: Tensor) => Float32Array;
+  /** The parameters that compute beside the whole weight what the given ones compute beside `base`. */
+  readonly besideWhole: (
+    weight: Tensor,
+    parameters: Readonly<Record<string, Tensor>>,
+  ) => Readonly<Record<string, Tensor>>;
+  /** The options of the method with those parameters. */
+  readonly config: (config: Config) => Config;
+}
+
 /** What a method may use while it is attached. */
 export interface Attachment {
   readonly site: Site;
@@ -146,8 +162,12 @@ export interface Method<Config extends object = object> {
   readonly fields: Fields<Config>;
   /** `linear`: beside linear maps that the targets choose. `weight`: in place of every weight of the model. */
   readonly attaches: "linear" | "weight";
-  /** The trainable tensors of one site, by short name. @throws {TuneError} when the config does not fit the site. */
+  /** The trainable tensors of one site, by short name. */
   readonly parameters: (site: Site, config: Config) => Readonly<Record<string, ParameterSpec>>;
+  /** What training makes of the frozen weight of one site; a finished adapter stands beside the weight as it was. */
+  readonly departure?: (site: Site, config: Config) => Departure<Config> | undefined;
+  /** Look at a site before training. @throws {TuneError} when the config makes no sense there. */
+  readonly check?: (site: Site, config: Config) => void;
   /** `linear`: the new output of the map, [tokens, out]. `weight`: the value to use as the weight. */
   readonly adapt: (attachment: Attachment, parameters: Parameters, config: Config) => Value;
   /** The weight [out, in] with the adapter folded in. */

@@ -136,7 +136,7 @@ export async function train(options: RunOptions): Promise<RunResult> {
       const { loss, measures } = await trainer.evaluate(validation);
       const counts = progress.step >= trainer.settledFrom;
       const improved = counts && (progress.best === undefined || loss < progress.best.loss);
-      if (improved) best = (await trainer.adapter()).parameters;
+      if (improved) best = await trainer.parameters();
       progress = {
         step: progress.step,
         best: improved ? { step: progress.step, loss } : progress.best,
@@ -200,8 +200,7 @@ export async function train(options: RunOptions): Promise<RunResult> {
       if (stopsEarly()) ended = "early-stop";
     }
     await save();
-    const last = await trainer.adapter();
-    const adapter = best ? { ...last, parameters: best } : last;
+    const adapter = await trainer.adapter(best);
     return { adapter, step: progress.step, steps, ended, best: progress.best };
   } finally {
     await trainer.close();

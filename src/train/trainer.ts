@@ -1,7 +1,14 @@
 import { assert, TuneError } from "../errors.ts";
 import { type Tensor, tensor } from "../graph/index.ts";
 import { createRng } from "../linalg/index.ts";
-import type { Adapter, DropoutMask, MethodChoice, TargetModules, Trainable } from "../methods/index.ts";
+import {
+  type Adapter,
+  besideWholeWeights,
+  type DropoutMask,
+  type MethodChoice,
+  type TargetModules,
+  type Trainable,
+} from "../methods/index.ts";
 import type { PretrainedModel } from "../models/index.ts";
 import { operatorSet } from "../ops/index.ts";
 import { type AdamWConfig, adamw } from "../optim/index.ts";
@@ -62,7 +69,9 @@ export interface Trainer {
   /** Mean loss and measures over batches, with dropout off. */
   evaluate(batches: readonly Batch[]): Promise<Measured>;
   /** Copy the trained tensors back. */
-  adapter(): Promise<Adapter>;
+  parameters(): Promise<ReadonlyMap<string, Tensor>>;
+  /** The adapter of the trained tensors, those now on the device unless given, beside the pretrained weights as they are. */
+  adapter(parameters?: ReadonlyMap<string, Tensor>): Promise<Adapter>;
   /** Replace the trained tensors. */
   load(parameters: ReadonlyMap<string, Tensor>): Promise<void>;
   /** Everything that a later run needs to go on: parameters and optimiser state, by buffer name. */
@@ -155,12 +164,14 @@ export async function openTrainer(device: Device, model: PretrainedModel, option
       return { loss, measures };
     },
 
-    adapter: async () => ({
-      choice: options.choice,
-      targets: options.targets,
-      ...(schedule && options.steps !== undefined ? { steps: options.steps } : {}),
-      parameters: await download(trainables.map(({ value }) => value.name)),
-    }),
+    parameters: () => download(trainables.map(({ value }) => value.name)),
+
+    adapter: async (given) => {
+      const { choice, targets } = options;
+      const steps = schedule && options.steps !== undefined ? { steps: options.steps } : {};
+      const adapter = { choice, targets, ...steps, parameters: given ?? (await trainer.parameters()) };
+      return besideWholeWeights(model.predict().outputs, adapter, model.architecture.outputModule);
+    },
 
     load: async (parameters) => {
       for (const { value } of trainables)

@@ -14,18 +14,18 @@ from safetensors.torch import load_file, save_file
 from make_curves import load, save_curve
 
 
-def shaken(model):
-    """Every trained tensor but A moved away from where it starts."""
+def shaken(model, everything):
+    """Every trained tensor (but A, unless `everything`) moved away from where it starts."""
     with torch.no_grad():
         for key, parameter in model.named_parameters():
-            if parameter.requires_grad and "lora_A" not in key:
+            if parameter.requires_grad and (everything or "lora_A" not in key):
                 parameter.add_(0.1 * torch.randn(parameter.shape))
     return model
 
 
-def make_adapter(base, name, **config):
+def make_adapter(base, name, everything=False, **config):
     torch.manual_seed(7)
-    model = shaken(get_peft_model(load(base), LoraConfig(task_type="CAUSAL_LM", **config)))
+    model = shaken(get_peft_model(load(base), LoraConfig(task_type="CAUSAL_LM", **config)), everything)
     model.save_pretrained(name)
     os.remove(f"{name}/README.md")
     ids = torch.randint(0, 64, (2, 12))
@@ -39,7 +39,8 @@ def make_curve(name, base, steps=50, lr=2e-3, **config):
     def make(dtype):
         torch.manual_seed(3)
         options = LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16, **config)
-        return get_peft_model(load(base, dtype), options, autocast_adapter_dtype=False)
+        # PiSSA refuses float64, so it is made in float32.
+        return get_peft_model(load(base), options).to(dtype)
 
     save_curve(name, make, steps=steps, lr=lr, decay_vectors=False)
     plain = lambda key: key if "lora_" in key else re.sub(r"base_model\.model\.|\.modules_to_save\.default|\.base_layer", "", key)
@@ -53,6 +54,15 @@ def main():
     make_adapter("gpt2-tiny", "peft-bias-gpt2", r=2, lora_alpha=4, target_modules=["c_attn"], fan_in_fan_out=True, modules_to_save=["wte"], bias="all")
     make_curve("curve-whole", "llama-tiny", target_modules=["q_proj", "v_proj"], modules_to_save=["lm_head", "model.norm"])
     make_curve("curve-bias", "llama-rope", target_modules=["q_proj", "down_proj"], modules_to_save=["embed_tokens"], bias="all")
+
+    part = dict(everything=True, r=4, lora_alpha=6)
+    make_adapter("llama-tiny", "peft-pissa", **part, target_modules=["q_proj", "down_proj"], init_lora_weights="pissa", rank_pattern={"down_proj": 3})
+    make_adapter("gpt2-tiny", "peft-pissa-gpt2", **part, target_modules=["c_attn"], fan_in_fan_out=True, init_lora_weights="pissa")
+    make_adapter("llama-tiny", "peft-olora", **part, target_modules=["v_proj", "gate_proj"], init_lora_weights="olora", use_rslora=True)
+    make_adapter("llama-tiny", "peft-pissa-dora", **part, target_modules=["o_proj"], init_lora_weights="pissa", use_dora=True)
+    # Nothing is drawn here: what starts from the weights starts alike everywhere.
+    make_curve("curve-pissa", "llama-tiny", target_modules="all-linear", init_lora_weights="pissa")
+    make_curve("curve-olora", "llama-tiny", target_modules="all-linear", init_lora_weights="olora", lr=1e-3)
 
 
 if __name__ == "__main__":

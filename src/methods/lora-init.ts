@@ -1,0 +1,125 @@
+import type { LazyTensor, Tensor } from "../graph/index.ts";
+import { besides, columnsOf, type Matrix, matmul, qr, type Rng, rowsOf, svd, transposed } from "../linalg/index.ts";
+import type { Departure, ParameterSpec, Site } from "./method.ts";
+
+/** How A and B start. */
+export const loraInits = ["kaiming", "gaussian", "pissa", "olora", "random"] as const;
+export type LoraInit = (typeof loraInits)[number];
+
+/** What decides it. */
+interface InitConfig {
+  readonly rank: number;
+  readonly alpha: number;
+  readonly rslora: boolean;
+  readonly init: LoraInit;
+}
+
+/** A [rank, in] and B [out, rank]. */
+interface Start {
+  readonly A: Matrix<Float64Array>;
+  readonly B: Matrix<Float64Array>;
+}
+
+/** The starts that are parts of the weight W [out, in] itself, so that scale·B·A is one. */
+const factorisations: Readonly<
+  Partial<Record<LoraInit, (weight: Matrix<Float64Array>, rank: number, scale: number) => Start>>
+> = {
+  // Meng et al. 2024 (arXiv 2404.02948), eqs. (2)–(4): the largest singular values, half of each on either side.
+  pissa: (weight, rank, scale) => {
+    const { U, S, Vt } = svd(weight);
+    const halves = S.subarray(0, rank).map((value) => Math.sqrt(value / scale));
+    const [A, B] = [rowsOf(Vt, 0, rank), columnsOf(U, 0, rank)];
+    return {
+      A: { ...A, data: A.data.map((value, i) => value * (halves[Math.floor(i / A.cols)] ?? 0)) },
+      B: { ...B, data: B.data.map((value, i) => value * (halves[i % rank] ?? 0)) },
+    };
+  },
+  // Büyükakyüz 2024 (arXiv 2406.01775), §3: the first rows of R and columns of Q, as they are.
+  olora: (weight, rank) => {
+    const { Q, R } = qr(weight);
+    return { A: rowsOf(R, 0, rank), B: columnsOf(Q, 0, rank) };
+  },
+};
+
+/** How A and B get their initial values: drawn, or computed from the weight. `scale` is the factor on B·A. */
+export function loraStart(
+  site: Site,
+  config: InitConfig,
+  scale: number,
+): Readonly<Record<"A" | "B", ParameterSpec["initial"]>> {
+  const { rank, init } = config;
+  if (factorisations[init]) {
+    return {
+      A: { fromWeight: (weight) => Float32Array.from(startOf(weight, site, config, scale).A.data) },
+      B: { fromWeight: (weight) => Float32Array.from(startOf(weight, site, config, scale).B.data) },
+    };
+  }
+  const zeros = (_rng: Rng, size: number): Float32Array => new Float32Array(size);
+  if (init === "gaussian") {
+    return { A: (rng, size) => Float32Array.from({ length: size }, () => rng.normal() / rank), B: zeros };
+  }
+  return { A: uniform(site.inFeatures), B: init === "random" ? uniform(rank) : zeros };
+}
+
+/** As torch's linear layers start: uniform in ±1/√in, which is Kaiming's with a = √5. */
+function uniform(inFeatures: number): (rng: Rng, size: number) => Float32Array {
+  const bound = 1 / Math.sqrt(inFeatures);
+  return (rng, size) => Float32Array.from({ length: size }, () => (2 * rng.uniform() - 1) * bound);
+}
+
+/**
+ * What PiSSA and OLoRA do to the frozen weight: W − scale·B₀·A₀ stands in its place while A and B are trained. Beside the
+ * whole weight the same update is [B, −B₀]·[A; A₀]: LoRA of twice the rank, with the same scale.
+ */
+export function loraDeparture<Config extends InitConfig>(
+  site: Site,
+  config: Config,
+  scale: number,
+): Departure<Config> | undefined {
+  if (!factorisations[config.init]) return undefined;
+  return {
+    base: (weight) => {
+      const { A, B } = startOf(weight, site, config, scale);
+      const product = matmul(B, A);
+      const { data } = site.layout === "out,in" ? product : transposed(product);
+      return Float32Array.from(data, (value, i) => Number(weight.data[i]) - scale * value);
+    },
+    besideWhole: (weight, { A, B, ...others }) => {
+      const start = startOf(weight, site, config, scale);
+      const minus = { ...start.B, data: start.B.data.map((value) => -value) };
+      const wide = besides(matrixOf(B as Tensor), minus); // methods with this start have A and B
+      const tall = transposed(besides(transposed(matrixOf(A as Tensor)), transposed(start.A))); // likewise
+      return { ...others, A: tensorOf(tall), B: tensorOf(wide) };
+    },
+    config: (own) => ({
+      ...own,
+      rank: 2 * own.rank,
+      alpha: own.alpha * (own.rslora ? Math.SQRT2 : 2),
+      init: "kaiming",
+    }),
+  };
+}
+
+/** Decompositions of weights take long, and A, B and the frozen weight each ask for them. */
+const known = new WeakMap<LazyTensor, Map<string, Start>>();
+
+function startOf(weight: Tensor, { weight: value, layout }: Site, { init, rank }: InitConfig, scale: number): Start {
+  const factorise = factorisations[init];
+  if (!factorise) throw new Error(`${init} computes nothing from weights`);
+  const starts = (value.kind === "weight" ? known.get(value.source) : undefined) ?? new Map<string, Start>();
+  if (value.kind === "weight") known.set(value.source, starts);
+  const key = [init, rank, scale, layout].join();
+  const stored = matrixOf(weight);
+  const start = starts.get(key) ?? factorise(layout === "out,in" ? stored : transposed(stored), rank, scale);
+  starts.set(key, start);
+  return start;
+}
+
+function matrixOf({ shape, data }: Tensor): Matrix<Float64Array> {
+  const [rows = 1, cols = 1] = shape;
+  return { rows, cols, data: Float64Array.from(data as Float32Array) }; // weights are read as float32
+}
+
+function tensorOf({ rows, cols, data }: Matrix): Tensor<"float32"> {
+  return { dtype: "float32", shape: [rows, cols], data: Float32Array.from(data) };
+}
