@@ -12,6 +12,7 @@ import { readPeftAdapter } from "../io/peft.ts";
 import { openSafetensors } from "../io/safetensors.ts";
 import { type Adapter, chooseMethod, methods, type Patterns } from "../methods/index.ts";
 import { openModel, type PretrainedModel } from "../models/index.ts";
+import { chooseOptimizer } from "../optim/index.ts";
 import type { Device } from "../runtime/device.ts";
 import { openNodeDevice } from "../runtime/node.ts";
 import { nodeStorage } from "../runtime/node-storage.ts";
@@ -62,7 +63,7 @@ async function randomAdapter(
   patterns: Patterns = {},
 ): Promise<Adapter> {
   const choice = chooseMethod(name, options, patterns);
-  const optimizer = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0 };
+  const optimizer = chooseOptimizer("adamw");
   const trainer = await openTrainer(device, model, {
     choice,
     targets: "all-linear",
