@@ -154,7 +154,7 @@ function departedWeight(choice: MethodChoice, site: Site): WeightValue | undefin
   return weightValue(nameInModule(site.module, site.weight), {
     ...source,
     dtype: "float32",
-    read: async () => ({ dtype: "float32", shape: source.shape, data: departure.base(await source.read()) }),
+    read: async () => ({ dtype: "float32", shape: source.shape, data: await departure.base(await source.read()) }),
   });
 }
 

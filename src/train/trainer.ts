@@ -241,7 +241,7 @@ async function placeInitial(device: Device, { attached, zeros }: TrainingGraphs,
       await device.upload(value.name, await weight.source.read());
     } else if (typeof initial === "object") {
       assert(weight.kind === "weight", () => `${value.name} has no pretrained tensor to start from`);
-      const data = initial.fromWeight(await weight.source.read());
+      const data = await initial.fromWeight(await weight.source.read());
       await device.upload(value.name, { dtype: "float32", shape, data });
     } else {
       const size = shape.reduce((product, dim) => product * dim, 1);
