@@ -18,9 +18,10 @@ export {
   type Session,
 } from "./api/run-model.ts";
 export { findRuns, type RunSummary } from "./api/runs.ts";
-export { type ExportForm, type ExportOptions, exportModel, loadAdapter } from "./api/save.ts";
+export { type ExportOptions, exportModel, loadAdapter } from "./api/save.ts";
 export { type TuneOptions, type TuningChoice, tune } from "./api/tune.ts";
 export { TuneError } from "./errors.ts";
+export { type ExportFormName, exportForms } from "./export/index.ts";
 export type { Generation, SampleOptions } from "./generate/index.ts";
 export type { ChatMessage } from "./io/chat-template.ts";
 export type { Storage } from "./io/storage.ts";
@@ -37,7 +38,6 @@ export {
   type TargetModules,
 } from "./methods/index.ts";
 export { supportedModelTypes } from "./models/index.ts";
-export { type Optimizer, optimizers } from "./optim/index.ts";
 export type { Device, DeviceOptions } from "./runtime/device.ts";
 export type { FindModelOptions, MemoryUse, Platform } from "./runtime/platform.ts";
 export type { DataReport, DataWarning } from "./train/data/index.ts";

@@ -1,13 +1,5 @@
 import { TuneError } from "../errors.ts";
-import {
-  asLora,
-  mergeAdapter,
-  readAdapter,
-  writeAdapter,
-  writeMlx,
-  writeSafetensorsFolder,
-  writeTransformersJsFolder,
-} from "../export/index.ts";
+import { type ExportFormName, exportForms, mergeAdapter, readAdapter } from "../export/index.ts";
 import type { Adapter } from "../methods/index.ts";
 import type { Device, DeviceOptions } from "../runtime/device.ts";
 import type { LoadedModel } from "./load-model.ts";
@@ -17,60 +9,60 @@ export function loadAdapter(model: LoadedModel, folder: string): Promise<Adapter
   return readAdapter(model.platform.storage, folder, model.pretrained);
 }
 
-/** The forms that a tuned model can be written in; `lora` is PEFT's for plain LoRA, whatever the method. */
-export type ExportForm = "peft" | "lora" | "mlx" | "safetensors" | "transformers.js";
-
 /** What is written, where it is merged. */
 export interface ExportOptions {
   /** The adapter to write, or to fold in first. */
   readonly adapter?: Adapter;
+  /** What numbers are held in: names among the `dtypes` of the form; its first unless given. */
+  readonly dtypes?: readonly string[];
   /** Weights of more bytes go beside the graph (`transformers.js`). */
   readonly externalDataBytes?: number;
   /** Files larger than this are split (`safetensors`). */
   readonly maxShardBytes?: number;
+  /** How llama.cpp cuts texts, where the tokenizer is like none of its own (`gguf`). */
+  readonly preTokenizer?: string;
   readonly device?: Device;
   readonly deviceOptions?: DeviceOptions;
 }
 
 /**
- * Write a tuned model: its adapter for PEFT or mlx-lm, its merged weights as safetensors, or a folder that transformers.js loads.
+ * Write a tuned model in one of the {@link exportForms}: its adapter, or the model with the adapter folded in.
  * The folder appears whole or not at all, replacing what was there.
- * @throws {TuneError} `no-adapter-form`, `adapter-mismatch`, `write-failed`.
+ * @throws {TuneError} `bad-option`, `no-adapter-form`, `no-gguf-form`, `adapter-mismatch`, `write-failed`.
  */
 export async function exportModel(
   model: LoadedModel,
-  to: ExportForm,
+  to: ExportFormName,
   folder: string,
   options: ExportOptions = {},
 ): Promise<void> {
-  const { adapter, device, deviceOptions, externalDataBytes, maxShardBytes } = options;
+  const { adapter, device, deviceOptions, dtypes: given, ...rest } = options;
   const { storage, openDevice } = model.platform;
-  const baseModel = model.source;
-  const adapterWriters: Partial<Record<ExportForm, typeof writeAdapter>> = {
-    peft: writeAdapter,
-    mlx: writeMlx,
-    lora: (at, into, base, given, options) => writeAdapter(at, into, base, asLora(base, given, into), options),
-  };
-  const adapterWriter = adapterWriters[to];
-  if (adapterWriter) {
+  const form = exportForms[to];
+  const dtypes = checkedDtypes(to, given);
+  const written = { ...rest, baseModel: model.source, dtypes, ...(adapter ? { adapter } : {}) };
+  if (form.holds === "adapter") {
     if (!adapter)
       throw new TuneError("no-adapter-form", "There is no adapter to write.", { at: folder, fix: "give the adapter" });
-    await adapterWriter(storage, folder, model.pretrained, adapter, { baseModel });
+    await form.write(storage, folder, model.pretrained, adapter, written);
     return;
   }
   const opened = adapter && (device ?? (await openDevice(deviceOptions)));
   const merged = adapter && opened && mergeAdapter(opened, model.pretrained, adapter);
   try {
-    const source = merged?.model ?? model.pretrained;
-    const card = { baseModel, ...(adapter ? { adapter } : {}) };
-    if (to === "safetensors") {
-      await writeSafetensorsFolder(storage, folder, source, { ...card, ...(maxShardBytes ? { maxShardBytes } : {}) });
-    } else {
-      const external = externalDataBytes === undefined ? {} : { externalDataBytes };
-      await writeTransformersJsFolder(storage, folder, source, { ...card, ...external });
-    }
+    await form.write(storage, folder, merged?.model ?? model.pretrained, written);
   } finally {
     await merged?.close();
     if (!device) await opened?.close();
   }
+}
+
+function checkedDtypes(to: ExportFormName, given: readonly string[] | undefined): readonly string[] {
+  const known: readonly string[] = exportForms[to].dtypes;
+  if (given === undefined) return known.slice(0, 1);
+  const unknown = given.filter((name) => !known.includes(name));
+  if (unknown.length === 0 && given.length > 0) return given;
+  throw new TuneError("bad-option", `The form ${to} holds no numbers as ${unknown.join(", ") || "nothing"}.`, {
+    fix: known.length === 0 ? "leave the dtype out" : `use ${known.join(", ")}`,
+  });
 }

@@ -1,32 +1,40 @@
 import { type Command, Option } from "commander";
-import type { ExportForm } from "../index.ts";
+import type { ExportFormName } from "../index.ts";
 import { deviceOptions, loadFlags, type ModelFlags, withModel } from "./model.ts";
 import type { Output } from "./output.ts";
 
 interface ExportFlags extends ModelFlags {
-  readonly to: ExportForm;
+  readonly to: ExportFormName;
   readonly output: string;
+  readonly dtype?: readonly string[];
+  readonly preTokenizer?: string;
 }
 
-const forms: readonly ExportForm[] = ["transformers.js", "safetensors", "peft", "lora", "mlx"];
-
 /** `scion export` */
-export function define(command: Command): void {
+export async function define(command: Command): Promise<void> {
+  const { exportForms } = await import("../index.ts");
+  const names = Object.keys(exportForms);
+  const width = Math.max(...names.map(({ length }) => length));
+  const forms = Object.entries(exportForms).map(([name, { summary, use, dtypes }]) => {
+    const held = dtypes.length > 0 ? ` (--dtype ${dtypes.join(", ")})` : "";
+    return `  ${name.padEnd(width)}  ${summary}${held}\n  ${" ".repeat(width)}  ${use}`;
+  });
   withModel(command.description("Write a model in another form"))
-    .addOption(new Option("--to <form>", "what to write").choices(forms).makeOptionMandatory())
+    .addOption(new Option("--to <form>", "what to write").choices(names).makeOptionMandatory())
+    .option("--dtype <names>", "what numbers are held in, with commas between several", (text) =>
+      text.split(",").map((name) => name.trim()),
+    )
+    .option("--pre-tokenizer <name>", "how llama.cpp cuts texts, where the tokenizer is like none of its own (gguf)")
     .requiredOption("-o, --output <folder>", "where it goes; what is there is replaced whole")
     .addHelpText(
       "after",
       `
 Examples:
   $ scion export -m ./model -a runs/tune/adapter --to transformers.js -o web/model
-  $ scion export -m ./model -a runs/tune/adapter --to safetensors -o merged
+  $ scion export -m ./model -a runs/tune/adapter --to gguf --dtype q8_0 -o mine
 
-  transformers.js  ONNX graph with a KV cache: pipeline("text-generation", folder)
-  safetensors      merged weights in the Hugging Face layout
-  peft             the adapter alone, for PeftModel.from_pretrained
-  lora             the adapter as plain LoRA, whichever low-rank method trained it
-  mlx              the adapter alone, for mlx_lm.load(model, adapter_path=folder)`,
+Forms:
+${forms.join("\n")}`,
     );
 }
 
@@ -36,6 +44,8 @@ export async function run(flags: ExportFlags, output: Output): Promise<number> {
   const { model, adapter } = await loadFlags(flags, output);
   await exportModel(model, flags.to, flags.output, {
     ...(adapter ? { adapter } : {}),
+    ...(flags.dtype ? { dtypes: flags.dtype } : {}),
+    ...(flags.preTokenizer === undefined ? {} : { preTokenizer: flags.preTokenizer }),
     deviceOptions: deviceOptions(flags),
   });
   output.say(`Wrote ${flags.output} for ${flags.to}.`);

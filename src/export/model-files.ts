@@ -26,6 +26,13 @@ export async function copyCompanions(storage: Storage, from: string, to: string)
   }
 }
 
+/** Copy the licence of a model folder. */
+export async function copyLicence(storage: Storage, from: string, to: string): Promise<void> {
+  for (const name of (await storage.list(from)).filter((file) => /^LICENSE(\.txt|\.md)?$/.test(file))) {
+    await storage.write(joinPath(to, name), await storage.read(joinPath(from, name)));
+  }
+}
+
 /** Write JSON as people read it. */
 export async function writeJson(storage: Storage, path: string, value: JsonObject): Promise<void> {
   await storage.write(path, `${JSON.stringify(value, null, 2)}\n`);
@@ -37,13 +44,20 @@ export function float32Config(json: JsonObject, className: string): JsonObject {
   return { ...rest, architectures: rest["architectures"] ?? [className], dtype: "float32" };
 }
 
-/** A model card: what was done to which model, and whom to cite. */
-export function modelCard(options: {
-  readonly title: string;
+/** What is said of a model that is written. */
+export interface CardOptions {
   readonly baseModel: string;
-  readonly library: string;
-  readonly adapter: Adapter | undefined;
-}): string {
+  /** What the weights were tuned with. */
+  readonly adapter?: Adapter;
+}
+
+/** A model card: what was done to which model, and whom to cite. */
+export function modelCard(
+  options: CardOptions & {
+    readonly title: string;
+    readonly library: string;
+  },
+): string {
   const { title, baseModel, library, adapter } = options;
   const lines = [
     "---",

@@ -1,14 +1,10 @@
 import { writeModelWeights } from "../io/model-weights.ts";
 import { joinPath, type Storage, writeFolder } from "../io/storage.ts";
-import type { Adapter } from "../methods/index.ts";
 import type { PretrainedModel } from "../models/index.ts";
-import { copyCompanions, float32Config, modelCard, writeJson } from "./model-files.ts";
+import { type CardOptions, copyCompanions, float32Config, modelCard, writeJson } from "./model-files.ts";
 
 /** How a model folder is written. */
-export interface SafetensorsOptions {
-  readonly baseModel: string;
-  /** What the weights were tuned with, for the model card. */
-  readonly adapter?: Adapter;
+export interface SafetensorsOptions extends CardOptions {
   /** Files larger than this are split; 5 GB unless given, as on the hub. */
   readonly maxShardBytes?: number;
 }
@@ -23,16 +19,13 @@ export async function writeSafetensorsFolder(
   model: PretrainedModel,
   options: SafetensorsOptions,
 ): Promise<void> {
-  const { baseModel, adapter, maxShardBytes } = options;
+  const { maxShardBytes } = options;
   await writeFolder(storage, folder, async (staging) => {
     await copyCompanions(storage, model.folder, staging);
     await writeJson(storage, joinPath(staging, "config.json"), float32Config(model.json, model.architecture.className));
     const entries = [...model.weights].map(([name, { source }]) => ({ name, tensor: source }));
     await writeModelWeights(storage, staging, entries, maxShardBytes === undefined ? {} : { maxShardBytes });
     const title = folder.split("/").at(-1) ?? folder;
-    await storage.write(
-      joinPath(staging, "README.md"),
-      modelCard({ title, baseModel, library: "transformers", adapter }),
-    );
+    await storage.write(joinPath(staging, "README.md"), modelCard({ ...options, title, library: "transformers" }));
   });
 }

@@ -3,16 +3,12 @@ import { type JsonObject, readJsonObject } from "../io/json.ts";
 import { layOutWeights, weightBytes, weightFile, writeOnnx } from "../io/onnx/write.ts";
 import { joinPath, type Storage, writeFolder } from "../io/storage.ts";
 import { readText } from "../io/text.ts";
-import type { Adapter } from "../methods/index.ts";
 import type { PretrainedModel } from "../models/index.ts";
 import { fold } from "../transforms/index.ts";
-import { copyCompanions, float32Config, modelCard, writeJson } from "./model-files.ts";
+import { type CardOptions, copyCompanions, float32Config, modelCard, writeJson } from "./model-files.ts";
 
 /** How the folder is written. */
-export interface TransformersJsOptions {
-  readonly baseModel: string;
-  /** What the weights were tuned with, for the model card. */
-  readonly adapter?: Adapter;
+export interface TransformersJsOptions extends CardOptions {
   /** Weights of more bytes than this go into a file beside the graph: one protobuf message ends at 2 GB. */
   readonly externalDataBytes?: number;
 }
@@ -56,7 +52,7 @@ export async function writeTransformersJsFolder(
       await storage.write(path, writeOnnx(decode, { place: ({ name }) => tensors.get(name) as Tensor })); // read just now
     }
     const title = folder.split("/").at(-1) ?? folder;
-    const card = modelCard({ title, baseModel, library: "transformers.js", adapter });
+    const card = modelCard({ ...options, title, library: "transformers.js" });
     await storage.write(joinPath(staging, "README.md"), card);
   });
 }

@@ -1,5 +1,6 @@
 import type { Dim, InputValue, Value } from "../graph/index.ts";
 import type { ConfigJson } from "./config.ts";
+import type { GgufForm } from "./gguf.ts";
 import type { InputForm } from "./inputs.ts";
 
 /** A tensor that a checkpoint of the architecture holds. */
@@ -64,22 +65,6 @@ export interface ModelSizes {
   readonly contextLength: number;
 }
 
-/** One of several linear maps that a checkpoint stores as one. */
-export interface FusedPart {
-  readonly name: string;
-  /** The rows of the whole [out, in] that are its own, each [from, to). */
-  readonly rows: readonly (readonly [from: number, to: number])[];
-}
-
-/** Parts that lie one after the other, by name and number of rows. */
-export function partsInOrder(sizes: Readonly<Record<string, number>>): readonly FusedPart[] {
-  let from = 0;
-  return Object.entries(sizes).map(([name, size]) => {
-    from += size;
-    return { name, rows: [[from - size, from]] };
-  });
-}
-
 /** The tensor of a name in the checkpoint. */
 export type Weights = (name: string) => Value;
 
@@ -139,6 +124,8 @@ export interface Form<Config = unknown> {
     readonly tensors: (config: Config, labels: number) => readonly TensorSpec[];
   };
   readonly graphs: (config: Config, weights: Weights, labels: number) => ModelGraphs;
+  /** What llama.cpp makes of it, if it knows the family. */
+  readonly gguf?: (config: Config) => GgufForm;
 }
 
 /** A family of models as `models/table.ts` holds it, whatever it is for. */
@@ -154,8 +141,6 @@ export interface Family<Config = unknown> {
   readonly sizes: (config: Config) => ModelSizes;
   /** How texts or images become what the model reads. */
   readonly reads: (config: Config) => InputForm;
-  /** Modules that hold several linear maps, by the last part of their name. */
-  readonly fused?: (config: Config) => Readonly<Record<string, readonly FusedPart[]>>;
   /** What its models can be made for; the first unless something says otherwise. */
   readonly forms: readonly Form<Config>[];
 }
@@ -179,9 +164,9 @@ export interface Architecture<Config = unknown> {
   readonly sizes: (config: Config) => ModelSizes;
   /** Every tensor a checkpoint must hold. */
   readonly tensors: (config: Config) => readonly TensorSpec[];
-  /** Modules that hold several linear maps, by the last part of their name. */
-  readonly fused?: (config: Config) => Readonly<Record<string, readonly FusedPart[]>>;
   readonly trunk: (config: Config, weights: Weights, inputs: TrunkInputs) => TrunkOutputs;
   /** hidden [n, hidden] -> logits [n, vocab]. */
   readonly head: (config: Config, weights: Weights, hidden: Value) => Value;
+  /** What llama.cpp makes of it, if it knows the family. */
+  readonly gguf?: (config: Config) => GgufForm;
 }

@@ -7,6 +7,7 @@ import {
   equalSplit,
   lessOrEqual,
   matmul,
+  mul,
   not,
   Range,
   reshapeTo,

@@ -28,7 +28,6 @@ export function causalFamily<Config>(architecture: Architecture<Config>): Family
     defaultTargets,
     configure,
     sizes,
-    ...(architecture.fused ? { fused: architecture.fused } : {}),
     reads: (config) => tokenInputs(sizes(config).contextLength),
     forms: [
       {
@@ -37,6 +36,7 @@ export function causalFamily<Config>(architecture: Architecture<Config>): Family
         basePrefix,
         outputModule,
         tensors: architecture.tensors,
+        ...(architecture.gguf ? { gguf: architecture.gguf } : {}),
         graphs: (config, weights) => ({
           predict: () => decodeGraph(architecture, config, weights, { logits: "all" }),
           loss: () => lossGraph(architecture, config, weights),

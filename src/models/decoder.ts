@@ -1,16 +1,10 @@
 import { inScope, type Value } from "../graph/index.ts";
 import { add, gather, linear, mul, reshape, split } from "../ops/index.ts";
 import { type Activation, activationNames, activations } from "./activations.ts";
-import {
-  type Architecture,
-  type FusedPart,
-  type KeyValue,
-  partsInOrder,
-  type TensorSpec,
-  type Weights,
-} from "./architecture.ts";
+import type { Architecture, KeyValue, TensorSpec, Weights } from "./architecture.ts";
 import { dense, extend, type RotaryTables, rmsNorm, rotaryTables, rotate, softCap, splitHeads } from "./blocks.ts";
 import { type ConfigJson, type ConfigReader, readConfig } from "./config.ts";
+import { type DecoderGguf, decoderGguf } from "./decoder-gguf.ts";
 import { type Rope, readRope, ropeParameters } from "./rope.ts";
 
 /** How one layer attends. */
@@ -126,6 +120,8 @@ export interface DecoderFamily {
   readonly defaultTargets: readonly string[];
   /** Change what {@link readDecoder} read, or read more. */
   readonly configure: (base: DecoderConfig, reader: ConfigReader, json: ConfigJson) => DecoderConfig;
+  /** What llama.cpp's architecture of the family does. */
+  readonly gguf: DecoderGguf;
 }
 
 /** The architecture of a family of decoders, with transformers' names. */
@@ -134,6 +130,7 @@ export function decoder({
   className,
   defaultTargets,
   configure,
+  gguf,
 }: DecoderFamily): Architecture<DecoderConfig> {
   return {
     modelType,
@@ -158,20 +155,8 @@ export function decoder({
       contextLength,
     }),
     tensors,
-    fused: ({
-      fused,
-      heads,
-      kvHeads,
-      headDim,
-      intermediateSize: inner,
-    }): Readonly<Record<string, readonly FusedPart[]>> =>
-      fused
-        ? {
-            qkv_proj: partsInOrder({ q_proj: heads * headDim, k_proj: kvHeads * headDim, v_proj: kvHeads * headDim }),
-            gate_up_proj: partsInOrder({ gate_proj: inner, up_proj: inner }),
-          }
-        : {},
     trunk,
+    gguf: decoderGguf(gguf),
     head: ({ tiedEmbeddings, logitCap }, weights, hidden) =>
       inScope("lm_head", () =>
         softCap(linear(hidden, weights(tiedEmbeddings ? "model.embed_tokens.weight" : "lm_head.weight")), logitCap),

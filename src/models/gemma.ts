@@ -19,4 +19,5 @@ export const gemma: Architecture<DecoderConfig> = decoder({
   className: "GemmaForCausalLM",
   defaultTargets: ["q_proj", "v_proj"],
   configure: gemmaLike,
+  gguf: { name: "gemma", activation: "gelu_pytorch_tanh", untied: false },
 });

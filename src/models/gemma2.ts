@@ -17,4 +17,13 @@ export const gemma2: Architecture<DecoderConfig> = decoder({
     };
     return withWindows(config, { sliding_window: 4096, ...json }, reader, (i) => i % 2 === 0);
   },
+  gguf: {
+    name: "gemma2",
+    activation: "gelu_pytorch_tanh",
+    untied: false,
+    slides: (i) => i % 2 === 0,
+    // llama.cpp tells the 27B model by its 46 layers.
+    attentionScale: ({ layers, hiddenSize, heads, headDim }) =>
+      1 / Math.sqrt(layers === 46 ? hiddenSize / heads : headDim),
+  },
 });

@@ -1,3 +1,4 @@
+import { float32 } from "../io/gguf.ts";
 import type { Architecture } from "./architecture.ts";
 import { type DecoderConfig, decoder, withWindows } from "./decoder.ts";
 import { gemmaLike } from "./gemma.ts";
@@ -39,5 +40,17 @@ export const gemma3: Architecture<DecoderConfig> = decoder({
       ...windowed,
       attention: windowed.attention.map((layer) => ({ ...layer, rope: layer.window === undefined ? global : local })),
     };
+  },
+  gguf: {
+    name: "gemma3",
+    activation: "gelu_pytorch_tanh",
+    slides: (i) => i % 6 < 5,
+    // llama.cpp tells the 27B model by its 62 layers.
+    attentionScale: ({ layers, hiddenSize, heads, headDim }) =>
+      1 / Math.sqrt(layers === 62 ? hiddenSize / heads : headDim),
+    more: ({ attention }) => {
+      const local = attention.find(({ window }) => window !== undefined)?.rope;
+      return local ? { metadata: { "rope.freq_base_swa": float32(local.theta) } } : {};
+    },
   },
 });

@@ -1,9 +1,11 @@
 import { inScope, type Value } from "../graph/index.ts";
+import { bool, float32, uint32 } from "../io/gguf.ts";
 import { add, gather, linear, reshape, split } from "../ops/index.ts";
 import { type Activation, activationNames, activations } from "./activations.ts";
-import type { Architecture, FusedPart, KeyValue, TensorSpec } from "./architecture.ts";
+import type { Architecture, KeyValue, TensorSpec, Weights } from "./architecture.ts";
 import { dense, extend, layerNormed, rotaryTables, rotate, splitHeads } from "./blocks.ts";
 import { readConfig } from "./config.ts";
+import { type GgufForm, type GgufPart, ropeMetadata } from "./gguf.ts";
 import { type Rope, readRope, ropeParameters } from "./rope.ts";
 
 /** The part of a GPT-NeoX `config.json` that shapes the computation. */
@@ -93,14 +95,6 @@ export const gptNeox: Architecture<GptNeoxConfig> = {
     return specs;
   },
 
-  // The three projections of a head lie side by side.
-  fused: ({ hiddenSize, heads }) => {
-    const headDim = hiddenSize / heads;
-    const rowsOf = (part: number): FusedPart["rows"] =>
-      Array.from({ length: heads }, (_, head) => [(3 * head + part) * headDim, (3 * head + part + 1) * headDim]);
-    return { query_key_value: ["query", "key", "value"].map((name, part) => ({ name, rows: rowsOf(part) })) };
-  },
-
   trunk: (config, weights, { inputIds, positionIds, attend, past }) => {
     const { hiddenSize, heads, normEpsilon, attentionBias, rope, rotaryDim } = config;
     const headDim = hiddenSize / heads;
@@ -139,4 +133,58 @@ export const gptNeox: Architecture<GptNeoxConfig> = {
     inScope("embed_out", () =>
       linear(hidden, weights(config.tiedEmbeddings ? "gpt_neox.embed_in.weight" : "embed_out.weight")),
     ),
+
+  gguf: (config) => {
+    const rotary = ropeMetadata(config.rope, config.contextLength);
+    return {
+      architecture: "gptneox",
+      metadata: {
+        context_length: uint32(config.contextLength),
+        embedding_length: uint32(config.hiddenSize),
+        block_count: uint32(config.layers),
+        feed_forward_length: uint32(config.intermediateSize),
+        "attention.head_count": uint32(config.heads),
+        "attention.layer_norm_epsilon": float32(config.normEpsilon),
+        "rope.dimension_count": uint32(config.rotaryDim),
+        use_parallel_residual: bool(config.parallelResidual),
+        ...rotary.metadata,
+      },
+      parts: ggufParts(config),
+      problems: [
+        ...rotary.problems,
+        // It has the approximation by tanh alone, and converts models of the exact function all the same.
+        ...(/^gelu/.test(config.activation) ? [] : [`the activation function ${config.activation} (it has gelu)`]),
+        ...(config.attentionBias ? [] : ["attention without biases"]),
+      ],
+    };
+  },
 };
+
+/** Rows of a fused projection, all queries first, then all keys, then all values, where each head has its three together. */
+function separatedRows(heads: number, headDim: number): readonly number[] {
+  return Array.from({ length: 3 * heads * headDim }, (_, row) => {
+    const [part, head] = [Math.floor(row / (heads * headDim)), Math.floor(row / headDim) % heads];
+    return (3 * head + part) * headDim + (row % headDim);
+  });
+}
+
+function ggufParts(config: GptNeoxConfig): GgufForm["parts"] {
+  const rows = separatedRows(config.heads, config.hiddenSize / config.heads);
+  const parts: GgufPart[] = [{ name: "token_embd.weight", from: "gpt_neox.embed_in.weight", vocabulary: true }];
+  const layer = (name: string, from: string, options: Pick<GgufPart, "rows"> = {}): void => {
+    for (const end of ["weight", "bias"]) parts.push({ name: `${name}.${end}`, from: `${from}.${end}`, ...options });
+  };
+  for (let i = 0; i < config.layers; i++) {
+    const [to, from] = [`blk.${i}`, `gpt_neox.layers.${i}`];
+    layer(`${to}.attn_norm`, `${from}.input_layernorm`);
+    layer(`${to}.attn_qkv`, `${from}.attention.query_key_value`, { rows });
+    layer(`${to}.attn_output`, `${from}.attention.dense`);
+    layer(`${to}.ffn_norm`, `${from}.post_attention_layernorm`);
+    layer(`${to}.ffn_up`, `${from}.mlp.dense_h_to_4h`);
+    layer(`${to}.ffn_down`, `${from}.mlp.dense_4h_to_h`);
+  }
+  layer("output_norm", "gpt_neox.final_layer_norm");
+  const output = config.tiedEmbeddings ? "gpt_neox.embed_in.weight" : "embed_out.weight";
+  parts.push({ name: "output.weight", from: output, vocabulary: true });
+  return parts;
+}

@@ -1,9 +1,11 @@
 import { inScope, type Value } from "../graph/index.ts";
+import { float32, uint32 } from "../io/gguf.ts";
 import { add, gather, linear, reshape, split } from "../ops/index.ts";
 import { type Activation, activationNames, activations } from "./activations.ts";
-import { type Architecture, type KeyValue, partsInOrder, type TensorSpec } from "./architecture.ts";
+import type { Architecture, KeyValue, TensorSpec, Weights } from "./architecture.ts";
 import { dense, extend, layerNormed, splitHeads } from "./blocks.ts";
 import { readConfig } from "./config.ts";
+import type { GgufForm, GgufPart } from "./gguf.ts";
 
 /** The part of a GPT-2 `config.json` that shapes the computation. */
 export interface Gpt2Config {
@@ -85,8 +87,6 @@ export const gpt2: Architecture<Gpt2Config> = {
     return specs;
   },
 
-  fused: ({ hiddenSize }) => ({ c_attn: partsInOrder({ query: hiddenSize, key: hiddenSize, value: hiddenSize }) }),
-
   trunk: (config, weights, { inputIds, positionIds, attend, past }) => {
     const { hiddenSize, heads, normEpsilon } = config;
     const headDim = hiddenSize / heads;
@@ -121,4 +121,47 @@ export const gpt2: Architecture<Gpt2Config> = {
     inScope("lm_head", () =>
       linear(hidden, weights(config.tiedEmbeddings ? "transformer.wte.weight" : "lm_head.weight")),
     ),
+
+  gguf: (config) => ({
+    architecture: "gpt2",
+    metadata: {
+      context_length: uint32(config.contextLength),
+      embedding_length: uint32(config.hiddenSize),
+      block_count: uint32(config.layers),
+      feed_forward_length: uint32(config.innerSize),
+      "attention.head_count": uint32(config.heads),
+      "attention.layer_norm_epsilon": float32(config.normEpsilon),
+    },
+    parts: ggufParts(config),
+    problems: [
+      ...(/^gelu_/.test(config.activation) ? [] : [`the activation function ${config.activation} (it has gelu_new)`]),
+      ...(config.scaleScores ? [] : ["scores that are not scaled"]),
+      ...(config.scaleByLayer ? ["scores scaled by layer"] : []),
+    ],
+  }),
 };
+
+function ggufParts(config: Gpt2Config): GgufForm["parts"] {
+  const parts: GgufPart[] = [
+    { name: "token_embd.weight", from: "transformer.wte.weight", vocabulary: true },
+    { name: "position_embd.weight", from: "transformer.wpe.weight", exact: true },
+  ];
+  const layer = (name: string, from: string, conv: boolean): void => {
+    parts.push({ name: `${name}.weight`, from: `${from}.weight`, ...(conv ? { turned: true } : {}) });
+    parts.push({ name: `${name}.bias`, from: `${from}.bias` });
+  };
+  for (let i = 0; i < config.layers; i++) {
+    const [to, from] = [`blk.${i}`, `transformer.h.${i}`];
+    layer(`${to}.attn_norm`, `${from}.ln_1`, false);
+    layer(`${to}.attn_qkv`, `${from}.attn.c_attn`, true);
+    layer(`${to}.attn_output`, `${from}.attn.c_proj`, true);
+    layer(`${to}.ffn_norm`, `${from}.ln_2`, false);
+    layer(`${to}.ffn_up`, `${from}.mlp.c_fc`, true);
+    layer(`${to}.ffn_down`, `${from}.mlp.c_proj`, true);
+  }
+  layer("output_norm", "transformer.ln_f", false);
+  // Older versions of llama.cpp want an output layer of its own, whether it is tied or not.
+  const output = config.tiedEmbeddings ? "transformer.wte.weight" : "lm_head.weight";
+  parts.push({ name: "output.weight", from: output, vocabulary: true });
+  return parts;
+}

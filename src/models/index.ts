@@ -19,6 +19,7 @@ export type {
 export { attentionBlocks } from "./attention.ts";
 export { decodeGraph, likelihoodGraph, lossGraph, targetMultiple } from "./causal-lm.ts";
 export { type ConfigJson, untied } from "./config.ts";
+export type { GgufForm, GgufPart } from "./gguf.ts";
 export type { Fed, InputForm, Numbers } from "./inputs.ts";
 export { checkLabels, type Labels, labelConfig, labelNumber, namedLabels } from "./labels.ts";
 export { assembleModel, type ModelChoice, openModel, type PretrainedModel, tensorsOf } from "./model.ts";

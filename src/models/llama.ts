@@ -7,4 +7,5 @@ export const llama: Architecture<DecoderConfig> = decoder({
   className: "LlamaForCausalLM",
   defaultTargets: ["q_proj", "v_proj"],
   configure: (base) => base,
+  gguf: { name: "llama", paired: true, frequencyFactors: true, biases: { qkv: true, output: true, mlp: true } },
 });

@@ -8,4 +8,5 @@ export const mistral: Architecture<DecoderConfig> = decoder({
   defaultTargets: ["q_proj", "v_proj"],
   configure: (base, reader, json) =>
     withWindows(base, { sliding_window: 4096, ...json, layer_types: undefined }, reader, () => true),
+  gguf: { name: "llama", paired: true, frequencyFactors: true },
 });

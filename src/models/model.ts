@@ -19,7 +19,6 @@ import type {
   DecodeOptions,
   Family,
   Form,
-  FusedPart,
   ModelSizes,
   OpenGraph,
   TaskName,
@@ -27,6 +26,7 @@ import type {
   Weights,
 } from "./architecture.ts";
 import type { ConfigJson } from "./config.ts";
+import type { GgufForm } from "./gguf.ts";
 import type { InputForm } from "./inputs.ts";
 import { checkLabels, type Labels, labelConfig, labelsOf, namedLabels } from "./labels.ts";
 import { findArchitecture } from "./table.ts";
@@ -56,8 +56,6 @@ export interface PretrainedModel {
   readonly packed?: PackedFile;
   /** Parameters of the model; tied tensors count once. */
   readonly parameterCount: number;
-  /** The linear maps that a module holds as one; none for a module that is a single map. */
-  fusedParts(module: string): readonly FusedPart[];
   /** What it says of its inputs: logits, or hidden states; see {@link ModelGraphs}. */
   predict(rows?: Dim): OpenGraph;
   /** The training objective of models that continue a text. @throws {TuneError} `task-mismatch` for all others. */
@@ -68,6 +66,8 @@ export interface PretrainedModel {
   decode(options: DecodeOptions): OpenGraph;
   /** The graphs that make an exported model, by file name. */
   parts(): Readonly<Record<string, OpenGraph>>;
+  /** What llama.cpp makes of it, if it knows the family. */
+  gguf(): GgufForm | undefined;
   /** The same model of other tensors, and of another configuration where they ask for one. */
   withTensors(files: ReadonlyMap<string, LazyTensor>, json: ConfigJson): PretrainedModel;
 }
@@ -127,7 +127,6 @@ export function assembleModel(parts: ModelParts): PretrainedModel {
   const { folder, architecture: family, files } = parts;
   const config = family.configure(parts.json);
   const form = chooseForm(family, parts);
-  const fused = family.fused?.(config) ?? {};
   const { labels, fresh } = settleHead(form, config, parts);
   const specs = [...form.tensors(config), ...(form.head?.tensors(config, labels?.length ?? 0) ?? [])];
   const weights = matchTensors(specs, { ...family, ...form }, new Map([...files, ...fresh]), folder);
@@ -156,12 +155,12 @@ export function assembleModel(parts: ModelParts): PretrainedModel {
     storedAs: weights.storedAs,
     unused: weights.unused,
     parameterCount: [...weights.found.values()].reduce((sum, { source }) => sum + sizeOf(source.shape), 0),
-    fusedParts: (module) => fused[module.split(".").at(-1) ?? module] ?? [],
     predict: graphs.predict,
     loss: graphs.loss ?? (() => refuse("continue texts")),
     likelihood: graphs.likelihood ?? (() => refuse("continue texts")),
     decode: graphs.decode ?? (() => refuse("continue texts")),
     parts: graphs.parts ?? (() => ({ model: graphs.predict() })),
+    gguf: () => form.gguf?.(config),
     withTensors: (others, changed) =>
       assembleModel({ ...parts, json: changed, task: form.task, newHead: false, files: others }),
   };

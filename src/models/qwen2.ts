@@ -15,4 +15,5 @@ export const qwen2: Architecture<DecoderConfig> = decoder({
   defaultTargets: ["q_proj", "v_proj"],
   configure: (base, reader, json) =>
     qwenWindows({ ...base, bias: { qkv: true, output: false, mlp: false } }, reader, json),
+  gguf: { name: "qwen2", biases: { qkv: true } },
 });

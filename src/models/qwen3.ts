@@ -8,4 +8,5 @@ export const qwen3: Architecture<DecoderConfig> = decoder({
   className: "Qwen3ForCausalLM",
   defaultTargets: ["q_proj", "v_proj"],
   configure: (base, reader, json) => qwenWindows({ ...base, queryKeyNorm: true }, reader, json),
+  gguf: { name: "qwen3" },
 });

@@ -8,6 +8,12 @@ export interface Rope {
   readonly inverseFrequencies: (positionIds: Value) => Value;
   /** Factor on cos and sin. */
   readonly scale: number;
+  /** The frequencies themselves, where positions do not change them. */
+  readonly frequencies?: readonly number[];
+  /** `rope_type`, and what it was made of. */
+  readonly type: string;
+  readonly theta: number;
+  readonly settings: ConfigJson;
 }
 
 interface RopeContext {
@@ -19,14 +25,16 @@ interface RopeContext {
   readonly list: (key: string) => readonly number[];
 }
 
-type Variant = (context: RopeContext) => Rope;
+type Frequencies = Pick<Rope, "inverseFrequencies" | "scale" | "frequencies">;
+
+type Variant = (context: RopeContext) => Frequencies;
 
 function plain({ theta, headDim }: RopeContext): number[] {
   return Array.from({ length: headDim / 2 }, (_, i) => 1 / theta ** ((2 * i) / headDim));
 }
 
-function fixed(frequencies: readonly number[], scale = 1): Rope {
-  return { inverseFrequencies: () => constant(frequencies), scale };
+function fixed(frequencies: readonly number[], scale = 1): Frequencies {
+  return { inverseFrequencies: () => constant(frequencies), scale, frequencies };
 }
 
 /** The scalings that transformers knows by `rope_type`, each with its source. */
@@ -137,7 +145,10 @@ export function readRope(
   const theta = number("rope_theta", typeof json["rope_theta"] === "number" ? json["rope_theta"] : 10000);
   const rope = (variant ?? variants.default)({ theta, headDim: rotaryDim, contextLength, number, list });
   return {
-    scale: rope.scale,
+    ...rope,
+    type: String(type),
+    theta,
+    settings: scaling,
     inverseFrequencies: (positionIds) => inScope("rotary", () => rope.inverseFrequencies(positionIds)),
   };
 }

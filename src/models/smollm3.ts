@@ -18,4 +18,5 @@ export const smollm3: Architecture<DecoderConfig> = decoder({
     };
     return reader.boolean("use_sliding_window", false) ? withWindows(config, json, reader, (i) => !rotates(i)) : config;
   },
+  gguf: { name: "smollm3", paired: true, rotates: (i) => (i + 1) % 4 !== 0 },
 });

@@ -12,12 +12,12 @@ export async function fingerprintOf(
   >,
 ): Promise<Readonly<Record<string, unknown>>> {
   const { settings, choice, targets, objective, model } = options;
-  const { optimizerOptions, ...rest } = settings;
+  const { optimizer, ...rest } = settings;
   // What only decides when a run looks at itself or stops may change between its parts.
   const { checkpointEvery: _checkpointEvery, patience: _patience, ...decisive } = rest;
   return {
     ...decisive,
-    ...optimizerOptions,
+    ...optimizer,
     objective: objective.objective.name,
     ...objective.config,
     method: choice.method.name,

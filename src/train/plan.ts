@@ -1,5 +1,4 @@
 import { type Graph, sizeOf } from "../graph/index.ts";
-import { chooseOptimizer } from "../optim/index.ts";
 import { type Machine, runSeconds } from "../plan/cost.ts";
 import { type Footprint, footprint, type PlannedProgram } from "../plan/footprint.ts";
 import { bytesOfValue, type Symbols } from "../plan/memory.ts";
@@ -53,7 +52,7 @@ export function planRun(options: PlanOptions, { machine, processBytes }: PlanSit
   const { objective } = options.objective ?? chooseObjective(undefined);
   const graphs = buildTraining(model, {
     ...options,
-    optimizer: chooseOptimizer(settings.optimizer, settings.optimizerOptions),
+    optimizer: settings.optimizer,
     maxGradNorm: settings.maxGradNorm,
     memory: settings.memory,
     baseWeights: settings.baseWeights,

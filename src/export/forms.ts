@@ -1,0 +1,126 @@
+import { type GgufTypeName, ggufTypes } from "../io/gguf.ts";
+import type { Storage } from "../io/storage.ts";
+import type { Adapter } from "../methods/index.ts";
+import type { PretrainedModel } from "../models/index.ts";
+import { writeAdapter } from "./adapter-files.ts";
+import { asLora } from "./as-lora.ts";
+import { writeGgufAdapter, writeGgufFolder } from "./gguf.ts";
+import { writeMlx } from "./mlx-files.ts";
+import type { CardOptions } from "./model-files.ts";
+import { writeSafetensorsFolder } from "./safetensors-folder.ts";
+import { writeTransformersJsFolder } from "./transformers-js.ts";
+
+/** What a writer may be told besides what it writes. */
+export interface WriteOptions extends CardOptions {
+  /** How numbers are held: names among the form's `dtypes`. */
+  readonly dtypes: readonly string[];
+  /** Weights of more bytes go beside the graph (`transformers.js`). */
+  readonly externalDataBytes?: number;
+  /** Files larger than this are split (`safetensors`). */
+  readonly maxShardBytes?: number;
+  /** How llama.cpp cuts texts, where the tokenizer is like none of its own (`gguf`). */
+  readonly preTokenizer?: string;
+}
+
+interface FormBase {
+  /** What is written. */
+  readonly summary: string;
+  /** How it is loaded. */
+  readonly use: string;
+  /** What its numbers can be held in; the first unless something is asked for. Empty where there is one way. */
+  readonly dtypes: readonly string[];
+  /** What tests check it against. */
+  readonly checked: string;
+}
+
+/** A form that holds the adapter alone, to be used with its base model. */
+interface AdapterForm extends FormBase {
+  readonly holds: "adapter";
+  readonly write: (
+    storage: Storage,
+    folder: string,
+    model: PretrainedModel,
+    adapter: Adapter,
+    options: WriteOptions,
+  ) => Promise<void>;
+}
+
+/** A form that holds a model; an adapter has been folded in before. */
+interface ModelForm extends FormBase {
+  readonly holds: "model";
+  readonly write: (storage: Storage, folder: string, model: PretrainedModel, options: WriteOptions) => Promise<void>;
+}
+
+/** Name of a form. */
+export type ExportFormName = "transformers.js" | "safetensors" | "gguf" | "peft" | "lora" | "mlx" | "gguf-lora";
+
+/** Every form that a tuned model can be written in. Adding one is adding a record here, and its name above. */
+export const exportForms: Readonly<Record<ExportFormName, AdapterForm | ModelForm>> = {
+  "transformers.js": {
+    summary: "a folder with the model as an ONNX graph with a KV cache",
+    use: 'pipeline("text-generation", folder)',
+    dtypes: [],
+    holds: "model",
+    checked: "transformers.js generates from every family's folder what Scion generates",
+    write: writeTransformersJsFolder,
+  },
+  safetensors: {
+    summary: "merged weights in the Hugging Face layout",
+    use: "AutoModelForCausalLM.from_pretrained(folder)",
+    dtypes: [],
+    holds: "model",
+    checked: "read back; transformers reads the same layout",
+    write: writeSafetensorsFolder,
+  },
+  gguf: {
+    summary: "the model with its tokenizer in one file for llama.cpp, Ollama and LM Studio",
+    use: "llama-cli -m folder/name-f16.gguf, or ollama create name -f folder/Modelfile",
+    dtypes: ["f16", "q8_0", "f32"],
+    holds: "model",
+    checked: "parsed by @huggingface/gguf; llama.cpp generates what Scion generates",
+    write: async (storage, folder, model, options) => {
+      await writeGgufFolder(storage, folder, model, { ...options, dtypes: options.dtypes.map(ggufType) });
+    },
+  },
+  peft: {
+    summary: "the adapter alone, for PEFT",
+    use: "PeftModel.from_pretrained(base, folder)",
+    dtypes: [],
+    holds: "adapter",
+    checked: "PEFT's logits with adapters that Scion wrote are Scion's",
+    write: writeAdapter,
+  },
+  lora: {
+    summary: "the adapter as PEFT's plain LoRA, whatever the method",
+    use: "PeftModel.from_pretrained(base, folder)",
+    dtypes: [],
+    holds: "adapter",
+    checked: "the same logits as the adapter it was made of",
+    write: (storage, folder, model, adapter, options) =>
+      writeAdapter(storage, folder, model, asLora(model, adapter, folder), options),
+  },
+  mlx: {
+    summary: "the adapter alone, for mlx-lm",
+    use: "mlx_lm.load(model, adapter_path=folder)",
+    dtypes: [],
+    holds: "adapter",
+    checked: "read back; the logits stay what they were",
+    write: writeMlx,
+  },
+  "gguf-lora": {
+    summary: "the adapter alone, for llama.cpp and Ollama",
+    use: "llama-cli -m base.gguf --lora folder/name-lora-f16.gguf",
+    dtypes: ["f16", "f32"],
+    holds: "adapter",
+    checked: "llama.cpp generates with it what Scion generates",
+    write: async (storage, folder, model, adapter, options) => {
+      const dtypes = options.dtypes.map(ggufType);
+      await writeGgufAdapter(storage, folder, model, asLora(model, adapter, folder), { ...options, dtypes });
+    },
+  },
+};
+
+function ggufType(name: string): GgufTypeName {
+  if (Object.hasOwn(ggufTypes, name)) return name as GgufTypeName; // checked just now
+  throw new Error(`the form of GGUF has a dtype ${name} that its writer lacks`);
+}
