@@ -3,6 +3,7 @@ import type { tensor } from "../src/graph/index.ts";
 import { readPeftAdapter } from "../src/io/peft.ts";
 import { chooseMethod, lora } from "../src/methods/index.ts";
 import { openModel } from "../src/models/index.ts";
+import { chooseOptimizer } from "../src/optim/index.ts";
 import { openNodeDevice } from "../src/runtime/node.ts";
 import { nodeStorage } from "../src/runtime/node-storage.ts";
 import { makeBatch } from "../src/train/data/index.ts";
@@ -24,7 +25,7 @@ const device = await openNodeDevice({ worker: false, threads: Number(threads) })
 const trainer = await openTrainer(device, model, {
   choice: chooseMethod("lora", { rank: Number(adapter.config["r"]), alpha: Number(adapter.config["lora_alpha"]) }),
   targets: "all-linear",
-  optimizer: { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0 },
+  optimizer: chooseOptimizer("adamw"),
   maxGradNorm: 1,
   memory: memory as MemoryChoiceName, // checked by the benchmark
   accumulates: false,

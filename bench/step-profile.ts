@@ -5,6 +5,7 @@ import { createRng } from "../src/linalg/index.ts";
 import { chooseMethod } from "../src/methods/index.ts";
 import { openModel } from "../src/models/index.ts";
 import { findOp } from "../src/ops/index.ts";
+import { chooseOptimizer } from "../src/optim/index.ts";
 import { liveMemory } from "../src/plan/memory.ts";
 import type { Device } from "../src/runtime/device.ts";
 import { openNodeDevice } from "../src/runtime/node.ts";
@@ -52,7 +53,7 @@ export async function profileStep(
   const settings = {
     choice: chooseMethod("lora", { rank, alpha: 16 }),
     targets: "all-linear",
-    optimizer: { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0 },
+    optimizer: chooseOptimizer("adamw"),
     maxGradNorm: 1,
     memory,
     accumulates: false,

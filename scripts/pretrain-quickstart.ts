@@ -42,7 +42,7 @@ const { adapter } = await train({
     warmup: 100,
     batchSize: 16,
     maxSteps: Number(values.steps),
-    optimizer: { beta1: 0.9, beta2: 0.98, epsilon: 1e-8, weightDecay: 0.1 },
+    optimizerOptions: { beta2: 0.98, weightDecay: 0.1 },
     checkpointEvery: 250,
     seed: 20,
   }),

@@ -38,6 +38,7 @@ export {
   type TargetModules,
 } from "./methods/index.ts";
 export { supportedModelTypes } from "./models/index.ts";
+export { type Optimizer, optimizers } from "./optim/index.ts";
 export type { Device, DeviceOptions } from "./runtime/device.ts";
 export type { FindModelOptions, MemoryUse, Platform } from "./runtime/platform.ts";
 export type { DataReport, DataWarning } from "./train/data/index.ts";

@@ -2,13 +2,13 @@ import { afterAll, beforeAll, expect, it } from "vitest";
 import type { Tensor } from "../src/graph/index.ts";
 import { chooseMethod } from "../src/methods/index.ts";
 import { openModel } from "../src/models/index.ts";
+import { chooseOptimizer } from "../src/optim/index.ts";
 import type { Device } from "../src/runtime/device.ts";
 import { openNodeDevice } from "../src/runtime/node.ts";
 import { nodeStorage } from "../src/runtime/node-storage.ts";
 import { makeBatch } from "../src/train/data/index.ts";
 import { openTrainer, type Trainer } from "../src/train/trainer.ts";
-import { curveBatch } from "./helpers/curve.ts";
-import { golden, readGolden } from "./helpers/golden.ts";
+import { batchAt, golden, readGolden } from "./helpers/golden.ts";
 import { randomExamples, randomModel } from "./helpers/tiny-model.ts";
 
 let device: Device;
@@ -17,7 +17,7 @@ beforeAll(async () => {
 });
 afterAll(() => device.close());
 
-const optimizer = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0.01 };
+const optimizer = chooseOptimizer("adamw", { weightDecay: 0.01 });
 
 /** Which triplets are not zero, by module. */
 async function keptOf(trainer: Trainer): Promise<ReadonlyMap<string, readonly number[]>> {
@@ -58,7 +58,7 @@ it("goes through PEFT's losses, penalties and prunings for 50 updates", async ()
   const triplets = (kept.shape[1] ?? 0) * (kept.shape[2] ?? 0);
   let worst = 0;
   for (let step = 0; step < 50; step++) {
-    const { loss, measures } = await trainer.step(step + 1, [curveBatch(curve, step)], 1e-2);
+    const { loss, measures } = await trainer.step(step + 1, [batchAt(curve, step)], 1e-2);
     worst = Math.max(worst, Math.abs(loss / number("loss", step) - 1));
     expect(measures["penalty"]).toBeCloseTo(number("penalty", step), 4);
     const ours = [...(await keptOf(trainer)).values()].flat();

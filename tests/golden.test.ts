@@ -5,15 +5,14 @@ import { readJsonObject } from "../src/io/json.ts";
 import { openModelWeights } from "../src/io/model-weights.ts";
 import { attach, chooseMethod, type MethodChoice, type TargetModules } from "../src/methods/index.ts";
 import { assembleModel, findArchitecture, openModel, type PretrainedModel } from "../src/models/index.ts";
-import { learningRateAt } from "../src/optim/index.ts";
+import { chooseOptimizer, learningRateAt } from "../src/optim/index.ts";
 import type { Device } from "../src/runtime/device.ts";
 import { openNodeDevice } from "../src/runtime/node.ts";
 import { nodeStorage } from "../src/runtime/node-storage.ts";
 import { compileGraph } from "../src/runtime/program.ts";
-import { makeBatch } from "../src/train/data/index.ts";
 import { openTrainer } from "../src/train/trainer.ts";
 import { differentiate } from "../src/transforms/index.ts";
-import { golden, readGolden } from "./helpers/golden.ts";
+import { batchAt, batchOf, golden, peftName, readGolden } from "./helpers/golden.ts";
 
 let device: Device;
 beforeAll(async () => {
@@ -31,11 +30,6 @@ function relativeError(found: Tensor | undefined, expected: Tensor | undefined):
     scale = Math.max(scale, Math.abs(Number(expected.data[i])));
   }
   return worst / scale;
-}
-
-function rowsOf({ shape, data }: Tensor): number[][] {
-  const [rows = 1, columns = 1] = shape;
-  return Array.from({ length: rows }, (_, i) => Array.from(data.slice(i * columns, (i + 1) * columns), Number));
 }
 
 /** Models of `make_families.py`, one a family or a variant of it. */
@@ -142,25 +136,6 @@ describe("loss and gradients of every weight agree with torch", () => {
   });
 });
 
-function batchOf(ids: Tensor, labels: Tensor): ReturnType<typeof makeBatch> {
-  const marks = rowsOf(labels);
-  const examples = rowsOf(ids).map((row, i) => ({
-    inputIds: Int32Array.from(row),
-    trained: Uint8Array.from(marks[i] ?? [], (label) => Number(label >= 0)),
-    line: i + 1,
-  }));
-  return makeBatch(examples, { padId: 0 });
-}
-
-/** One [2, 16] batch of a curve's [n, 2, 16]. */
-function batchAt(curve: ReadonlyMap<string, Tensor>, index: number): ReturnType<typeof makeBatch> {
-  const cut = (name: string): Tensor => {
-    const whole = curve.get(name) as Tensor<"int64">;
-    return { dtype: "int64", shape: [2, 16], data: whole.data.slice(index * 32, (index + 1) * 32) };
-  };
-  return batchOf(cut("input_ids"), cut("labels"));
-}
-
 interface CurveCase {
   readonly file: string;
   readonly base: string;
@@ -173,9 +148,6 @@ interface CurveCase {
   readonly ownStart?: boolean;
 }
 
-/** The tensor in the file that starts a parameter of ours. */
-const peftName = (module: string, key: string): string =>
-  `base_model.model.${module}.lora_${key === "magnitude" ? "magnitude_vector" : key}.default.weight`;
 const lora = chooseMethod("lora", { rank: 8, alpha: 16 });
 const curves: readonly CurveCase[] = [
   {
@@ -263,7 +235,7 @@ describe("training goes through the losses of PEFT and torch", () => {
       const trainer = await openTrainer(device, model, {
         choice,
         targets,
-        optimizer: { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay },
+        optimizer: chooseOptimizer("adamw", { weightDecay }),
         maxGradNorm: 1,
         memory: "balanced",
         accumulates: accumulate > 1,

@@ -2,6 +2,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { Tensor } from "../src/graph/index.ts";
 import { chooseMethod, type TargetModules } from "../src/methods/index.ts";
 import { openModel, type PretrainedModel } from "../src/models/index.ts";
+import { chooseOptimizer } from "../src/optim/index.ts";
 import type { Device } from "../src/runtime/device.ts";
 import { openNodeDevice } from "../src/runtime/node.ts";
 import { nodeStorage } from "../src/runtime/node-storage.ts";
@@ -30,7 +31,7 @@ async function gradientsOf(
   const trainer = await openTrainer(device, model, {
     choice: targets === "all-linear" ? chooseMethod("full") : chooseMethod("lora", { rank: 2, dropout: 0.1 }),
     targets,
-    optimizer: { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0 },
+    optimizer: chooseOptimizer("adamw"),
     maxGradNorm: 1,
     memory,
     accumulates: true,
@@ -79,7 +80,7 @@ describe.each(["llama-tiny", "gpt2-tiny"])("on %s", (name) => {
       const trainer = await openTrainer(device, model, {
         choice: chooseMethod("lora", { rank: 2 }),
         targets: "all-linear",
-        optimizer: { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0 },
+        optimizer: chooseOptimizer("adamw"),
         maxGradNorm: 1,
         memory,
         accumulates: false,

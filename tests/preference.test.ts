@@ -3,6 +3,7 @@ import type { Tensor } from "../src/graph/index.ts";
 import { memoryStorage } from "../src/io/memory-storage.ts";
 import { chooseMethod } from "../src/methods/index.ts";
 import { openModel } from "../src/models/index.ts";
+import { chooseOptimizer } from "../src/optim/index.ts";
 import type { Device } from "../src/runtime/device.ts";
 import { openNodeDevice } from "../src/runtime/node.ts";
 import { nodeStorage } from "../src/runtime/node-storage.ts";
@@ -12,7 +13,7 @@ import { chooseObjective } from "../src/train/objectives/index.ts";
 import { type RunOptions, type RunResult, train } from "../src/train/run.ts";
 import { resolveSettings } from "../src/train/settings.ts";
 import { openTrainer } from "../src/train/trainer.ts";
-import { golden, readGolden } from "./helpers/golden.ts";
+import { golden, peftName, readGolden } from "./helpers/golden.ts";
 import { randomExamples, randomModel } from "./helpers/tiny-model.ts";
 
 let device: Device;
@@ -47,7 +48,7 @@ describe("preference tuning goes through the losses and rewards of TRL's formula
       choice: chooseMethod("lora", { rank: 4, alpha: 8 }),
       targets: "all-linear",
       objective: { objective, config },
-      optimizer: { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0 },
+      optimizer: chooseOptimizer("adamw"),
       maxGradNorm: 1,
       memory: "balanced",
       accumulates,
@@ -57,7 +58,7 @@ describe("preference tuning goes through the losses and rewards of TRL's formula
       new Map(
         trainer.trainables.map(({ value, module, key }) => [
           value.name,
-          curve.get(`initial.base_model.model.${module}.lora_${key}.default.weight`) as Tensor,
+          curve.get(`initial.${peftName(module, key)}`) as Tensor,
         ]),
       ),
     );

@@ -5,6 +5,7 @@ import { exactMatch, generateBatch, generateText, openDecoder } from "../src/gen
 import { loadTokenizer } from "../src/io/tokenizer.ts";
 import { chooseMethod } from "../src/methods/index.ts";
 import { openModel } from "../src/models/index.ts";
+import { chooseOptimizer } from "../src/optim/index.ts";
 import type { Device } from "../src/runtime/device.ts";
 import { openNodeDevice } from "../src/runtime/node.ts";
 import { nodeStorage } from "../src/runtime/node-storage.ts";
@@ -20,7 +21,7 @@ if (!present) console.warn("../shared is absent: the tests on real checkpoints a
 const untrained: TrainerOptions = {
   choice: chooseMethod("lora", { rank: 1 }),
   targets: "all-linear",
-  optimizer: { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0 },
+  optimizer: chooseOptimizer("adamw"),
   maxGradNorm: 0,
   memory: "balanced",
   accumulates: false,

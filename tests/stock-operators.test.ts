@@ -4,6 +4,7 @@ import { memoryStorage } from "../src/io/memory-storage.ts";
 import { openOnnx } from "../src/io/onnx/read.ts";
 import { chooseMethod } from "../src/methods/index.ts";
 import { openModel } from "../src/models/index.ts";
+import { chooseOptimizer } from "../src/optim/index.ts";
 import type { Device } from "../src/runtime/device.ts";
 import { openNodeDevice } from "../src/runtime/node.ts";
 import { nodeStorage } from "../src/runtime/node-storage.ts";
@@ -38,7 +39,7 @@ it.each(["llama-tiny", "gpt2-tiny"])("training and decoding %s takes standard ON
     const trainer = await openTrainer(watched, model, {
       choice: chooseMethod(method, {}),
       targets: "all-linear",
-      optimizer: { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0.01 },
+      optimizer: chooseOptimizer("adamw", { weightDecay: 0.01 }),
       maxGradNorm: 1,
       memory: "balanced",
       accumulates: method === "lora",

@@ -1,5 +1,5 @@
 import type { Command } from "commander";
-import type { Remedy, RunPlan, TuningPlan } from "../index.ts";
+import type { Remedy, RunPlan, TuningChoice, TuningPlan } from "../index.ts";
 import { deviceOptions, loadFlags, realNumber } from "./model.ts";
 import { type Output, strong } from "./output.ts";
 import { count, duration } from "./progress.ts";
@@ -29,12 +29,13 @@ export async function run(flags: PlanFlags, output: Output): Promise<number> {
   const { planTuning } = await import("../index.ts");
   const { model } = await loadFlags(flags, output);
   const data = await loadTuningData(model, flags, output);
+  const choice = await tuningChoice(flags, data);
   const plan = await planTuning(model, data, {
-    ...(await tuningChoice(flags, data)),
+    ...choice,
     deviceOptions: deviceOptions(flags),
     ...(flags.available === undefined ? {} : { availableBytes: 1e9 * flags.available }),
   });
-  describePlan(plan, flags, output);
+  describePlan(plan, choice, output);
   output.record(plan);
   return 0;
 }
@@ -48,7 +49,7 @@ const partWords: Readonly<Record<keyof RunPlan["memory"]["parts"], string>> = {
   loading: "weights on their way into ONNX Runtime",
 };
 
-function describePlan(plan: TuningPlan, flags: TuningFlags, output: Output): void {
+function describePlan(plan: TuningPlan, choice: TuningChoice, output: Output): void {
   const share = ((100 * plan.trainedParameters) / plan.modelParameters).toFixed(2);
   output.say(
     `Trains ${count(plan.trainedParameters)} of ${count(plan.modelParameters)} parameters (${share} %), ${count(plan.steps)} updates.\n`,
@@ -69,7 +70,7 @@ function describePlan(plan: TuningPlan, flags: TuningFlags, output: Output): voi
     ["baseWeights", plan.baseWeights],
   ] as const) {
     for (const [name, { memory, stepMs }] of Object.entries(choices)) {
-      const mark = name === flags[option] ? "  (chosen)" : "";
+      const mark = name === choice[option] ? "  (chosen)" : "";
       const flag = `--${dashed(option)} ${name}`.padEnd(20);
       output.say(`${flag}  ${gigabytes(memory.peakBytes).padStart(8)}  ${pace(stepMs)} an update${mark}`);
     }

@@ -18,6 +18,7 @@ export interface TuningFlags extends ModelFlags {
   readonly data: string;
   readonly method: string;
   readonly objective?: string;
+  readonly optimizer: string;
   readonly targetModules?: string;
   readonly excludeModules?: string;
   readonly layers?: string;
@@ -48,7 +49,7 @@ const settingFlags: readonly { key: keyof TrainSettings; parse: (text: string) =
 
 /** Add them to a command. */
 export async function withTuning(command: Command): Promise<Command> {
-  const { methods, objectives, trainDefaults } = await import("../index.ts");
+  const { methods, objectives, optimizers, trainDefaults } = await import("../index.ts");
   withModel(command, { adapter: false })
     .requiredOption("-d, --data <file>", "training data")
     .option("--config <file>", "take options from a YAML or JSON file; flags win over it")
@@ -57,6 +58,11 @@ export async function withTuning(command: Command): Promise<Command> {
       new Option("--objective <name>", "what to minimise; what the data is for unless given").choices([
         ...objectives.keys(),
       ]),
+    )
+    .addOption(
+      new Option("--optimizer <name>", "how gradients become updates")
+        .choices([...optimizers.keys()])
+        .default(trainDefaults.optimizer),
     )
     .option("--target-modules <names>", "all-linear, names separated by commas, or /regular expression/", "all-linear")
     .option("--exclude-modules <names>", "modules to leave out, in the same words")
@@ -74,17 +80,12 @@ export async function withTuning(command: Command): Promise<Command> {
     .option("--max-length <tokens>", "longest sequence; the model's context unless given", wholeNumber)
     .option("--schedule <shape>", "constant, linear or cosine", trainDefaults.schedule)
     .option("--memory <choice>", "fast, balanced or small: from the most memory to the least", trainDefaults.memory)
-    .option("--base-weights <form>", "hold frozen weights in f32, f16 or bf16", trainDefaults.baseWeights)
-    .option(
-      "--weight-decay <x>",
-      "decoupled weight decay of matrices",
-      realNumber,
-      trainDefaults.optimizer.weightDecay,
-    );
+    .option("--gradient-checkpointing", "recompute in the backward pass: another name of --memory small")
+    .option("--base-weights <form>", "hold frozen weights in f32, f16 or bf16", trainDefaults.baseWeights);
   for (const { key, parse, help } of settingFlags) {
     command.option(`--${dashed(key)} <n>`, help, checked(parse), trainDefaults[key] as number); // each of these is a number
   }
-  for (const records of [methods, objectives]) withFields(command, [...records.values()]);
+  withFields(command, [...methods.values(), ...objectives.values(), ...optimizers.values()]);
   return command;
 }
 
@@ -115,14 +116,16 @@ function fieldsGiven(
 
 /** The tuning that the flags choose. */
 export async function tuningChoice(flags: TuningFlags, { kind }: Pick<LoadedData, "kind">): Promise<TuningChoice> {
-  const { chooseObjective, methods, parseTargets, trainDefaults } = await import("../index.ts");
+  const { chooseObjective, methods, optimizers, parseTargets } = await import("../index.ts");
   const settings: Record<string, unknown> = {};
   for (const key of ["schedule", "memory", "baseWeights"]) settings[key] = flags[key];
   for (const { key } of settingFlags) settings[key] = flags[key];
+  if (flags["gradientCheckpointing"] === true) settings["memory"] = "small"; // as PEFT's and TRL's users know it
   const { objective } = chooseObjective(flags.objective, {}, kind);
   return {
     ...(settings as Partial<TrainSettings>), // the flags above, each of its setting's type
-    optimizer: { ...trainDefaults.optimizer, weightDecay: Number(flags["weightDecay"]) },
+    optimizer: flags.optimizer,
+    optimizerOptions: fieldsGiven(flags, optimizers.get(flags.optimizer)?.fields),
     method: flags.method,
     methodOptions: fieldsGiven(flags, methods.get(flags.method)?.fields),
     objective: objective.name,

@@ -3,18 +3,21 @@ import type { LazyTensor, Tensor } from "../graph/index.ts";
 import { assertFinite, toFloat32 } from "../io/convert.ts";
 import { isMlxAdapter } from "../io/mlx.ts";
 import { type PeftLayout, type PeftWholeWeights, readPeftAdapter, writePeftAdapter } from "../io/peft.ts";
+import { targetedByPeft } from "../io/peft-targets.ts";
 import { joinPath, type Storage } from "../io/storage.ts";
 import {
   type Adapter,
   adaptedModules,
   attach,
   besideWholeWeights,
-  checkParameters,
   chooseModules,
   type InPlace,
+  isInPlace,
   linearModules,
   methods,
+  mismatches,
   parameterName,
+  throwMismatch,
   weightsInPlace,
 } from "../methods/index.ts";
 import type { PretrainedModel } from "../models/index.ts";
@@ -83,19 +86,48 @@ function shortNames(chosen: readonly string[], all: readonly string[], outputMod
  * mlx-lm's files throws.
  */
 export async function readAdapter(storage: Storage, folder: string, model: PretrainedModel): Promise<Adapter> {
-  const adapter = (await isMlxAdapter(storage, folder))
-    ? await readMlx(storage, folder)
-    : await readPeft(storage, folder);
   const { outputs } = model.predict();
-  const modules = adapter.targets as readonly string[]; // as both read them
-  refuseUnknownModules(modules, [...linearModules(outputs).keys()], folder);
   const { outputModule } = model.architecture;
-  const { trainables } = attach(outputs, { ...adapter, outputModule, training: false });
-  checkParameters(trainables, adapter.parameters, folder);
-  return besideWholeWeights(outputs, adapter, outputModule);
+  const linear = [...linearModules(outputs).keys()];
+  const { targeted, ...read } = (await isMlxAdapter(storage, folder))
+    ? { ...(await readMlx(storage, folder)), targeted: () => undefined }
+    : await readPeft(storage, folder);
+  const modules = read.targets as readonly string[]; // as both read them
+  const known = modules.filter((module) => linear.includes(module));
+  const unknown = modules.filter((module) => !linear.includes(module));
+  const asked = targeted(outputModule);
+  const problems = [
+    ...unknown.map((module) => `the model has no linear layer called ${module}`),
+    // PEFT would make an adapter of zeros for the first, and pass over the others, without a word.
+    ...(asked
+      ? linear.filter((module) => asked(module) && !modules.includes(module) && !isSaved(read, module))
+      : []
+    ).map((module) => `the adapter's config targets ${module}, but there are no tensors of it`),
+    ...(asked ? known.filter((module) => !asked(module)) : []).map(
+      (module) => `there are tensors of ${module}, which the adapter's config does not target`,
+    ),
+  ];
+  if (known.length > 0) {
+    const ofUnknown = unknown.map((module) => parameterName(module, read.choice.method.name, ""));
+    const parameters = [...read.parameters].filter(([name]) => !ofUnknown.some((start) => name.startsWith(start)));
+    const { trainables } = attach(outputs, { ...read, targets: known, outputModule, training: false });
+    problems.push(...mismatches(trainables, new Map(parameters)));
+  }
+  throwMismatch(problems, folder);
+  return besideWholeWeights(outputs, read, outputModule);
 }
 
-async function readPeft(storage: Storage, folder: string): Promise<Adapter> {
+/** Whether a module was trained whole instead. */
+function isSaved({ choice: { inPlace } }: Pick<Adapter, "choice">, module: string): boolean {
+  return inPlace !== undefined && isInPlace(inPlace, module);
+}
+
+/** An adapter, and which modules its config asks for. */
+interface ReadAdapter extends Adapter {
+  readonly targeted: (outputModule: string) => ((module: string) => boolean) | undefined;
+}
+
+async function readPeft(storage: Storage, folder: string): Promise<ReadAdapter> {
   const layouts = [...methods.values()].flatMap(({ peft }): PeftLayout[] => (peft ? [peft] : []));
   const { config, layout, tensors, whole } = await readPeftAdapter(storage, folder, layouts);
   const translation = translations[layout.type];
@@ -115,31 +147,33 @@ async function readPeft(storage: Storage, folder: string): Promise<Adapter> {
     }
   }
   for (const [name, lazy] of whole.tensors) parameters.set(name, await readChecked(name, lazy));
-  return { choice, targets: [...own.keys()], parameters, ...(steps === undefined ? {} : { steps }) };
+  return {
+    choice,
+    targets: [...own.keys()],
+    parameters,
+    ...(steps === undefined ? {} : { steps }),
+    targeted: (outputModule) => targetedByPeft(config, outputModule),
+  };
 }
 
-/** PEFT's names of modules may end inside a word of a path; where one does, the modules' whole names stand for it. */
+/**
+ * PEFT's names of modules may end inside a word of a path; where one does, the modules' whole names stand for it, as for
+ * embeddings that PEFT saved without being asked.
+ */
 function inPlaceOf({ modules, biases, tensors }: PeftWholeWeights<LazyTensor>): InPlace {
-  const owners = [...new Set([...tensors.keys()].map((name) => name.slice(0, name.lastIndexOf("."))))];
-  const whole = modules.flatMap((saved) => {
-    const partly = owners.filter((owner) => owner.endsWith(saved) && owner !== saved && !owner.endsWith(`.${saved}`));
-    return partly.length > 0 ? owners.filter((owner) => owner.endsWith(saved)) : [saved];
+  const owners = [...tensors.keys()].map((name) => name.slice(0, name.lastIndexOf(".")));
+  const isWord = (owner: string, saved: string): boolean => `.${owner}.`.includes(`.${saved}.`);
+  const named = modules.filter((saved) => owners.every((owner) => !owner.endsWith(saved) || isWord(owner, saved)));
+  const others = [...tensors.keys()].flatMap((name, i) => {
+    const owner = owners[i] ?? "";
+    const known = named.some((saved) => isWord(owner, saved)) || (biases !== "none" && name.endsWith(".bias"));
+    return known ? [] : [owner];
   });
-  return { modules: [...new Set(whole)], biases };
+  return { modules: [...new Set([...named, ...others])], biases };
 }
 
 async function readChecked(name: string, lazy: LazyTensor): Promise<Tensor> {
   const values = await toFloat32(lazy);
   assertFinite(name, values);
   return values;
-}
-
-function refuseUnknownModules(modules: readonly string[], known: readonly string[], at: string): void {
-  const unknown = modules.filter((module) => !known.includes(module));
-  if (unknown.length === 0) return;
-  const shown = unknown.slice(0, 8).join(", ") + (unknown.length > 8 ? `, and ${unknown.length - 8} more` : "");
-  throw new TuneError("adapter-mismatch", `The model has no linear layers called ${shown}.`, {
-    at,
-    fix: "use the adapter with the base model that it was trained on",
-  });
 }

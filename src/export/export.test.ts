@@ -6,12 +6,13 @@ import { golden, readGolden } from "../../tests/helpers/golden.ts";
 import { randomModel } from "../../tests/helpers/tiny-model.ts";
 import { waveAdapter } from "../../tests/helpers/wave-adapter.ts";
 import { openDecoder } from "../generate/index.ts";
-import type { Tensor } from "../graph/index.ts";
+import { type Tensor, tensor } from "../graph/index.ts";
 import { memoryStorage } from "../io/memory-storage.ts";
 import { readPeftAdapter } from "../io/peft.ts";
-import { openSafetensors } from "../io/safetensors.ts";
+import { openSafetensors, writeSafetensors } from "../io/safetensors.ts";
 import { type Adapter, chooseMethod, methods, type Patterns } from "../methods/index.ts";
 import { openModel, type PretrainedModel } from "../models/index.ts";
+import { chooseOptimizer } from "../optim/index.ts";
 import type { Device } from "../runtime/device.ts";
 import { openNodeDevice } from "../runtime/node.ts";
 import { nodeStorage } from "../runtime/node-storage.ts";
@@ -62,7 +63,7 @@ async function randomAdapter(
   patterns: Patterns = {},
 ): Promise<Adapter> {
   const choice = chooseMethod(name, options, patterns);
-  const optimizer = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0 };
+  const optimizer = chooseOptimizer("adamw");
   const trainer = await openTrainer(device, model, {
     choice,
     targets: "all-linear",
@@ -175,6 +176,64 @@ describe("PEFT adapters", () => {
     );
   });
 
+  it("refuses what PEFT would load as zeros, with every difference in one message", async () => {
+    const model = await openModel(nodeStorage, golden("llama-tiny"));
+    const config = JSON.parse(
+      new TextDecoder().decode(await nodeStorage.read(golden("peft-llama/adapter_config.json"))),
+    );
+    const { tensors } = await openSafetensors(nodeStorage, golden("peft-llama/adapter_model.safetensors"));
+    const folderOf = async (
+      change: object,
+      rename: (name: string) => string | undefined,
+    ): Promise<ReturnType<typeof memoryStorage>> => {
+      const storage = memoryStorage({ "in/adapter_config.json": JSON.stringify({ ...config, ...change }) });
+      const entries = [...tensors].flatMap(([name, lazy]) => {
+        const renamed = rename(name);
+        return renamed === undefined ? [] : [{ name: renamed, tensor: lazy }];
+      });
+      await writeSafetensors(storage, "in/adapter_model.safetensors", entries);
+      return storage;
+    };
+    const read = async (change: object, rename: (name: string) => string | undefined): Promise<Adapter> =>
+      readAdapter(await folderOf(change, rename), "in", model);
+    await expect(read({}, (name) => name.replace("base_model.model.", ""))).rejects.toThrow("would pass over it");
+    await expect(read({}, (name) => name.replace("lora_A.", "lora_A.default."))).rejects.toThrow(
+      /lora_A.default.weight is not part of a LORA adapter.*without the adapter's name[\s\S]*has no lora_A.weight/,
+    );
+    await expect(read({}, (name) => (name.includes("layers.0.self_attn.q_proj") ? undefined : name))).rejects.toThrow(
+      "the adapter's config targets model.layers.0.self_attn.q_proj, but there are no tensors of it",
+    );
+    const other = (name: string): string => name.replace("layers.1.mlp.down_proj", "layers.7.mlp.down_proj");
+    await expect(read({ target_modules: "all-linear", exclude_modules: ["v_proj"] }, other)).rejects.toMatchObject({
+      code: "adapter-mismatch",
+      message: expect.stringMatching(
+        /no linear layer called \S+layers.7.mlp.down_proj[\s\S]*targets \S+k_proj, but[\s\S]*tensors of \S+v_proj, which/,
+      ),
+    });
+    // Layers that were left out, or a Python expression for the whole path (Unsloth), are followed.
+    const onlyFirst = (name: string): string | undefined => (name.includes("layers.0.") ? name : undefined);
+    expect((await read({ layers_to_transform: [0] }, onlyFirst)).targets).toHaveLength(3);
+    const expression = "(?:.*?(?:language|text|model).*?(?:self_attn|mlp).*?(?:q_proj|v_proj|down_proj))";
+    expect((await read({ target_modules: expression }, (name) => name)).targets).toHaveLength(6);
+  });
+
+  it("takes embeddings that PEFT saved unasked as trained in place", async () => {
+    const model = await openModel(nodeStorage, golden("llama-tiny"));
+    const { tensors } = await openSafetensors(nodeStorage, golden("peft-llama/adapter_model.safetensors"));
+    const head = tensor("float32", [64, 32], 0.5);
+    const storage = memoryStorage({
+      "in/adapter_config.json": await nodeStorage.read(golden("peft-llama/adapter_config.json")),
+    });
+    await writeSafetensors(storage, "in/adapter_model.safetensors", [
+      ...[...tensors].map(([name, lazy]) => ({ name, tensor: lazy })),
+      { name: "base_model.model.lm_head.weight", tensor: head },
+    ]);
+    const adapter = await readAdapter(storage, "in", model);
+    expect(adapter.choice.inPlace).toEqual({ modules: ["lm_head"], biases: "none" });
+    const logits = await lastLogits(model, [[1, 2, 3]], adapter);
+    expect(new Set(logits.map((value) => value.toFixed(4))).size).toBe(1);
+  });
+
   it("refuses an adapter of another model, listing every difference", async () => {
     const gpt2 = await openModel(nodeStorage, golden("gpt2-tiny"));
     await expect(readAdapter(nodeStorage, golden("peft-llama"), gpt2)).rejects.toMatchObject({
@@ -220,6 +279,20 @@ describe("mlx-lm's adapters", () => {
     const rows = [[1, 5, 9, 33, 2]];
     const back = await readAdapter(storage, "out", model);
     expect(difference(await lastLogits(model, rows, back), await lastLogits(model, rows, adapter))).toBeLessThan(1e-6);
+  });
+
+  it("of early versions have alpha in their scale", async () => {
+    const model = await openModel(nodeStorage, golden("llama-tiny"));
+    const storage = memoryStorage();
+    await writeMlx(storage, "out", model, await randomAdapter(model, "lora", { rank: 2 }), { baseModel: "base" });
+    const config = JSON.parse(new TextDecoder().decode(await storage.read("out/adapter_config.json")));
+    const { fine_tune_type: _type, num_layers: _layers, ...old } = config;
+    const parameters = { rank: 2, alpha: 16, scale: 10, dropout: 0 };
+    await storage.write(
+      "out/adapter_config.json",
+      JSON.stringify({ ...old, lora_layers: 2, lora_parameters: parameters }),
+    );
+    expect((await readAdapter(storage, "out", model)).choice.config).toMatchObject({ rank: 2, alpha: 160 });
   });
 
   it("are refused where they are incomplete, and for models that mlx-lm names otherwise", async () => {

@@ -97,14 +97,17 @@ export async function writeMlxAdapter(
 
 function readSettings(config: JsonObject, folder: string): MlxSettings {
   const { fine_tune_type: type = "lora", lora_parameters: given } = config;
-  const { rank, scale, dropout = 0 } = isJsonObject(given) ? given : ({} as JsonObject);
+  const { rank, scale, dropout = 0, alpha } = isJsonObject(given) ? given : ({} as JsonObject);
   const fits =
     (type === "lora" || type === "dora") &&
     Number.isSafeInteger(rank) &&
     Number(rank) > 0 &&
     Number.isFinite(scale) &&
     Number.isFinite(dropout);
-  if (fits) return { dora: type === "dora", rank: Number(rank), scale: Number(scale), dropout: Number(dropout) };
+  // Versions of early 2024 wrote alpha too, and scaled by scale·alpha/rank.
+  const factor = Number.isFinite(alpha) ? Number(alpha) / Number(rank) : 1;
+  if (fits)
+    return { dora: type === "dora", rank: Number(rank), scale: factor * Number(scale), dropout: Number(dropout) };
   throw new TuneError(
     "mlx-bad-adapter",
     type === "lora" || type === "dora"

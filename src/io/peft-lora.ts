@@ -80,6 +80,8 @@ const harmless: ReadonlySet<string> = new Set([
   // Settings of options that are themselves off, or that only guide initialisation or the backward pass.
   ...["corda_config", "eva_config", "layers_pattern", "loftq_config", "lora_ga_config", "megatron_core"],
   ...["qalora_group_size", "runtime_config", "velora_config"],
+  // Of versions before 0.3: whether weights were merged on the way to evaluation.
+  ...["merge_weights"],
 ]);
 
 /**

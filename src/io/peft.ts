@@ -142,6 +142,13 @@ function layoutOf(config: JsonObject, layouts: readonly PeftLayout[], at: string
   });
 }
 
+/** Whether a tensor is named as in a PEFT model itself (`lora_A.default.weight`), where files leave the middle out. */
+function adapterNamed(name: string, suffix: string): boolean {
+  const [first = "", ...rest] = suffix.split(".");
+  const parts = name.split(".");
+  return parts.at(-2 - rest.length) === first && parts.slice(parts.length - rest.length).join() === rest.join();
+}
+
 function wholeConfig({ modules, biases }: PeftWholeWeights<Tensor | LazyTensor>): JsonObject {
   return {
     modules_to_save: modules.length > 0 ? modules : null,
@@ -194,7 +201,10 @@ function sortTensors(
     const found = suffixes.find(([, suffix]) => name.endsWith(`.${suffix}`));
     const own = wholeName(name, settings);
     if (!name.startsWith(prefix)) {
-      bad(`${name} does not start with "${prefix}".`, "save the adapter with PEFT's save_pretrained");
+      bad(
+        `${name} does not start with "${prefix}": PEFT would pass over it and use zeros.`,
+        "save the adapter with PEFT's save_pretrained",
+      );
     } else if (found !== undefined) {
       const [key, suffix] = found;
       const module = name.slice(prefix.length, -(suffix.length + 1));
@@ -204,10 +214,13 @@ function sortTensors(
     } else if (own !== undefined) {
       whole.set(own, tensor);
     } else {
+      const named = suffixes.some(([, suffix]) => adapterNamed(name, suffix));
       const expected = suffixes.map(([, suffix]) => suffix).join(" or ");
       bad(
-        `${name} is not part of a ${layout.type} adapter (expected …${expected}).`,
-        "merge the adapter in PEFT instead",
+        `${name} is not part of a ${layout.type} adapter (expected …${expected}${named ? ", without the adapter's name in it" : ""}).`,
+        named
+          ? "save the adapter with PEFT's save_pretrained, not its state_dict()"
+          : "merge the adapter in PEFT instead",
       );
     }
   }
@@ -225,6 +238,9 @@ function sortTensors(
   return { tensors: modules, whole: { ...settings, tensors: whole } };
 }
 
+/** Embeddings and output layers, which PEFT saves whole of its own accord (`save_embedding_layers`). */
+const embeddings = /(^|\.)(embed_tokens|lm_head|wte|embed_in|embed_out|word_embeddings|shared)\.(weight|bias)$/;
+
 /**
  * The base model's name of a tensor that was trained whole; undefined for any other tensor. Older versions of PEFT left
  * their wrappers in the names (`.modules_to_save.default`).
@@ -237,7 +253,10 @@ function wholeName(
     .slice(prefix.length)
     .replace(/\.modules_to_save(\.default)?\./, ".")
     .replace(".base_layer.", ".");
-  const trained = modules.some((saved) => isInModule(plain, saved)) || (biases !== "none" && plain.endsWith(".bias"));
+  const trained =
+    embeddings.test(plain) ||
+    modules.some((saved) => isInModule(plain, saved)) ||
+    (biases !== "none" && plain.endsWith(".bias"));
   return trained ? plain : undefined;
 }
 

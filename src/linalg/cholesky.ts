@@ -1,3 +1,6 @@
+import type { Matrix } from "./matrix.ts";
+import { dot } from "./vectors.ts";
+
 /**
  * The upper factor R of a symmetric positive definite A = R·Rᵀ [n, n] (row-major), or undefined when A is not positive
  * definite to working precision. Reads the upper triangle alone. The plain recurrence (Golub and Van Loan, §4.2), run
@@ -37,4 +40,22 @@ export function invertUpper(r: Float64Array, n: number): Float64Array {
     row[i] = scale;
   }
   return inverse;
+}
+
+/**
+ * Whether a symmetric matrix minus `shift`·I is positive definite: whether its Cholesky factor exists, and so whether
+ * every eigenvalue is above `shift`. Reads the lower triangle. n³/6 multiplications.
+ */
+export function isPositiveDefinite({ rows: size, data }: Matrix, shift = 0): boolean {
+  const factor = new Float64Array(data); // row i of the factor in place of row i
+  for (let i = 0; i < size; i++) {
+    for (let j = 0; j < i; j++) {
+      const value = (factor[i * size + j] ?? 0) - dot(factor, i * size, factor, j * size, j);
+      factor[i * size + j] = value / (factor[j * size + j] ?? 1);
+    }
+    const pivot = (data[i * size + i] ?? 0) - shift - dot(factor, i * size, factor, i * size, i);
+    if (!(pivot > 0)) return false;
+    factor[i * size + i] = Math.sqrt(pivot);
+  }
+  return true;
 }

@@ -2,8 +2,10 @@
  * Small dense algebra on typed arrays, in float64 and float32, and random numbers that are the same everywhere. What is
  * large is handed in as a product (`Multiply`): this room knows no device.
  */
-export { invertUpper, upperFactor } from "./cholesky.ts";
+export { invertUpper, isPositiveDefinite, upperFactor } from "./cholesky.ts";
 export { type Eigh, eigh } from "./eigh.ts";
+export { gram, type LeadingOptions, type LeadingTriplets, leadingTriplets } from "./krylov.ts";
+export { boundWeights, type WeightOptions, type Weights } from "./lanczos.ts";
 export {
   besides,
   columnsOf,
@@ -22,6 +24,7 @@ export {
   zeroMatrix,
 } from "./matrix.ts";
 export { type Multiply, type MultiplyOptions, matmul } from "./multiply.ts";
+export { diagonalPlus, type LinearOperator, lowRankPlus, operatorOf } from "./operator.ts";
 export { type Qr, qr } from "./qr.ts";
 export { createRng, type Rng, splitMix64, xoshiro128 } from "./rng.ts";
 export { type Svd, svd } from "./svd.ts";

@@ -64,3 +64,28 @@ export function norm(a: Float64Array, ia: number, length: number): number {
 export function scale(a: Float64Array, ia: number, factor: number, length: number): void {
   for (let i = 0; i < length; i++) a[ia + i] = (a[ia + i] ?? 0) * factor;
 }
+
+/** Four products at once, of b with the stretches of a that are `stride` apart: b is read once for all of them. */
+export function dot4(
+  a: Float64Array,
+  ia: number,
+  stride: number,
+  b: Float64Array,
+  ib: number,
+  length: number,
+  into: Float64Array,
+): void {
+  let [s0, s1, s2, s3] = [0, 0, 0, 0];
+  const [i1, i2, i3] = [ia + stride, ia + 2 * stride, ia + 3 * stride];
+  for (let i = 0; i < length; i++) {
+    const value = b[ib + i] ?? 0;
+    s0 += (a[ia + i] ?? 0) * value;
+    s1 += (a[i1 + i] ?? 0) * value;
+    s2 += (a[i2 + i] ?? 0) * value;
+    s3 += (a[i3 + i] ?? 0) * value;
+  }
+  into[0] = s0;
+  into[1] = s1;
+  into[2] = s2;
+  into[3] = s3;
+}

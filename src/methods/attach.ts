@@ -154,7 +154,7 @@ function departedWeight(choice: MethodChoice, site: Site): WeightValue | undefin
   return weightValue(nameInModule(site.module, site.weight), {
     ...source,
     dtype: "float32",
-    read: async () => ({ dtype: "float32", shape: source.shape, data: departure.base(await source.read()) }),
+    read: async () => ({ dtype: "float32", shape: source.shape, data: await departure.base(await source.read()) }),
   });
 }
 
@@ -232,6 +232,14 @@ export function checkParameters(
   parameters: ReadonlyMap<string, Tensor>,
   at: string,
 ): void {
+  throwMismatch(mismatches(trainables, parameters), at);
+}
+
+/** What is missing, left over or of another shape in an adapter, in words. */
+export function mismatches(
+  trainables: readonly Trainable[],
+  parameters: ReadonlyMap<string, Tensor>,
+): readonly string[] {
   const expected = new Map(trainables.map(({ value }) => [value.name, value.shape.join(", ")]));
   const problems = [...expected].flatMap(([name, shape]) => {
     const found = parameters.get(name)?.shape.join(", ");
@@ -241,6 +249,11 @@ export function checkParameters(
     ];
   });
   for (const name of parameters.keys()) if (!expected.has(name)) problems.push(`the model has no place for ${name}`);
+  return problems;
+}
+
+/** @throws {TuneError} `adapter-mismatch` with every problem; nothing when there is none. */
+export function throwMismatch(problems: readonly string[], at: string): void {
   if (problems.length === 0) return;
   const shown = problems.slice(0, 12);
   if (problems.length > shown.length) shown.push(`and ${problems.length - shown.length} more`);

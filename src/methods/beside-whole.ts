@@ -28,7 +28,7 @@ export async function besideWholeWeights(
     const prefix = parameterName(module, method.name, "");
     const own = [...adapter.parameters].filter(([name]) => name.startsWith(prefix));
     const keyed = Object.fromEntries(own.map(([name, values]) => [name.slice(prefix.length), values]));
-    const whole = departure.besideWhole(await site.weight.source.read(), keyed);
+    const whole = await departure.besideWhole(await site.weight.source.read(), keyed);
     for (const [key, values] of Object.entries(whole)) parameters.set(prefix + key, values);
     config ??= departure.config(choice.config);
     patterns = mapPatterns(choice, departure.config);

@@ -1,5 +1,19 @@
 import type { LazyTensor, Tensor } from "../graph/index.ts";
-import { besides, columnsOf, type Matrix, matmul, qr, type Rng, rowsOf, svd, transposed } from "../linalg/index.ts";
+import {
+  besides,
+  columnsOf,
+  createRng,
+  leadingTriplets,
+  type Matrix,
+  matmul,
+  operatorOf,
+  qr,
+  type Rng,
+  rowsOf,
+  type Svd,
+  svd,
+  transposed,
+} from "../linalg/index.ts";
 import type { Departure, ParameterSpec, Site } from "./method.ts";
 
 /** How A and B start. */
@@ -22,11 +36,11 @@ interface Start {
 
 /** The starts that are parts of the weight W [out, in] itself, so that scale·B·A is one. */
 const factorisations: Readonly<
-  Partial<Record<LoraInit, (weight: Matrix<Float64Array>, rank: number, scale: number) => Start>>
+  Partial<Record<LoraInit, (weight: Matrix<Float64Array>, rank: number, scale: number) => Promise<Start>>>
 > = {
   // Meng et al. 2024 (arXiv 2404.02948), eqs. (2)–(4): the largest singular values, half of each on either side.
-  pissa: (weight, rank, scale) => {
-    const { U, S, Vt } = svd(weight);
+  pissa: async (weight, rank, scale) => {
+    const { U, S, Vt } = await largestTriplets(weight, rank);
     const halves = S.subarray(0, rank).map((value) => Math.sqrt(value / scale));
     const [A, B] = [rowsOf(Vt, 0, rank), columnsOf(U, 0, rank)];
     return {
@@ -35,11 +49,23 @@ const factorisations: Readonly<
     };
   },
   // Büyükakyüz 2024 (arXiv 2406.01775), §3: the first rows of R and columns of Q, as they are.
-  olora: (weight, rank) => {
+  olora: async (weight, rank) => {
     const { Q, R } = qr(weight);
     return { A: rowsOf(R, 0, rank), B: columnsOf(Q, 0, rank) };
   },
 };
+
+/** Sides up to which a whole decomposition takes seconds at most. */
+const wholeSide = 384;
+
+/**
+ * The largest singular values and their vectors. Of a large matrix they are those that a few products find: how near they
+ * come matters little, since whatever part is taken out of the weight, training starts at the same model.
+ */
+async function largestTriplets(weight: Matrix<Float64Array>, count: number): Promise<Svd<Float64Array>> {
+  if (Math.min(weight.rows, weight.cols) <= wholeSide) return svd(weight);
+  return leadingTriplets(operatorOf(weight), count, { rng: createRng(0, "pissa"), iterations: 3, restarts: 1 });
+}
 
 /** How A and B get their initial values: drawn, or computed from the weight. `scale` is the factor on B·A. */
 export function loraStart(
@@ -50,8 +76,8 @@ export function loraStart(
   const { rank, init } = config;
   if (factorisations[init]) {
     return {
-      A: { fromWeight: (weight) => Float32Array.from(startOf(weight, site, config, scale).A.data) },
-      B: { fromWeight: (weight) => Float32Array.from(startOf(weight, site, config, scale).B.data) },
+      A: { fromWeight: async (weight) => Float32Array.from((await startOf(weight, site, config, scale)).A.data) },
+      B: { fromWeight: async (weight) => Float32Array.from((await startOf(weight, site, config, scale)).B.data) },
     };
   }
   const zeros = (_rng: Rng, size: number): Float32Array => new Float32Array(size);
@@ -78,14 +104,14 @@ export function loraDeparture<Config extends InitConfig>(
 ): Departure<Config> | undefined {
   if (!factorisations[config.init]) return undefined;
   return {
-    base: (weight) => {
-      const { A, B } = startOf(weight, site, config, scale);
+    base: async (weight) => {
+      const { A, B } = await startOf(weight, site, config, scale);
       const product = matmul(B, A);
       const { data } = site.layout === "out,in" ? product : transposed(product);
       return Float32Array.from(data, (value, i) => Number(weight.data[i]) - scale * value);
     },
-    besideWhole: (weight, { A, B, ...others }) => {
-      const start = startOf(weight, site, config, scale);
+    besideWhole: async (weight, { A, B, ...others }) => {
+      const start = await startOf(weight, site, config, scale);
       const minus = { ...start.B, data: start.B.data.map((value) => -value) };
       const wide = besides(matrixOf(B as Tensor), minus); // methods with this start have A and B
       const tall = transposed(besides(transposed(matrixOf(A as Tensor)), transposed(start.A))); // likewise
@@ -101,12 +127,17 @@ export function loraDeparture<Config extends InitConfig>(
 }
 
 /** Decompositions of weights take long, and A, B and the frozen weight each ask for them. */
-const known = new WeakMap<LazyTensor, Map<string, Start>>();
+const known = new WeakMap<LazyTensor, Map<string, Promise<Start>>>();
 
-function startOf(weight: Tensor, { weight: value, layout }: Site, { init, rank }: InitConfig, scale: number): Start {
+function startOf(
+  weight: Tensor,
+  { weight: value, layout }: Site,
+  { init, rank }: InitConfig,
+  scale: number,
+): Promise<Start> {
   const factorise = factorisations[init];
   if (!factorise) throw new Error(`${init} computes nothing from weights`);
-  const starts = (value.kind === "weight" ? known.get(value.source) : undefined) ?? new Map<string, Start>();
+  const starts = (value.kind === "weight" ? known.get(value.source) : undefined) ?? new Map<string, Promise<Start>>();
   if (value.kind === "weight") known.set(value.source, starts);
   const key = [init, rank, scale, layout].join();
   const stored = matrixOf(weight);

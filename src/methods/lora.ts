@@ -1,4 +1,4 @@
-import { TuneError } from "../errors.ts";
+import { assert, TuneError } from "../errors.ts";
 import { type Fields, flag, integer, oneOf, real } from "../fields.ts";
 import type { Value } from "../graph/index.ts";
 import { add, gemm, matmul, mul } from "../ops/index.ts";
@@ -96,5 +96,10 @@ export const lora: Method<LoraConfig> = defineMethod<LoraConfig>({
   check: checkRank,
   adapt: ({ x, y, dropout }, parameter, config) => add(y, loraOutput(dropout(x, config.dropout), parameter, config)),
   merge: (weight, parameter, config) => add(weight, loraUpdate(parameter, config)),
+  asLora: ({ A, B }, config) => {
+    assert(A !== undefined && B !== undefined, "LoRA has A and B");
+    const scale = loraScale(config);
+    return { A, B: { ...B, data: Float32Array.from(B.data as Float32Array, (value) => scale * value) } }; // as trained
+  },
   peft: { type: "LORA", tensors: { A: "lora_A.weight", B: "lora_B.weight" } },
 });

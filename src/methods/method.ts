@@ -26,7 +26,7 @@ export interface Site {
 
 /** Initial values that are computed from the pretrained tensor, as it is stored. */
 export interface FromWeight {
-  readonly fromWeight: (weight: Tensor) => Float32Array;
+  readonly fromWeight: (weight: Tensor) => Float32Array | Promise<Float32Array>;
 }
 
 /** How a new trainable tensor starts. */
@@ -115,12 +115,12 @@ export interface TrainingHooks<Config extends object = object> {
  */
 export interface Departure<Config extends object = object> {
   /** What stands in place of the weight, both as stored. */
-  readonly base: (weight: Tensor) => Float32Array;
+  readonly base: (weight: Tensor) => Promise<Float32Array>;
   /** The parameters that compute beside the whole weight what the given ones compute beside `base`. */
   readonly besideWhole: (
     weight: Tensor,
     parameters: Readonly<Record<string, Tensor>>,
-  ) => Readonly<Record<string, Tensor>>;
+  ) => Promise<Readonly<Record<string, Tensor>>>;
   /** The options of the method with those parameters. */
   readonly config: (config: Config) => Config;
 }

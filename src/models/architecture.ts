@@ -65,6 +65,22 @@ export interface ModelSizes {
   readonly contextLength: number;
 }
 
+/** One of several linear maps that a checkpoint stores as one. */
+export interface FusedPart {
+  readonly name: string;
+  /** The rows of the whole [out, in] that are its own, each [from, to). */
+  readonly rows: readonly (readonly [from: number, to: number])[];
+}
+
+/** Parts that lie one after the other, by name and number of rows. */
+export function partsInOrder(sizes: Readonly<Record<string, number>>): readonly FusedPart[] {
+  let from = 0;
+  return Object.entries(sizes).map(([name, size]) => {
+    from += size;
+    return { name, rows: [[from - size, from]] };
+  });
+}
+
 /** The tensor of a name in the checkpoint. */
 export type Weights = (name: string) => Value;
 
@@ -141,6 +157,8 @@ export interface Family<Config = unknown> {
   readonly sizes: (config: Config) => ModelSizes;
   /** How texts or images become what the model reads. */
   readonly reads: (config: Config) => InputForm;
+  /** Modules that hold several linear maps, by the last part of their name. */
+  readonly fused?: (config: Config) => Readonly<Record<string, readonly FusedPart[]>>;
   /** What its models can be made for; the first unless something says otherwise. */
   readonly forms: readonly Form<Config>[];
 }
@@ -164,6 +182,8 @@ export interface Architecture<Config = unknown> {
   readonly sizes: (config: Config) => ModelSizes;
   /** Every tensor a checkpoint must hold. */
   readonly tensors: (config: Config) => readonly TensorSpec[];
+  /** Modules that hold several linear maps, by the last part of their name. */
+  readonly fused?: (config: Config) => Readonly<Record<string, readonly FusedPart[]>>;
   readonly trunk: (config: Config, weights: Weights, inputs: TrunkInputs) => TrunkOutputs;
   /** hidden [n, hidden] -> logits [n, vocab]. */
   readonly head: (config: Config, weights: Weights, hidden: Value) => Value;

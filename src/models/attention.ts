@@ -7,7 +7,6 @@ import {
   equalSplit,
   lessOrEqual,
   matmul,
-  mul,
   not,
   Range,
   reshapeTo,

@@ -1,19 +1,11 @@
-import { type Dim, input, inScope, type Value } from "../graph/index.ts";
-import { add, gather, reshape, reshapeTo, tanh } from "../ops/index.ts";
+import { input, inScope, type Value } from "../graph/index.ts";
+import { add, gather, reshape, tanh } from "../ops/index.ts";
 import { type Activation, activationNames, activations } from "./activations.ts";
 import type { ModelSizes, TensorSpec, Weights } from "./architecture.ts";
 import { openAttention, places } from "./attention.ts";
 import { dense, layerNormed, splitHeads } from "./blocks.ts";
 import { type ConfigReader, readConfig } from "./config.ts";
-import {
-  type Encoded,
-  type Encoder,
-  firstTokens,
-  linearTensors,
-  normTensors,
-  sequenceHeads,
-  tokenHead,
-} from "./encoder.ts";
+import { type Encoder, firstTokens, linearTensors, normTensors, sequenceHeads, tokenHead } from "./encoder.ts";
 import { tokenInputs } from "./inputs.ts";
 
 /** The part of a BERT `config.json` that shapes the computation. */

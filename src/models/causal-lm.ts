@@ -28,6 +28,7 @@ export function causalFamily<Config>(architecture: Architecture<Config>): Family
     defaultTargets,
     configure,
     sizes,
+    ...(architecture.fused ? { fused: architecture.fused } : {}),
     reads: (config) => tokenInputs(sizes(config).contextLength),
     forms: [
       {

@@ -1,7 +1,14 @@
 import { inScope, type Value } from "../graph/index.ts";
 import { add, gather, linear, mul, reshape, split } from "../ops/index.ts";
 import { type Activation, activationNames, activations } from "./activations.ts";
-import type { Architecture, KeyValue, TensorSpec, Weights } from "./architecture.ts";
+import {
+  type Architecture,
+  type FusedPart,
+  type KeyValue,
+  partsInOrder,
+  type TensorSpec,
+  type Weights,
+} from "./architecture.ts";
 import { dense, extend, type RotaryTables, rmsNorm, rotaryTables, rotate, softCap, splitHeads } from "./blocks.ts";
 import { type ConfigJson, type ConfigReader, readConfig } from "./config.ts";
 import { type DecoderGguf, decoderGguf } from "./decoder-gguf.ts";
@@ -155,6 +162,19 @@ export function decoder({
       contextLength,
     }),
     tensors,
+    fused: ({
+      fused,
+      heads,
+      kvHeads,
+      headDim,
+      intermediateSize: inner,
+    }): Readonly<Record<string, readonly FusedPart[]>> =>
+      fused
+        ? {
+            qkv_proj: partsInOrder({ q_proj: heads * headDim, k_proj: kvHeads * headDim, v_proj: kvHeads * headDim }),
+            gate_up_proj: partsInOrder({ gate_proj: inner, up_proj: inner }),
+          }
+        : {},
     trunk,
     gguf: decoderGguf(gguf),
     head: ({ tiedEmbeddings, logitCap }, weights, hidden) =>

@@ -2,7 +2,7 @@ import { inScope, type Value } from "../graph/index.ts";
 import { bool, float32, uint32 } from "../io/gguf.ts";
 import { add, gather, linear, reshape, split } from "../ops/index.ts";
 import { type Activation, activationNames, activations } from "./activations.ts";
-import type { Architecture, KeyValue, TensorSpec, Weights } from "./architecture.ts";
+import type { Architecture, FusedPart, KeyValue, TensorSpec } from "./architecture.ts";
 import { dense, extend, layerNormed, rotaryTables, rotate, splitHeads } from "./blocks.ts";
 import { readConfig } from "./config.ts";
 import { type GgufForm, type GgufPart, ropeMetadata } from "./gguf.ts";
@@ -93,6 +93,14 @@ export const gptNeox: Architecture<GptNeoxConfig> = {
     layer("gpt_neox.final_layer_norm", [hidden]);
     if (!config.tiedEmbeddings) specs.push({ name: "embed_out.weight", shape: [config.vocabSize, hidden] });
     return specs;
+  },
+
+  // The three projections of a head lie side by side.
+  fused: ({ hiddenSize, heads }) => {
+    const headDim = hiddenSize / heads;
+    const rowsOf = (part: number): FusedPart["rows"] =>
+      Array.from({ length: heads }, (_, head) => [(3 * head + part) * headDim, (3 * head + part + 1) * headDim]);
+    return { query_key_value: ["query", "key", "value"].map((name, part) => ({ name, rows: rowsOf(part) })) };
   },
 
   trunk: (config, weights, { inputIds, positionIds, attend, past }) => {

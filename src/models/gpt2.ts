@@ -2,7 +2,7 @@ import { inScope, type Value } from "../graph/index.ts";
 import { float32, uint32 } from "../io/gguf.ts";
 import { add, gather, linear, reshape, split } from "../ops/index.ts";
 import { type Activation, activationNames, activations } from "./activations.ts";
-import type { Architecture, KeyValue, TensorSpec, Weights } from "./architecture.ts";
+import { type Architecture, type KeyValue, partsInOrder, type TensorSpec } from "./architecture.ts";
 import { dense, extend, layerNormed, splitHeads } from "./blocks.ts";
 import { readConfig } from "./config.ts";
 import type { GgufForm, GgufPart } from "./gguf.ts";
@@ -86,6 +86,8 @@ export const gpt2: Architecture<Gpt2Config> = {
     if (!config.tiedEmbeddings) specs.push({ name: "lm_head.weight", shape: [config.vocabSize, hidden] });
     return specs;
   },
+
+  fused: ({ hiddenSize }) => ({ c_attn: partsInOrder({ query: hiddenSize, key: hiddenSize, value: hiddenSize }) }),
 
   trunk: (config, weights, { inputIds, positionIds, attend, past }) => {
     const { hiddenSize, heads, normEpsilon } = config;

@@ -19,6 +19,7 @@ import type {
   DecodeOptions,
   Family,
   Form,
+  FusedPart,
   ModelSizes,
   OpenGraph,
   TaskName,
@@ -56,6 +57,8 @@ export interface PretrainedModel {
   readonly packed?: PackedFile;
   /** Parameters of the model; tied tensors count once. */
   readonly parameterCount: number;
+  /** The linear maps that a module holds as one; none for a module that is a single map. */
+  fusedParts(module: string): readonly FusedPart[];
   /** What it says of its inputs: logits, or hidden states; see {@link ModelGraphs}. */
   predict(rows?: Dim): OpenGraph;
   /** The training objective of models that continue a text. @throws {TuneError} `task-mismatch` for all others. */
@@ -127,6 +130,7 @@ export function assembleModel(parts: ModelParts): PretrainedModel {
   const { folder, architecture: family, files } = parts;
   const config = family.configure(parts.json);
   const form = chooseForm(family, parts);
+  const fused = family.fused?.(config) ?? {};
   const { labels, fresh } = settleHead(form, config, parts);
   const specs = [...form.tensors(config), ...(form.head?.tensors(config, labels?.length ?? 0) ?? [])];
   const weights = matchTensors(specs, { ...family, ...form }, new Map([...files, ...fresh]), folder);
@@ -155,6 +159,7 @@ export function assembleModel(parts: ModelParts): PretrainedModel {
     storedAs: weights.storedAs,
     unused: weights.unused,
     parameterCount: [...weights.found.values()].reduce((sum, { source }) => sum + sizeOf(source.shape), 0),
+    fusedParts: (module) => fused[module.split(".").at(-1) ?? module] ?? [],
     predict: graphs.predict,
     loss: graphs.loss ?? (() => refuse("continue texts")),
     likelihood: graphs.likelihood ?? (() => refuse("continue texts")),

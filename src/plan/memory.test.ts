@@ -6,6 +6,7 @@ import { randomExamples, randomModel } from "../../tests/helpers/tiny-model.ts";
 import { constantOf, graph, input, nameOf, tensor } from "../graph/index.ts";
 import { chooseMethod } from "../methods/index.ts";
 import { add, exp, matmul, mul, reshape } from "../ops/index.ts";
+import { chooseOptimizer } from "../optim/index.ts";
 import { openNodeDevice } from "../runtime/node.ts";
 import { compileGraph } from "../runtime/program.ts";
 import { makeBatch } from "../train/data/index.ts";
@@ -20,7 +21,7 @@ describe("executionOrder", () => {
     const { gradient, attached } = buildTraining(model, {
       choice: chooseMethod("lora", { rank: 4, dropout: 0.1 }),
       targets: "all-linear",
-      optimizer: { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0.01 },
+      optimizer: chooseOptimizer("adamw", { weightDecay: 0.01 }),
       maxGradNorm: 1,
       memory: "balanced",
       accumulates: true,

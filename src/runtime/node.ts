@@ -4,6 +4,7 @@ import { nodeMemory } from "./node-memory.ts";
 import { findNodeModel } from "./node-models.ts";
 import { nodeProviders, openOrtNode } from "./node-ort.ts";
 import { nodeStorage } from "./node-storage.ts";
+import { nodeThreads } from "./node-threads.ts";
 import type { Platform } from "./platform.ts";
 import { type DeviceWorker, openRemoteDevice } from "./remote-device.ts";
 
@@ -15,6 +16,7 @@ export const nodePlatform: Platform = {
   memory: nodeMemory,
   providers: nodeProviders,
   openDevice: openNodeDevice,
+  threads: nodeThreads,
 };
 
 /**

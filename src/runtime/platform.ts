@@ -1,4 +1,5 @@
 import type { Storage } from "../io/storage.ts";
+import type { ThreadHost } from "../kernels/team.ts";
 import type { Device, DeviceOptions } from "./device.ts";
 
 /** What an environment offers. `node.ts` and `web.ts` each export one; nothing else asks where it is running. */
@@ -19,6 +20,8 @@ export interface Platform {
    * @throws {TuneError} `runtime-missing`, `unknown-provider`, or `provider-unavailable` when it does not start here.
    */
   openDevice(options?: DeviceOptions): Promise<Device>;
+  /** Threads for WebAssembly kernels. */
+  readonly threads: ThreadHost;
 }
 
 /** Memory of a machine, from the point of view of this process. Bytes. */

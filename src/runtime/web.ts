@@ -4,6 +4,7 @@ import type { Device } from "./device.ts";
 import type { MemoryUse, Platform } from "./platform.ts";
 import { type DeviceWorker, openRemoteDevice } from "./remote-device.ts";
 import { openOrtWeb, type WebDeviceOptions, webProviders } from "./web-ort.ts";
+import { webThreads } from "./web-threads.ts";
 
 export type { WebDeviceOptions };
 
@@ -17,6 +18,7 @@ export const webPlatform: Platform = {
   memory: webMemory,
   providers: webProviders,
   openDevice: openWebDevice,
+  threads: webThreads,
 };
 
 /** A page is told its machine's memory roughly, and WebAssembly addresses 4 GiB of it. What it takes, it is not told. */

@@ -3,6 +3,7 @@ import { randomExamples, randomModel, tinyLlama } from "../../tests/helpers/tiny
 import { type DType, sizeOf } from "../graph/index.ts";
 import { chooseMethod } from "../methods/index.ts";
 import type { PretrainedModel } from "../models/index.ts";
+import { chooseOptimizer } from "../optim/index.ts";
 import { liveMemory } from "../plan/memory.ts";
 import { executionOrder } from "../plan/order.ts";
 import type { Device } from "../runtime/device.ts";
@@ -21,7 +22,7 @@ afterAll(() => device.close());
 const options: TrainerOptions = {
   choice: chooseMethod("lora", { rank: 4 }),
   targets: "all-linear",
-  optimizer: { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0 },
+  optimizer: chooseOptimizer("adamw"),
   maxGradNorm: 1,
   memory: "small",
   accumulates: false,

@@ -12,12 +12,12 @@ export async function fingerprintOf(
   >,
 ): Promise<Readonly<Record<string, unknown>>> {
   const { settings, choice, targets, objective, model } = options;
-  const { optimizer, ...rest } = settings;
+  const { optimizerOptions, ...rest } = settings;
   // What only decides when a run looks at itself or stops may change between its parts.
   const { checkpointEvery: _checkpointEvery, patience: _patience, ...decisive } = rest;
   return {
     ...decisive,
-    ...optimizer,
+    ...optimizerOptions,
     objective: objective.objective.name,
     ...objective.config,
     method: choice.method.name,

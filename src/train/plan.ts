@@ -1,4 +1,5 @@
 import { type Graph, sizeOf } from "../graph/index.ts";
+import { chooseOptimizer } from "../optim/index.ts";
 import { type Machine, runSeconds } from "../plan/cost.ts";
 import { type Footprint, footprint, type PlannedProgram } from "../plan/footprint.ts";
 import { bytesOfValue, type Symbols } from "../plan/memory.ts";
@@ -52,7 +53,7 @@ export function planRun(options: PlanOptions, { machine, processBytes }: PlanSit
   const { objective } = options.objective ?? chooseObjective(undefined);
   const graphs = buildTraining(model, {
     ...options,
-    optimizer: settings.optimizer,
+    optimizer: chooseOptimizer(settings.optimizer, settings.optimizerOptions),
     maxGradNorm: settings.maxGradNorm,
     memory: settings.memory,
     baseWeights: settings.baseWeights,

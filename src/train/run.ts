@@ -3,7 +3,7 @@ import type { Tensor } from "../graph/index.ts";
 import { joinPath, type Storage } from "../io/storage.ts";
 import type { Adapter, MethodChoice, TargetModules } from "../methods/index.ts";
 import type { PretrainedModel } from "../models/index.ts";
-import { learningRateAt } from "../optim/index.ts";
+import { chooseOptimizer, learningRateAt } from "../optim/index.ts";
 import type { Device } from "../runtime/device.ts";
 import { type Checkpoint, checkFingerprint, type Progress, readCheckpoint, writeCheckpoint } from "./checkpoint.ts";
 import { type Batch, type BatchSchedule, batchesByLength, type TokenizedExample } from "./data/index.ts";
@@ -109,7 +109,7 @@ export async function train(options: RunOptions): Promise<RunResult> {
     choice,
     targets,
     objective,
-    optimizer: settings.optimizer,
+    optimizer: chooseOptimizer(settings.optimizer, settings.optimizerOptions),
     maxGradNorm: settings.maxGradNorm,
     memory: settings.memory,
     baseWeights: settings.baseWeights,

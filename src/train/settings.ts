@@ -1,5 +1,5 @@
 import { TuneError } from "../errors.ts";
-import { type AdamWConfig, adamwDefaults, type Schedule, schedules } from "../optim/index.ts";
+import { chooseOptimizer, type OptimizerConfig, type Schedule, schedules } from "../optim/index.ts";
 import { type BaseWeightsName, baseWeights } from "./base-weights.ts";
 import { type MemoryChoiceName, memoryChoices } from "./memory.ts";
 
@@ -17,7 +17,10 @@ export interface TrainSettings {
   readonly batchSize: number;
   /** Batches in an update. */
   readonly accumulationSteps: number;
-  readonly optimizer: AdamWConfig;
+  /** `adamw`, `sgd`, …: a name in `optimizers`. */
+  readonly optimizer: string;
+  /** The optimizer's own options, such as `{ weightDecay: 0.01 }`. */
+  readonly optimizerOptions: OptimizerConfig;
   /** Gradients are scaled down to this global norm; 0 leaves them. */
   readonly maxGradNorm: number;
   /** What to spend for less memory; see {@link memoryChoices}. */
@@ -43,7 +46,8 @@ export const trainDefaults: TrainSettings = {
   maxSteps: 0,
   batchSize: 8,
   accumulationSteps: 1,
-  optimizer: adamwDefaults,
+  optimizer: "adamw",
+  optimizerOptions: {},
   maxGradNorm: 1,
   memory: "balanced",
   baseWeights: "f32",
@@ -55,10 +59,10 @@ export const trainDefaults: TrainSettings = {
 
 /**
  * Fill in defaults and check.
- * @throws {TuneError} `bad-option` listing every problem.
+ * @throws {TuneError} `bad-option` listing every problem; `unknown-optimizer`.
  */
 export function resolveSettings(given: Partial<TrainSettings>): TrainSettings {
-  const settings = { ...trainDefaults, ...given, optimizer: { ...trainDefaults.optimizer, ...given.optimizer } };
+  const settings = { ...trainDefaults, ...given };
   const problems: string[] = [];
   const check = (name: string, value: number, ok: boolean, rule: string): void => {
     if (!ok || !Number.isFinite(value)) problems.push(`${name} is ${value}, but it must be ${rule}`);
@@ -71,11 +75,6 @@ export function resolveSettings(given: Partial<TrainSettings>): TrainSettings {
   check("warmup", settings.warmup, settings.warmup >= 0, "0 or more");
   check("maxGradNorm", settings.maxGradNorm, settings.maxGradNorm >= 0, "0 or more");
   check("epochs", settings.epochs, settings.epochs > 0, "more than 0");
-  check("weightDecay", settings.optimizer.weightDecay, settings.optimizer.weightDecay >= 0, "0 or more");
-  for (const beta of ["beta1", "beta2"] as const) {
-    const value = settings.optimizer[beta];
-    check(beta, value, value >= 0 && value < 1, "from 0 up to but not 1");
-  }
   whole("batchSize", 1);
   whole("accumulationSteps", 1);
   for (const name of ["maxSteps", "evaluateEvery", "patience", "checkpointEvery", "seed"] as const) whole(name, 0);
@@ -89,5 +88,6 @@ export function resolveSettings(given: Partial<TrainSettings>): TrainSettings {
       at: "training settings",
       fix: "change the values named above",
     });
-  return settings;
+  const { config } = chooseOptimizer(settings.optimizer, settings.optimizerOptions);
+  return { ...settings, optimizerOptions: config };
 }

@@ -4,6 +4,7 @@ import { type Graph, parse, print, verify } from "../graph/index.ts";
 import { chooseMethod } from "../methods/index.ts";
 import { openModel } from "../models/index.ts";
 import { findOp } from "../ops/index.ts";
+import { chooseOptimizer } from "../optim/index.ts";
 import { nodeStorage } from "../runtime/node-storage.ts";
 import { buildTraining } from "./step.ts";
 
@@ -22,7 +23,7 @@ describe.each(["llama-tiny", "gpt2-tiny"])("the training step of %s", (name) => 
     const { gradient, update } = buildTraining(model, {
       choice: chooseMethod(method, options),
       targets: "all-linear",
-      optimizer: { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0.01 },
+      optimizer: chooseOptimizer("adamw", { weightDecay: 0.01 }),
       maxGradNorm: 1,
       memory: "balanced",
       accumulates,

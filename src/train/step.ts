@@ -10,7 +10,7 @@ import {
 import { type Attached, attach, type MethodChoice, type TargetModules } from "../methods/index.ts";
 import type { PretrainedModel } from "../models/index.ts";
 import { add, mul } from "../ops/index.ts";
-import type { AdamWConfig } from "../optim/index.ts";
+import type { OptimizerChoice } from "../optim/index.ts";
 import { bytesOfValue, type Symbols } from "../plan/memory.ts";
 import {
   broadcastLate,
@@ -37,7 +37,7 @@ export interface StepOptions {
   readonly targets: TargetModules;
   /** What is minimised; next-token prediction unless given. */
   readonly objective?: ObjectiveChoice;
-  readonly optimizer: AdamWConfig;
+  readonly optimizer: OptimizerChoice;
   /** Gradients are scaled down to this global norm; 0 leaves them. */
   readonly maxGradNorm: number;
   /** What to spend for less memory. */
@@ -76,7 +76,7 @@ export interface TrainingGraphs {
 const nominal: Symbols = { batch: 1, block: 128, chunk: 32 };
 
 /**
- * Build the training step of a model as graphs: forward, loss, backward, clipping by global norm and AdamW.
+ * Build the training step of a model as graphs: forward, loss, backward, clipping by global norm and the optimiser.
  * Scalars of the optimiser (`keep`, `step_size`, …) and `carry` (0 on the first batch of an update, 1 after) are inputs.
  */
 export function buildTraining(model: PretrainedModel, options: StepOptions): TrainingGraphs {

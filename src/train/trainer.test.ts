@@ -1,6 +1,7 @@
 import { expect, it } from "vitest";
 import { randomExamples, randomModel } from "../../tests/helpers/tiny-model.ts";
 import { chooseMethod } from "../methods/index.ts";
+import { chooseOptimizer } from "../optim/index.ts";
 import { openNodeDevice } from "../runtime/node.ts";
 import { makeBatch } from "./data/index.ts";
 import { meanLoss, openEvaluator } from "./evaluator.ts";
@@ -11,7 +12,7 @@ it.each(["lora", "dora"])("evaluates %s in the training program with dropout off
   const model = await randomModel();
   const choice = chooseMethod(method, { rank: 4, dropout: 0.5 });
   const targets = "all-linear";
-  const optimizer = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0 };
+  const optimizer = chooseOptimizer("adamw");
   const settings = { maxGradNorm: 1, memory: "balanced", accumulates: false, seed: 1 } as const;
   const trainer = await openTrainer(device, model, { choice, targets, optimizer, ...settings });
   const batch = makeBatch(randomExamples(6), { padId: 0 });
@@ -34,7 +35,7 @@ it.each([
   const device = await openNodeDevice({ worker: false, threads: 1 });
   const model = await randomModel();
   const choice = chooseMethod(method, options, patterns);
-  const optimizer = { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0 };
+  const optimizer = chooseOptimizer("adamw");
   const settings = { maxGradNorm: 1, memory: "balanced", accumulates: false, seed: 1 } as const;
   const trainer = await openTrainer(device, model, { choice, targets: "all-linear", optimizer, ...settings });
   const batch = makeBatch(randomExamples(6), { padId: 0 });

@@ -11,7 +11,7 @@ import {
 } from "../methods/index.ts";
 import type { PretrainedModel } from "../models/index.ts";
 import { operatorSet } from "../ops/index.ts";
-import { type AdamWConfig, adamw } from "../optim/index.ts";
+import type { OptimizerChoice } from "../optim/index.ts";
 import type { Device } from "../runtime/device.ts";
 import { compileGraph, type Program } from "../runtime/program.ts";
 import { kernelsOf } from "../runtime/provider.ts";
@@ -30,7 +30,7 @@ export interface TrainerOptions {
   readonly targets: TargetModules;
   /** What is minimised; next-token prediction unless given. */
   readonly objective?: ObjectiveChoice;
-  readonly optimizer: AdamWConfig;
+  readonly optimizer: OptimizerChoice;
   /** Gradients are scaled down to this global norm; 0 leaves them. */
   readonly maxGradNorm: number;
   /** What to spend for less memory. */
@@ -98,6 +98,7 @@ interface Compiled {
 export async function openTrainer(device: Device, model: PretrainedModel, options: TrainerOptions): Promise<Trainer> {
   const graphs = buildTraining(model, { ...options, kernels: kernelsOf(device.provider) });
   const { trainables, dropoutMasks } = graphs.attached;
+  const { optimizer, config } = options.optimizer;
   if (trainables.length === 0) {
     throw new TuneError("nothing-to-train", `${options.choice.method.name} attached to no layer.`, {
       at: model.folder,
@@ -114,7 +115,7 @@ export async function openTrainer(device: Device, model: PretrainedModel, option
   // A scalar that no parameter's update uses (decay, when nothing decays) is not an input of the graph.
   const taken = new Set((update ?? gradient).program.graph.inputs.map(({ name }) => name));
   const optimizerFeeds = (step: number, learningRate: number): Record<string, Tensor> =>
-    scalarFeeds({ ...adamw.scalars(step, learningRate, options.optimizer), ...schedule?.scalars(step) }, taken);
+    scalarFeeds({ ...optimizer.scalars(step, learningRate, config), ...schedule?.scalars(step) }, taken);
 
   const ofUpdate = [normName, ...graphs.reports];
   const buffers = [...trainables.map(({ value }) => value), ...graphs.zeros];
@@ -240,7 +241,7 @@ async function placeInitial(device: Device, { attached, zeros }: TrainingGraphs,
       await device.upload(value.name, await weight.source.read());
     } else if (typeof initial === "object") {
       assert(weight.kind === "weight", () => `${value.name} has no pretrained tensor to start from`);
-      const data = initial.fromWeight(await weight.source.read());
+      const data = await initial.fromWeight(await weight.source.read());
       await device.upload(value.name, { dtype: "float32", shape, data });
     } else {
       const size = shape.reduce((product, dim) => product * dim, 1);
@@ -248,7 +249,7 @@ async function placeInitial(device: Device, { attached, zeros }: TrainingGraphs,
       await device.upload(value.name, { dtype: "float32", shape, data });
     }
   }
-  for (const { name, shape } of zeros) await device.upload(name, tensor("float32", shape.map(Number), 0));
+  for (const { name, dtype, shape } of zeros) await device.upload(name, tensor(dtype, shape.map(Number), 0));
 }
 
 function expectTensor(tensors: ReadonlyMap<string, Tensor>, name: string, shape: readonly (number | string)[]): Tensor {

@@ -2,7 +2,7 @@ import { assert } from "../errors.ts";
 import { type InputValue, input, type ParameterValue, parameter, sizeOf, type Value } from "../graph/index.ts";
 import { configAt, type MethodChoice, type MethodConfig, type Trainable, type TrainedSite } from "../methods/index.ts";
 import { add, concat, maxSplitParts, reshape, split } from "../ops/index.ts";
-import { type AdamWConfig, adamw, clipByGlobalNorm, globalNorm } from "../optim/index.ts";
+import { clipByGlobalNorm, globalNorm, type OptimizerChoice, type StateSpec } from "../optim/index.ts";
 import { differentiate } from "../transforms/index.ts";
 
 /** The graph of an update: outputs, the buffers they replace, and the buffers it starts with zeros. */
@@ -32,9 +32,10 @@ const packSize = 65536;
 export function updateOutputs(
   trainables: readonly Trainable[],
   gradients: readonly Value[],
-  options: { readonly choice: MethodChoice; readonly maxGradNorm: number; readonly optimizer: AdamWConfig },
+  options: { readonly choice: MethodChoice; readonly maxGradNorm: number; readonly optimizer: OptimizerChoice },
 ): Update {
-  const { choice, optimizer } = options;
+  const { choice } = options;
+  const { optimizer, config } = options.optimizer;
   const { name: method, training: hooks = {} } = choice.method;
   const outputs: Record<string, Value> = {};
   const writes: Record<string, string> = {};
@@ -44,8 +45,8 @@ export function updateOutputs(
     outputs[`next ${buffer}`] = value;
     writes[`next ${buffer}`] = buffer;
   };
-  const kept = (name: string, shape: readonly number[]): ParameterValue => {
-    const value = parameter(name, "float32", shape);
+  const kept = (name: string, { dtype, shape }: StateSpec): ParameterValue => {
+    const value = parameter(name, dtype, shape);
     state.push(value);
     return value;
   };
@@ -81,25 +82,32 @@ export function updateOutputs(
     const [first] = members as [Trainable]; // a pack has members
     const gradient = clipped[i] as Value; // one gradient a pack
     const shape = gradient.shape.map(Number);
-    const stateOf = (names: readonly string[]): ((name: string) => Value) => {
-      const own = new Map(names.map((name) => [name, kept(stateName(first.value.name, name), shape)]));
+    const stateOf = (specs: Readonly<Record<string, StateSpec>>): ((name: string) => Value) => {
+      const own = new Map(
+        Object.entries(specs).map(([name, spec]) => [name, kept(stateName(first.value.name, name), spec)]),
+      );
       return (name) => own.get(name) as Value; // one of the names
     };
     const { decays, rate, inPlace } = ruleOf(first);
-    const next = adamw.update(
+    const next = optimizer.update(
       {
         parameter: flatten(members.map(({ value }) => value)),
         gradient,
-        state: stateOf(adamw.state),
+        state: stateOf(optimizer.state(shape, config)),
         scalar,
         decays,
         rate,
       },
-      optimizer,
+      config,
     );
     const track = inPlace ? undefined : hooks.track;
     const tracked = track?.update(
-      { parameter: next.parameter, gradient, state: stateOf(track.state), scalar },
+      {
+        parameter: next.parameter,
+        gradient,
+        state: stateOf(Object.fromEntries(track.state.map((name) => [name, { dtype: "float32", shape }]))),
+        scalar,
+      },
       choice.config,
     );
     for (const [name, tensor] of Object.entries({ ...next.state, ...tracked?.state }))
@@ -118,7 +126,7 @@ export function updateOutputs(
   };
   const settled = hooks.settle?.(
     sitesOf(choice, after).map((site, i) => ({ ...site, score: scored[i]?.parameter ?? unscored })),
-    { scalar, state: (name, shape) => kept(stateName(method, name), shape) },
+    { scalar, state: (name, shape) => kept(stateName(method, name), { dtype: "float32", shape }) },
     choice.config,
   );
   for (const [trainable, value] of after) {

@@ -49,14 +49,20 @@ def batches(count):
     return ids, labels
 
 
-def curve(model, steps, lr, accumulate=1, schedule=None, decay_vectors=True, weight_decay=0.01, rate=lambda name: 1):
+def adamw(groups, lr):
+    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.999), eps=1e-8, foreach=False)
+
+
+def curve(
+    model, steps, lr, accumulate=1, schedule=None, decay_vectors=True, weight_decay=0.01, rate=lambda name: 1, rule=adamw
+):
     """Sums of token losses divided by the labels of the whole update, as Trainer does with num_items_in_batch."""
     ids, labels = batches(steps * accumulate)
     trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     initial = {f"initial.{n}": p.detach().clone().float() for n, p in trained}
     decays = lambda p: decay_vectors or p.ndim >= 2
     groups = [{"params": [p], "lr": lr * rate(n), "weight_decay": weight_decay if decays(p) else 0.0} for n, p in trained]
-    optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.999), eps=1e-8, foreach=False)
+    optimizer = rule(groups, lr)
     scheduler = schedule(optimizer) if schedule else None
     losses, norms = [], []
     model.train()
@@ -122,6 +128,10 @@ def main():
     save_curve("curve-rslora", lambda dtype: lora(dtype, use_rslora=True), steps=50, lr=2e-3)
     # As PEFT's create_loraplus_optimizer: B learns this many times as fast as A.
     save_curve("curve-loraplus", lora, steps=50, lr=2e-3, rate=lambda name: 4 if "lora_B" in name else 1)
+    # Stochastic gradient descent, whose rule is torch's without dampening.
+    for name, options in {"momentum": {"momentum": 0.9}, "nesterov": {"momentum": 0.8, "nesterov": True}, "plain": {}}.items():
+        rule = lambda groups, lr, options=options: torch.optim.SGD(groups, lr=lr, foreach=False, **options)
+        save_curve(f"curve-sgd-{name}", lora, steps=30, lr=0.05, weight_decay=0.02, rule=rule)
     save_curve(
         "curve-lora-accumulated",
         lora,

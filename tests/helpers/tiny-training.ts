@@ -1,4 +1,5 @@
 import { chooseMethod } from "../../src/methods/index.ts";
+import { chooseOptimizer } from "../../src/optim/index.ts";
 import type { Device } from "../../src/runtime/device.ts";
 import { makeBatch } from "../../src/train/data/index.ts";
 import { openTrainer } from "../../src/train/trainer.ts";
@@ -9,7 +10,7 @@ export async function tinyTraining(device: Device, steps: number): Promise<reado
   const trainer = await openTrainer(device, await randomModel(), {
     choice: chooseMethod("lora", { rank: 4, alpha: 8, dropout: 0.1 }),
     targets: "all-linear",
-    optimizer: { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weightDecay: 0.01 },
+    optimizer: chooseOptimizer("adamw", { weightDecay: 0.01 }),
     maxGradNorm: 1,
     memory: "balanced",
     accumulates: false,

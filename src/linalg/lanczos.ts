@@ -1,0 +1,145 @@
+import { makeBasis } from "./basis.ts";
+import { eigh } from "./eigh.ts";
+import { columnsOf, type Matrix, transposed, zeroMatrix } from "./matrix.ts";
+import type { LinearOperator } from "./operator.ts";
+import { dot, norm, scale } from "./vectors.ts";
+
+/** What a few products with W·Wᵀ tell about how a vector lies among W's left singular vectors. */
+export interface Weights {
+  /** No left singular vector whose value's square is in the searched interval has a larger absolute cosine. */
+  readonly bound: number;
+  /** The largest absolute cosine with a singular vector that was found on the way; 0 when none was. */
+  readonly found: number;
+}
+
+/** Where to search, and how far to go. */
+export interface WeightOptions {
+  /** Left singular vectors that are known [rows, K]; their part of each vector is set aside. */
+  readonly known: Matrix;
+  /** Squares of the singular values that are not set aside lie in [lowest, highest]. */
+  readonly lowest: number;
+  readonly highest: number;
+  /** Stop as soon as every vector is bounded below this or found above it. */
+  readonly decideAt: number;
+  /** Products with W·Wᵀ. */
+  readonly steps?: number;
+  readonly onProduct?: () => void;
+}
+
+/**
+ * Bound the absolute cosine of each column of X [rows, n] with every left singular vector that is not `known`.
+ *
+ * s steps of Lanczos from the vector v (unit length, times rho) give the polynomials p₀ … p₍ₛ₋₁₎ that are orthonormal for
+ * its spectral measure; the measure's weight at any one x is at most 1 / Σ pᵢ(x)² (the Christoffel function; Akhiezer,
+ * The Classical Moment Problem, §2.5). So no eigenvector has a cosine above rho·√(maxₓ 1 / Σ pᵢ(x)²).
+ */
+export async function boundWeights(
+  operator: LinearOperator,
+  X: Matrix,
+  options: WeightOptions,
+): Promise<readonly Weights[]> {
+  const { known, lowest, highest, decideAt, steps = 48, onProduct } = options;
+  const { rows } = operator;
+  const aside = makeBasis(rows, known.cols + 1);
+  aside.add(known);
+  const runs = Array.from({ length: X.cols }, (_, j) => {
+    const vector = Float64Array.from(columnsOf(X, j, j + 1).data);
+    aside.removeFrom(vector, 1);
+    aside.removeFrom(vector, 1);
+    const rho = norm(vector, 0, rows);
+    if (rho > 0) scale(vector, 0, 1 / rho, rows);
+    return { rho, basis: makeBasis(rows, steps + 1), vector, alpha: [] as number[], beta: [] as number[], open: false };
+  });
+  const results: Weights[] = runs.map(({ rho }) => ({ bound: rho, found: 0 }));
+  for (const run of runs) run.open = run.rho >= decideAt;
+  for (let step = 0; step < steps; step++) {
+    const active = runs.filter(({ open }) => open);
+    if (active.length === 0) break;
+    const block = zeroMatrix(rows, active.length);
+    for (const [j, run] of active.entries()) {
+      run.basis.add({ rows, cols: 1, data: run.vector });
+      for (let i = 0; i < rows; i++) block.data[i * active.length + j] = run.vector[i] ?? 0;
+    }
+    const image = transposed(await operator.apply(await operator.applyTransposed(block)));
+    onProduct?.();
+    for (const [j, run] of active.entries()) {
+      const next = Float64Array.from(image.data.subarray(j * rows, (j + 1) * rows));
+      run.alpha.push(dot(next, 0, run.vector, 0, rows));
+      // Along everything before, twice: Lanczos forgets what it has found otherwise, and would find it again.
+      for (let pass = 0; pass < 2; pass++) {
+        aside.removeFrom(next, 1);
+        run.basis.removeFrom(next, 1);
+      }
+      const length = norm(next, 0, rows);
+      run.beta.push(length);
+      const ended = length <= 1e-7 * highest; // the vector is a sum of so many singular vectors
+      if (!ended) scale(next, 0, 1 / length, rows);
+      run.vector = next;
+      if (!ended && step % 4 !== 3 && step < steps - 1) continue;
+      const at = runs.indexOf(run);
+      const found = foundWeight(run.alpha, run.beta, run.rho, highest);
+      const bound = ended ? found : run.rho * Math.sqrt(largestWeight(run.alpha, run.beta, lowest, highest));
+      results[at] = { bound: Math.max(found, bound), found };
+      run.open = !ended && found < decideAt && bound >= decideAt;
+    }
+  }
+  return results;
+}
+
+/** The largest weight of a settled Ritz vector, and 0 when none is. */
+function foundWeight(alpha: readonly number[], beta: readonly number[], rho: number, unit: number): number {
+  const size = alpha.length;
+  const T = zeroMatrix(size, size);
+  for (let i = 0; i < size; i++) {
+    T.data[i * size + i] = alpha[i] ?? 0;
+    if (i + 1 < size) {
+      T.data[i * size + i + 1] = beta[i] ?? 0;
+      T.data[(i + 1) * size + i] = beta[i] ?? 0;
+    }
+  }
+  const { vectors } = eigh(T);
+  let largest = 0;
+  for (let j = 0; j < size; j++) {
+    const residual = (beta[size - 1] ?? 0) * Math.abs(vectors.data[(size - 1) * size + j] ?? 0);
+    if (residual <= 1e-6 * unit) largest = Math.max(largest, rho * Math.abs(vectors.data[j] ?? 0));
+  }
+  return largest;
+}
+
+/** max over x in [lowest, highest] of 1 / Σ pᵢ(x)², on a grid dense at both ends and then around its best points. */
+function largestWeight(alpha: readonly number[], beta: readonly number[], lowest: number, highest: number): number {
+  const weight = (x: number): number => {
+    let [before, here, sum] = [0, 1, 1];
+    for (let i = 0; i + 1 < alpha.length; i++) {
+      const b = beta[i] ?? 0;
+      const next = ((x - (alpha[i] ?? 0)) * here - (i === 0 ? 0 : (beta[i - 1] ?? 0)) * before) / b;
+      [before, here] = [here, next];
+      sum += next * next;
+    }
+    return 1 / sum;
+  };
+  const points: number[] = [];
+  const span = highest - lowest;
+  const grid = 2000;
+  for (let i = 0; i <= grid; i++) {
+    points.push(lowest + (span * i) / grid);
+    points.push(lowest + span * 10 ** (-9 * (1 - i / grid)));
+  }
+  points.push(lowest);
+  points.sort((a, b) => a - b);
+  const values = points.map(weight);
+  let best = Math.max(...values);
+  // Between the neighbours of each local best, by golden section: a peak between two points is not missed.
+  for (let i = 0; i < points.length; i++) {
+    const here = values[i] ?? 0;
+    if (here < 0.5 * best || here < (values[i - 1] ?? 0) || here < (values[i + 1] ?? 0)) continue;
+    let [left, right] = [points[i - 1] ?? lowest, points[i + 1] ?? highest];
+    for (let round = 0; round < 30; round++) {
+      const [a, b] = [right - 0.618 * (right - left), left + 0.618 * (right - left)];
+      if (weight(a) > weight(b)) right = b;
+      else left = a;
+    }
+    best = Math.max(best, weight((left + right) / 2));
+  }
+  return Math.min(1, best);
+}
