@@ -8,6 +8,12 @@ export { type LoadDataOptions, type LoadedData, loadData } from "./api/load-data
 export { type DownloadProgress, type LoadedModel, type LoadModelOptions, loadModel } from "./api/load-model.ts";
 export { type PlanTuningOptions, planTuning, type Remedy, type TuningPlan } from "./api/plan.ts";
 export {
+  type QuantizeChoice,
+  type QuantizeOptions,
+  type QuantizeResult,
+  quantize,
+} from "./api/quantize.ts";
+export {
   type EvaluateOptions,
   type Evaluation,
   evaluate,
@@ -20,6 +26,7 @@ export {
 export { findRuns, type RunSummary } from "./api/runs.ts";
 export { type ExportOptions, exportModel, loadAdapter } from "./api/save.ts";
 export { type TuneOptions, type TuningChoice, tune } from "./api/tune.ts";
+export type { BitPlan, BitsChoice, MatrixReport, MixedBits, PackedReport, QuantiseEvent } from "./compress/index.ts";
 export { TuneError } from "./errors.ts";
 export { type ExportFormName, exportForms } from "./export/index.ts";
 export type { Generation, SampleOptions } from "./generate/index.ts";
@@ -39,6 +46,7 @@ export {
 } from "./methods/index.ts";
 export { supportedModelTypes } from "./models/index.ts";
 export { type Optimizer, optimizers } from "./optim/index.ts";
+export { type Scheme, schemes } from "./quant/index.ts";
 export type { Device, DeviceOptions } from "./runtime/device.ts";
 export type { FindModelOptions, MemoryUse, Platform } from "./runtime/platform.ts";
 export type { DataReport, DataWarning } from "./train/data/index.ts";

@@ -4,6 +4,7 @@ import { readJsonObject } from "../io/json.ts";
 import { readMlxAdapter } from "../io/mlx.ts";
 import { openModelWeights } from "../io/model-weights.ts";
 import { openOnnx } from "../io/onnx/read.ts";
+import { type PackedFile, type PackedShape, packedSize } from "../io/packed/index.ts";
 import { openSafetensors, type Safetensors } from "../io/safetensors.ts";
 import { joinPath, type Storage } from "../io/storage.ts";
 import { loadTokenizer } from "../io/tokenizer.ts";
@@ -55,15 +56,17 @@ export async function inspect(storage: Storage, path: string): Promise<Inspectio
 async function inspectModel(storage: Storage, folder: string): Promise<Inspection> {
   const model = await openModel(storage, folder);
   const { sizes } = model;
-  const files = await openModelWeights(storage, folder);
+  const { packed } = model;
+  const files = packed?.tensors ?? (await openModelWeights(storage, folder));
   const dtypes = [...new Set([...files.values()].map(({ dtype }) => dtype))].join(", ");
   const tokenizer = await loadTokenizer(storage, folder).catch(() => undefined); // its absence is a fact, not an error
   return {
-    kind: "model",
+    kind: packed ? "packed model" : "model",
     facts: [
       ["architecture", model.modelType],
       ["parameters", model.parameterCount.toLocaleString("en-US")],
-      ["stored as", dtypes],
+      ["stored as", packed ? `packed matrices and ${dtypes}` : dtypes],
+      ...(packed ? packedFacts(packed) : []),
       ["layers", String(sizes.layers)],
       ["hidden size", String(sizes.hiddenSize)],
       ["heads", `${sizes.heads} (${sizes.kvHeads} for keys and values, ${sizes.headDim} wide)`],
@@ -76,8 +79,24 @@ async function inspectModel(storage: Storage, folder: string): Promise<Inspectio
       ],
       ...(model.unused.length > 0 ? [["unused tensors", model.unused.join(", ")] as const] : []),
     ],
-    rows: [],
+    rows: packed ? [...packed.matrices].map(([name, { shape }]) => `${name}  ${showPacked(shape)}`) : [],
   };
+}
+
+function packedFacts({ info, matrices, sizeBytes }: PackedFile): readonly (readonly [string, string])[] {
+  const shapes = [...matrices.values()].map(({ shape }) => shape);
+  const weights = shapes.reduce((sum, { rows, columns }) => sum + rows * columns, 0);
+  const bits = shapes.reduce((sum, shape) => sum + packedSize(shape).bitsPerWeight * shape.rows * shape.columns, 0);
+  return [
+    ["quantised by", String(info["method"] ?? "not said")],
+    ["bits a packed weight", `${(bits / Math.max(1, weights)).toFixed(3)}, scales counted`],
+    ["file", `${sizeBytes.toLocaleString("en-US")} bytes`],
+  ];
+}
+
+function showPacked({ rows, columns, bits, coding, rowGroup, columnGroup, scaleKind, terms }: PackedShape): string {
+  const scales = terms === undefined ? scaleKind : `${terms} powers of two`;
+  return `[${rows}, ${columns}] ${bits} bits, ${coding}, scales of ${rowGroup} rows and ${columnGroup} columns in ${scales}`;
 }
 
 async function inspectAdapter(storage: Storage, folder: string): Promise<Inspection> {

@@ -15,6 +15,7 @@ export const commands: Readonly<
 > = {
   tune: { summary: "tune a model on data", load: () => import("./tune.ts") },
   plan: { summary: "say what tuning would take, before it starts", load: () => import("./plan.ts") },
+  quantize: { summary: "pack a model's weights into 1 to 8 bits", load: () => import("./quantize.ts") },
   generate: { summary: "continue a prompt", load: () => import("./generate.ts") },
   chat: { summary: "talk with a model", load: () => import("./chat.ts") },
   eval: { summary: "measure loss, perplexity and exact match", load: () => import("./eval.ts") },

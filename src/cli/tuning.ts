@@ -90,7 +90,7 @@ export async function withTuning(command: Command): Promise<Command> {
 }
 
 /** The options of records as flags of their own names, declared once in their fields. */
-function withFields(
+export function withFields(
   command: Command,
   records: readonly { readonly name: string; readonly fields: Readonly<Record<string, Field<unknown>>> }[],
 ): void {
@@ -99,15 +99,15 @@ function withFields(
   for (const [name, field] of fields) {
     const users = records.filter((record) => name in record.fields).map((record) => record.name);
     const help = `${field.help} (${users.join(", ")}; ${String(field.initial)} unless given)`;
-    if (field.kind === "boolean") command.option(`--${dashed(name)}`, help);
+    if (field.kind === "boolean") command.option(`--${field.initial === true ? "no-" : ""}${dashed(name)}`, help);
     else if (field.choices) command.addOption(new Option(`--${dashed(name)} <word>`, help).choices(field.choices));
     else command.option(`--${dashed(name)} <n>`, help, checked(field.kind === "integer" ? wholeNumber : realNumber));
   }
 }
 
 /** The options that flags give to a record. */
-function fieldsGiven(
-  flags: TuningFlags,
+export function fieldsGiven(
+  flags: Readonly<Record<string, unknown>>,
   fields: Readonly<Record<string, unknown>> = {},
 ): Readonly<Record<string, number | boolean | string>> {
   const given = Object.keys(fields).filter((name) => flags[name] !== undefined);

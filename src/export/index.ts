@@ -7,5 +7,6 @@ export * from "./as-lora.ts";
 export * from "./forms.ts";
 export * from "./merge.ts";
 export * from "./mlx-files.ts";
+export { copyCompanions, modelCard, writeJson } from "./model-files.ts";
 export * from "./safetensors-folder.ts";
 export * from "./transformers-js.ts";

@@ -1,6 +1,6 @@
+import { flag, integer } from "../fields.ts";
 import { float32ToFloat16 } from "../io/convert.ts";
 import { type PackedMatrix, packPlanes } from "../io/packed/index.ts";
-import { flag, integer } from "../methods/index.ts";
 import { assign, createBinaryCoder } from "./binary-code.ts";
 import { createCodebook, fillCodebook, nearestIndex } from "./codebook.ts";
 import { type SweepConfig, sweepFields } from "./gptq.ts";

@@ -1,4 +1,4 @@
-import { type Fields, flag, integer, real } from "../methods/index.ts";
+import { type Fields, flag, integer, real } from "../fields.ts";
 import { prepareHessian } from "./hessian.ts";
 import { defineScheme, type Scheme } from "./scheme.ts";
 import { type ColumnQuantiser, sweep } from "./sweep.ts";

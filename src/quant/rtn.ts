@@ -1,4 +1,4 @@
-import { integer } from "../methods/index.ts";
+import { integer } from "../fields.ts";
 import { deadInputs } from "./hessian.ts";
 import { defineScheme, type Scheme } from "./scheme.ts";
 import { createUniform, fitGroup, packUniform, uniformCode } from "./uniform.ts";

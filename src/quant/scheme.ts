@@ -1,5 +1,6 @@
+import type { Fields } from "../fields.ts";
 import type { PackedMatrix } from "../io/packed/index.ts";
-import type { Citation, Fields } from "../methods/index.ts";
+import type { Citation } from "../methods/index.ts";
 import type { Hessian, PreparedHessian } from "./hessian.ts";
 
 /** A linear map's weight, to be quantised. */

@@ -1,5 +1,5 @@
+import { flag, integer } from "../fields.ts";
 import { encodePowers, packPlanes } from "../io/packed/index.ts";
-import { flag, integer } from "../methods/index.ts";
 import { createBinaryCoder } from "./binary-code.ts";
 import { createCodebook, fillCodebook, nearestIndex } from "./codebook.ts";
 import { type SweepConfig, sweepFields } from "./gptq.ts";

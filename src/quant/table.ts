@@ -1,5 +1,5 @@
 import { nearest, TuneError } from "../errors.ts";
-import { type Fields, resolveFields } from "../methods/index.ts";
+import { type Fields, resolveFields } from "../fields.ts";
 import { bcq } from "./bcq.ts";
 import { gptq } from "./gptq.ts";
 import { rtn } from "./rtn.ts";
@@ -7,7 +7,7 @@ import type { Scheme } from "./scheme.ts";
 import { shiftadd } from "./shiftadd.ts";
 
 /** A scheme's options, all of them settled. */
-export type SchemeConfig = Readonly<Record<string, number | boolean>>;
+export type SchemeConfig = Readonly<Record<string, number | boolean | string>>;
 
 // A scheme's config is its own; here schemes are only asked for what every scheme has, with the config they resolved.
 type AnyScheme = Scheme<SchemeConfig>;

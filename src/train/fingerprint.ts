@@ -32,7 +32,8 @@ export async function fingerprintOf(
   };
 }
 
-async function hashExamples(examples: readonly TokenizedExample[]): Promise<string> {
+/** A hash of examples as token ids, with what is learnt of them. */
+export async function hashExamples(examples: readonly TokenizedExample[]): Promise<string> {
   const sequences = examples.flatMap(sequencesOf);
   const total = sequences.reduce((sum, { inputIds }) => sum + inputIds.length + 1, 0);
   const words = new Int32Array(total);

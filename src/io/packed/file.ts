@@ -36,6 +36,8 @@ export interface PackedEntry {
   readonly stored: StoredLayout;
   /** Bytes that it takes in the file. */
   readonly sizeBytes: number;
+  /** Its tensors as they stand in the file. */
+  readonly parts: readonly NamedTensor[];
   /**
    * Read planes and scales, without unpacking them.
    * @throws {TuneError} `packed-malformed` when the order of columns is no permutation, `not-finite-weight`.
@@ -98,7 +100,18 @@ export async function openPacked(storage: Storage, path: string): Promise<Packed
     const stored = isJsonObject(entry) && entry["stored"] === "in,out" ? "in,out" : "out,in";
     if (!checkTensors(name, shape, own, problems)) continue;
     const sizeBytes = Object.values(own).reduce((sum, part) => sum + (part?.sizeBytes ?? 0), 0);
-    matrices.set(name, { name, shape, stored, sizeBytes, read: () => readMatrix(name, shape, own, path) });
+    const named = parts.flatMap((part) => {
+      const found = own[part];
+      return found ? [{ name: `${name}.${part}`, tensor: found }] : [];
+    });
+    matrices.set(name, {
+      name,
+      shape,
+      stored,
+      sizeBytes,
+      parts: named,
+      read: () => readMatrix(name, shape, own, path),
+    });
   }
   for (const [name, { dtype }] of rest) {
     if (dtype === "float32" || dtype === "float16" || dtype === "bfloat16") continue;
@@ -175,13 +188,18 @@ export async function writePacked(
   path: string,
   options: {
     readonly info: JsonObject;
-    readonly matrices: readonly PackedToWrite[];
+    /** In memory, or still in another packed file. */
+    readonly matrices: readonly (PackedToWrite | PackedEntry)[];
     readonly tensors: readonly NamedTensor[];
   },
 ): Promise<void> {
-  const described = options.matrices.map(({ name, matrix, stored }) => [name, describeMatrix(matrix, stored)]);
+  const described = options.matrices.map((entry) => [
+    entry.name,
+    describeMatrix("matrix" in entry ? entry.matrix : entry.shape, entry.stored),
+  ]);
   const header = { version: packedVersion, ...options.info, matrices: Object.fromEntries(described) };
-  await writeSafetensors(storage, path, [...options.matrices.flatMap(packedTensors), ...options.tensors], {
+  const packed = options.matrices.flatMap((entry) => ("matrix" in entry ? packedTensors(entry) : entry.parts));
+  await writeSafetensors(storage, path, [...packed, ...options.tensors], {
     format: "scion-packed",
     scion_packed: JSON.stringify(header),
   });
@@ -308,9 +326,12 @@ function unpackBits(packed: Uint8Array, bits: number, count: number): Uint8Array
   return values;
 }
 
-/** A tensor that stays as it is, in the dtype asked for: `float16` halves an embedding. */
-export async function keptAs(name: string, source: LazyTensor, dtype: "float16" | "float32"): Promise<NamedTensor> {
-  const values = await toFloat32(source);
-  if (dtype === "float32") return { name, tensor: values };
-  return { name, tensor: castTensor(values, "float16") };
+/** A tensor that stays as it is, in the dtype asked for (`float16` halves an embedding), converted when it is read. */
+export function keptAs(source: LazyTensor, dtype: "float16" | "float32"): LazyTensor {
+  return {
+    dtype,
+    shape: source.shape,
+    sizeBytes: (dtype === "float16" ? 2 : 4) * sizeOf(source.shape),
+    read: async () => castTensor(await toFloat32(source), dtype),
+  };
 }

@@ -1,0 +1,158 @@
+import {
+  type BitsChoice,
+  openWorkFolder,
+  type PackedReport,
+  type QuantisedModel,
+  type QuantiseEvent,
+  quantiseModel,
+  reportPacked,
+  writePackedModel,
+} from "../compress/index.ts";
+import { TuneError } from "../errors.ts";
+import { checkBits, chooseScheme, type SchemeChoice } from "../quant/index.ts";
+import type { Device, DeviceOptions } from "../runtime/device.ts";
+import { type Sequence, sequencesOf } from "../train/data/index.ts";
+import { hashExamples } from "../train/fingerprint.ts";
+import type { LoadedData } from "./load-data.ts";
+import { type LoadedModel, loadModel } from "./load-model.ts";
+
+/** How weights are quantised. */
+export interface QuantizeChoice {
+  /** `shiftadd`, `gptq`, `bcq` or `rtn`: a name in `schemes`; `shiftadd` unless given. */
+  readonly method?: string;
+  /** The scheme's options, such as `{ terms: 3, blockWise: true }`. */
+  readonly methodOptions?: Readonly<Record<string, number | boolean | string>>;
+  /** Planes of every matrix, 1 to 8, or an average to be spent where it helps most; 3 unless given. */
+  readonly bits?: BitsChoice;
+  /** Calibration sequences that are used, from the first; 128 unless given. */
+  readonly calibrationRows?: number;
+  /** What embeddings and the output layer are kept in; float16 unless given. */
+  readonly keepAs?: "float16" | "float32";
+}
+
+/** How to quantise, and where to. */
+export interface QuantizeOptions extends QuantizeChoice {
+  /** Folder of the packed model; replaced whole when the new one is done. */
+  readonly output: string;
+  /** Go on from the blocks that a stopped run left in `<output>.work`. */
+  readonly resume?: boolean;
+  /** A device to run on; one is opened, and closed again, when it is not given. */
+  readonly device?: Device;
+  readonly deviceOptions?: DeviceOptions;
+  /** Stops after the current matrix when aborted; finished blocks are kept. */
+  readonly signal?: AbortSignal;
+  readonly onEvent?: (event: QuantiseEvent) => void;
+}
+
+/** How quantising ended. */
+export type QuantizeResult =
+  | { readonly ended: "interrupted" }
+  | {
+      readonly ended: "finished";
+      /** The packed model, loaded. */
+      readonly model: LoadedModel;
+      readonly report: PackedReport;
+      readonly quantised: Pick<QuantisedModel, "reports" | "plan" | "tokens">;
+    };
+
+/**
+ * Quantise a model after its training, with text that its inputs are measured on, and write it as a packed model.
+ * @throws {TuneError} `already-packed`, `bad-calibration` naming the tokens needed, `unknown-scheme`, `bad-option`,
+ * `run-exists`, `resume-mismatch`, `not-finite-weight`, `write-failed`.
+ */
+export async function quantize(
+  model: LoadedModel,
+  data: LoadedData,
+  options: QuantizeOptions,
+): Promise<QuantizeResult> {
+  const { platform, pretrained } = model;
+  const { output, keepAs = "float16", device, signal, onEvent } = options;
+  if (pretrained.packed) {
+    throw new TuneError("already-packed", "The model is packed already; quantising it again would add to its errors.", {
+      at: model.folder,
+      fix: "quantise the model that it was made from",
+    });
+  }
+  const choice = chooseScheme(options.method ?? "shiftadd", options.methodOptions);
+  const bits = checkChoice(options.bits ?? 3);
+  const sequences = calibrationOf(data, options.calibrationRows ?? 128);
+  const tokenizer = await model.tokenizer();
+  const described = describeChoice(choice, bits, keepAs);
+  const fingerprint = {
+    ...described,
+    model: model.source,
+    modelType: pretrained.modelType,
+    ...pretrained.sizes,
+    calibration: await hashExamples(data.train.slice(0, sequences.length)),
+  };
+  const target = output.replace(/\/+$/, "");
+  const resume = options.resume === true;
+  const work = await openWorkFolder(platform.storage, `${target}.work`, fingerprint, { resume });
+  const opened = device ?? (await platform.openDevice(options.deviceOptions));
+  let quantised: QuantisedModel | undefined;
+  try {
+    quantised = await quantiseModel({
+      device: opened,
+      model: pretrained,
+      sequences,
+      padId: tokenizer.padId ?? tokenizer.eosId ?? 0,
+      choice,
+      bits,
+      work,
+      ...(signal ? { signal } : {}),
+      ...(onEvent ? { onEvent } : {}),
+    });
+  } finally {
+    if (!device) await opened.close();
+  }
+  if (quantised === undefined) return { ended: "interrupted" };
+  const { matrices, reports, plan, tokens } = quantised;
+  const packed = await writePackedModel(platform.storage, target, pretrained, {
+    baseModel: model.source,
+    matrices,
+    keepAs,
+    info: {
+      ...described,
+      baseModel: model.source,
+      calibration: { tokens, sequences: sequences.length },
+      reports,
+      ...(plan ? { plan } : {}),
+    },
+  });
+  await work.remove();
+  const { hiddenSize, vocabSize } = pretrained.sizes;
+  return {
+    ended: "finished",
+    model: await loadModel(target, { platform }),
+    report: await reportPacked(packed, { rows: vocabSize, columns: hiddenSize }),
+    quantised: { reports, plan, tokens },
+  };
+}
+
+/** What a packed model's file says of how it was made. */
+function describeChoice(
+  { scheme, config }: SchemeChoice,
+  bits: BitsChoice,
+  keepAs: string,
+): Readonly<Record<string, unknown>> {
+  return { method: scheme.name, methodOptions: config, bits, keepAs };
+}
+
+function checkChoice(bits: BitsChoice): BitsChoice {
+  if (typeof bits === "number") return checkBits(bits);
+  for (const choice of bits.choices ?? []) checkBits(choice);
+  if (Number.isFinite(bits.average) && bits.average >= 1 && bits.average <= 8) return bits;
+  throw new TuneError("bad-option", `The average number of bits is ${bits.average}, but it must be from 1 to 8.`, {
+    at: "bits",
+    fix: "ask for an average such as 2.2",
+  });
+}
+
+function calibrationOf({ train }: LoadedData, rows: number): readonly Sequence[] {
+  const sequences = train.slice(0, rows).flatMap(sequencesOf);
+  if (sequences.length > 0) return sequences;
+  throw new TuneError("bad-calibration", "There is no calibration text.", {
+    at: "calibration",
+    fix: "give a file of texts like those that the model will be used on, 128 of them or more",
+  });
+}

@@ -1,0 +1,239 @@
+import { type Command, InvalidArgumentError, Option } from "commander";
+import type {
+  BitPlan,
+  BitsChoice,
+  LoadedData,
+  LoadedModel,
+  PackedReport,
+  QuantiseEvent,
+  QuantizeChoice,
+} from "../index.ts";
+import { bitsTable, drawBits } from "./bits-picture.ts";
+import { deviceOptions, loadFlags, type ModelFlags, realNumber, wholeNumber, withModel } from "./model.ts";
+import { type Output, strong } from "./output.ts";
+import { count, createProgress, duration } from "./progress.ts";
+import { fieldsGiven, withFields } from "./tuning.ts";
+
+interface QuantizeFlags extends ModelFlags {
+  readonly calibration: string;
+  readonly method: string;
+  readonly bits: number | string;
+  readonly variant?: "acc" | "lat";
+  readonly allocate: "programme" | "rule";
+  readonly calibrationRows: number;
+  readonly maxLength?: number;
+  readonly keepAs: "float16" | "float32";
+  readonly output: string;
+  readonly resume?: boolean;
+  readonly [option: string]: unknown;
+}
+
+const examples = `
+Examples:
+  $ scion quantize -m ./model --calibration text.jsonl --bits 3 -o packed
+  $ scion quantize -m ./model --calibration text.jsonl --bits mixed:2.2 --variant acc -o packed
+  $ scion quantize -m ./model --calibration text.jsonl --method gptq --group-size 64 --bits 4 -o packed
+  $ scion quantize … -o packed --resume             go on after an interruption
+
+The packed folder holds packed.safetensors (docs/packed-format.md), config.json and the tokenizer, and is taken
+wherever a model is: scion chat, eval, tune and export. bits.svg shows the bits of every matrix.
+Calibration text should be like what the model will be used on: 128 texts of some hundred tokens are usual.
+Ctrl-C stops after the matrix at hand and keeps the blocks that are done in <output>.work.`;
+
+/** `scion quantize` */
+export async function define(command: Command): Promise<void> {
+  const { schemes } = await import("../index.ts");
+  withModel(command.description("Pack a model's weights into 1 to 8 bits"), { adapter: false })
+    .requiredOption(
+      "--calibration <file>",
+      "text that the inputs of layers are measured on, in the forms that tune reads",
+    )
+    .addOption(new Option("--method <name>", "how to quantise").choices([...schemes.keys()]).default("shiftadd"))
+    .option("--bits <n>", "bits of every matrix, 1 to 8, or an average of 2, 3 and 4: mixed:2.2", bitsOf, 3)
+    .addOption(
+      new Option("--variant <which>", "shiftadd's scales: acc, down a column, or lat, in blocks of 8 columns").choices([
+        "acc",
+        "lat",
+      ]),
+    )
+    .addOption(
+      new Option("--allocate <how>", "mixed bits: by measured errors, or one bit more for the most important matrices")
+        .choices(["programme", "rule"])
+        .default("programme"),
+    )
+    .option("--calibration-rows <n>", "texts of the calibration file that are used, from the first", wholeNumber, 128)
+    .option("--max-length <tokens>", "longest text in tokens; 512 or the model's context unless given", wholeNumber)
+    .addOption(
+      new Option("--keep-as <dtype>", "what embeddings and the output layer are kept in")
+        .choices(["float16", "float32"])
+        .default("float16"),
+    )
+    .requiredOption("-o, --output <folder>", "where the packed model goes; what is there is replaced whole")
+    .option("--resume", "go on from the blocks that a stopped run left");
+  withFields(command, [...schemes.values()]);
+  command.addHelpText("after", examples);
+}
+
+/** `2`, or `mixed:2.2`. */
+function bitsOf(text: string): number | string {
+  const mixed = /^mixed:(.+)$/.exec(text)?.[1];
+  try {
+    if (mixed === undefined) return wholeNumber(text);
+    realNumber(mixed);
+    return text;
+  } catch {
+    throw new InvalidArgumentError(`"${text}" is neither a whole number nor an average such as mixed:2.2.`);
+  }
+}
+
+/** Run it. */
+export async function run(flags: QuantizeFlags, output: Output): Promise<number> {
+  const { quantize } = await import("../index.ts");
+  const { exitCodes } = await import("./failure.ts");
+  const { nodePlatform } = await import("../runtime/node.ts");
+  const { model } = await loadFlags(flags, output);
+  const data = await loadCalibration(model, flags);
+  const stop = new AbortController();
+  const onSignal = (): void => {
+    if (stop.signal.aborted) process.exit(exitCodes.interrupted);
+    stop.abort();
+    output.say("\nStopping after this matrix… (Ctrl-C again stops at once)");
+  };
+  process.on("SIGINT", onSignal);
+  process.on("SIGTERM", onSignal);
+  try {
+    const result = await quantize(model, data, {
+      ...(await quantizeChoice(flags)),
+      output: flags.output,
+      resume: flags.resume === true,
+      deviceOptions: deviceOptions(flags),
+      signal: stop.signal,
+      onEvent: watchQuantising(output),
+    });
+    if (result.ended === "interrupted") {
+      output.say("Interrupted; --resume goes on from the blocks that are done.");
+      output.record({ kind: "end", ended: "interrupted" });
+      return exitCodes.interrupted;
+    }
+    const { reports } = result.quantised;
+    const picture = drawBits(`${flags.output}: bits of every matrix`, reports);
+    await nodePlatform.storage.write(`${flags.output.replace(/\/+$/, "")}/bits.svg`, picture);
+    for (const line of bitsTable(reports)) output.say(line);
+    const worst = reports.toSorted((a, b) => b.outputError - a.outputError).slice(0, 3);
+    output.say(
+      `Largest output errors: ${worst.map(({ module, outputError }) => `${module} ${percent(outputError)}`).join(", ")}.`,
+    );
+    const damped = reports.filter(({ damping }) => damping !== undefined && damping > 0.011);
+    if (damped.length > 0) {
+      output.say(
+        `Hessians that needed more damping than usual: ${damped.map(({ module, damping }) => `${module} (${damping})`).join(", ")}.`,
+      );
+    }
+    const dead = reports.filter(({ deadInputs }) => deadInputs > 0);
+    if (dead.length > 0) {
+      output.say(
+        `Inputs that were 0 on the whole text, whose weights are now 0: ${dead.map(({ module, deadInputs }) => `${module} ${deadInputs}`).join(", ")}.`,
+      );
+    }
+    describeReport(result.report, output);
+    output.say(
+      `\n${strong("Done")}. Next:\n  scion eval --model ${flags.output} --data heldout.jsonl\n  scion generate --model ${flags.output} "Once upon a time"`,
+    );
+    output.record({ kind: "end", ended: "finished", ...result.report, written: flags.output });
+    return exitCodes.done;
+  } finally {
+    process.off("SIGINT", onSignal);
+    process.off("SIGTERM", onSignal);
+  }
+}
+
+/** The quantisation that the flags choose. */
+async function quantizeChoice(flags: QuantizeFlags): Promise<QuantizeChoice> {
+  const { schemes } = await import("../index.ts");
+  const options: Record<string, number | boolean | string> = {
+    ...fieldsGiven(flags, schemes.get(flags.method)?.fields),
+  };
+  if (flags.variant !== undefined) options["blockWise"] = flags.variant === "lat";
+  const mixed = typeof flags.bits === "string" ? Number(flags.bits.replace("mixed:", "")) : undefined;
+  const bits: BitsChoice = mixed === undefined ? Number(flags.bits) : { average: mixed, by: flags.allocate };
+  return {
+    method: flags.method,
+    methodOptions: options,
+    bits,
+    calibrationRows: flags.calibrationRows,
+    keepAs: flags.keepAs,
+  };
+}
+
+async function loadCalibration(model: LoadedModel, flags: QuantizeFlags): Promise<LoadedData> {
+  const { loadData } = await import("../index.ts");
+  const maxLength = flags.maxLength ?? Math.min(512, model.pretrained.sizes.contextLength);
+  return loadData(model, flags.calibration, { maxLength });
+}
+
+/** Tell of what happens. */
+function watchQuantising(output: Output): (event: QuantiseEvent) => void {
+  const progress = createProgress(process.stderr);
+  const tell: { readonly [Kind in QuantiseEvent["kind"]]: (event: Extract<QuantiseEvent, { kind: Kind }>) => void } = {
+    calibration: ({ tokens, comfortableTokens }) => {
+      output.say(`Calibrating on ${count(tokens)} tokens.`);
+      if (tokens < comfortableTokens) {
+        output.say(`That is little for layers this wide: ${count(comfortableTokens)} or more would be better.`);
+      }
+    },
+    measured: ({ name, done, total, remainingMs }) =>
+      progress.update(`measuring ${done}/${total}  ${name}  ${duration(remainingMs)} left`),
+    plan: ({ plan }) => {
+      progress.clear();
+      describePlan(plan, output);
+    },
+    resumed: ({ blocks }) => output.say(`Going on after ${count(blocks)} finished blocks.`),
+    matrix: ({ report, done, total, remainingMs }) => {
+      progress.update(
+        `${done}/${total}  ${report.module}  ${report.bits} bits, output error ${percent(report.outputError)}  ${duration(remainingMs)} left`,
+      );
+      if (done === total) progress.clear();
+    },
+  };
+  return (event) => {
+    output.record(event);
+    (tell[event.kind] as (event: QuantiseEvent) => void)(event); // each is handed events of its kind
+  };
+}
+
+function describePlan({ matrices, averageBits, exact }: BitPlan, output: Output): void {
+  const groups = new Map<number, number>();
+  for (const { bits } of matrices) groups.set(bits, (groups.get(bits) ?? 0) + 1);
+  const parts = [...groups].sort(([a], [b]) => a - b).map(([bits, matched]) => `${matched} of ${bits} bits`);
+  output.say(
+    `Plan: ${parts.join(", ")}; ${averageBits.toFixed(3)} bits a weight on average${exact ? ", the best for the errors measured" : ""}.`,
+  );
+  const plan = matrices.map(({ name, bits }) => ({ module: name.replace(/\.weight$/, ""), bits }));
+  for (const line of bitsTable(plan)) output.say(line);
+}
+
+function describeReport(report: PackedReport, output: Output): void {
+  const megabytes = (bytes: number): string => `${(bytes / 1e6).toFixed(2)} MB`;
+  const share = percent(report.packedBytes / report.packedFloat16Bytes);
+  output.say(
+    `${count(report.packedWeights)} weights packed at ${report.bitsPerWeight.toFixed(3)} bits each, scales counted: ${megabytes(report.packedBytes)}, ${share} of float16.`,
+  );
+  output.say(
+    `File ${megabytes(report.fileBytes)}: planes ${megabytes(report.planesBytes)}, scales ${megabytes(report.scalesBytes)}, ${count(report.keptWeights)} weights kept as floats ${megabytes(report.keptBytes)}. The whole model in float16: ${megabytes(report.float16Bytes)}.`,
+  );
+  if (report.terms) {
+    const [none = 0, one = 0, two = 0, three = 0] = report.terms;
+    output.say(
+      `Powers of two in a scale: none ${count(none)}, one ${count(one)}, two ${count(two)}, three ${count(three)}.`,
+    );
+  }
+  const { packed, float16 } = report.energy;
+  const microjoules = (picojoules: number): string => (picojoules / 1e6).toFixed(2);
+  output.say(
+    `Energy a token, modelled and not measured: ${microjoules(packed.operations + packed.traffic)} µJ (${microjoules(packed.traffic)} of it reading weights); in float16 ${microjoules(float16.operations + float16.traffic)} µJ.`,
+  );
+}
+
+function percent(share: number): string {
+  return `${(100 * share).toFixed(share < 0.1 ? 2 : 1)} %`;
+}
