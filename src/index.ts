@@ -3,6 +3,16 @@
  * `scionwood/node` or `scionwood/web`.
  */
 
+export {
+  type ComparisonOptions,
+  type DiagnoseOptions,
+  diagnose,
+  type Mended,
+  type MendOptions,
+  mend,
+  writeMended,
+} from "./api/diagnose.ts";
+export { type Forgetting, type ForgettingOptions, measureForgetting } from "./api/forgetting.ts";
 export { type Inspection, inspect } from "./api/inspect.ts";
 export { type LoadDataOptions, type LoadedData, loadData } from "./api/load-data.ts";
 export { type DownloadProgress, type LoadedModel, type LoadModelOptions, loadModel } from "./api/load-model.ts";
@@ -27,6 +37,24 @@ export { findRuns, type RunSummary } from "./api/runs.ts";
 export { type ExportOptions, exportModel, loadAdapter } from "./api/save.ts";
 export { type TuneOptions, type TuningChoice, tune } from "./api/tune.ts";
 export type { BitPlan, BitsChoice, MatrixReport, MixedBits, PackedReport, QuantiseEvent } from "./compress/index.ts";
+export {
+  type DiagnosisProgress,
+  type DiagnosisReport,
+  type DiagnosisSettings,
+  type DiagnosisWarning,
+  diagnosisDefaults,
+  diagnosisMethods,
+  drawCounts,
+  drawSimilarities,
+  drawSimilarity,
+  drawSpectra,
+  drawSpectrum,
+  type MatrixDiagnosis,
+  mendDefaults,
+  remarkable,
+  reportPage,
+  sayWarning,
+} from "./diagnose/index.ts";
 export { TuneError } from "./errors.ts";
 export { type ExportFormName, exportForms } from "./export/index.ts";
 export type { Generation, SampleOptions } from "./generate/index.ts";

@@ -27,5 +27,6 @@ export function reportFailure(error: unknown, json: boolean): number {
     process.stderr.write(known ? `  (${code})\n` : "This is a bug in Scion: please report it with the lines above.\n");
   }
   if (!known) return exitCodes.unexpected;
+  if (error.code === "interrupted") return exitCodes.interrupted;
   return error.code === "not-finite-loss" ? exitCodes.training : exitCodes.badInput;
 }

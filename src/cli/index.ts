@@ -19,6 +19,8 @@ export const commands: Readonly<
   generate: { summary: "continue a prompt", load: () => import("./generate.ts") },
   chat: { summary: "talk with a model", load: () => import("./chat.ts") },
   eval: { summary: "measure loss, perplexity and exact match", load: () => import("./eval.ts") },
+  diagnose: { summary: "say what tuning did to the weights", load: () => import("./diagnose.ts") },
+  mend: { summary: "scale the intruders of a tuned model down", load: () => import("./mend.ts") },
   merge: { summary: "fold an adapter into its model", load: () => import("./merge.ts") },
   export: {
     summary: "write a model for transformers.js, as safetensors, or an adapter for PEFT",

@@ -36,9 +36,8 @@ export interface DiagnosisWarning {
   /**
    * `chance-level`: random directions come as near as eps. `near-ties`: intruders whose singular values are almost equal
    * to a neighbour's. `precision-differs`: the files hold different types, so roundings pass for an update.
-   * `other-base`: the adapter names another base model.
    */
-  readonly code: "chance-level" | "near-ties" | "precision-differs" | "other-base";
+  readonly code: "chance-level" | "near-ties" | "precision-differs";
   readonly matrices: readonly string[];
   readonly level?: number;
   readonly detail?: string;

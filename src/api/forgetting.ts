@@ -1,0 +1,58 @@
+import type { Adapter } from "../methods/index.ts";
+import type { Device, DeviceOptions } from "../runtime/device.ts";
+import type { TokenizedExample } from "../train/data/index.ts";
+import type { LoadedModel } from "./load-model.ts";
+import { evaluate } from "./run-model.ts";
+
+/** What a tuned model lost of what its base was good at. */
+export interface Forgetting {
+  /** Loss of the base on the texts, in nats a token. */
+  readonly baseLoss: number;
+  /** Loss of the tuned model on the same tokens. */
+  readonly tunedLoss: number;
+  /** The second less the first; below zero the tuned model is the better one. */
+  readonly forgetting: number;
+}
+
+/** Whose forgetting is measured, and where. */
+export interface ForgettingOptions {
+  /** An adapter of the base. */
+  readonly adapter?: Adapter;
+  /** A tuned model instead. */
+  readonly tuned?: LoadedModel;
+  /** The base's loss on these very examples, when it is known. */
+  readonly baseLoss?: number;
+  readonly batchSize?: number;
+  readonly device?: Device;
+  readonly deviceOptions?: DeviceOptions;
+  readonly onProgress?: (done: number, total: number) => void;
+}
+
+/**
+ * Forgetting: the loss of a tuned model above its base's, on texts like those the base was trained on. Both are measured
+ * on the same tokens; labels are shifted as in training. Shuttleworth et al. 2024 (arXiv 2410.21228), §4.
+ */
+export async function measureForgetting(
+  base: LoadedModel,
+  examples: readonly TokenizedExample[],
+  options: ForgettingOptions,
+): Promise<Forgetting> {
+  const { adapter, tuned, batchSize, device, deviceOptions, onProgress } = options;
+  const rest = {
+    ...(batchSize === undefined ? {} : { batchSize }),
+    ...(device ? { device } : {}),
+    ...(deviceOptions ? { deviceOptions } : {}),
+  };
+  const passes = options.baseLoss === undefined ? 2 : 1;
+  const measure = async (model: LoadedModel, pass: number, own?: Adapter): Promise<number> => {
+    const { loss } = await evaluate(model, examples, {
+      ...rest,
+      ...(own ? { adapter: own } : {}),
+      onProgress: (_stage, done, total) => onProgress?.(pass * total + done, passes * total),
+    });
+    return loss;
+  };
+  const baseLoss = options.baseLoss ?? (await measure(base, 0));
+  const tunedLoss = await measure(tuned ?? base, passes - 1, tuned ? undefined : adapter);
+  return { baseLoss, tunedLoss, forgetting: tunedLoss - baseLoss };
+}

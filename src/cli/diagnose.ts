@@ -1,0 +1,70 @@
+import type { Command } from "commander";
+import { type ComparisonFlags, describeReport, loadComparison, withComparison } from "./comparison.ts";
+import type { Output } from "./output.ts";
+
+interface DiagnoseFlags extends ComparisonFlags {
+  readonly output?: string;
+}
+
+/** `scion diagnose` */
+export async function define(command: Command): Promise<void> {
+  (await withComparison(command.description("Say what tuning did to the weights")))
+    .option("-o, --output <folder>", "write diagnosis.json, report.html and pictures (SVG) there")
+    .addHelpText(
+      "after",
+      `
+Examples:
+  $ scion diagnose --base ./model --adapter runs/tune/adapter
+  $ scion diagnose --base ./model --tuned ./tuned --output diagnosis
+  $ scion diagnose -b ./model -a runs/tune/adapter --eps 0.6 --json
+
+An intruder is one of the k leading singular vectors of a tuned matrix that is like none of the base's: its
+absolute cosine with each of them is below eps. Models that have many forget more (docs/diagnosis.md).
+With --output, a diagnosis that is cut short goes on where it was when it is started again.`,
+    );
+}
+
+/** Run it. */
+export async function run(flags: DiagnoseFlags, output: Output): Promise<number> {
+  const { diagnose, drawCounts, drawSimilarities, drawSpectra, remarkable, reportPage } = await import("../index.ts");
+  const { exitCodes } = await import("./failure.ts");
+  const { nodePlatform } = await import("../runtime/node.ts");
+  const { base, options, done } = await loadComparison(flags, output);
+  const folder = flags.output;
+  const stop = new AbortController();
+  const onSignal = (): void => {
+    if (stop.signal.aborted) process.exit(exitCodes.interrupted);
+    stop.abort();
+    output.say("\nStopping after this matrix… (Ctrl-C again stops at once)");
+  };
+  process.on("SIGINT", onSignal);
+  process.on("SIGTERM", onSignal);
+  try {
+    const report = await diagnose(base, {
+      ...options,
+      signal: stop.signal,
+      ...(folder === undefined ? {} : { journal: `${folder}/progress.jsonl` }),
+    });
+    done();
+    await describeReport(report, output);
+    if (folder !== undefined) {
+      const { storage } = nodePlatform;
+      const chosen = remarkable(report.matrices);
+      await storage.write(`${folder}/diagnosis.json`, `${JSON.stringify(report, null, 2)}\n`);
+      await storage.write(`${folder}/report.html`, reportPage(report));
+      await storage.write(`${folder}/counts.svg`, drawCounts(report));
+      await storage.write(
+        `${folder}/similarity.svg`,
+        drawSimilarities(chosen, "Leading singular vectors before and after: |U0ᵀU|"),
+      );
+      await storage.write(`${folder}/spectra.svg`, drawSpectra(chosen, "Leading singular values before and after"));
+      output.say(`\nWrote ${folder}/report.html, diagnosis.json, counts.svg, similarity.svg and spectra.svg.`);
+    }
+    output.record(report);
+    return exitCodes.done;
+  } finally {
+    done();
+    process.off("SIGINT", onSignal);
+    process.off("SIGTERM", onSignal);
+  }
+}
