@@ -27,7 +27,10 @@ const { values } = parseArgs({
 });
 const shape = shapeOf(values.shape);
 const examples = encode(await readFile(values.data, "utf8"), shape.config.vocab_size);
-const schedule = planBatches(examples.length, { batchSize: Number(values["batch-size"]), seed: 0 });
+const schedule = planBatches([{ count: examples.length, weight: 1 }], {
+  batchSize: Number(values["batch-size"]),
+  seed: 0,
+});
 const updates = Number(values.updates) || schedule.batchesPerEpoch;
 const warmups = 3; // first updates are slow on both sides; they train but are not timed
 

@@ -7,7 +7,7 @@ import { openNodeDevice } from "../src/runtime/node.ts";
 import { nodeStorage } from "../src/runtime/node-storage.ts";
 import type { TokenizedExample } from "../src/train/data/index.ts";
 import { planRun } from "../src/train/plan.ts";
-import { type RunOptions, train } from "../src/train/run.ts";
+import { train } from "../src/train/run.ts";
 import { resolveSettings } from "../src/train/settings.ts";
 import { shapeOf, writeModel } from "./inputs.ts";
 import type { PlanCase, RunMeasurement } from "./plan.bench.ts";
@@ -36,11 +36,11 @@ function examples(name: string, count: number): TokenizedExample[] {
 
 const resolved = resolveSettings({ ...settings, maxSteps: 6 });
 const device = await openNodeDevice({ threads });
-const options: RunOptions = {
+const options = {
   device,
   model,
   choice: chooseMethod(method, methodOptions),
-  targets: "all-linear",
+  targets: "all-linear" as const,
   settings: resolved,
   train: examples("train", 6 * resolved.batchSize * resolved.accumulationSteps),
   validation: examples("validation", validation),

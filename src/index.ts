@@ -14,7 +14,14 @@ export {
 } from "./api/diagnose.ts";
 export { type Forgetting, type ForgettingOptions, measureForgetting } from "./api/forgetting.ts";
 export { type Inspection, inspect } from "./api/inspect.ts";
-export { type LoadDataOptions, type LoadedData, loadData } from "./api/load-data.ts";
+export {
+  dataSize,
+  type LoadDataOptions,
+  type LoadedData,
+  loadData,
+  type StreamedData,
+  streamData,
+} from "./api/load-data.ts";
 export { type DownloadProgress, type LoadedModel, type LoadModelOptions, loadModel } from "./api/load-model.ts";
 export { type PlanTuningOptions, planTuning, type Remedy, type TuningPlan } from "./api/plan.ts";
 export {
@@ -77,7 +84,7 @@ export { type Optimizer, optimizers } from "./optim/index.ts";
 export { type Scheme, schemes } from "./quant/index.ts";
 export type { Device, DeviceOptions } from "./runtime/device.ts";
 export type { FindModelOptions, MemoryUse, Platform } from "./runtime/platform.ts";
-export type { DataReport, DataWarning } from "./train/data/index.ts";
+export type { DataReport, DataSource, DataWarning } from "./train/data/index.ts";
 export { chooseObjective, type Objective, type ObjectiveChoice, objectives } from "./train/objectives/index.ts";
 export type { RunPlan } from "./train/plan.ts";
 export type { RunEvent, RunResult } from "./train/run.ts";

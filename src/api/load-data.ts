@@ -1,11 +1,19 @@
+import { joinPath } from "../io/storage.ts";
 import {
+  canStream,
   type DataReport,
+  type DataSource,
   type DataWarning,
   type ExampleKind,
+  type ExampleStore,
+  mixedKinds,
   previewExample,
   readDataset,
   reportData,
+  type Share,
+  sequencesOf,
   splitDataset,
+  streamDataset,
   type TokenizedExample,
   tokenizeDataset,
 } from "../train/data/index.ts";
@@ -15,7 +23,7 @@ import type { LoadedModel } from "./load-model.ts";
 export interface LoadDataOptions {
   /** Longest sequence in tokens; the model's context unless given. */
   readonly maxLength?: number;
-  /** Share (below 1) or number of rows to hold back for validation; 0 keeps all for training. */
+  /** Share (below 1) or number of rows to hold back for validation, of each file; 0 keeps all for training. */
   readonly validation?: number;
   /** A file to validate on instead of rows held back. */
   readonly validationPath?: string;
@@ -27,11 +35,13 @@ export interface LoadDataOptions {
 
 /** Examples to train and validate on. */
 export interface LoadedData {
-  /** Name of the format that was recognised, such as `messages`. */
+  /** Name of the format that was recognised, such as `messages`; of several files the first's. */
   readonly format: string;
   /** What its rows become, which decides what can be learnt from them. */
   readonly kind: ExampleKind;
   readonly train: readonly TokenizedExample[];
+  /** How often the examples come in an epoch, in their order; all of them once unless given. */
+  readonly mixture?: readonly Share[];
   readonly validation: readonly TokenizedExample[];
   /** Lengths, duplicates and the share of what is learnt, of the training examples. */
   readonly report: DataReport;
@@ -42,11 +52,116 @@ export interface LoadedData {
   readonly preview: string;
 }
 
+/** Examples of which only those in use are in memory; `train` holds a sample of them, for plans. */
+export interface StreamedData extends LoadedData {
+  readonly store: ExampleStore;
+  /** Remove the cache. */
+  close(): Promise<void>;
+}
+
 /**
- * Read training data for a model: JSONL with `messages`, `prompt`/`completion` or `text`, or plain text.
+ * Read training data for a model: JSONL, JSON, CSV or Parquet, or plain text; one file, or several with weights.
  * @throws {TuneError} for files and rows that cannot be used, naming their lines.
  */
-export async function loadData(model: LoadedModel, path: string, options: LoadDataOptions = {}): Promise<LoadedData> {
+export async function loadData(
+  model: LoadedModel,
+  data: string | readonly DataSource[],
+  options: LoadDataOptions = {},
+): Promise<LoadedData> {
+  const sources = sourcesOf(data);
+  const files: LoadedData[] = [];
+  for (const { path } of sources) files.push(await loadFile(model, path, options));
+  const [first] = files as [LoadedData]; // there is one at least
+  if (sources.length === 1 && (sources[0]?.weight ?? 1) === 1) return first;
+  const other = files.findIndex(({ kind }) => kind !== first.kind);
+  if (other > 0) throw mixedKinds(sources[other]?.path ?? "data");
+  const validation = options.validationPath === undefined ? files.flatMap((file) => file.validation) : first.validation;
+  // A row of one file may be held back of another: it is trained on in neither.
+  const held = new Set(validation.map(keyOf));
+  const kept = files.map(({ train }) =>
+    held.size === 0 ? train : train.filter((example) => !held.has(keyOf(example))),
+  );
+  const train = kept.flat();
+  return {
+    ...first,
+    train,
+    mixture: kept.map(({ length }, i) => ({ count: length, weight: sources[i]?.weight ?? 1 })),
+    validation,
+    report: reportData(train),
+    warnings: files.flatMap(({ warnings }) => warnings),
+    ignoredKeys: [...new Set(files.flatMap(({ ignoredKeys }) => ignoredKeys))],
+  };
+}
+
+/**
+ * Read training data that need not fit into memory: it is checked and turned into tokens a few megabytes at a time and
+ * kept in a cache in `folder`, which examples are read from. `validation` is a share; what it holds back is in memory.
+ * @throws {TuneError} as {@link loadData}; `unknown-data-file` for kinds of files that cannot be read in pieces; `in-use`.
+ */
+export async function streamData(
+  model: LoadedModel,
+  data: string | readonly DataSource[],
+  { folder, ...options }: LoadDataOptions & { readonly folder: string },
+): Promise<StreamedData> {
+  const { storage } = model.platform;
+  const tokenizer = await model.tokenizer();
+  const cache = joinPath(folder, "examples.cache");
+  const maxLength = options.maxLength ?? model.pretrained.sizes.contextLength;
+  const lock = await storage.lock(cache);
+  const close = async (): Promise<void> => {
+    await storage.remove(cache);
+    await lock.release();
+  };
+  const streamed = await streamDataset(storage, sourcesOf(data), {
+    tokenizer,
+    cache,
+    maxLength,
+    tooLong: options.tooLong ?? "truncate",
+    validation: options.validationPath === undefined ? (options.validation ?? 0) : 0,
+    seed: options.seed ?? 0,
+  }).catch(async (error: unknown) => {
+    await close();
+    throw error;
+  });
+  const { format, store, sample, mixture, report, warnings, ignoredKeys, first } = streamed;
+  const { validationPath } = options;
+  return {
+    format: format.name,
+    kind: format.kind ?? "sequence",
+    train: sample,
+    store,
+    mixture,
+    validation:
+      validationPath === undefined ? streamed.validation : (await loadFile(model, validationPath, { maxLength })).train,
+    report,
+    warnings,
+    ignoredKeys,
+    preview: first ? previewExample(first, tokenizer) : "",
+    close,
+  };
+}
+
+/** Whether all of some files can be read in pieces, and how many bytes they have. */
+export async function dataSize(
+  model: LoadedModel,
+  data: string | readonly DataSource[],
+): Promise<{ readonly sizeBytes: number; readonly streams: boolean }> {
+  const paths = sourcesOf(data).map(({ path }) => path);
+  const sizes = await Promise.all(paths.map((path) => model.platform.storage.sizeBytes(path)));
+  return { sizeBytes: sizes.reduce((sum: number, size) => sum + (size ?? 0), 0), streams: paths.every(canStream) };
+}
+
+function sourcesOf(data: string | readonly DataSource[]): readonly DataSource[] {
+  return typeof data === "string" ? [{ path: data }] : data;
+}
+
+function keyOf(example: TokenizedExample): string {
+  return sequencesOf(example)
+    .map(({ inputIds }) => inputIds.join())
+    .join(";");
+}
+
+async function loadFile(model: LoadedModel, path: string, options: LoadDataOptions): Promise<LoadedData> {
   const { storage } = model.platform;
   const tokenizer = await model.tokenizer();
   const maxLength = options.maxLength ?? model.pretrained.sizes.contextLength;

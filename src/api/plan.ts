@@ -5,7 +5,7 @@ import { type BaseWeightsName, baseWeights } from "../train/base-weights.ts";
 import { type Sequence, sequencesOf, type TokenizedExample } from "../train/data/index.ts";
 import { type MemoryChoiceName, memoryChoices } from "../train/memory.ts";
 import { type PlanOptions, planRun, type RunPlan } from "../train/plan.ts";
-import type { LoadedData } from "./load-data.ts";
+import type { LoadedData, StreamedData } from "./load-data.ts";
 import type { LoadedModel } from "./load-model.ts";
 import { describeRun, type TuningChoice } from "./tune.ts";
 
@@ -54,7 +54,7 @@ const shortest = 32;
  */
 export async function planTuning(
   model: LoadedModel,
-  data: LoadedData,
+  data: LoadedData | StreamedData,
   options: PlanTuningOptions = {},
 ): Promise<TuningPlan> {
   const { device, deviceOptions, availableBytes: given, ...choice } = options;

@@ -5,7 +5,7 @@ import { chooseObjective } from "../train/objectives/index.ts";
 import type { PlanOptions } from "../train/plan.ts";
 import { type RunEvent, type RunResult, train } from "../train/run.ts";
 import { resolveSettings, type TrainSettings } from "../train/settings.ts";
-import type { LoadedData } from "./load-data.ts";
+import type { LoadedData, StreamedData } from "./load-data.ts";
 import type { LoadedModel } from "./load-model.ts";
 
 /** What is tuned how: training settings, and the method with its own options. */
@@ -44,10 +44,15 @@ export interface TuneOptions extends TuningChoice {
 
 /**
  * Tune a model on data.
+ * Data may be in memory or streamed.
  * @returns the trained adapter (of the best evaluation when rows were held back) and how the run ended.
  * @throws {TuneError} for options that do not fit, a folder that holds another run, a loss that is not finite.
  */
-export async function tune(model: LoadedModel, data: LoadedData, options: TuneOptions = {}): Promise<RunResult> {
+export async function tune(
+  model: LoadedModel,
+  data: LoadedData | StreamedData,
+  options: TuneOptions = {},
+): Promise<RunResult> {
   const { output, resume, initial, device, deviceOptions, signal, onEvent, ...choice } = options;
   const run = await describeRun(model, data, choice);
   const opened = device ?? (await model.platform.openDevice(deviceOptions));
@@ -55,6 +60,7 @@ export async function tune(model: LoadedModel, data: LoadedData, options: TuneOp
     return await train({
       device: opened,
       ...run,
+      train: "store" in data ? data.store : data.train,
       ...(output === undefined ? {} : { folder: { storage: model.platform.storage, path: output } }),
       ...(resume === undefined ? {} : { resume }),
       ...(initial === undefined ? {} : { initial }),
@@ -72,7 +78,7 @@ export async function tune(model: LoadedModel, data: LoadedData, options: TuneOp
  */
 export async function describeRun(
   model: LoadedModel,
-  data: Pick<LoadedData, "train" | "validation"> & Partial<Pick<LoadedData, "kind">>,
+  data: Pick<LoadedData, "train" | "validation"> & Partial<Pick<LoadedData, "kind" | "mixture">>,
   { method, methodOptions, objective, objectiveOptions, targetModules, patterns, inPlace, ...settings }: TuningChoice,
 ): Promise<PlanOptions> {
   const choice = chooseMethod(method ?? "lora", methodOptions, patterns, inPlace);
@@ -86,6 +92,7 @@ export async function describeRun(
     targets: targetModules ?? model.pretrained.architecture.defaultTargets,
     settings: resolved,
     train: data.train,
+    ...(data.mixture === undefined ? {} : { mixture: data.mixture }),
     validation: data.validation,
     padId: tokenizer.padId ?? tokenizer.eosId ?? 0,
   };

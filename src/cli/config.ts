@@ -90,6 +90,7 @@ function valueFor(option: Option, value: unknown): unknown {
     if (typeof value !== "boolean") throw new Error(`${JSON.stringify(value)} is not true or false`);
     return value;
   }
+  if (option.variadic) return Array.isArray(value) ? value.map(String) : [asText(value)];
   const text = asText(value);
   return option.parseArg ? option.parseArg(text, undefined as never) : text;
 }
@@ -105,6 +106,7 @@ function asText(value: unknown): string {
 
 function typeOf(option: Option): string | readonly string[] {
   if (!takesValue(option)) return "boolean";
+  if (option.variadic) return ["string", "array"];
   if (/<(names|numbers)>/.test(option.flags)) return ["string", "number", "array"];
   if (option.flags.includes("<list>")) return ["string", "object"]; // pairs by module
   return option.parseArg && typeof option.parseArg("1", undefined as never) === "number" ? "number" : "string";

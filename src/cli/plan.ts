@@ -1,3 +1,5 @@
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import type { Command } from "commander";
 import type { Remedy, RunPlan, TuningChoice, TuningPlan } from "../index.ts";
 import { deviceOptions, loadFlags, realNumber } from "./model.ts";
@@ -28,13 +30,18 @@ export async function define(command: Command): Promise<void> {
 export async function run(flags: PlanFlags, output: Output): Promise<number> {
   const { planTuning } = await import("../index.ts");
   const { model } = await loadFlags(flags, output);
-  const data = await loadTuningData(model, flags, output);
+  const cache = join(tmpdir(), `scion-plan-${process.pid}`);
+  const data = await loadTuningData(model, flags, output, cache);
   const choice = await tuningChoice(flags, data);
   const plan = await planTuning(model, data, {
     ...choice,
     deviceOptions: deviceOptions(flags),
     ...(flags.available === undefined ? {} : { availableBytes: 1e9 * flags.available }),
   });
+  if ("close" in data) {
+    await data.close();
+    await model.platform.storage.remove(cache);
+  }
   describePlan(plan, choice, output);
   output.record(plan);
   return 0;

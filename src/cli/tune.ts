@@ -19,7 +19,8 @@ Examples:
   $ scion tune … --output runs/mine --resume        go on after an interruption
   $ scion tune --config run.yaml                    options from a file (docs/tune.schema.json)
 
-Data is JSONL with "messages", "prompt"/"completion" or "text", or plain text.
+Data is JSONL, JSON, CSV or Parquet with "messages", "prompt"/"completion", "text", Alpaca's or
+ShareGPT's keys, or plain text; "chosen"/"rejected" rows are learnt from by DPO.
 The output folder gets checkpoint.safetensors, metrics.jsonl, lengths.svg, run.json (the options
 in effect, which --config takes), and adapter/ (PEFT) or model/ (full tuning).
 Ctrl-C saves and stops; a second one stops at once.`;
@@ -38,8 +39,8 @@ export async function run(flags: TuneFlags, output: Output): Promise<number> {
   const { exitCodes } = await import("./failure.ts");
   const { nodePlatform } = await import("../runtime/node.ts");
   const { model } = await loadFlags(flags, output);
-  const data = await loadTuningData(model, flags, output);
-  const picture = drawLengths(`${flags.data}: lengths of ${data.report.examples} examples`, data.report);
+  const data = await loadTuningData(model, flags, output, flags.output);
+  const picture = drawLengths(`${flags.data.join(", ")}: lengths of ${data.report.examples} examples`, data.report);
 
   const stop = new AbortController();
   const onSignal = (): void => {
@@ -62,6 +63,7 @@ export async function run(flags: TuneFlags, output: Output): Promise<number> {
   } finally {
     process.off("SIGINT", onSignal);
     process.off("SIGTERM", onSignal);
+    if ("close" in data) await data.close();
   }
   await nodePlatform.storage.write(`${flags.output}/lengths.svg`, picture);
   const form = methods.get(flags.method)?.peft ? "peft" : "safetensors";

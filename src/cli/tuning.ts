@@ -1,10 +1,12 @@
 import { type Command, InvalidArgumentError, Option } from "commander";
 import type {
+  DataSource,
   Field,
   InPlace,
   LoadedData,
   LoadedModel,
   NamedModules,
+  StreamedData,
   TargetModules,
   TrainSettings,
   TuningChoice,
@@ -15,7 +17,8 @@ import { count } from "./progress.ts";
 
 /** Options of every command about tuning: what is tuned how, on what. */
 export interface TuningFlags extends ModelFlags {
-  readonly data: string;
+  readonly data: readonly string[];
+  readonly stream?: boolean;
   readonly method: string;
   readonly objective?: string;
   readonly optimizer: string;
@@ -51,7 +54,8 @@ const settingFlags: readonly { key: keyof TrainSettings; parse: (text: string) =
 export async function withTuning(command: Command): Promise<Command> {
   const { methods, objectives, optimizers, trainDefaults } = await import("../index.ts");
   withModel(command, { adapter: false })
-    .requiredOption("-d, --data <file>", "training data")
+    .requiredOption("-d, --data <files...>", "training data; several files may have weights: a.jsonl b.csv:0.5")
+    .option("--stream", "read data piece by piece, as is done where it would fill a large part of memory")
     .option("--config <file>", "take options from a YAML or JSON file; flags win over it")
     .addOption(new Option("--method <name>", "how to tune").choices([...methods.keys()]).default("lora"))
     .addOption(
@@ -145,17 +149,38 @@ export async function tuningChoice(flags: TuningFlags, { kind }: Pick<LoadedData
   };
 }
 
-/** Read the data that the flags name, and say what it is. */
-export async function loadTuningData(model: LoadedModel, flags: TuningFlags, output: Output): Promise<LoadedData> {
-  const { loadData } = await import("../index.ts");
-  const data = await loadData(model, flags.data, {
+/** Read the data that the flags name, and say what it is; large data is streamed through a cache in `folder`. */
+export async function loadTuningData(
+  model: LoadedModel,
+  flags: TuningFlags,
+  output: Output,
+  folder: string,
+): Promise<LoadedData | StreamedData> {
+  const { dataSize, loadData, streamData } = await import("../index.ts");
+  const sources = flags.data.map(dataSource);
+  const options = {
     seed: Number(flags["seed"]),
     ...(flags.validation === undefined ? {} : { validation: flags.validation }),
     ...(flags.validationData === undefined ? {} : { validationPath: flags.validationData }),
     ...(flags.maxLength === undefined ? {} : { maxLength: flags.maxLength }),
-  });
-  describeData(data, flags.data, output);
+  };
+  const { sizeBytes, streams } = await dataSize(model, sources);
+  const large = streams && bytesInMemory * sizeBytes > model.platform.memory().availableBytes / 4;
+  const streamed = flags.stream === true || (large && (flags.validation ?? 0) < 1);
+  const data = await (streamed
+    ? streamData(model, sources, { ...options, folder })
+    : loadData(model, sources, options));
+  describeData(data, flags.data.join(", "), output);
   return data;
+}
+
+/** About what a byte of text takes in memory as rows and tokens. */
+const bytesInMemory = 8;
+
+/** `file:2` is a file whose examples come twice in an epoch. */
+function dataSource(text: string): DataSource {
+  const [, path = text, weight] = /^(.+):(\d+(?:\.\d+)?)$/.exec(text) ?? [];
+  return { path, ...(weight === undefined ? {} : { weight: Number(weight) }) };
 }
 
 function describeData(data: LoadedData, path: string, output: Output): void {

@@ -1,5 +1,5 @@
 import { TuneError } from "../errors.ts";
-import type { ByteRange, Storage } from "./storage.ts";
+import { type ByteRange, inUse, type Storage } from "./storage.ts";
 
 /**
  * A {@link Storage} that keeps everything in memory: for tests, and for pages that have no folder to write to.
@@ -7,6 +7,7 @@ import type { ByteRange, Storage } from "./storage.ts";
  */
 export function memoryStorage(files: Readonly<Record<string, string | Uint8Array>> = {}): Storage {
   const kept = new Map<string, Uint8Array>();
+  const locked = new Set<string>();
   for (const [path, content] of Object.entries(files)) kept.set(normal(path), copyOf(content));
 
   const isFolder = (path: string): boolean => path === "" || [...kept.keys()].some((key) => key.startsWith(`${path}/`));
@@ -77,6 +78,16 @@ export function memoryStorage(files: Readonly<Record<string, string | Uint8Array
         kept.delete(path);
         kept.set(target + path.slice(source.length), bytes);
       }
+    },
+    lock: async (path) => {
+      const own = normal(path);
+      if (locked.has(own)) throw inUse(path, "another run in this process");
+      locked.add(own);
+      return {
+        release: async () => {
+          locked.delete(own);
+        },
+      };
     },
     remove: async (path) => {
       const gone = normal(path);

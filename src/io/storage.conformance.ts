@@ -24,6 +24,15 @@ export function storageConformance(
   };
 
   describe(`${name} as a storage`, () => {
+    check("locks what one has from the others, until it is released", async (storage, path) => {
+      const lock = await storage.lock(path("deep/run"));
+      await failsWith("in-use", storage.lock(path("deep/run")), "deep/run");
+      await (await storage.lock(path("deep/other"))).release();
+      await lock.release();
+      await (await storage.lock(path("deep/run"))).release();
+      expect(await storage.list(path("deep"))).toEqual([]);
+    });
+
     check("reads back text, bytes and streams", async (storage, path) => {
       await storage.write(path("a.txt"), "héllo");
       await storage.write(path("deep/er/b.bin"), Uint8Array.of(1, 2, 3));

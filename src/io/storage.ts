@@ -26,6 +26,22 @@ export interface Storage {
   rename(from: string, to: string): Promise<void>;
   /** Remove a file or folder; nothing happens when it is not there. */
   remove(path: string): Promise<void>;
+  /**
+   * Keep others from a file or folder until it is released or this process ends, however it ends. It binds those who ask
+   * for the same lock.
+   * @throws {TuneError} `in-use` when somebody has it.
+   */
+  lock(path: string): Promise<Lock>;
+}
+
+/** What {@link Storage.lock} gives. */
+export interface Lock {
+  release(): Promise<void>;
+}
+
+/** The error for what somebody else has locked. */
+export function inUse(path: string, by: string, fix = "wait until it has ended, or choose another folder"): TuneError {
+  return new TuneError("in-use", `${path} is in use by ${by}.`, { at: path, fix });
 }
 
 /** Join path parts with single slashes. */
@@ -59,19 +75,24 @@ export function insideFolder(folder: string, relative: string): string {
 /**
  * Write a folder that is never half there: `fill` writes into a staging folder, which then takes the final name.
  * What was at `folder` before is replaced whole.
+ * @throws {TuneError} `in-use` when another process writes the same folder, and what the storage throws.
  */
 export async function writeFolder(
   storage: Storage,
   folder: string,
   fill: (staging: string) => Promise<void>,
 ): Promise<void> {
-  const staging = `${folder.replace(/\/+$/, "")}.partial`;
-  await storage.remove(staging);
+  const target = folder.replace(/\/+$/, "");
+  const staging = `${target}.partial`;
+  const lock = await storage.lock(target);
   try {
-    await fill(staging);
-    await storage.rename(staging, folder.replace(/\/+$/, ""));
-  } catch (error) {
     await storage.remove(staging);
+    await fill(staging);
+    await storage.rename(staging, target);
+  } catch (error) {
+    await storage.remove(staging).catch(() => undefined); // the first error says more than one about clearing up
     throw error;
+  } finally {
+    await lock.release();
   }
 }

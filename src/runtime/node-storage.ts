@@ -3,6 +3,7 @@ import { appendFile, type FileHandle, mkdir, open, readdir, rename, rm, stat } f
 import { basename, dirname, join } from "node:path";
 import { TuneError } from "../errors.ts";
 import type { ByteRange, Storage } from "../io/storage.ts";
+import { lockFile } from "./node-lock.ts";
 
 /** libuv reads and writes at most 2 GiB at once. */
 const maxChunkBytes = 2 ** 30;
@@ -71,6 +72,10 @@ export const nodeStorage: Storage = {
       await writing(to, replace(from, to));
     }
     await flushFolder(dirname(to));
+  },
+  lock: async (path) => {
+    await writing(path, mkdir(dirname(path), { recursive: true }));
+    return writing(path, lockFile(path));
   },
   remove: async (path) => {
     await writing(path, orNothing(rm(path, { recursive: true, force: true })));

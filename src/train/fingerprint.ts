@@ -1,5 +1,5 @@
 import { showTargets } from "../methods/index.ts";
-import { sequencesOf, type TokenizedExample } from "./data/index.ts";
+import { type ExampleStore, storeOf, type TokenizedExample } from "./data/index.ts";
 import type { RunOptions } from "./run.ts";
 
 /**
@@ -8,10 +8,10 @@ import type { RunOptions } from "./run.ts";
  */
 export async function fingerprintOf(
   options: Required<
-    Pick<RunOptions, "settings" | "choice" | "targets" | "objective" | "model" | "train" | "validation">
+    Pick<RunOptions, "settings" | "choice" | "targets" | "objective" | "model" | "train" | "mixture" | "validation">
   >,
 ): Promise<Readonly<Record<string, unknown>>> {
-  const { settings, choice, targets, objective, model } = options;
+  const { settings, choice, targets, objective, model, mixture } = options;
   const { optimizerOptions, ...rest } = settings;
   // What only decides when a run looks at itself or stops may change between its parts.
   const { checkpointEvery: _checkpointEvery, patience: _patience, ...decisive } = rest;
@@ -28,20 +28,12 @@ export async function fingerprintOf(
     modelType: model.modelType,
     ...model.sizes,
     trainData: await hashExamples(options.train),
+    ...(mixture.length === 1 && mixture[0]?.weight === 1 ? {} : { mixture }),
     validationData: await hashExamples(options.validation),
   };
 }
 
 /** A hash of examples as token ids, with what is learnt of them. */
-export async function hashExamples(examples: readonly TokenizedExample[]): Promise<string> {
-  const sequences = examples.flatMap(sequencesOf);
-  const total = sequences.reduce((sum, { inputIds }) => sum + inputIds.length + 1, 0);
-  const words = new Int32Array(total);
-  let at = 0;
-  for (const { inputIds, trained } of sequences) {
-    words[at++] = -inputIds.length;
-    for (let i = 0; i < inputIds.length; i++) words[at++] = ((inputIds[i] ?? 0) << 1) | (trained[i] ?? 0);
-  }
-  const digest = await crypto.subtle.digest("SHA-256", words);
-  return Array.from(new Uint8Array(digest), (byte) => byte.toString(16).padStart(2, "0")).join("");
+export async function hashExamples(examples: readonly TokenizedExample[] | ExampleStore): Promise<string> {
+  return (await storeOf(examples)).hash;
 }

@@ -28,10 +28,14 @@ export interface RunPlan {
 }
 
 /** What is planned: a run, as {@link train} would be given it. */
-export type PlanOptions = Pick<
-  RunOptions,
-  "model" | "choice" | "targets" | "objective" | "settings" | "train" | "validation" | "padId"
->;
+export interface PlanOptions
+  extends Pick<
+    RunOptions,
+    "model" | "choice" | "targets" | "objective" | "settings" | "mixture" | "validation" | "padId"
+  > {
+  /** The examples, or some of them where `mixture` counts more. */
+  readonly train: readonly TokenizedExample[];
+}
 
 /** Where a run would happen. */
 export interface PlanSite {
@@ -60,7 +64,9 @@ export function planRun(options: PlanOptions, { machine, processBytes }: PlanSit
     accumulates: settings.accumulationSteps > 1,
     kernels: kernelsOf("cpu"),
   });
-  const { steps, updatesPerEpoch, schedule } = timetableOf(options.train.length, settings);
+  const some = [{ count: options.train.length, weight: 1 }];
+  const { steps, updatesPerEpoch, schedule: whole } = timetableOf(options.mixture ?? some, settings);
+  const { schedule } = timetableOf(some, settings);
   scheduleOf(options.choice, graphs.attached.trainables, steps); // refuses options that do not fit the run
   const layout = { padId: options.padId, hiddenSize: model.sizes.hiddenSize };
   const batches = Array.from({ length: schedule.batchesPerEpoch }, (_, i) => {
@@ -82,7 +88,7 @@ export function planRun(options: PlanOptions, { machine, processBytes }: PlanSit
   const gradientSeconds = seconds(gradient.graph, evenly(batches, sampled).map(sizesOf));
   const updateSeconds = update ? runSeconds(update.graph, {}, machine) : 0;
   const evaluationSeconds = validation.length * seconds(gradient.graph, validationSizes);
-  const trainingSeconds = batches.length * gradientSeconds + updatesPerEpoch * updateSeconds;
+  const trainingSeconds = whole.batchesPerEpoch * gradientSeconds + updatesPerEpoch * updateSeconds;
   return {
     trainedParameters: sumOf(parameters, ({ shape }) => sizeOf(shape.map(Number))),
     modelParameters: model.parameterCount,

@@ -6,7 +6,15 @@ import type { PretrainedModel } from "../models/index.ts";
 import { chooseOptimizer, learningRateAt } from "../optim/index.ts";
 import type { Device } from "../runtime/device.ts";
 import { type Checkpoint, checkFingerprint, type Progress, readCheckpoint, writeCheckpoint } from "./checkpoint.ts";
-import { type Batch, type BatchSchedule, batchesByLength, type TokenizedExample } from "./data/index.ts";
+import {
+  type Batch,
+  type BatchSchedule,
+  batchesByLength,
+  type ExampleStore,
+  type Share,
+  storeOf,
+  type TokenizedExample,
+} from "./data/index.ts";
 import { fingerprintOf } from "./fingerprint.ts";
 import { appendMetric, trimMetrics } from "./metrics.ts";
 import { chooseObjective, type ObjectiveChoice } from "./objectives/index.ts";
@@ -23,7 +31,9 @@ export interface RunOptions {
   /** What is minimised; next-token prediction unless given. */
   readonly objective?: ObjectiveChoice;
   readonly settings: TrainSettings;
-  readonly train: readonly TokenizedExample[];
+  readonly train: readonly TokenizedExample[] | ExampleStore;
+  /** How often the examples come in an epoch, in their order; all of them once unless given. */
+  readonly mixture?: readonly Share[];
   /** Held back for evaluation; may be empty. */
   readonly validation: readonly TokenizedExample[];
   /** The token that fills rows up. */
@@ -91,15 +101,26 @@ export function checkpointPath(folder: string): string {
  * Train: update after update, with evaluation, early stop, checkpoints and metrics. A run that is killed at any moment
  * and resumed goes through the same losses, bit for bit, as one that was left alone.
  * @throws {TuneError} `run-exists` when the folder holds a run and `resume` is not set, `resume-mismatch`,
- * `not-finite-loss` (the last checkpoint stays as it was), and what compiling and the device throw.
+ * `in-use` when another run is writing there, `not-finite-loss` (the last checkpoint stays as it was), and what compiling and the device throw.
  */
 export async function train(options: RunOptions): Promise<RunResult> {
+  const lock = await options.folder?.storage.lock(joinPath(options.folder.path, "run"));
+  try {
+    return await trainAlone(options);
+  } finally {
+    await lock?.release();
+  }
+}
+
+async function trainAlone(options: RunOptions): Promise<RunResult> {
   const { device, model, choice, targets, settings, folder, onEvent } = options;
   const objective = options.objective ?? chooseObjective(undefined);
-  const fingerprint = await fingerprintOf({ ...options, objective });
+  const examples = await storeOf(options.train);
+  const mixture = options.mixture ?? [{ count: examples.count, weight: 1 }];
+  const fingerprint = await fingerprintOf({ ...options, train: examples, mixture, objective });
   const saved = await findCheckpoint(options, fingerprint);
   const { batchSize, accumulationSteps, seed } = settings;
-  const { schedule, updatesPerEpoch, steps } = timetableOf(options.train.length, settings);
+  const { schedule, updatesPerEpoch, steps } = timetableOf(mixture, settings);
   const warmupSteps = settings.warmup < 1 ? Math.ceil(settings.warmup * steps) : settings.warmup;
   const rate = { peak: settings.learningRate, schedule: settings.schedule, warmupSteps, totalSteps: steps };
   const layout = { padId: options.padId, hiddenSize: options.model.sizes.hiddenSize };
@@ -153,7 +174,7 @@ export async function train(options: RunOptions): Promise<RunResult> {
       firstStep: progress.step + 1,
       trainedParameters: trainer.trainedParameters,
       modelParameters: model.parameterCount,
-      trainExamples: options.train.length,
+      trainExamples: examples.count,
       validationExamples: options.validation.length,
     });
     const meter = startMeter(steps - progress.step);
@@ -166,7 +187,7 @@ export async function train(options: RunOptions): Promise<RunResult> {
       }
       const step = progress.step + 1;
       const epoch = Math.floor((step - 1) / updatesPerEpoch);
-      const batches = updateBatches(options, objective.objective, schedule, {
+      const batches = await updateBatches({ ...options, examples }, objective.objective, schedule, {
         epoch,
         update: (step - 1) % updatesPerEpoch,
         updatesPerEpoch,
@@ -225,19 +246,18 @@ async function findCheckpoint(
   return saved;
 }
 
-function updateBatches(
-  { settings, train: examples, padId, model }: RunOptions,
+async function updateBatches(
+  { settings, examples, padId, model }: Omit<RunOptions, "train"> & { readonly examples: ExampleStore },
   objective: ObjectiveChoice["objective"],
   schedule: BatchSchedule,
   { epoch, update, updatesPerEpoch }: { epoch: number; update: number; updatesPerEpoch: number },
-): readonly Batch[] {
+): Promise<readonly Batch[]> {
   const first = update * settings.accumulationSteps;
   const last = update === updatesPerEpoch - 1 ? schedule.batchesPerEpoch : first + settings.accumulationSteps;
-  return Array.from({ length: last - first }, (_, i) => {
-    const { indices } = schedule.at(epoch * schedule.batchesPerEpoch + first + i);
-    const rows = indices.map((index) => examples[index] as TokenizedExample); // the plan's indices are examples
-    return objective.batch(rows, { padId, hiddenSize: model.sizes.hiddenSize });
-  });
+  const rows = Array.from({ length: last - first }, (_, i) =>
+    examples.at(schedule.at(epoch * schedule.batchesPerEpoch + first + i).indices),
+  );
+  return (await Promise.all(rows)).map((some) => objective.batch(some, { padId, hiddenSize: model.sizes.hiddenSize }));
 }
 
 /** Absent where there are none. */

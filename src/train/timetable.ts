@@ -1,4 +1,4 @@
-import { type BatchSchedule, planBatches } from "./data/index.ts";
+import { type BatchSchedule, planBatches, type Share } from "./data/index.ts";
 import type { TrainSettings } from "./settings.ts";
 
 /** How long a run is. */
@@ -9,10 +9,10 @@ export interface Timetable {
   readonly steps: number;
 }
 
-/** The batches and updates that settings make of `examples` examples. */
-export function timetableOf(examples: number, settings: TrainSettings): Timetable {
+/** The batches and updates that settings make of a mixture of examples. */
+export function timetableOf(mixture: readonly Share[], settings: TrainSettings): Timetable {
   const { batchSize, accumulationSteps, seed, maxSteps, epochs } = settings;
-  const schedule = planBatches(examples, { batchSize, seed });
+  const schedule = planBatches(mixture, { batchSize, seed });
   const updatesPerEpoch = Math.ceil(schedule.batchesPerEpoch / accumulationSteps);
   return { schedule, updatesPerEpoch, steps: maxSteps > 0 ? maxSteps : Math.ceil(updatesPerEpoch * epochs) };
 }

@@ -1,7 +1,7 @@
 import { describe, expect, test } from "vitest";
 import { TuneError } from "../../errors.ts";
 import { makeBatch } from "./batches.ts";
-import { epochOrder, planBatches } from "./order.ts";
+import { epochOrder, epochSize, planBatches } from "./order.ts";
 import { parseJsonLines } from "./read.ts";
 import { splitDataset } from "./split.ts";
 import type { TokenizedExample } from "./tokenize.ts";
@@ -41,25 +41,56 @@ describe("makeBatch", () => {
 
 describe("order", () => {
   test("is a permutation that the seed and the epoch alone decide", () => {
-    const order = epochOrder(50, { seed: 3, epoch: 2 });
+    const order = epochOrder([{ count: 50, weight: 1 }], { seed: 3, epoch: 2 });
     expect([...order].sort((a, b) => a - b)).toEqual(Array.from({ length: 50 }, (_, i) => i));
-    expect(epochOrder(50, { seed: 3, epoch: 2 })).toEqual(order);
-    expect(epochOrder(50, { seed: 3, epoch: 3 })).not.toEqual(order);
-    expect(epochOrder(50, { seed: 4, epoch: 2 })).not.toEqual(order);
-    expect(epochOrder(8, { seed: 0, epoch: 0 })).toEqual([7, 5, 2, 4, 3, 1, 0, 6]); // runs resumed later rely on it
+    expect(epochOrder([{ count: 50, weight: 1 }], { seed: 3, epoch: 2 })).toEqual(order);
+    expect(epochOrder([{ count: 50, weight: 1 }], { seed: 3, epoch: 3 })).not.toEqual(order);
+    expect(epochOrder([{ count: 50, weight: 1 }], { seed: 4, epoch: 2 })).not.toEqual(order);
+    expect([...epochOrder([{ count: 8, weight: 1 }], { seed: 0, epoch: 0 })]).toEqual([7, 5, 2, 4, 3, 1, 0, 6]); // runs resumed later rely on it
   });
 
   test("a schedule entered anywhere goes on as the one that ran from the start", () => {
     const options = { batchSize: 4, seed: 11 };
-    const whole = planBatches(10, options);
+    const whole = planBatches([{ count: 10, weight: 1 }], options);
     const plans = Array.from({ length: 9 }, (_, index) => whole.at(index));
     expect(whole.batchesPerEpoch).toBe(3);
     expect(plans.map(({ epoch, indices }) => [epoch, indices.length])).toEqual(
       [0, 1, 2].flatMap((epoch) => [4, 4, 2].map((size) => [epoch, size])),
     );
-    for (const index of [8, 0, 5, 4]) expect(planBatches(10, options).at(index)).toEqual(plans[index]);
+    for (const index of [8, 0, 5, 4])
+      expect(planBatches([{ count: 10, weight: 1 }], options).at(index)).toEqual(plans[index]);
     expect(whole.at(1)).toEqual(plans[1]);
     expect(new Set(plans.slice(3, 6).flatMap(({ indices }) => indices)).size).toBe(10);
+  });
+});
+
+describe("mixtures", () => {
+  const mixture = [
+    { count: 4, weight: 2 },
+    { count: 10, weight: 0.3 },
+    { count: 3, weight: 1 },
+  ];
+  const countsOf = (epochs: number): number[] => {
+    const counts = Array.from({ length: 17 }, () => 0);
+    for (let epoch = 0; epoch < epochs; epoch++)
+      for (const index of epochOrder(mixture, { seed: 2, epoch })) counts[index] = (counts[index] ?? 0) + 1;
+    return counts;
+  };
+
+  test("each example comes as often as its weight says", () => {
+    expect(epochSize(mixture)).toBe(14);
+    const once = countsOf(1);
+    expect(once.slice(0, 4)).toEqual([2, 2, 2, 2]);
+    expect(once.slice(4, 14).filter((count) => count === 1)).toHaveLength(3);
+    expect(once.slice(14)).toEqual([1, 1, 1]);
+  });
+
+  test("a part of a file in an epoch is another in the next, and in the end all of it came as often", () => {
+    expect(countsOf(10).slice(4, 14)).toEqual(Array.from({ length: 10 }, () => 3));
+    const [first, second] = [0, 1].map((epoch) =>
+      epochOrder(mixture, { seed: 2, epoch }).filter((i) => i > 3 && i < 14),
+    );
+    expect(first?.some((index) => second?.includes(index))).toBe(false);
   });
 });
 

@@ -2,7 +2,8 @@ import { assert } from "../../errors.ts";
 import { type Tensor, tensor } from "../../graph/index.ts";
 import { attentionBlocks, targetMultiple } from "../../models/index.ts";
 import { packRows } from "./packing.ts";
-import { type Sequence, type TokenizedExample, tokensOf } from "./tokenize.ts";
+import { tokensOf } from "./store.ts";
+import type { Sequence, TokenizedExample } from "./tokenize.ts";
 
 /** What a training step reads, and how much there is of it. */
 export interface Batch {

@@ -7,31 +7,40 @@ export interface ParsedRows {
   readonly problems: readonly LineProblem[];
 }
 
+/** What earlier pieces of a file have shown. */
+export interface CsvState {
+  readonly header: readonly string[] | undefined;
+  readonly delimiter: string;
+  /** The line that comes next. */
+  readonly line: number;
+}
+
 /**
  * Rows of comma-, tab- or semicolon-separated values under a header (RFC 4180: quotes around fields, doubled inside
- * them, and line breaks within). Which separator it is, the file tells.
+ * them, and line breaks within). Which separator it is, the file tells. A file may come in pieces that end with a record.
  */
-export async function parseCsv(text: string): Promise<ParsedRows> {
+export async function parseCsv(text: string, before?: CsvState): Promise<ParsedRows & { readonly state: CsvState }> {
   const { default: papa } = await import("papaparse");
   const rows: DataRow[] = [];
   const problems: LineProblem[] = [];
-  const clean = text.replace(/^\uFEFF/, "");
-  let header: readonly string[] | undefined;
-  let [line, read] = [1, 0]; // where the next record starts: its line, its first character
+  const clean = before ? text : text.replace(/^\uFEFF/, "");
+  let { header, delimiter } = before ?? { header: undefined, delimiter: "" };
+  let [line, read] = [before?.line ?? 1, 0]; // where the next record starts: its line, its first character
   papa.parse<string[]>(clean, {
     skipEmptyLines: false,
-    step: ({ data, errors, meta: { cursor } }) => {
+    delimiter,
+    step: ({ data, errors, meta }) => {
       const start = line;
-      line += clean.slice(read, cursor).split("\n").length - 1;
-      read = cursor;
+      line += clean.slice(read, meta.cursor).split("\n").length - 1;
+      read = meta.cursor;
       if (data.every((field) => field.trim() === "")) return;
       const [error] = errors.filter(({ type }) => type === "Quotes");
       if (error) problems.push({ line: start, what: `has a quoted field that does not end well: ${error.message}` });
-      else if (header === undefined) header = data.map((name) => name.trim());
+      else if (header === undefined) [header, delimiter] = [data.map((name) => name.trim()), meta.delimiter];
       else if (data.length !== header.length)
         problems.push({ line: start, what: `has ${data.length} fields under a header of ${header.length}` });
       else rows.push({ line: start, value: Object.fromEntries(header.map((name, i) => [name, data[i] ?? ""])) });
     },
   });
-  return { rows, problems };
+  return { rows, problems, state: { header, delimiter, line } };
 }

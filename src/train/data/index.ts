@@ -11,4 +11,6 @@ export * from "./preview.ts";
 export * from "./read.ts";
 export * from "./report.ts";
 export * from "./split.ts";
+export * from "./store.ts";
+export * from "./stream.ts";
 export * from "./tokenize.ts";

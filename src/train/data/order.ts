@@ -1,12 +1,38 @@
 import { assert } from "../../errors.ts";
 import { createRng } from "../../linalg/index.ts";
 
-/** The order of examples in one epoch: a permutation of 0 … count − 1 that depends on the seed and the epoch alone. */
+/** Consecutive examples, and how often each comes in an epoch: 2 is twice, 0.5 every other epoch. */
+export interface Share {
+  readonly count: number;
+  readonly weight: number;
+}
+
+/** How many examples an epoch has of a mixture. */
+export function epochSize(mixture: readonly Share[]): number {
+  return mixture.reduce((sum, { count, weight }) => sum + Math.round(count * weight), 0);
+}
+
+/**
+ * The order of examples in one epoch: indices of a mixture that depend on the seed and the epoch alone. Of a share that
+ * is not taken whole, the next part of one shuffled round comes in each epoch, so that all of it comes as often.
+ */
 export function epochOrder(
-  count: number,
+  mixture: readonly Share[],
   { seed, epoch }: { readonly seed: number; readonly epoch: number },
-): number[] {
-  return createRng(seed, "order", epoch).shuffle(Array.from({ length: count }, (_, i) => i));
+): Uint32Array {
+  const order = new Uint32Array(epochSize(mixture));
+  let [filled, first] = [0, 0];
+  for (const [share, { count, weight }] of mixture.entries()) {
+    const wanted = Math.round(count * weight);
+    if (wanted % count === 0) {
+      for (let i = 0; i < wanted; i++) order[filled++] = first + (i % count);
+    } else {
+      const round = createRng(seed, "share", share).shuffle(Uint32Array.from({ length: count }, (_, i) => i));
+      for (let i = 0; i < wanted; i++) order[filled++] = first + (round[(epoch * wanted + i) % count] as number);
+    }
+    first += count;
+  }
+  return createRng(seed, "order", epoch).shuffle(order);
 }
 
 /** Which examples make up a batch. */
@@ -24,21 +50,22 @@ export interface BatchSchedule {
   at(index: number): BatchPlan;
 }
 
-/** Plan batches of `batchSize` out of `count` examples, in a new order each epoch. */
+/** Plan batches of `batchSize` out of a mixture of examples, in a new order each epoch. */
 export function planBatches(
-  count: number,
+  mixture: readonly Share[],
   { batchSize, seed }: { readonly batchSize: number; readonly seed: number },
 ): BatchSchedule {
+  const count = epochSize(mixture);
   assert(count > 0 && batchSize > 0, () => `cannot plan batches of ${batchSize} from ${count} examples`);
   const batchesPerEpoch = Math.ceil(count / batchSize);
-  let current: { epoch: number; order: number[] } | undefined; // the epoch in use, kept because runs go in sequence
+  let current: { epoch: number; order: Uint32Array } | undefined; // the epoch in use, kept because runs go in sequence
   return {
     batchesPerEpoch,
     at: (index) => {
       const epoch = Math.floor(index / batchesPerEpoch);
-      if (current?.epoch !== epoch) current = { epoch, order: epochOrder(count, { seed, epoch }) };
+      if (current?.epoch !== epoch) current = { epoch, order: epochOrder(mixture, { seed, epoch }) };
       const start = (index % batchesPerEpoch) * batchSize;
-      return { epoch, indices: current.order.slice(start, start + batchSize) };
+      return { epoch, indices: [...current.order.subarray(start, start + batchSize)] };
     },
   };
 }

@@ -1,41 +1,47 @@
-import type { FileMetaData } from "hyparquet";
+import type { RowGroup } from "hyparquet";
+
+/** A file that is read in parts. */
+export interface FileSlices {
+  readonly sizeBytes: number;
+  readonly read: (start: number, end: number) => Promise<Uint8Array>;
+}
 
 /** A page may unfold to this many times its bytes, and a column to this many values for a byte of its file. */
 const [unfolding, valuesForAByte] = [300, 64];
 
 /**
- * Check the headers of all pages of a Parquet file before anything is decoded: hyparquet 1.31 follows sizes that lead
+ * Check the headers of all pages of a row group of a Parquet file before anything of it is decoded: hyparquet 1.31 follows sizes that lead
  * backwards round and round, and makes room for as many values as a page claims.
  * @throws {Error} saying what is wrong.
  */
-export function checkPages(bytes: Uint8Array, metadata: FileMetaData): void {
-  const most = 1000 + valuesForAByte * bytes.length;
-  for (const group of metadata.row_groups) {
-    for (const { meta_data: column } of group.columns) {
-      if (!column) throw new Error("a column says nothing of itself");
-      const name = column.path_in_schema.join(".");
-      const { dictionary_page_offset: dictionary = 0n, data_page_offset: data } = column;
-      const start = Number(dictionary > 0n && dictionary < data ? dictionary : data);
-      const end = start + Number(column.total_compressed_size);
-      if (!(start >= 4 && start <= end && end <= bytes.length)) throw new Error(`column ${name} lies outside the file`);
-      if (!(Number(column.num_values) >= 0 && Number(column.num_values) <= most && Number(group.num_rows) <= most)) {
-        throw new Error(`column ${name} claims ${column.num_values} values`);
-      }
-      let values = 0;
-      for (let at = start; at < end - 1; ) {
-        const page = readPageHeader(bytes.subarray(at, end));
-        const folded = page.compressedBytes;
-        if (!(folded >= 0 && at + page.headerBytes + folded <= end)) throw new Error(`a page of ${name} is cut short`);
-        if (!(page.bytes >= 0 && page.bytes <= 4096 + unfolding * folded))
-          throw new Error(`a page of ${name} claims ${page.bytes} bytes`);
-        if (!(page.values >= 0 && page.values <= most))
-          throw new Error(`a page of ${name} claims ${page.values} values`);
-        if (!page.isDictionary) values += page.values;
-        at += page.headerBytes + folded;
-      }
-      if (values !== Number(column.num_values))
-        throw new Error(`column ${name} holds ${values} values, not ${column.num_values}`);
+export async function checkPages(file: FileSlices, group: RowGroup): Promise<void> {
+  const { sizeBytes } = file;
+  const most = 1000 + valuesForAByte * sizeBytes;
+  for (const { meta_data: column } of group.columns) {
+    if (!column) throw new Error("a column says nothing of itself");
+    const name = column.path_in_schema.join(".");
+    const { dictionary_page_offset: dictionary = 0n, data_page_offset: data } = column;
+    const start = Number(dictionary > 0n && dictionary < data ? dictionary : data);
+    const end = start + Number(column.total_compressed_size);
+    if (!(start >= 4 && start <= end && end <= sizeBytes)) throw new Error(`column ${name} lies outside the file`);
+    if (!(Number(column.num_values) >= 0 && Number(column.num_values) <= most && Number(group.num_rows) <= most)) {
+      throw new Error(`column ${name} claims ${column.num_values} values`);
     }
+    const bytes = await file.read(start, end);
+    let values = 0;
+    for (let at = 0; at < bytes.length - 1; ) {
+      const page = readPageHeader(bytes.subarray(at));
+      const folded = page.compressedBytes;
+      if (!(folded >= 0 && at + page.headerBytes + folded <= bytes.length))
+        throw new Error(`a page of ${name} is cut short`);
+      if (!(page.bytes >= 0 && page.bytes <= 4096 + unfolding * folded))
+        throw new Error(`a page of ${name} claims ${page.bytes} bytes`);
+      if (!(page.values >= 0 && page.values <= most)) throw new Error(`a page of ${name} claims ${page.values} values`);
+      if (!page.isDictionary) values += page.values;
+      at += page.headerBytes + folded;
+    }
+    if (values !== Number(column.num_values))
+      throw new Error(`column ${name} holds ${values} values, not ${column.num_values}`);
   }
 }
 

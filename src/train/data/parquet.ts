@@ -1,21 +1,29 @@
 import { TuneError } from "../../errors.ts";
 import type { DataRow } from "./formats.ts";
-import { checkPages } from "./parquet-pages.ts";
+import { checkPages, type FileSlices } from "./parquet-pages.ts";
 
 /**
- * Rows of a Parquet file, counted from 1 as lines.
+ * Rows of a Parquet file, counted from 1 as lines, a row group at a time: no more than that of the file is in memory.
  * @throws {TuneError} `malformed-data` when the file cannot be read: it is damaged, or compressed otherwise than by Snappy.
  */
-export async function parseParquet(bytes: Uint8Array, at: string): Promise<readonly DataRow[]> {
-  const { parquetMetadata, parquetReadObjects } = await import("hyparquet");
-  const file = bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.byteLength) as ArrayBuffer; // never shared
-  const slice = (start: number, end?: number): Promise<ArrayBuffer> => watched(Promise.resolve(file.slice(start, end)));
+export async function* parquetRows(file: FileSlices, at: string): AsyncGenerator<readonly DataRow[]> {
+  const { parquetMetadataAsync, parquetReadObjects } = await import("hyparquet");
+  const slice = (start: number, end = file.sizeBytes): Promise<ArrayBuffer> =>
+    watched(file.read(start, end).then((bytes) => Uint8Array.from(bytes).buffer));
+  const buffer = { byteLength: file.sizeBytes, slice };
   try {
-    const metadata = parquetMetadata(file);
-    checkPages(bytes, metadata);
-    const rows = await parquetReadObjects({ metadata, file: { byteLength: file.byteLength, slice } });
-    return rows.map((value, i) => ({ line: i + 1, value }));
+    const metadata = await parquetMetadataAsync(buffer);
+    let rowStart = 0;
+    for (const group of metadata.row_groups) {
+      await checkPages(file, group);
+      const rowEnd = rowStart + Number(group.num_rows);
+      const first = rowStart;
+      const rows = await parquetReadObjects({ metadata, file: buffer, rowStart, rowEnd });
+      yield rows.map((value, i) => ({ line: first + i + 1, value }));
+      rowStart = rowEnd;
+    }
   } catch (cause) {
+    if (cause instanceof TuneError) throw cause;
     throw new TuneError(
       "malformed-data",
       `The Parquet file cannot be read: ${cause instanceof Error ? cause.message : String(cause)}.`,

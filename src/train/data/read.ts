@@ -3,8 +3,16 @@ import { isJsonObject } from "../../io/json.ts";
 import type { Storage } from "../../io/storage.ts";
 import { decodeText } from "../../io/text.ts";
 import { type ParsedRows, parseCsv } from "./csv.ts";
-import { acceptedFormats, type DataFormat, type DataRow, emptyData, inspectKeys, textFormat } from "./formats.ts";
-import { parseParquet } from "./parquet.ts";
+import {
+  acceptedFormats,
+  type DataFormat,
+  type DataRow,
+  emptyData,
+  inspectKeys,
+  type KeyReport,
+  textFormat,
+} from "./formats.ts";
+import { parquetRows } from "./parquet.ts";
 import { type LineProblem, throwProblems } from "./problems.ts";
 
 /** Rows of one format, checked. */
@@ -47,6 +55,12 @@ type Parser = (bytes: Uint8Array, at: string, options: TextOptions) => Dataset |
 
 const jsonLines: Parser = (bytes, at) => parseJsonLines(decodeText(bytes, at), at);
 const table: Parser = async (bytes, at) => checkRows(await parseCsv(decodeText(bytes, at)), at);
+const parquet: Parser = async (bytes, at) => {
+  const rows: DataRow[] = [];
+  const read = async (start: number, end: number): Promise<Uint8Array> => bytes.subarray(start, end);
+  for await (const group of parquetRows({ sizeBytes: bytes.length, read }, at)) rows.push(...group);
+  return checkRows({ rows, problems: [] }, at);
+};
 
 /** By the ending of a file's name. */
 const parsers: Readonly<Record<string, Parser>> = {
@@ -55,7 +69,7 @@ const parsers: Readonly<Record<string, Parser>> = {
   json: jsonLines,
   csv: table,
   tsv: table,
-  parquet: async (bytes, at) => checkRows({ rows: await parseParquet(bytes, at), problems: [] }, at),
+  parquet,
   txt: (bytes, at, options) => parseDocuments(decodeText(bytes, at), at, options),
 };
 
@@ -69,8 +83,15 @@ export function parseJsonLines(text: string, at = "data"): Dataset {
 }
 
 /** Hold rows against their format. @throws as {@link parseJsonLines}. */
-function checkRows({ rows, problems: badLines }: ParsedRows, at: string): Dataset {
-  if (rows.length === 0 && badLines.length === 0) throw emptyData(at);
+function checkRows(parsed: ParsedRows, at: string): Dataset {
+  if (parsed.rows.length === 0 && parsed.problems.length === 0) throw emptyData(at);
+  const { format, rows, ignoredKeys, problems, code } = inspectRows(parsed);
+  if (format !== undefined && problems.length === 0) return { at, format, rows, ignoredKeys };
+  return throwProblems(code, problems, { at, fix: acceptedFormats() });
+}
+
+/** Rows held against the format of most of them, with everything that is wrong with them. */
+export function inspectRows({ rows, problems: badLines }: ParsedRows): KeyReport & Pick<ParsedRows, "rows"> {
   const { format, ignoredKeys, problems: badKeys, code } = inspectKeys(rows);
   const strangers = new Set(badKeys.map(({ line }) => line));
   const badFields: LineProblem[] = [];
@@ -79,8 +100,7 @@ function checkRows({ rows, problems: badLines }: ParsedRows, at: string): Datase
     if (what !== undefined) badFields.push({ line, what });
   }
   const problems = [...badLines, ...badKeys, ...badFields];
-  if (format !== undefined && problems.length === 0) return { at, format, rows, ignoredKeys };
-  return throwProblems(rows.length === 0 ? "malformed-data" : code, problems, { at, fix: acceptedFormats() });
+  return { format, rows, ignoredKeys, problems, code: rows.length === 0 ? "malformed-data" : code };
 }
 
 /**
@@ -127,14 +147,15 @@ function parseList(text: string): ParsedRows | undefined {
   }
 }
 
-function parseLines(text: string): ParsedRows {
+/** Objects, one a line; the first of the text is `firstLine`. */
+export function parseLines(text: string, firstLine = 1): ParsedRows {
   const rows: DataRow[] = [];
   const problems: LineProblem[] = [];
   for (const [i, source] of text
     .replace(/^\uFEFF/, "")
     .split(/\r?\n/)
     .entries()) {
-    const line = i + 1;
+    const line = firstLine + i;
     if (source.trim() === "") continue;
     try {
       const value: unknown = JSON.parse(source);

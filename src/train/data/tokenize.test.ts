@@ -8,7 +8,8 @@ import { loadTokenizer, type TextTokenizer } from "../../io/tokenizer.ts";
 import { nodeStorage } from "../../runtime/node-storage.ts";
 import { previewExample } from "./preview.ts";
 import { parseDocuments, parseJsonLines, readDataset } from "./read.ts";
-import { sequencesOf, type TokenizeOptions, tokenizeDataset } from "./tokenize.ts";
+import { sequencesOf } from "./store.ts";
+import { type TokenizeOptions, tokenizeDataset } from "./tokenize.ts";
 
 const failure = (run: () => unknown): TuneError => {
   try {

@@ -3,6 +3,7 @@ import type { TextTokenizer } from "../../io/tokenizer.ts";
 import type { EncodedRow, EncodeNote } from "./encode.ts";
 import { showLines, throwProblems } from "./problems.ts";
 import type { Dataset } from "./read.ts";
+import { sequencesOf } from "./store.ts";
 
 /** Tokens, and which of them are to be learnt. */
 export interface Sequence {
@@ -22,16 +23,6 @@ export interface TokenizedExample extends Sequence {
 
 /** What the rows of some data become: `sequence`, or `pair` for one sequence against another. */
 export type ExampleKind = "sequence" | "pair";
-
-/** The sequences of an example, itself first. */
-export function sequencesOf(example: TokenizedExample): readonly Sequence[] {
-  return [example, ...(example.against ?? [])];
-}
-
-/** Tokens of all sequences of an example. */
-export function tokensOf(example: TokenizedExample): number {
-  return sequencesOf(example).reduce((sum, { inputIds }) => sum + inputIds.length, 0);
-}
 
 /** Something that happened to rows and that a user should hear of, without its being an error. */
 export interface DataWarning {
@@ -74,6 +65,24 @@ export function tokenizeDataset(
   tokenizer: TextTokenizer,
   options: TokenizeOptions,
 ): TokenizedDataset {
+  const { examples, warnings, failures } = tokenizeRows(dataset, tokenizer, options);
+  throwFailures(failures, dataset.at, options.maxLength);
+  if (examples.length === 0) throw nothingToTrain(dataset.at, options.maxLength);
+  return { examples, warnings };
+}
+
+/** Rows that cannot be used, by what is wrong with them. */
+export interface RowFailures {
+  readonly refused: readonly { readonly line: number; readonly error: TuneError }[];
+  readonly overlong: readonly { readonly line: number; readonly length: number }[];
+}
+
+/** As {@link tokenizeDataset}, with the rows that cannot be used told instead of thrown. */
+export function tokenizeRows(
+  dataset: Pick<Dataset, "format" | "rows">,
+  tokenizer: TextTokenizer,
+  options: TokenizeOptions,
+): TokenizedDataset & { readonly failures: RowFailures } {
   const { maxLength, tooLong = "truncate", appendEos = true, now } = options;
   if (!Number.isInteger(maxLength) || maxLength < 2) {
     throw new TuneError("bad-option", `maxLength is ${maxLength}; a sequence needs at least 2 tokens.`, {
@@ -114,15 +123,25 @@ export function tokenizeDataset(
     examples.push(...kept);
   }
 
-  if (refused.length > 0) throwRefused(dataset.at, refused);
-  if (overlong.length > 0) throw sequenceTooLong(dataset.at, overlong, maxLength);
-  if (examples.length === 0) {
-    throw new TuneError("nothing-to-train", `No row has a trained token within ${maxLength} tokens.`, {
-      at: dataset.at,
-      fix: "shorten the prompts, or raise the maximum length",
-    });
-  }
-  return { examples, warnings: [...warned].map(([code, lines]) => ({ code, lines })) };
+  return {
+    examples,
+    warnings: [...warned].map(([code, lines]) => ({ code, lines })),
+    failures: { refused, overlong },
+  };
+}
+
+/** @throws {TuneError} as {@link tokenizeDataset}, when there are any. */
+export function throwFailures({ refused, overlong }: RowFailures, at: string, maxLength: number): void {
+  if (refused.length > 0) throwRefused(at, refused);
+  if (overlong.length > 0) throw sequenceTooLong(at, overlong, maxLength);
+}
+
+/** The error for data of which nothing is left. */
+export function nothingToTrain(at: string, maxLength: number): TuneError {
+  return new TuneError("nothing-to-train", `No row has a trained token within ${maxLength} tokens.`, {
+    at,
+    fix: "shorten the prompts, or raise the maximum length",
+  });
 }
 
 /** Cut the first `end` tokens of a row into sequences of at most `maxLength`. */
