@@ -7,6 +7,7 @@ import { asLora } from "./as-lora.ts";
 import { writeGgufAdapter, writeGgufFolder } from "./gguf.ts";
 import { writeMlx } from "./mlx-files.ts";
 import type { CardOptions } from "./model-files.ts";
+import { type OnnxDtypeName, onnxDtypes } from "./onnx-dtypes.ts";
 import { writeSafetensorsFolder } from "./safetensors-folder.ts";
 import { writeTransformersJsFolder } from "./transformers-js.ts";
 
@@ -58,11 +59,13 @@ export type ExportFormName = "transformers.js" | "safetensors" | "gguf" | "peft"
 export const exportForms: Readonly<Record<ExportFormName, AdapterForm | ModelForm>> = {
   "transformers.js": {
     summary: "a folder with the model as an ONNX graph with a KV cache",
-    use: 'pipeline("text-generation", folder)',
-    dtypes: [],
+    use: 'pipeline("text-generation", folder, { dtype })',
+    dtypes: Object.keys(onnxDtypes),
     holds: "model",
     checked: "transformers.js generates from every family's folder what Scion generates",
-    write: writeTransformersJsFolder,
+    write: async (storage, folder, model, options) => {
+      await writeTransformersJsFolder(storage, folder, model, { ...options, dtypes: options.dtypes.map(onnxDtype) });
+    },
   },
   safetensors: {
     summary: "merged weights in the Hugging Face layout",
@@ -123,4 +126,9 @@ export const exportForms: Readonly<Record<ExportFormName, AdapterForm | ModelFor
 function ggufType(name: string): GgufTypeName {
   if (Object.hasOwn(ggufTypes, name)) return name as GgufTypeName; // checked just now
   throw new Error(`the form of GGUF has a dtype ${name} that its writer lacks`);
+}
+
+function onnxDtype(name: string): OnnxDtypeName {
+  if (Object.hasOwn(onnxDtypes, name)) return name as OnnxDtypeName; // checked just now
+  throw new Error(`the form of transformers.js has a dtype ${name} that its writer lacks`);
 }

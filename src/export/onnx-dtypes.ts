@@ -1,0 +1,252 @@
+import {
+  constant,
+  type LazyTensor,
+  makeNode,
+  sizeOf,
+  type Tensor,
+  type Value,
+  type WeightValue,
+  weight,
+} from "../graph/index.ts";
+import { castTensor, toFloat32 } from "../io/convert.ts";
+import { add, cast, findOp, gather, gemm, type LinearSite, mul, sub } from "../ops/index.ts";
+import { rewrite } from "../transforms/index.ts";
+
+/** What the matrices of an exported graph are held in. Vectors, and what is computed between products, stay float32. */
+export interface OnnxDtype {
+  /** What transformers.js puts behind a file's name. */
+  readonly suffix: string;
+  readonly summary: string;
+  /** x·Wᵀ, without a bias. */
+  readonly product: (x: Value, site: WeightSite) => Value;
+  /** Rows of a table of embeddings, in float32. */
+  readonly rows: (table: WeightValue, indices: Value) => Value;
+}
+
+/** A product with a weight. */
+interface WeightSite extends Pick<LinearSite, "layout" | "inFeatures" | "outFeatures"> {
+  readonly weight: WeightValue;
+}
+
+/** Names as transformers.js has them. */
+export type OnnxDtypeName = "fp32" | "fp16" | "q8" | "q4";
+
+/** Every way to hold an exported graph's matrices. Inputs and outputs are float32 (and int64) in all of them. */
+export const onnxDtypes: Readonly<Record<OnnxDtypeName, OnnxDtype>> = {
+  fp32: {
+    suffix: "",
+    summary: "float32",
+    product: (x, { weight: w, layout }) => gemm(x, w, { transB: layout === "out,in" }),
+    rows: gather,
+  },
+  fp16: {
+    suffix: "_fp16",
+    summary: "matrices and their products in float16",
+    product: (x, { weight: w, layout }) =>
+      cast(gemm(cast(x, "float16"), halves(w), { transB: layout === "out,in" }), "float32"),
+    rows: (table, indices) => cast(gather(halves(table), indices), "float32"),
+  },
+  /** As optimum quantises dynamically: activations in 8 bits by tensor, weights in 8 bits by row, products of integers. */
+  q8: {
+    suffix: "_quantized",
+    summary: "8-bit integers, a scale for each row; activations too, as they come",
+    product: (x, site) => {
+      const { codes, scales } = rowCodes(site.weight, site.layout);
+      const [quantised, scale, zero] = quantiseInput(x);
+      const [tokens = 1] = x.shape;
+      const outputs = [{ dtype: "int32", shape: [tokens, site.outFeatures] }] as const;
+      const inputs = [quantised, codes, zero, constant(rowZero, "uint8", [])];
+      return mul(cast(resultOf({ op: "MatMulInteger", inputs, outputs }), "float32"), mul(scale, scales));
+    },
+    rows: rowsOf8,
+  },
+  /** ONNX Runtime's MatMulNBits, which its WebAssembly and WebGPU builds have; embeddings in 8 bits. */
+  q4: {
+    suffix: "_q4",
+    summary: "4-bit integers, a scale for each 32 values of a row; embeddings in 8 bits",
+    product: (x, site) => {
+      const { codes, scales } = blockCodes(site);
+      const [tokens = 1] = x.shape;
+      return resultOf({
+        op: "MatMulNBits",
+        domain: "com.microsoft",
+        inputs: [x, codes, scales],
+        attributes: {
+          K: { type: "int", value: site.inFeatures },
+          N: { type: "int", value: site.outFeatures },
+          bits: { type: "int", value: 4 },
+          block_size: { type: "int", value: blockSize },
+        },
+        outputs: [{ dtype: "float32", shape: [tokens, site.outFeatures] }],
+      });
+    },
+    rows: rowsOf8,
+  },
+};
+
+/** Put a graph's products with weights, and its tables of embeddings, into a dtype. */
+export function inDtype(outputs: readonly Value[], dtype: OnnxDtypeName): readonly Value[] {
+  if (dtype === "fp32") return outputs;
+  const { product, rows } = onnxDtypes[dtype];
+  return rewrite(outputs, {
+    node: (node, inputs) => {
+      const site = findOp(node.domain, node.op)?.linear?.(node);
+      const x = inputs[0];
+      if (site?.weight.kind === "weight" && x?.shape.length === 2) {
+        const y = product(x, { ...site, weight: site.weight });
+        return [site.bias ? add(y, site.bias) : y];
+      }
+      const [table] = node.inputs;
+      if (node.op !== "Gather" || table?.kind !== "weight" || table.shape.length !== 2) return undefined;
+      return [rows(table, inputs[1] as Value)]; // a gather has indices
+    },
+  });
+}
+
+function resultOf(options: Parameters<typeof makeNode>[0]): Value {
+  return makeNode(options).outputs[0] as Value; // each has one
+}
+
+function halves(value: WeightValue): WeightValue {
+  const { source } = value;
+  const read = async (): Promise<Tensor> => {
+    const values = await toFloat32(source);
+    const clamped = values.data.map((x) => Math.min(65504, Math.max(-65504, x)));
+    return castTensor({ ...values, data: clamped }, "float16");
+  };
+  return derived(value, "float16", "float16", source.shape, read);
+}
+
+/** Weights that are made of another when they are written; the same ones for the same weight. */
+const made = new WeakMap<WeightValue, Map<string, WeightValue>>();
+
+function derived(
+  value: WeightValue,
+  key: string,
+  dtype: "float16" | "float32" | "uint8",
+  shape: readonly number[],
+  read: LazyTensor["read"],
+): WeightValue {
+  const own = made.get(value) ?? new Map<string, WeightValue>();
+  made.set(value, own);
+  const width = { float16: 2, float32: 4, uint8: 1 }[dtype];
+  const source = { dtype, shape, sizeBytes: width * sizeOf(shape), read };
+  const found = own.get(key) ?? weight(`${value.name}_${key}`, source, dtype);
+  own.set(key, found);
+  return found;
+}
+
+/** The code of zero: unsigned bytes, for products of signed ones saturate on processors without VNNI. */
+const rowZero = 128;
+
+/** Bytes [in, out] and scales [out]: w = scale·(code − 128), the scale a 127th of a row's largest. */
+function rowCodes(value: WeightValue, layout: LinearSite["layout"]): { codes: WeightValue; scales: WeightValue } {
+  const upright = layout === "out,in";
+  const [a = 1, b = 1] = value.source.shape;
+  const [outs, ins] = upright ? [a, b] : [b, a];
+  return {
+    codes: derived(value, "quantized", "uint8", [ins, outs], async () => {
+      const { data } = await toFloat32(value.source);
+      const scales = rowScales(data, outs, ins, upright);
+      const codes = new Uint8Array(data.length);
+      for (let o = 0; o < outs; o++) {
+        for (let i = 0; i < ins; i++) {
+          codes[i * outs + o] = code8(data[upright ? o * ins + i : i * outs + o] ?? 0, scales[o] ?? 1);
+        }
+      }
+      return { dtype: "uint8", shape: [ins, outs], data: codes };
+    }),
+    scales: derived(value, "scale", "float32", [outs], async () => {
+      const { data } = await toFloat32(value.source);
+      return { dtype: "float32", shape: [outs], data: rowScales(data, outs, ins, upright) };
+    }),
+  };
+}
+
+function rowScales(data: Float32Array, outs: number, ins: number, upright: boolean): Float32Array {
+  return Float32Array.from({ length: outs }, (_, o) => {
+    let largest = 0;
+    for (let i = 0; i < ins; i++)
+      largest = Math.max(largest, Math.abs(data[upright ? o * ins + i : i * outs + o] ?? 0));
+    return largest === 0 ? 1 : largest / 127;
+  });
+}
+
+function code8(value: number, scale: number): number {
+  return Math.round(value / scale) + rowZero;
+}
+
+/** Rows of a table held as bytes: scale·(code − 128). */
+function rowsOf8(table: WeightValue, indices: Value): Value {
+  const [count = 1, width = 1] = table.source.shape;
+  const codes = derived(table, "rows_quantized", "uint8", [count, width], async () => {
+    const { data } = await toFloat32(table.source);
+    const scales = rowScales(data, count, width, true);
+    const all = Uint8Array.from(data, (value, at) => code8(value, scales[Math.floor(at / width)] ?? 1));
+    return { dtype: "uint8", shape: [count, width], data: all };
+  });
+  const scales = derived(table, "rows_scale", "float32", [count, 1], async () => {
+    const { data } = await toFloat32(table.source);
+    return { dtype: "float32", shape: [count, 1], data: rowScales(data, count, width, true) };
+  });
+  return mul(sub(cast(gather(codes, indices), "float32"), rowZero), gather(scales, indices));
+}
+
+/** Bytes, a scale and a zero point for what a product reads (ONNX DynamicQuantizeLinear). */
+function quantiseInput(x: Value): readonly [Value, Value, Value] {
+  const outputs = [
+    { dtype: "uint8", shape: x.shape },
+    { dtype: "float32", shape: [] },
+    { dtype: "uint8", shape: [] },
+  ] as const;
+  return makeNode({ op: "DynamicQuantizeLinear", inputs: [x], outputs }).outputs as unknown as [Value, Value, Value]; // three
+}
+
+const blockSize = 32;
+
+/**
+ * 4-bit codes [out, blocks, 16], two to a byte, the first in the lower half, and scales [out·blocks]:
+ * w = scale·(code − 8). The value of largest magnitude becomes code 0, for there is one more below zero than above.
+ */
+function blockCodes({ weight: value, layout, inFeatures, outFeatures }: WeightSite): {
+  codes: WeightValue;
+  scales: WeightValue;
+} {
+  const blocks = Math.ceil(inFeatures / blockSize);
+  const half = blockSize / 2;
+  const encode = async (): Promise<{ codes: Uint8Array; scales: Float32Array }> => {
+    const { data } = await toFloat32(value.source);
+    const at = (o: number, i: number): number =>
+      i < inFeatures ? (data[layout === "out,in" ? o * inFeatures + i : i * outFeatures + o] ?? 0) : 0;
+    const codes = new Uint8Array(outFeatures * blocks * half);
+    const scales = new Float32Array(outFeatures * blocks);
+    for (let block = 0; block < scales.length; block++) {
+      const [o, start] = [Math.floor(block / blocks), (block % blocks) * blockSize];
+      let extreme = 0;
+      for (let i = 0; i < blockSize; i++) {
+        const w = at(o, start + i);
+        if (Math.abs(w) > Math.abs(extreme)) extreme = w;
+      }
+      const scale = extreme / -8;
+      scales[block] = scale;
+      for (let i = 0; i < blockSize; i++) {
+        const code = scale === 0 ? 8 : Math.min(15, Math.max(0, Math.round(at(o, start + i) / scale) + 8));
+        const place = block * half + (i >> 1);
+        codes[place] = (codes[place] ?? 0) | (code << (4 * (i & 1)));
+      }
+    }
+    return { codes, scales };
+  };
+  return {
+    codes: derived(value, "q4", "uint8", [outFeatures, blocks, half], async () => ({
+      dtype: "uint8",
+      shape: [outFeatures, blocks, half],
+      data: (await encode()).codes,
+    })),
+    scales: derived(value, "q4_scales", "float32", [outFeatures * blocks], async () => ({
+      dtype: "float32",
+      shape: [outFeatures * blocks],
+      data: (await encode()).scales,
+    })),
+  };
+}
