@@ -44,6 +44,7 @@ export { findRuns, type RunSummary } from "./api/runs.ts";
 export { type ExportOptions, exportModel, loadAdapter } from "./api/save.ts";
 export { type TuneOptions, type TuningChoice, tune } from "./api/tune.ts";
 export type { BitPlan, BitsChoice, MatrixReport, MixedBits, PackedReport, QuantiseEvent } from "./compress/index.ts";
+export type { Lookups } from "./decode/index.ts";
 export {
   type DiagnosisProgress,
   type DiagnosisReport,

@@ -1,3 +1,4 @@
+import { type Lookups, lowRankUpdates, openPackedDecoder } from "../decode/index.ts";
 import {
   type Answer,
   type GenerateOptions as DecodeOptions,
@@ -25,6 +26,8 @@ export interface GenerateOptions extends DecodeOptions {
   /** A device to run on; one is opened, and closed again, when it is not given. */
   readonly device?: Device;
   readonly deviceOptions?: DeviceOptions;
+  /** How finely the kernels of packed models look sums up; by the model's size unless given. */
+  readonly lookups?: Lookups;
 }
 
 /**
@@ -36,11 +39,12 @@ export async function* generate(
   prompt: Prompt,
   options: GenerateOptions = {},
 ): AsyncGenerator<string, Generation> {
-  const { adapter, device, deviceOptions, ...rest } = options;
+  const { adapter, device, deviceOptions, lookups, ...rest } = options;
   const session = await openSession(model, {
     ...(adapter ? { adapter } : {}),
     ...(device ? { device } : {}),
     ...(deviceOptions ? { deviceOptions } : {}),
+    ...(lookups ? { lookups } : {}),
   });
   try {
     return yield* session.generate(prompt, rest);
@@ -58,27 +62,22 @@ export interface Session {
   close(): Promise<void>;
 }
 
-/** Compile a model, with an adapter or without, to answer many prompts. */
+/**
+ * Open a model, with an adapter or without, to answer many prompts. A packed model runs on WebAssembly kernels, without
+ * being unpacked, unless a device is given, another provider than the platform's first is asked for, the model has no
+ * recipe, or the adapter is no low-rank update: then its dequantised weights run on ONNX Runtime.
+ */
 export async function openSession(
   model: LoadedModel,
-  options: Pick<GenerateOptions, "adapter" | "device" | "deviceOptions"> = {},
+  options: Pick<GenerateOptions, "adapter" | "device" | "deviceOptions" | "lookups"> = {},
 ): Promise<Session> {
   const tokenizer = await model.tokenizer();
-  const device = options.device ?? (await model.platform.openDevice(options.deviceOptions));
-  const closeDevice = async (): Promise<void> => {
-    if (!options.device) await device.close();
-  };
-  const decoder = await openDecoder(device, model.pretrained, options.adapter).catch(async (error: unknown) => {
-    await closeDevice();
-    throw error;
-  });
+  const onKernels = options.device ? undefined : await openOnKernels(model, options);
+  const { decoder, close } = onKernels ?? (await openOnDevice(model, options));
   return {
     decoder,
     generate: (prompt, decodeOptions) => generateText(decoder, tokenizer, promptIds(prompt), decodeOptions),
-    close: async () => {
-      await decoder.close();
-      await closeDevice();
-    },
+    close,
   };
 
   function promptIds(prompt: Prompt): readonly number[] {
@@ -86,6 +85,52 @@ export async function openSession(
     const text = chatTemplateOf(tokenizer).render(prompt, { addGenerationPrompt: true });
     return tokenizer.encode(text, { addSpecialTokens: false });
   }
+}
+
+interface OpenDecoder {
+  readonly decoder: Decoder;
+  close(): Promise<void>;
+}
+
+/** A model on a device: the one that is given, which stays open, or one of its own. */
+async function openOnDevice(
+  { pretrained, platform }: LoadedModel,
+  { adapter, device: given, deviceOptions }: Pick<GenerateOptions, "adapter" | "device" | "deviceOptions">,
+): Promise<OpenDecoder> {
+  const device = given ?? (await platform.openDevice(deviceOptions));
+  const closeDevice = async (): Promise<void> => {
+    if (!given) await device.close();
+  };
+  const decoder = await openDecoder(device, pretrained, adapter).catch(async (error: unknown) => {
+    await closeDevice();
+    throw error;
+  });
+  return {
+    decoder,
+    close: async () => {
+      await decoder.close();
+      await closeDevice();
+    },
+  };
+}
+
+/** A packed model on WebAssembly kernels; undefined where they cannot run it as it is asked for. */
+async function openOnKernels(
+  { pretrained, platform }: LoadedModel,
+  { adapter, deviceOptions = {}, lookups }: Pick<GenerateOptions, "adapter" | "deviceOptions" | "lookups">,
+): Promise<OpenDecoder | undefined> {
+  if (pretrained.packed === undefined) return undefined;
+  const { provider, threads } = deviceOptions;
+  if (provider !== undefined && provider !== (await platform.providers())[0]) return undefined;
+  const recipe = pretrained.recipe();
+  const updates = adapter ? lowRankUpdates(pretrained, adapter) : new Map();
+  if (recipe === undefined || updates === undefined) return undefined;
+  const decoder = await openPackedDecoder(pretrained, recipe, platform.threads, {
+    updates,
+    ...(threads === undefined ? {} : { threads }),
+    ...(lookups ? { lookups } : {}),
+  });
+  return { decoder, close: () => decoder.close() };
 }
 
 /** How well a model predicts and answers examples. */

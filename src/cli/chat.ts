@@ -28,7 +28,11 @@ export async function run(flags: ChatFlags, output: Output): Promise<number> {
   const { openSession } = await import("../index.ts");
   const { model, adapter } = await loadFlags(flags, output);
   const chats = (await model.tokenizer()).chatTemplates.size > 0;
-  const session = await openSession(model, { ...(adapter ? { adapter } : {}), deviceOptions: deviceOptions(flags) });
+  const session = await openSession(model, {
+    ...(adapter ? { adapter } : {}),
+    ...(flags.lookups ? { lookups: flags.lookups } : {}),
+    deviceOptions: deviceOptions(flags),
+  });
   const opening: readonly ChatMessage[] = flags.system === undefined ? [] : [{ role: "system", content: flags.system }];
   let messages: ChatMessage[] = [...opening];
   const lines = createInterface({

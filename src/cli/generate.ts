@@ -1,5 +1,5 @@
-import type { Command } from "commander";
-import type { Prompt } from "../index.ts";
+import { type Command, Option } from "commander";
+import type { Lookups, Prompt } from "../index.ts";
 import { deviceOptions, loadFlags, type ModelFlags, realNumber, wholeNumber, withModel } from "./model.ts";
 import type { Output } from "./output.ts";
 
@@ -12,6 +12,7 @@ export interface SamplingFlags {
   readonly minP: number;
   readonly repetitionPenalty: number;
   readonly seed: number;
+  readonly lookups?: Lookups;
 }
 
 /** Add them to a command. */
@@ -28,7 +29,13 @@ export function withSampling(command: Command): Command {
     .option("--top-p <p>", "sample among the likeliest that together reach p", realNumber, 1)
     .option("--min-p <p>", "sample among those at least p times as likely as the likeliest", realNumber, 0)
     .option("--repetition-penalty <x>", "make tokens that were seen less likely", realNumber, 1)
-    .option("--seed <n>", "decides sampling", wholeNumber, 0);
+    .option("--seed <n>", "decides sampling", wholeNumber, 0)
+    .addOption(
+      new Option("--lookups <how>", "of packed models: fast errs by less than 1 % a layer (default: by size)").choices([
+        "fast",
+        "exact",
+      ]),
+    );
 }
 
 /** The sampling flags as options of the API. */
@@ -83,6 +90,7 @@ export async function run(flags: GenerateFlags, output: Output): Promise<number>
     ...samplingOf(flags),
     ...(adapter ? { adapter } : {}),
     ...(flags.stop ? { stop: flags.stop } : {}),
+    ...(flags.lookups ? { lookups: flags.lookups } : {}),
     deviceOptions: deviceOptions(flags),
   });
   let step = await pieces.next();

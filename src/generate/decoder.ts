@@ -61,7 +61,7 @@ export async function openDecoder(device: Device, model: PretrainedModel, adapte
 
   const start = async (prompts: readonly (readonly number[])[]): Promise<Continuation> => {
     const longest = Math.max(0, ...prompts.map(({ length }) => length));
-    refuse(prompts, longest, contextLength);
+    refusePrompts(prompts, longest, contextLength);
     const batch = prompts.length;
     const padding = prompts.map(({ length }) => longest - length);
     const cache = `${prefix} cache ${++started}`;
@@ -138,7 +138,11 @@ function columns(count: number, at: (j: number) => number): number[] {
   return Array.from({ length: count }, (_, j) => at(j));
 }
 
-function refuse(prompts: readonly (readonly number[])[], longest: number, contextLength: number): void {
+/**
+ * Refuse prompts that cannot be continued.
+ * @throws {TuneError} `empty-prompt`, or `prompt-too-long` when the longest leaves no room.
+ */
+export function refusePrompts(prompts: readonly (readonly number[])[], longest: number, contextLength: number): void {
   if (prompts.length === 0 || prompts.some(({ length }) => length === 0)) {
     throw new TuneError("empty-prompt", "There is nothing to continue.", { at: "the prompt", fix: "write some text" });
   }

@@ -24,8 +24,8 @@ export interface ProductPlaces {
 /** Bytes of scratch that a thread needs. */
 export const threadScratchBytes = 1024;
 
-/** Bytes of a table's entry: 1 is the fast one, 2 the exact one (256 times finer, twice the look-ups). */
-export type EntryBytes = 1 | 2;
+/** Bytes of a table's entry, each a look-up: 1 leaves an error below 1 %, 2 is 256 times finer, 3 is as fine as float32. */
+export type EntryBytes = 1 | 2 | 3;
 
 /** A packed matrix in kernel memory. */
 export interface PackedProduct {

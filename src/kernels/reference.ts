@@ -8,7 +8,7 @@ const round = Math.fround;
 
 /** Tables of a block, and the steps that their entries are counted in. */
 export interface BlockTables {
-  /** [tables][16], biased by 128; a low byte's tables follow when entries have two bytes. */
+  /** [tables][16], biased by 128: the highest byte's tables first. */
   readonly bytes: readonly Uint8Array[];
   /** One a byte of an entry. */
   readonly scales: readonly number[];
@@ -16,20 +16,19 @@ export interface BlockTables {
 
 /**
  * Tables of one block. x [4·tables]: scaled inputs. Entry c of table t is Σ_g ±x[4t + g], + where bit g of c is set, in
- * steps of the largest Σ|x| of a table over 127 (one byte) or 32512 (two).
+ * steps of the largest Σ|x| of a table over 127, 127·2⁸ or 127·2¹⁶.
  */
-export function blockTables(x: Float32Array, entryBytes: 1 | 2): BlockTables {
+export function blockTables(x: Float32Array, entryBytes: 1 | 2 | 3): BlockTables {
   const tables = x.length / 4;
   let largest = 0;
   for (let t = 0; t < tables; t++) {
     const [a = 0, b = 0, c = 0, d = 0] = x.subarray(4 * t, 4 * t + 4).map(Math.abs);
     largest = Math.max(largest, round(round(a + b) + round(c + d)));
   }
-  const steps = entryBytes === 1 ? 127 : 32512;
+  const steps = 127 * 256 ** (entryBytes - 1);
   const inverse = largest === 0 ? 0 : round(steps / largest);
   const scale = round(largest / steps);
-  const high = new Uint8Array(16 * tables);
-  const low = new Uint8Array(16 * tables);
+  const bytes = Array.from({ length: entryBytes }, () => new Uint8Array(16 * tables));
   for (let t = 0; t < tables; t++) {
     const [a = 0, b = 0, c = 0, d = 0] = x.subarray(4 * t, 4 * t + 4).map((value) => value * inverse);
     const sum = round(c + d);
@@ -37,18 +36,16 @@ export function blockTables(x: Float32Array, entryBytes: 1 | 2): BlockTables {
     for (let code = 0; code < 16; code++) {
       const first = round((code & 1 ? a : -a) + (code & 2 ? b : -b));
       const second = [-sum, difference, -difference, sum][code >> 2] ?? 0;
-      const entry = roundToEven(round(first + second));
-      if (entryBytes === 1) high[16 * t + code] = entry + 128;
-      else {
-        const top = (entry + 128) >> 8;
-        high[16 * t + code] = top + 128;
-        low[16 * t + code] = entry - (top << 8) + 128;
+      let entry = roundToEven(round(first + second));
+      for (let byte = entryBytes - 1; byte >= 0; byte--) {
+        const low = byte === 0 ? entry : (entry << 24) >> 24;
+        const table = bytes[byte];
+        if (table) table[16 * t + code] = low + 128;
+        entry = (entry - low) >> 8;
       }
     }
   }
-  return entryBytes === 1
-    ? { bytes: [high], scales: [scale] }
-    : { bytes: [high, low], scales: [round(scale * 256), scale] };
+  return { bytes, scales: bytes.map((_, byte) => round(scale * 256 ** (entryBytes - 1 - byte))) };
 }
 
 /** To the nearest integer, halves to the even one. */

@@ -2,6 +2,7 @@ import type { Dim, InputValue, Value } from "../graph/index.ts";
 import type { ConfigJson } from "./config.ts";
 import type { GgufForm } from "./gguf.ts";
 import type { InputForm } from "./inputs.ts";
+import type { DecodeRecipe } from "./recipe.ts";
 
 /** A tensor that a checkpoint of the architecture holds. */
 export interface TensorSpec {
@@ -117,6 +118,8 @@ export interface ModelGraphs {
   readonly likelihood?: () => OpenGraph;
   /** Of those that continue a text: one decoding step. */
   readonly decode?: (options: DecodeOptions) => OpenGraph;
+  /** Of those that continue a text: the same step as plain data, where it can be said so. */
+  readonly recipe?: () => DecodeRecipe | undefined;
   /** The graphs of an exported model by file name, where it is not one graph of `predict`. */
   readonly parts?: () => Readonly<Record<string, OpenGraph>>;
 }
@@ -189,4 +192,6 @@ export interface Architecture<Config = unknown> {
   readonly head: (config: Config, weights: Weights, hidden: Value) => Value;
   /** What llama.cpp makes of it, if it knows the family. */
   readonly gguf?: (config: Config) => GgufForm;
+  /** The model as plain data, where it can be said so; without it, packed models decode dequantised. */
+  readonly recipe?: (config: Config) => DecodeRecipe | undefined;
 }

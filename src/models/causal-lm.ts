@@ -42,6 +42,7 @@ export function causalFamily<Config>(architecture: Architecture<Config>): Family
           predict: () => decodeGraph(architecture, config, weights, { logits: "all" }),
           loss: () => lossGraph(architecture, config, weights),
           likelihood: () => likelihoodGraph(architecture, config, weights),
+          recipe: () => architecture.recipe?.(config),
           decode: (options) => decodeGraph(architecture, config, weights, options),
         }),
       },

@@ -12,7 +12,8 @@ import {
 import { dense, extend, type RotaryTables, rmsNorm, rotaryTables, rotate, softCap, splitHeads } from "./blocks.ts";
 import { type ConfigJson, type ConfigReader, readConfig } from "./config.ts";
 import { type DecoderGguf, decoderGguf } from "./decoder-gguf.ts";
-import { type Rope, readRope, ropeParameters } from "./rope.ts";
+import type { DecodeRecipe, LinearRecipe, NormRecipe, RopeRecipe } from "./recipe.ts";
+import { fixedFrequencies, type Rope, readRope, ropeParameters } from "./rope.ts";
 
 /** How one layer attends. */
 export interface LayerAttention {
@@ -181,6 +182,7 @@ export function decoder({
       inScope("lm_head", () =>
         softCap(linear(hidden, weights(tiedEmbeddings ? "model.embed_tokens.weight" : "lm_head.weight")), logitCap),
       ),
+    recipe,
   };
 }
 
@@ -288,4 +290,78 @@ function feedForward(config: DecoderConfig, weights: Weights, module: string, x:
     : [layer("gate_proj", x), layer("up_proj", x)];
   const active = inScope(module, () => mul(activations[config.activation](gate), up));
   return layer("down_proj", active);
+}
+
+/** The same computation as {@link trunk} and the head, as data. */
+function recipe(config: DecoderConfig): DecodeRecipe | undefined {
+  const { hiddenSize: hidden, intermediateSize: inner, headDim, heads, kvHeads, bias, fused, sandwich } = config;
+  const norm = (module: string): NormRecipe => ({
+    kind: "rms",
+    module,
+    epsilon: config.normEpsilon,
+    addsOne: config.normsAddOne,
+  });
+  const layer = (module: string, outputs: number, inputs: number, biased: boolean): LinearRecipe => ({
+    module,
+    inputs,
+    outputs,
+    bias: biased,
+    layout: "out,in",
+  });
+  const ropes = new Map<Rope, RopeRecipe | undefined>();
+  for (const { rope } of config.attention) {
+    const frequencies = rope && fixedFrequencies(rope);
+    if (rope) ropes.set(rope, frequencies && { frequencies, scale: rope.scale });
+  }
+  if ([...ropes.values()].includes(undefined)) return undefined;
+  return {
+    embedding: { tensor: "model.embed_tokens.weight", scale: config.embeddingScale },
+    layers: config.attention.map(({ rope, window }, i) => {
+      const block = `model.layers.${i}`;
+      const attention = `${block}.self_attn`;
+      const turned = rope && ropes.get(rope);
+      return {
+        attention: {
+          norm: norm(`${block}.input_layernorm`),
+          projections: fused
+            ? [layer(`${attention}.qkv_proj`, (heads + 2 * kvHeads) * headDim, hidden, bias.qkv)]
+            : [
+                layer(`${attention}.q_proj`, heads * headDim, hidden, bias.qkv),
+                layer(`${attention}.k_proj`, kvHeads * headDim, hidden, bias.qkv),
+                layer(`${attention}.v_proj`, kvHeads * headDim, hidden, bias.qkv),
+              ],
+          heads,
+          kvHeads,
+          headDim,
+          ...(config.queryKeyNorm
+            ? { queryNorm: norm(`${attention}.q_norm`), keyNorm: norm(`${attention}.k_norm`) }
+            : {}),
+          ...(turned ? { rope: turned } : {}),
+          scale: config.attentionScale,
+          ...(window === undefined ? {} : { window }),
+          ...(config.scoreCap === undefined ? {} : { cap: config.scoreCap }),
+          output: layer(`${attention}.o_proj`, hidden, heads * headDim, bias.output),
+          ...(sandwich ? { after: norm(`${block}.post_attention_layernorm`) } : {}),
+        },
+        feedForward: {
+          norm: norm(`${block}.${sandwich ? "pre_feedforward_layernorm" : "post_attention_layernorm"}`),
+          inner: fused
+            ? [layer(`${block}.mlp.gate_up_proj`, 2 * inner, hidden, bias.mlp)]
+            : [
+                layer(`${block}.mlp.gate_proj`, inner, hidden, bias.mlp),
+                layer(`${block}.mlp.up_proj`, inner, hidden, bias.mlp),
+              ],
+          gated: true,
+          activation: config.activation,
+          down: layer(`${block}.mlp.down_proj`, hidden, inner, bias.mlp),
+          ...(sandwich ? { after: norm(`${block}.post_feedforward_layernorm`) } : {}),
+        },
+      };
+    }),
+    norm: norm("model.norm"),
+    head: {
+      tensor: config.tiedEmbeddings ? "model.embed_tokens.weight" : "lm_head.weight",
+      ...(config.logitCap === undefined ? {} : { cap: config.logitCap }),
+    },
+  };
 }

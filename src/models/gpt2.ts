@@ -6,6 +6,7 @@ import { type Architecture, type KeyValue, partsInOrder, type TensorSpec } from 
 import { dense, extend, layerNormed, splitHeads } from "./blocks.ts";
 import { readConfig } from "./config.ts";
 import type { GgufForm, GgufPart } from "./gguf.ts";
+import type { LinearRecipe, NormRecipe } from "./recipe.ts";
 
 /** The part of a GPT-2 `config.json` that shapes the computation. */
 export interface Gpt2Config {
@@ -108,8 +109,7 @@ export const gpt2: Architecture<Gpt2Config> = {
         ) as [Value, Value, Value]; // three sizes, three parts
         const cache = extend(past?.[i], { key, value });
         present.push(cache);
-        const scale = (config.scaleScores ? 1 / Math.sqrt(headDim) : 1) / (config.scaleByLayer ? i + 1 : 1);
-        return attend(query, cache, { scale });
+        return attend(query, cache, { scale: scoreScale(config, i) });
       });
       x = add(x, conv(`${block}.attn.c_proj`, mixed));
       const inner = conv(`${block}.mlp.c_fc`, layerNormed(weights, `${block}.ln_2`, x, normEpsilon));
@@ -141,6 +141,49 @@ export const gpt2: Architecture<Gpt2Config> = {
       ...(config.scaleByLayer ? ["scores scaled by layer"] : []),
     ],
   }),
+
+  recipe: (config) => {
+    const { hiddenSize: hidden, innerSize: inner, heads } = config;
+    const layerNormOf = (module: string): NormRecipe => ({
+      kind: "layer",
+      module,
+      epsilon: config.normEpsilon,
+      addsOne: false,
+    });
+    const conv = (module: string, inputs: number, outputs: number): LinearRecipe => ({
+      module,
+      inputs,
+      outputs,
+      bias: true,
+      layout: "in,out",
+    });
+    return {
+      embedding: { tensor: "transformer.wte.weight", scale: 1, positions: "transformer.wpe.weight" },
+      layers: Array.from({ length: config.layers }, (_, i) => {
+        const block = `transformer.h.${i}`;
+        return {
+          attention: {
+            norm: layerNormOf(`${block}.ln_1`),
+            projections: [conv(`${block}.attn.c_attn`, hidden, 3 * hidden)],
+            heads,
+            kvHeads: heads,
+            headDim: hidden / heads,
+            scale: scoreScale(config, i),
+            output: conv(`${block}.attn.c_proj`, hidden, hidden),
+          },
+          feedForward: {
+            norm: layerNormOf(`${block}.ln_2`),
+            inner: [conv(`${block}.mlp.c_fc`, hidden, inner)],
+            gated: false,
+            activation: config.activation,
+            down: conv(`${block}.mlp.c_proj`, inner, hidden),
+          },
+        };
+      }),
+      norm: layerNormOf("transformer.ln_f"),
+      head: { tensor: config.tiedEmbeddings ? "transformer.wte.weight" : "lm_head.weight" },
+    };
+  },
 };
 
 function ggufParts(config: Gpt2Config): GgufForm["parts"] {
@@ -166,4 +209,8 @@ function ggufParts(config: Gpt2Config): GgufForm["parts"] {
   const output = config.tiedEmbeddings ? "transformer.wte.weight" : "lm_head.weight";
   parts.push({ name: "output.weight", from: output, vocabulary: true });
   return parts;
+}
+
+function scoreScale({ hiddenSize, heads, scaleScores, scaleByLayer }: Gpt2Config, layer: number): number {
+  return (scaleScores ? 1 / Math.sqrt(hiddenSize / heads) : 1) / (scaleByLayer ? layer + 1 : 1);
 }

@@ -2,6 +2,7 @@
  * Pretrained models: one file per architecture turns `config.json` and tensor names into a graph.
  * Training, adapters and file formats are elsewhere.
  */
+export type { Activation } from "./activations.ts";
 export type {
   Architecture,
   DecodeOptions,
@@ -23,4 +24,5 @@ export type { GgufForm, GgufPart } from "./gguf.ts";
 export type { Fed, InputForm, Numbers } from "./inputs.ts";
 export { checkLabels, type Labels, labelConfig, labelNumber, namedLabels } from "./labels.ts";
 export { assembleModel, type ModelChoice, openModel, type PretrainedModel, tensorsOf } from "./model.ts";
+export type { DecodeRecipe, LayerRecipe, LinearRecipe, NormRecipe, RopeRecipe } from "./recipe.ts";
 export { findArchitecture, supportedModelTypes } from "./table.ts";

@@ -30,6 +30,7 @@ import type { ConfigJson } from "./config.ts";
 import type { GgufForm } from "./gguf.ts";
 import type { InputForm } from "./inputs.ts";
 import { checkLabels, type Labels, labelConfig, labelsOf, namedLabels } from "./labels.ts";
+import type { DecodeRecipe } from "./recipe.ts";
 import { findArchitecture } from "./table.ts";
 
 /** A pretrained model made for a task: what its folder says, with its weights still unread. */
@@ -67,6 +68,8 @@ export interface PretrainedModel {
   likelihood(): OpenGraph;
   /** One decoding step of models that continue a text. @throws {TuneError} `task-mismatch` for all others. */
   decode(options: DecodeOptions): OpenGraph;
+  /** The decoding step as plain data, for engines that need no graph; undefined where it cannot be said so. */
+  recipe(): DecodeRecipe | undefined;
   /** The graphs that make an exported model, by file name. */
   parts(): Readonly<Record<string, OpenGraph>>;
   /** What llama.cpp makes of it, if it knows the family. */
@@ -164,6 +167,7 @@ export function assembleModel(parts: ModelParts): PretrainedModel {
     loss: graphs.loss ?? (() => refuse("continue texts")),
     likelihood: graphs.likelihood ?? (() => refuse("continue texts")),
     decode: graphs.decode ?? (() => refuse("continue texts")),
+    recipe: () => graphs.recipe?.(),
     parts: graphs.parts ?? (() => ({ model: graphs.predict() })),
     gguf: () => form.gguf?.(config),
     withTensors: (others, changed) =>

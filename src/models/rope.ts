@@ -1,4 +1,4 @@
-import { constant, inScope, type Value } from "../graph/index.ts";
+import { constant, input, inScope, type Value } from "../graph/index.ts";
 import { add, cast, div, lessOrEqual, max, mul, pow, reduceMax, reshape, where } from "../ops/index.ts";
 import type { ConfigJson, ConfigReader } from "./config.ts";
 
@@ -14,6 +14,12 @@ export interface Rope {
   readonly type: string;
   readonly theta: number;
   readonly settings: ConfigJson;
+}
+
+/** The frequencies as numbers; undefined where they depend on the positions. */
+export function fixedFrequencies(rope: Rope): readonly number[] | undefined {
+  const value = rope.inverseFrequencies(input("position_ids", "int64", [1, 1]));
+  return value.kind === "constant" ? Array.from(value.tensor.data, Number) : undefined;
 }
 
 interface RopeContext {

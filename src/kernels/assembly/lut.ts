@@ -12,7 +12,7 @@ const magicBits: i32 = 0x4b400000;
 
 /**
  * args: rows*, x, x's bytes a row, x's bytes a thread, order or 0, alpha or 0, columns that share an alpha, columns,
- * tables, passes without bytes, bytes of an entry (1 or 2), tables out, scales out, scratch (a thread's 1 KiB).
+ * tables, passes without bytes, bytes of an entry (1 to 3), tables out, scales out, scratch (a thread's 1 KiB).
  */
 export function makeTables(thread: i32, threads: i32, args: usize): void {
   const rows = load<i32>(load<usize>(args));
@@ -104,7 +104,7 @@ export function blockTables(
     largest = f32x4.max(largest, f32x4.add(b, i32x4.shuffle(b, b, 2, 3, 0, 1)));
   }
   const most = f32x4.extract_lane(largest, 0);
-  const steps: f32 = bytes == 1 ? 127 : 32512; // 127·256: the high byte stays within ±127
+  const steps: f32 = <f32>(127 << ((bytes - 1) << 3)); // the highest byte stays within ±127
   const inverse: f32 = most == 0 ? <f32>0 : steps / most;
   const step: f32 = most / steps;
   const even = i32x4(i32.MIN_VALUE, 0, i32.MIN_VALUE, 0);
@@ -112,7 +112,6 @@ export function blockTables(
   const round = f32x4.splat(magic);
   const bits = i32x4.splat(magicBits);
   const bias = i8x16.splat(-128);
-  const half = i32x4.splat(128);
   for (let t: usize = 0; t < count; t++) {
     const at = <usize>t << 4;
     const v = f32x4.mul(v128.load(scaled + at), f32x4.splat(inverse));
@@ -124,33 +123,53 @@ export function blockTables(
     const x3 = i32x4.shuffle(v, v, 3, 3, 3, 3);
     const sum = f32x4.add(x2, x3);
     const difference = f32x4.sub(x2, x3);
-    const v0 = i32x4.sub(f32x4.add(f32x4.sub(p, sum), round), bits);
-    const v1 = i32x4.sub(f32x4.add(f32x4.add(p, difference), round), bits);
-    const v2 = i32x4.sub(f32x4.add(f32x4.sub(p, difference), round), bits);
-    const v3 = i32x4.sub(f32x4.add(f32x4.add(p, sum), round), bits);
+    const s0 = f32x4.sub(p, sum);
+    const s1 = f32x4.add(p, difference);
+    const s2 = f32x4.sub(p, difference);
+    const s3 = f32x4.add(p, sum);
     if (bytes == 1) {
-      const low = i16x8.narrow_i32x4_s(v0, v1);
-      v128.store(out + at, v128.xor(i8x16.narrow_i16x8_s(low, i16x8.narrow_i32x4_s(v2, v3)), bias));
-    } else {
-      const h0 = i32x4.shr_s(i32x4.add(v0, half), 8);
-      const h1 = i32x4.shr_s(i32x4.add(v1, half), 8);
-      const h2 = i32x4.shr_s(i32x4.add(v2, half), 8);
-      const h3 = i32x4.shr_s(i32x4.add(v3, half), 8);
-      const high = i8x16.narrow_i16x8_s(i16x8.narrow_i32x4_s(h0, h1), i16x8.narrow_i32x4_s(h2, h3));
-      const l0 = i32x4.sub(v0, i32x4.shl(h0, 8));
-      const l1 = i32x4.sub(v1, i32x4.shl(h1, 8));
-      const l2 = i32x4.sub(v2, i32x4.shl(h2, 8));
-      const l3 = i32x4.sub(v3, i32x4.shl(h3, 8));
-      const low = i8x16.narrow_i16x8_s(i16x8.narrow_i32x4_s(l0, l1), i16x8.narrow_i32x4_s(l2, l3));
-      v128.store(out + at, v128.xor(high, bias));
-      v128.store(out + outBytes + at, v128.xor(low, bias));
+      const v0 = i32x4.sub(f32x4.add(s0, round), bits);
+      const v1 = i32x4.sub(f32x4.add(s1, round), bits);
+      const v2 = i32x4.sub(f32x4.add(s2, round), bits);
+      const v3 = i32x4.sub(f32x4.add(s3, round), bits);
+      v128.store(out + at, v128.xor(narrow(v0, v1, v2, v3), bias));
+      continue;
     }
+    let v0 = i32x4.trunc_sat_f32x4_s(f32x4.nearest(s0));
+    let v1 = i32x4.trunc_sat_f32x4_s(f32x4.nearest(s1));
+    let v2 = i32x4.trunc_sat_f32x4_s(f32x4.nearest(s2));
+    let v3 = i32x4.trunc_sat_f32x4_s(f32x4.nearest(s3));
+    for (let byte = bytes - 1; byte > 0; byte--) {
+      const l0 = lowByte(v0);
+      const l1 = lowByte(v1);
+      const l2 = lowByte(v2);
+      const l3 = lowByte(v3);
+      v128.store(out + byte * outBytes + at, v128.xor(narrow(l0, l1, l2, l3), bias));
+      v0 = i32x4.shr_s(i32x4.sub(v0, l0), 8);
+      v1 = i32x4.shr_s(i32x4.sub(v1, l1), 8);
+      v2 = i32x4.shr_s(i32x4.sub(v2, l2), 8);
+      v3 = i32x4.shr_s(i32x4.sub(v3, l3), 8);
+    }
+    v128.store(out + at, v128.xor(narrow(v0, v1, v2, v3), bias));
   }
-  if (bytes == 1) store<f32>(scale, step);
-  else {
-    store<f32>(scale, step * 256);
-    store<f32>(scale + scaleBytes, step);
+  let size = step;
+  for (let byte = bytes; byte > 0; byte--) {
+    store<f32>(scale + (byte - 1) * scaleBytes, size);
+    size *= 256;
   }
+}
+
+/** The lowest byte as a number from −128 to 127. */
+// @ts-ignore
+@inline
+function lowByte(v: v128): v128 {
+  return i32x4.shr_s(i32x4.shl(v, 24), 24);
+}
+
+// @ts-ignore
+@inline
+function narrow(a: v128, b: v128, c: v128, d: v128): v128 {
+  return i8x16.narrow_i16x8_s(i16x8.narrow_i32x4_s(a, b), i16x8.narrow_i32x4_s(c, d));
 }
 
 /** The alphas from column k on, with zeros beyond the last. */

@@ -470,9 +470,9 @@ export function dense(thread: i32, threads: i32, args: usize): void {
 }
 
 /**
- * y += B(Ax)·scale: a low-rank or partial update of a product. args: rows*, x, x's bytes a row, x's bytes a thread, A
- * [rank][inputs] or 0, indices of inputs [rank] (where there is no A), rank, inputs, B [outputs][rank], outputs, y, y's
- * bytes a row, scale (f32), outputs that threads share in multiples of, scratch, its bytes a thread.
+ * y += B(Ax): a low-rank update of a product. args: rows*, x, x's bytes a row, x's bytes a thread, A [rank][inputs],
+ * rank, inputs, B [outputs][rank], outputs, y, y's bytes a row, outputs that threads share in multiples of, scratch, its
+ * bytes a thread.
  * Every thread computes Ax; then it adds to the outputs that are its own in `product`.
  */
 export function update(thread: i32, threads: i32, args: usize): void {
@@ -480,27 +480,21 @@ export function update(thread: i32, threads: i32, args: usize): void {
   const x = load<usize>(args, 4) + <usize>thread * load<usize>(args, 12);
   const rowBytes = load<usize>(args, 8);
   const a = load<usize>(args, 16);
-  const indices = load<usize>(args, 20);
-  const rank = load<usize>(args, 24);
-  const inputs = load<usize>(args, 28);
-  const b = load<usize>(args, 32);
-  const outputs = load<usize>(args, 36);
-  const y = load<usize>(args, 40);
-  const yBytes = load<usize>(args, 44);
-  const scale = load<f32>(args, 48);
-  const share = load<usize>(args, 52);
-  const inner = load<usize>(args, 56) + <usize>thread * load<usize>(args, 60);
+  const rank = load<usize>(args, 20);
+  const inputs = load<usize>(args, 24);
+  const b = load<usize>(args, 28);
+  const outputs = load<usize>(args, 32);
+  const y = load<usize>(args, 36);
+  const yBytes = load<usize>(args, 40);
+  const share = load<usize>(args, 44);
+  const inner = load<usize>(args, 48) + <usize>thread * load<usize>(args, 52);
   const parts = (outputs + share - 1) / share;
   const first = min(outputs, parts * thread / threads * share);
   const last = min(outputs, parts * (thread + 1) / threads * share);
   for (let row = 0; row < rows; row++) {
     const from = x + <usize>row * rowBytes;
     for (let i: usize = 0; i < rank; i++) {
-      const value =
-        a == 0
-          ? load<f32>(from + (<usize>load<u32>(indices + (i << 2)) << 2))
-          : dot(0, a + ((<usize>i * inputs) << 2), from, inputs);
-      store<f32>(inner + (i << 2), value * scale);
+      store<f32>(inner + (i << 2), dot(0, a + ((<usize>i * inputs) << 2), from, inputs));
     }
     for (let o = first; o < last; o++) {
       const to = y + <usize>row * yBytes + (<usize>o << 2);
