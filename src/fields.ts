@@ -2,7 +2,7 @@ import { TuneError } from "./errors.ts";
 
 /** One option of a method or optimiser, declared once: flags, forms, validation and docs derive from it. */
 export interface Field<T> {
-  readonly kind: "integer" | "number" | "boolean" | "choice";
+  readonly kind: "integer" | "number" | "boolean" | "choice" | "text";
   readonly initial: T;
   readonly help: string;
   readonly min?: number;
@@ -40,6 +40,11 @@ export function oneOf<Word extends string>(choices: readonly [Word, ...Word[]], 
   return { kind: "choice", initial: choices[0], help, choices };
 }
 
+/** Words in a form of the option's own; none unless given. */
+export function text(help: string): Field<string> {
+  return { kind: "text", initial: "", help };
+}
+
 /**
  * Fill in defaults and check every value.
  * @throws {TuneError} `bad-option` listing every problem.
@@ -72,6 +77,7 @@ export function resolveFields<Config extends object>(
 
 function problemWith(field: Field<unknown>, value: unknown): string | undefined {
   if (field.kind === "boolean") return typeof value === "boolean" ? undefined : "it must be true or false";
+  if (field.kind === "text") return typeof value === "string" ? undefined : "it must be text";
   if (field.choices) {
     return field.choices.includes(String(value)) ? undefined : `it must be one of ${field.choices.join(", ")}`;
   }

@@ -105,6 +105,7 @@ export function withFields(
     const help = `${field.help} (${users.join(", ")}; ${String(field.initial)} unless given)`;
     if (field.kind === "boolean") command.option(`--${field.initial === true ? "no-" : ""}${dashed(name)}`, help);
     else if (field.choices) command.addOption(new Option(`--${dashed(name)} <word>`, help).choices(field.choices));
+    else if (field.kind === "text") command.option(`--${dashed(name)} <text>`, help);
     else command.option(`--${dashed(name)} <n>`, help, checked(field.kind === "integer" ? wholeNumber : realNumber));
   }
 }

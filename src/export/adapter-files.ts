@@ -1,5 +1,5 @@
 import { TuneError } from "../errors.ts";
-import type { LazyTensor, Tensor } from "../graph/index.ts";
+import { isFloat, type LazyTensor, type Tensor } from "../graph/index.ts";
 import { assertFinite, toFloat32 } from "../io/convert.ts";
 import { isMlxAdapter } from "../io/mlx.ts";
 import { type PeftLayout, type PeftWholeWeights, readPeftAdapter, writePeftAdapter } from "../io/peft.ts";
@@ -91,7 +91,7 @@ export async function readAdapter(storage: Storage, folder: string, model: Pretr
   const linear = [...linearModules(outputs).keys()];
   const { targeted, ...read } = (await isMlxAdapter(storage, folder))
     ? { ...(await readMlx(storage, folder)), targeted: () => undefined }
-    : await readPeft(storage, folder);
+    : await readPeft(storage, folder, model);
   const modules = read.targets as readonly string[]; // as both read them
   const known = modules.filter((module) => linear.includes(module));
   const unknown = modules.filter((module) => !linear.includes(module));
@@ -127,7 +127,7 @@ interface ReadAdapter extends Adapter {
   readonly targeted: (outputModule: string) => ((module: string) => boolean) | undefined;
 }
 
-async function readPeft(storage: Storage, folder: string): Promise<ReadAdapter> {
+async function readPeft(storage: Storage, folder: string, model: PretrainedModel): Promise<ReadAdapter> {
   const layouts = [...methods.values()].flatMap(({ peft }): PeftLayout[] => (peft ? [peft] : []));
   const { config, layout, tensors, whole } = await readPeftAdapter(storage, folder, layouts);
   const translation = translations[layout.type];
@@ -138,7 +138,14 @@ async function readPeft(storage: Storage, folder: string): Promise<ReadAdapter> 
     for (const [key, lazy] of Object.entries(parts)) read[key] = await readChecked(`${module}.${key}`, lazy);
     stored.set(module, read);
   }
-  const { tensors: own, steps, ...read } = translation.read(config, stored, joinPath(folder, "adapter_config.json"));
+  const {
+    tensors: own,
+    steps,
+    ...read
+  } = await translation.read(config, stored, {
+    at: joinPath(folder, "adapter_config.json"),
+    weight: (module) => uprightWeight(model, module, folder),
+  });
   const choice = whole.tensors.size === 0 ? read.choice : { ...read.choice, inPlace: inPlaceOf(whole) };
   const parameters = new Map<string, Tensor>();
   for (const [module, parts] of own) {
@@ -173,7 +180,26 @@ function inPlaceOf({ modules, biases, tensors }: PeftWholeWeights<LazyTensor>): 
 }
 
 async function readChecked(name: string, lazy: LazyTensor): Promise<Tensor> {
+  if (!isFloat(lazy.dtype)) return lazy.read();
   const values = await toFloat32(lazy);
   assertFinite(name, values);
   return values;
+}
+
+/** The pretrained weight of a linear module as [out, in]. */
+async function uprightWeight(model: PretrainedModel, module: string, at: string): Promise<Tensor> {
+  const site = linearModules(model.loss().outputs).get(module);
+  if (site?.weight.kind !== "weight") {
+    throw new TuneError("adapter-mismatch", `The model has no linear layer called ${module}.`, {
+      at,
+      fix: "use the adapter with the base model that it was trained on",
+    });
+  }
+  const whole = await site.weight.source.read();
+  const [rows = 0, columns = 0] = whole.shape;
+  if (site.layout === "out,in") return whole;
+  const data = new Float32Array(whole.data.length);
+  for (let i = 0; i < rows; i++)
+    for (let j = 0; j < columns; j++) data[j * rows + i] = Number(whole.data[i * columns + j]);
+  return { dtype: "float32", shape: [columns, rows], data };
 }

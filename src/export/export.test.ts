@@ -76,14 +76,18 @@ async function randomAdapter(
   });
   const { parameters, ...rest } = await trainer.adapter();
   await trainer.close();
-  const shaken = [...parameters].map(([key, { shape, data }]): [string, Tensor] => [
-    key,
-    {
-      dtype: "float32",
-      shape,
-      data: Float32Array.from(Array.from(data, Number), (x, i) => x + 0.1 * Math.sin(i + key.length)),
-    },
-  ]);
+  const shaken = [...parameters].map(([key, values]): [string, Tensor] => {
+    const { dtype, shape, data } = values;
+    if (dtype !== "float32") return [key, values];
+    return [
+      key,
+      {
+        dtype: "float32",
+        shape,
+        data: Float32Array.from(Array.from(data, Number), (x, i) => x + 0.1 * Math.sin(i + key.length)),
+      },
+    ];
+  });
   return { ...rest, parameters: new Map(shaken) };
 }
 
@@ -350,6 +354,74 @@ describe("plain LoRA", () => {
     },
   );
 
+  it("and PEFT's PaCA are what PaCA writes, and the fork's absolute columns are read", async () => {
+    const model = await openModel(nodeStorage, golden("gpt2-tiny"));
+    const adapter = await randomAdapter(model, "paca", { rank: 3, alpha: 6 });
+    const rows = [[1, 5, 9, 33, 2]];
+    const expected = await lastLogits(model, rows, adapter);
+    const storage = memoryStorage();
+    await writeAdapter(storage, "own", model, adapter, { baseModel: "base" });
+    const back = await readAdapter(storage, "own", model);
+    expect(await lastLogits(model, rows, back)).toEqual(expected);
+    expect(JSON.parse(new TextDecoder().decode(await storage.read("own/adapter_config.json")))).toMatchObject({
+      ...{ peft_type: "PACA", r: 3, paca_alpha: 6, base_model_name_or_path: "base", task_type: "CAUSAL_LM" },
+    });
+    const { tensors } = await openSafetensors(storage, "own/adapter_model.safetensors");
+    const name = "base_model.model.transformer.h.0.attn.c_attn";
+    expect(tensors.get(`${name}.paca_indices`)).toMatchObject({ dtype: "int64", shape: [3] });
+    expect(tensors.get(`${name}.paca_delta`)).toMatchObject({ dtype: "float32", shape: [96, 3] });
+
+    await writeAdapter(storage, "lora", model, asLora(model, adapter, "lora"), { baseModel: "base" });
+    expect(difference(await lastLogits(model, rows, await readAdapter(storage, "lora", model)), expected)).toBeLessThan(
+      1e-6,
+    );
+
+    // The authors' fork: columns of [out, in] divided by the scale, in the order they were drawn.
+    const foreign = new Map<string, Tensor>();
+    for (const [key, lazy] of tensors) {
+      const values = await lazy.read();
+      if (!key.endsWith(".paca_delta")) continue;
+      const module = key.slice("base_model.model.".length, -".paca_delta".length);
+      const places = Array.from(
+        (await tensors.get(key.replace("delta", "indices"))?.read())?.data ?? [],
+        Number,
+      ).reverse();
+      const weight = await model.weights.get(`${module}.weight`)?.source.read(); // GPT-2 keeps it as [in, out]
+      const [out = 0] = values.shape;
+      const at = (row: number, i: number): number =>
+        Number(weight?.data[(places[i] ?? 0) * out + row]) / 2 + Number(values.data[row * 3 + 2 - i]);
+      const data = Float32Array.from({ length: out * 3 }, (_, i) => at(Math.floor(i / 3), i % 3));
+      foreign.set(`base_model.model.${module}.paca_w`, { dtype: "float32", shape: [out, 3], data });
+      foreign.set(`base_model.model.${module}.paca_indices`, {
+        dtype: "int64",
+        shape: [3],
+        data: BigInt64Array.from(places, BigInt),
+      });
+    }
+    await storage.write("fork/adapter_config.json", await storage.read("own/adapter_config.json"));
+    await writeSafetensors(
+      storage,
+      "fork/adapter_model.safetensors",
+      [...foreign].map(([key, tensor]) => ({ name: key, tensor })),
+    );
+    const read = await readAdapter(storage, "fork", model);
+    expect(difference(await lastLogits(model, rows, read), expected)).toBeLessThan(1e-5);
+    const broken = new Map(foreign).set(`${name}.paca_indices`, {
+      dtype: "int64",
+      shape: [3],
+      data: BigInt64Array.from([4n, 4n, 99n]),
+    });
+    await writeSafetensors(
+      storage,
+      "fork/adapter_model.safetensors",
+      [...broken].map(([key, tensor]) => ({ name: key, tensor })),
+    );
+    await expect(readAdapter(storage, "fork", model)).rejects.toMatchObject({
+      code: "adapter-mismatch",
+      message: expect.stringContaining("c_attn.paca_indices names 99 of 32 columns and names 4 twice"),
+    });
+  });
+
   it("is not what DoRA can be written as", async () => {
     const model = await openModel(nodeStorage, golden("llama-tiny"));
     const adapter = await randomAdapter(model, "dora", { rank: 2 });
@@ -366,6 +438,8 @@ describe("merged weights", () => {
     ["gpt2-tiny", "dora", { rank: 4 }],
     ["llama-tiny", "adalora", { initialRank: 4, targetRank: 2 }],
     ["gpt2-tiny", "adalora", { initialRank: 4, targetRank: 2 }],
+    ["llama-tiny", "paca", { rank: 4 }],
+    ["gpt2-tiny", "paca", { rank: 4 }],
     ["llama-tiny", "full", {}],
   ])("of %s by %s give the adapted model's logits", async (base, method, options) => {
     const model = await openModel(nodeStorage, golden(base));

@@ -127,7 +127,7 @@ function mergeGraph(
   layout: LinearSite["layout"],
   own: readonly Trainable[],
 ): ReturnType<typeof graph> {
-  const parameters = new Map(own.map(({ key, value }) => [key, input(`parameter ${key}`, "float32", value.shape)]));
+  const parameters = new Map(own.map(({ key, value }) => [key, input(`parameter ${key}`, value.dtype, value.shape)]));
   const read = (key: string): Value => {
     const value = parameters.get(key);
     assert(value !== undefined, `the method has no parameter ${key}`);

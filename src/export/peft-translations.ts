@@ -1,9 +1,20 @@
+import { TuneError } from "../errors.ts";
 import type { Tensor } from "../graph/index.ts";
 import type { JsonObject } from "../io/json.ts";
 import type { AdapterTensors } from "../io/peft.ts";
 import { adaloraFromPeft, adaloraToPeft } from "../io/peft-adalora.ts";
 import { type LoraSettings, loraFromPeft, loraToPeft } from "../io/peft-lora.ts";
-import { type AdaloraConfig, type Adapter, chooseMethod, type MethodChoice, updatesOf } from "../methods/index.ts";
+import { pacaFromPeft, pacaToPeft } from "../io/peft-paca.ts";
+import {
+  type AdaloraConfig,
+  type Adapter,
+  chooseMethod,
+  configAt,
+  type MethodChoice,
+  type PacaConfig,
+  pacaScale,
+  updatesOf,
+} from "../methods/index.ts";
 import { placed, someColumns, someRows } from "./rows.ts";
 
 /** What a PEFT config says besides the method. */
@@ -26,8 +37,22 @@ export interface PeftTranslation {
   readonly read: (
     config: JsonObject,
     tensors: ModuleTensors,
-    at: string,
-  ) => { readonly choice: MethodChoice; readonly tensors: ModuleTensors; readonly steps?: number };
+    source: PeftSource,
+  ) => TranslatedAdapter | Promise<TranslatedAdapter>;
+}
+
+/** Where an adapter is read from, and for which model. */
+export interface PeftSource {
+  readonly at: string;
+  /** The pretrained weight of a module, as [out, in]. */
+  readonly weight: (module: string) => Promise<Tensor>;
+}
+
+/** A method with its options, and its tensors. */
+export interface TranslatedAdapter {
+  readonly choice: MethodChoice;
+  readonly tensors: ModuleTensors;
+  readonly steps?: number;
 }
 
 const lora: PeftTranslation = {
@@ -46,7 +71,7 @@ const lora: PeftTranslation = {
     };
     return { config: loraToPeft(settings, { baseModel, taskType: "CAUSAL_LM" }), tensors };
   },
-  read: (config, tensors, at) => {
+  read: (config, tensors, { at }) => {
     const { rank, alpha, rslora, dora, dropout, init, rankPattern, alphaPattern } = loraFromPeft(config, at);
     const patterns = { rank: rankPattern, alpha: alphaPattern };
     const options = { rank, alpha, rslora, dropout, init };
@@ -80,7 +105,7 @@ const adalora: PeftTranslation = {
     };
     return { config: adaloraToPeft(settings, { baseModel }), tensors: new Map(cut) };
   },
-  read: (config, tensors, at) => {
+  read: (config, tensors, { at }) => {
     const found = adaloraFromPeft(config, at);
     const { initialRank, targetRank, alpha, dropout, every, orthogonalWeight, kept, steps } = found;
     const choice = chooseMethod("adalora", {
@@ -109,5 +134,62 @@ const adalora: PeftTranslation = {
   },
 };
 
+const paca: PeftTranslation = {
+  write: ({ choice: { config, patterns } }, tensors, { targetModules, baseModel }) => {
+    if (patterns !== undefined) {
+      throw new TuneError("no-adapter-form", "PEFT's PaCA has one rank and one alpha for all modules.", {
+        at: "the adapter",
+        fix: "export it as plain LoRA (lora), which may have others by module",
+      });
+    }
+    const settings = { rank: Number(config["rank"]), alpha: Number(config["alpha"]), targetModules };
+    return { config: pacaToPeft(settings, { baseModel }), tensors };
+  },
+  read: async (config, tensors, { at, weight }) => {
+    const { rank, alpha, rankPattern, alphaPattern } = pacaFromPeft(config, at);
+    const choice = chooseMethod("paca", { rank, alpha, select: "random" }, { rank: rankPattern, alpha: alphaPattern });
+    const read = new Map<string, Readonly<Record<string, Tensor>>>();
+    for (const [module, { indices, delta, absolute }] of tensors) {
+      if (!indices) throw new Error(`${module} has a layout and no indices`);
+      const places = Array.from(indices.data, Number);
+      if (!places.every(Number.isSafeInteger)) {
+        throw new TuneError("peft-bad-tensors", `paca_indices of ${module} are no whole numbers.`, {
+          ...{ at, fix: "save the adapter again; it is damaged" },
+        });
+      }
+      if (delta) read.set(module, inOrder(indices, places, delta));
+      if (!absolute) continue;
+      // The fork keeps columns divided by the scale: what was added to them is the difference from the model's own.
+      const whole = await weight(module);
+      const inside = places.every((place) => place >= 0 && place < (whole.shape[1] ?? 0));
+      if (!inside || absolute.shape[0] !== whole.shape[0]) {
+        read.set(module, { indices, delta: absolute }); // refused with all else that does not fit the model
+        continue;
+      }
+      const scale = pacaScale(configAt(choice, module) as unknown as PacaConfig); // the method chosen above
+      const own = someColumns(whole, places).data;
+      const data = Float32Array.from(absolute.data as Float32Array, (value, i) => value - Number(own[i]) / scale); // read as float32
+      read.set(module, inOrder(indices, places, { ...absolute, data }));
+    }
+    return { choice, tensors: read };
+  },
+};
+
+/** Columns by their places; what PEFT writes is so already, the fork's is not. */
+function inOrder(indices: Tensor, places: readonly number[], delta: Tensor): Readonly<Record<string, Tensor>> {
+  const order = places.map((_, i) => i).sort((a, b) => (places[a] ?? 0) - (places[b] ?? 0));
+  if (delta.shape[1] !== places.length || order.every((from, to) => from === to))
+    return { indices: asInt64(indices), delta };
+  const sorted = order.map((from) => places[from] ?? 0);
+  return {
+    indices: { dtype: "int64", shape: [sorted.length], data: BigInt64Array.from(sorted, BigInt) },
+    delta: someColumns(delta, order),
+  };
+}
+
+function asInt64({ shape, data }: Tensor): Tensor {
+  return { dtype: "int64", shape, data: BigInt64Array.from(Array.from(data, Number), BigInt) };
+}
+
 /** By `peft_type`. */
-export const translations: Readonly<Record<string, PeftTranslation>> = { LORA: lora, ADALORA: adalora };
+export const translations: Readonly<Record<string, PeftTranslation>> = { LORA: lora, ADALORA: adalora, PACA: paca };

@@ -10,6 +10,8 @@ import { joinPath, type Storage, writeFolder } from "./storage.ts";
 export interface PeftLayout {
   readonly type: string;
   readonly tensors: Readonly<Record<string, string>>;
+  /** The tensors of another program that writes the same `peft_type`; we read them, and write `tensors`. */
+  readonly dialect?: Readonly<Record<string, string>>;
   /** The key of the config that is true for this layout, where several share a type. */
   readonly flag?: string;
 }
@@ -183,6 +185,16 @@ function splitName(name: string): readonly [string, string] {
   return [name.slice(0, Math.max(0, dot)), name.slice(dot + 1)];
 }
 
+/** The dialect that some tensor is of alone, or the layout's own. */
+function spokenBy(
+  tensors: ReadonlyMap<string, LazyTensor>,
+  { tensors: own, dialect }: PeftLayout,
+): PeftLayout["tensors"] {
+  const foreign = Object.values(dialect ?? {}).filter((suffix) => !Object.values(own).includes(suffix));
+  const speaks = [...tensors.keys()].some((name) => foreign.some((suffix) => name.endsWith(`.${suffix}`)));
+  return dialect && speaks ? dialect : own;
+}
+
 /** Tensors of the adapter by module, and whole weights beside them. */
 function sortTensors(
   tensors: ReadonlyMap<string, LazyTensor>,
@@ -190,7 +202,7 @@ function sortTensors(
   settings: Omit<PeftWholeWeights<LazyTensor>, "tensors">,
   at: string,
 ): Pick<PeftAdapter, "tensors" | "whole"> {
-  const suffixes = Object.entries(layout.tensors);
+  const suffixes = Object.entries(spokenBy(tensors, layout));
   const modules = new Map<string, Record<string, LazyTensor>>();
   const whole = new Map<string, LazyTensor>();
   const problems: Problem[] = [];

@@ -13,7 +13,7 @@ import {
 } from "../graph/index.ts";
 import { type LinearSite, mul, transpose, where } from "../ops/index.ts";
 import { rebuild, rewrite } from "../transforms/index.ts";
-import { isInPlace, nameInModule, type WeightInPlace, weightsInPlace } from "./in-place.ts";
+import { isInPlace, nameInModule, readersOfWeights, type WeightInPlace, weightsInPlace } from "./in-place.ts";
 import { linearModules, linearOf } from "./linear.ts";
 import type { ParameterSpec, Parameters, Site } from "./method.ts";
 import { checkPatterns, configAt, type MethodChoice } from "./table.ts";
@@ -33,6 +33,27 @@ export interface Trainable {
   readonly weight: Value;
   /** Whether it stands in place of the weight, whatever the method does. */
   readonly inPlace: boolean;
+  /** Whether training changes it; an adapter has tensors besides that only say where it acts. */
+  readonly trained: boolean;
+  /** What is wrong with values that come from outside, if anything. */
+  readonly check?: (values: Tensor) => string | undefined;
+}
+
+/** A pretrained weight of which training keeps some columns current, for one module. */
+export interface LiveWeight {
+  /** What the module reads: a buffer whose columns are written, or the frozen weight, to be read with them put in. */
+  readonly leaf: ParameterValue | WeightValue;
+  readonly pretrained: WeightValue;
+  readonly module: string;
+  readonly layout: LinearSite["layout"];
+  /** Which columns of [out, in]: int64 [count]. */
+  readonly columns: ParameterValue;
+  /** These columns as they are in the pretrained weight, [out, count]. */
+  readonly original: ParameterValue;
+  /** These columns now, given what is trained. */
+  readonly values: (parameter: Parameters) => Value;
+  /** What is trained, before an update. */
+  readonly trained: Parameters;
 }
 
 /** A mask that training draws anew on every run: bool, each element kept with probability 1 − rate. */
@@ -49,6 +70,7 @@ export interface Attached {
   readonly outputs: Readonly<Record<string, Value>>;
   readonly trainables: readonly Trainable[];
   readonly dropoutMasks: readonly DropoutMask[];
+  readonly live: readonly LiveWeight[];
 }
 
 /** Where to attach, and how. */
@@ -59,6 +81,11 @@ export interface AttachOptions {
   readonly outputModule: string;
   /** Whether dropout acts. */
   readonly training: boolean;
+  /**
+   * Methods that can train a weight's own columns do so: in a buffer of the weight, or in the copies that are decoded
+   * from it. Otherwise, as where nothing is trained, they act beside it.
+   */
+  readonly live?: "buffer" | "decoded";
 }
 
 /**
@@ -101,6 +128,9 @@ function besideLinear(outputs: Readonly<Record<string, Value>>, options: AttachO
     if (base) bases.set(module, base);
     return base;
   };
+  const live = new Map<string, LiveWeight>();
+  const liveForm = options.live && method.live;
+  if (training && method.live) refuseShared(method.name, outputs, chosen);
   const adapted = rewrite(Object.values(outputs), {
     node: (node, rewritten) => {
       const linear = chosen.has(node.scope) ? linearOf(node) : undefined;
@@ -109,10 +139,8 @@ function besideLinear(outputs: Readonly<Record<string, Value>>, options: AttachO
         (value, i) => (base && node.inputs[i] === linear.weight ? base : inPlace.at(node, i)) ?? value,
       );
       const x = inputs[0];
-      const results = inputs.every((value, i) => value === node.inputs[i]) ? node.outputs : rebuild(node, inputs);
-      if (!linear || !x) return results;
-      const [y] = results;
-      assert(y !== undefined, "a linear node has an output");
+      const unchanged = inputs.every((value, i) => value === node.inputs[i]);
+      if (!linear || !x) return unchanged ? node.outputs : rebuild(node, inputs);
       const { inFeatures, outFeatures, layout } = linear;
       const now = (value: Value): Value => inputs[node.inputs.indexOf(value)] ?? value;
       const weight = now(linear.weight);
@@ -128,6 +156,18 @@ function besideLinear(outputs: Readonly<Record<string, Value>>, options: AttachO
         trainables.push(...made.trainables);
       }
       const { read } = made;
+      let leaf: Value = weight;
+      if (liveForm && options.live) {
+        const { columns } = liveForm;
+        const own =
+          live.get(node.scope) ??
+          liveWeight(site, options.live, read, columns, (pretrained, now) => liveForm.values(pretrained, now, config));
+        live.set(node.scope, own);
+        leaf = own.leaf;
+      }
+      const current = inputs.map((value) => (value === weight ? leaf : value));
+      const [y] = unchanged && leaf === weight ? node.outputs : rebuild(node, current);
+      assert(y !== undefined, "a linear node has an output");
       const dropout = (value: Value, rate: number): Value => {
         if (!training || rate === 0) return value;
         const before = dropoutMasks.filter(({ module }) => module === node.scope).length;
@@ -136,13 +176,15 @@ function besideLinear(outputs: Readonly<Record<string, Value>>, options: AttachO
         dropoutMasks.push({ value: mask, scale, rate, module: node.scope });
         return where(mask, mul(value, scale), constant(0, value.dtype));
       };
-      return withScope(node.scope, () => [method.adapt({ site, x, y, bias, dropout }, read, config)]);
+      const { adapt } = liveForm ?? method;
+      return withScope(node.scope, () => [adapt({ site, x, y, bias, dropout }, read, config)]);
     },
   });
   return {
     outputs: rename(outputs, adapted),
     trainables: [...trainables, ...inPlace.all.map(trainedInPlace)],
     dropoutMasks,
+    live: [...live.values()],
   };
 }
 
@@ -158,9 +200,41 @@ function departedWeight(choice: MethodChoice, site: Site): WeightValue | undefin
   });
 }
 
+function liveWeight(
+  { module, weight: pretrained, layout, outFeatures }: Site,
+  mode: "buffer" | "decoded",
+  trained: Parameters,
+  key: string,
+  values: (pretrained: Value, parameter: Parameters) => Value,
+): LiveWeight {
+  const columns = trained(key);
+  assert(pretrained.kind === "weight" && columns.kind === "parameter", "a pretrained weight, and a tensor beside it");
+  const name = `${pretrained.name}#live`;
+  const [count = 0] = columns.shape;
+  const original = parameter(`${name}#original`, "float32", [outFeatures, Number(count)]);
+  const { source } = pretrained;
+  const leaf = mode === "buffer" ? parameter(name, "float32", source.shape) : weightValue(name, source);
+  return { leaf, pretrained, module, layout, columns, original, trained, values: (read) => values(original, read) };
+}
+
+/** A weight whose columns change cannot be another module's too. */
+function refuseShared(method: string, outputs: Readonly<Record<string, Value>>, chosen: ReadonlySet<string>): void {
+  const shared = [...readersOfWeights(outputs)].filter(([, modules]) => modules.size > 1);
+  const problems = shared.flatMap(([weight, modules]) => {
+    const own = [...modules].find((module) => chosen.has(module));
+    const others = [...modules].filter((module) => module !== own);
+    return own === undefined ? [] : [`${own} shares ${weight.name} with ${others.join(", ")}.`];
+  });
+  if (problems.length === 0) return;
+  throw new TuneError("tied-weight", problems.join("\n"), {
+    at: method,
+    fix: "leave the output layer out of the target modules, or use lora",
+  });
+}
+
 function trainedInPlace({ value, module, weight }: WeightInPlace): Trainable {
   const decays = value.shape.length >= 2;
-  return { value, module, key: "weight", initial: "weight", decays, rate: 1, weight, inPlace: true };
+  return { value, module, key: "weight", initial: "weight", decays, rate: 1, weight, inPlace: true, trained: true };
 }
 
 function inPlaceOfWeights(outputs: Readonly<Record<string, Value>>, { choice }: AttachOptions): Attached {
@@ -182,7 +256,7 @@ function inPlaceOfWeights(outputs: Readonly<Record<string, Value>>, { choice }: 
       return method.adapt({ site, x: value, y: value, bias: undefined, dropout: (x) => x }, made.read, config);
     },
   });
-  return { outputs: rename(outputs, adapted), trainables, dropoutMasks: [] };
+  return { outputs: rename(outputs, adapted), trainables, dropoutMasks: [], live: [] };
 }
 
 /** The name of a parameter beside a linear map: `model.layers.0.self_attn.q_proj.lora_A`. */
@@ -197,10 +271,13 @@ function declare(
   specs: Readonly<Record<string, ParameterSpec>>,
 ): { trainables: readonly Trainable[]; read: Parameters } {
   const trainables = Object.entries(specs).map(
-    ([key, { shape, initial, decays = shape.length >= 2, rate = 1 }]): Trainable => {
+    ([
+      key,
+      { shape, initial, check, dtype = "float32", decays = shape.length >= 2, rate = 1, trained = true },
+    ]): Trainable => {
       const name = method === undefined ? site.module : parameterName(site.module, method, key);
       return {
-        value: parameter(name, "float32", shape),
+        value: parameter(name, dtype, shape),
         module: site.module,
         key,
         initial,
@@ -208,6 +285,8 @@ function declare(
         rate,
         weight: site.weight,
         inPlace: method === undefined,
+        trained,
+        ...(check ? { check } : {}),
       };
     },
   );
@@ -241,6 +320,11 @@ export function mismatches(
   parameters: ReadonlyMap<string, Tensor>,
 ): readonly string[] {
   const expected = new Map(trainables.map(({ value }) => [value.name, value.shape.join(", ")]));
+  const wrong = trainables.flatMap(({ value: { name }, check }) => {
+    const values = parameters.get(name);
+    const problem = values && check?.(values);
+    return problem === undefined ? [] : [`${name} ${problem}`];
+  });
   const problems = [...expected].flatMap(([name, shape]) => {
     const found = parameters.get(name)?.shape.join(", ");
     if (found === shape) return [];
@@ -248,6 +332,7 @@ export function mismatches(
       found === undefined ? `${name} [${shape}] is missing` : `${name} is [${found}], but the model needs [${shape}]`,
     ];
   });
+  problems.push(...wrong);
   for (const name of parameters.keys()) if (!expected.has(name)) problems.push(`the model has no place for ${name}`);
   return problems;
 }

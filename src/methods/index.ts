@@ -14,5 +14,6 @@ export * from "./in-place.ts";
 export * from "./linear.ts";
 export * from "./lora.ts";
 export * from "./method.ts";
+export * from "./paca.ts";
 export * from "./table.ts";
 export * from "./targets.ts";

@@ -25,7 +25,7 @@ function decaying(): Tensor<"float32"> {
 
 async function valuesOf(initial: ParameterSpec["initial"], weight: Tensor): Promise<Float32Array> {
   if (typeof initial !== "object") throw new Error("PiSSA starts from the weight");
-  return initial.fromWeight(weight);
+  return (await initial.fromWeight(weight)) as Float32Array; // LoRA's are float32
 }
 
 it("PiSSA of a large weight takes its largest part out of it, whole with the rest", async () => {

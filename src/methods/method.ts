@@ -1,5 +1,5 @@
 import type { Fields } from "../fields.ts";
-import type { Tensor, Value } from "../graph/index.ts";
+import type { DataOf, DType, Tensor, Value } from "../graph/index.ts";
 import type { Rng } from "../linalg/index.ts";
 import type { LinearSite } from "../ops/index.ts";
 
@@ -26,7 +26,7 @@ export interface Site {
 
 /** Initial values that are computed from the pretrained tensor, as it is stored. */
 export interface FromWeight {
-  readonly fromWeight: (weight: Tensor) => Float32Array | Promise<Float32Array>;
+  readonly fromWeight: (weight: Tensor) => DataOf | Promise<DataOf>;
 }
 
 /** How a new trainable tensor starts. */
@@ -35,7 +35,13 @@ export interface ParameterSpec {
   /**
    * Values in row-major order, drawn or computed from the pretrained tensor; `"weight"` starts from that tensor itself.
    */
-  readonly initial: "weight" | ((rng: Rng, size: number) => Float32Array) | FromWeight;
+  readonly initial: "weight" | ((rng: Rng, size: number) => DataOf) | FromWeight;
+  /** float32 unless given. */
+  readonly dtype?: DType;
+  /** Whether training changes it; what it does not is stored with the adapter all the same. */
+  readonly trained?: boolean;
+  /** What is wrong with values that come from outside, if anything. */
+  readonly check?: (values: Tensor) => string | undefined;
   /**
    * Whether weight decay shrinks it; matrices do and vectors (norms, biases) do not, as in Hugging
    * Face's Trainer, unless it says otherwise.
@@ -150,6 +156,8 @@ export interface PeftForm {
   readonly type: string;
   /** Parameter -> the end of its tensor name after the module. */
   readonly tensors: Readonly<Record<string, string>>;
+  /** The tensors of another program's files of the same type, which are read too. */
+  readonly dialect?: Readonly<Record<string, string>>;
   /** The key of its config that is true for this method, where several share a type. */
   readonly flag?: string;
 }
@@ -182,7 +190,18 @@ export interface Method<Config extends object = object> {
     site: Pick<Site, "inFeatures">,
   ) => LoraMatrices;
   readonly training?: TrainingHooks<Config>;
+  readonly live?: LiveForm<Config>;
   readonly peft?: PeftForm;
+}
+
+/** How a method trains where the weight itself is kept current: some of its columns are written after every update. */
+export interface LiveForm<Config extends object = object> {
+  /** The short name of the tensor that says which columns (of [out, in]): int64 [count]. */
+  readonly columns: string;
+  /** The output of the map: y is computed with the current weight, and needs the gradient of what is trained. */
+  readonly adapt: (attachment: Attachment, parameters: Parameters, config: Config) => Value;
+  /** These columns now, [out, count], from what they are in the pretrained weight. */
+  readonly values: (pretrained: Value, parameters: Parameters, config: Config) => Value;
 }
 
 /** The trainable values of one site, by short name; reading one that the method does not declare is an error. */

@@ -13,7 +13,7 @@ import {
 } from "../graph/index.ts";
 import { apply, applyAll, defineOp, normalAxis, type Op, type Reference, required } from "./op.ts";
 import { eachIndex, int64s, reference, spread, stridesOf } from "./reference.ts";
-import { transpose, unsqueeze, zerosLike } from "./shape.ts";
+import { expandLike, transpose, unsqueeze, zerosLike } from "./shape.ts";
 import { sizesOf } from "./sizes.ts";
 
 function wrap(index: number, size: number): number {
@@ -54,6 +54,12 @@ export const Gather: Op = defineOp({
     const rank = data.shape.length;
     const axis = normalAxis(numberAttribute(attributes, "axis", 0), rank, "Gather");
     const count = indices.shape.length;
+    if (rank === 2 && axis === 1 && count === 1) {
+      // Columns of a matrix: in place, without laying it out by columns first.
+      const places = expandLike(unsqueeze(indices, [0]), dy);
+      const reduction = { type: "string", value: "add" } as const;
+      return [apply(ScatterElements, [zerosLike(data), places, dy], { axis: int(1), reduction })];
+    }
     const lead = Array.from({ length: axis }, (_, i) => i);
     const middle = Array.from({ length: count }, (_, i) => axis + i);
     const rest = Array.from({ length: rank - axis - 1 }, (_, i) => axis + count + i);
@@ -74,6 +80,11 @@ export const Gather: Op = defineOp({
     ];
   },
   cost: "memory",
+  // Columns of a matrix: row by row.
+  rows: ({ inputs: [data, indices], attributes }) =>
+    data?.shape.length === 2 && indices?.shape.length === 1 && numberAttribute(attributes, "axis", 0) === 1
+      ? [0]
+      : undefined,
   sizes: ({ inputs, attributes, sizesOf }) => {
     const data = sizesOf(inputs[0]);
     const indices = sizesOf(inputs[1]);
@@ -96,6 +107,7 @@ export const Gather: Op = defineOp({
       attributes: { axis: int(1) },
     },
     { inputs: [spread([3, 2]), int64s([1], [])], attributes: { axis: int(-1) } },
+    { inputs: [spread([3, 4]), int64s([2, 0, 2])], attributes: { axis: int(1) } },
   ],
 });
 

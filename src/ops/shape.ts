@@ -25,7 +25,17 @@ import {
   type Value,
 } from "../graph/index.ts";
 import { mul } from "./elementwise.ts";
-import { apply, applyAll, defineOp, describe, normalAxis, type Op, type Reference, required } from "./op.ts";
+import {
+  apply,
+  applyAll,
+  defineOp,
+  describe,
+  elementwiseRows,
+  normalAxis,
+  type Op,
+  type Reference,
+  required,
+} from "./op.ts";
 import { broadcastAll, broadcastOffset, eachIndex, int64s, reference, spread, stridesOf } from "./reference.ts";
 import { sizesOf } from "./sizes.ts";
 
@@ -48,7 +58,22 @@ export const Detach: Op = defineOp({
   name: "Detach",
   domain: "scion",
   since: 1,
+  rows: elementwiseRows,
   grad: "nondifferentiable",
+  samples: [],
+});
+
+/**
+ * y, whose gradient flows into `through` as well: for a value that already holds what `through` would add to it (a
+ * weight that was changed where it lies). Both have one shape. Folding leaves it out, and `through` with it.
+ */
+export const Graft: Op = defineOp({
+  ...Identity,
+  name: "Graft",
+  domain: "scion",
+  since: 1,
+  grad: ({ dy }) => [dy, dy],
+  rows: elementwiseRows,
   samples: [],
 });
 
@@ -766,6 +791,11 @@ export function equalSplit(x: Value, count: number, axis: number): readonly Valu
 /** x as a constant of the gradient (`detach()` in torch). */
 export function detach(x: Value): Value {
   return apply(Detach, [x]);
+}
+
+/** y, with its gradient flowing into `through` as well; see {@link Graft}. */
+export function graft(y: Value, through: Value): Value {
+  return apply(Graft, [y, through]);
 }
 
 /** Add axes of size 1. */

@@ -9,7 +9,7 @@ export function serveDevice(port: Port, open: (options: DeviceOptions) => Promis
   const perform = async ({ method, args }: Call): Promise<unknown> => {
     if (method === "open") {
       device = await open(args[0] as DeviceOptions); // what `openRemoteDevice` sent
-      return device.provider;
+      return { provider: device.provider, patches: device.patches };
     }
     assert(device !== undefined, `${method} before the device was opened`);
     // `RemoteDevice` has these very methods, and sends the arguments that they were given.

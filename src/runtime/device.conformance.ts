@@ -45,6 +45,26 @@ export const deviceLaws: readonly DeviceLaw[] = [
     },
   },
   {
+    name: "replaces parts of buffers where it can",
+    check: async (device) => {
+      if (!device.patches) return;
+      const x = input("x", "float32", [2, 2]);
+      const [y] = makeNode({ op: "Neg", inputs: [x], outputs: [{ dtype: "float32", shape: [2, 2] }] }).outputs;
+      const program = await device.compile({
+        ...serialise(graph({ inputs: [x], outputs: { y: y as Value } })),
+        residentOutputs: ["y"],
+      });
+      await device.upload("whole", tensor("float32", [2, 3], [1, 2, 3, 4, 5, 6]));
+      await device.upload("tall", tensor("float32", [3, 2], [1, 2, 3, 4, 5, 6]));
+      await device.upload("places", tensor("int64", [2], [2, 0]));
+      const feeds = { x: tensor("float32", [2, 2], [10, 20, 30, 40]) };
+      await device.run({ program, feeds, patches: { y: { buffer: "whole", axis: 1, places: "places" } } });
+      same(await device.download("whole"), tensor("float32", [2, 3], [-20, 2, -10, -40, 5, -30]));
+      await device.run({ program, feeds, patches: { y: { buffer: "tall", axis: 0, places: "places" } } });
+      same(await device.download("tall"), tensor("float32", [3, 2], [-30, -40, 3, 4, -10, -20]));
+    },
+  },
+  {
     name: "leaves every buffer as it was when a run fails, and names the node",
     check: async (device) => {
       const program = await device.compile({ ...serialise(descent), residentOutputs: ["p.next"] });

@@ -48,6 +48,16 @@ export interface RunRequest {
   readonly reads?: Readonly<Record<string, string>>;
   /** Resident output -> name of the buffer it replaces once the run has ended (never before). Others are dropped. */
   readonly writes?: Readonly<Record<string, string>>;
+  /** Resident output -> the part of a buffer that it replaces, likewise; where {@link Device.patches} is true. */
+  readonly patches?: Readonly<Record<string, Patch>>;
+}
+
+/** Some slices of a buffer of two axes: rows (axis 0) or columns (axis 1). */
+export interface Patch {
+  readonly buffer: string;
+  readonly axis: 0 | 1;
+  /** The buffer, int64 [count], that says which. */
+  readonly places: string;
 }
 
 /**
@@ -59,6 +69,8 @@ export interface RunRequest {
 export interface Device {
   /** `cpu`, `webgpu`, `cuda` or `wasm`: the execution provider that programs run on. */
   readonly provider: string;
+  /** Whether runs can replace parts of a buffer: where buffers lie in memory that this side writes. No when absent. */
+  readonly patches?: boolean;
   /**
    * Compile a model.
    * @throws {TuneError} `program-rejected` with ONNX Runtime's reason, or `out-of-memory`.

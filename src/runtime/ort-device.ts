@@ -1,7 +1,7 @@
 import type { InferenceSession, Tensor as OrtTensor } from "onnxruntime-common";
 import { assert, nearest, TuneError } from "../errors.ts";
 import type { DType, Tensor } from "../graph/index.ts";
-import type { Device, ProgramId, ProgramSource, RunRequest } from "./device.ts";
+import type { Device, Patch, ProgramId, ProgramSource, RunRequest } from "./device.ts";
 import { identityModel } from "./identity-model.ts";
 import { ortError } from "./ort-error.ts";
 import { fromOrt, type OrtApi, toOrt } from "./ort-tensor.ts";
@@ -76,17 +76,26 @@ class OrtDevice implements Device {
     });
   }
 
-  run({ program, feeds, reads = {}, writes = {} }: RunRequest): Promise<Readonly<Record<string, Tensor>>> {
+  run({
+    program,
+    feeds,
+    reads = {},
+    writes = {},
+    patches = {},
+  }: RunRequest): Promise<Readonly<Record<string, Tensor>>> {
     return this.#inTurn(async () => {
       const { session, resident } = this.#programOf(program);
       const inputs: Record<string, OrtTensor> = {};
       for (const [name, tensor] of Object.entries(feeds)) inputs[name] = toOrt(this.#ort, tensor);
       for (const [name, buffer] of Object.entries(reads)) inputs[name] = this.#bufferOf(buffer);
-      for (const name of Object.keys(writes)) assert(resident.has(name), `output ${name} is not resident`);
+      for (const name of Object.keys({ ...writes, ...patches }))
+        assert(resident.has(name), `output ${name} is not resident`);
       const outputs = await this.#runSession(session, inputs);
       const returned: Record<string, Tensor> = {};
       for (const [name, value] of Object.entries(outputs)) {
         const buffer = writes[name];
+        const patch = patches[name];
+        if (patch !== undefined) this.#patch(patch, value);
         if (buffer !== undefined) this.#replace(buffer, value);
         else if (resident.has(name)) value.dispose();
         else returned[name] = fromOrt(value);
@@ -138,6 +147,10 @@ class OrtDevice implements Device {
     });
     this.#closed = true;
     await ended;
+  }
+
+  get patches(): boolean {
+    return !this.#onGpu;
   }
 
   get #onGpu(): boolean {
@@ -211,6 +224,25 @@ class OrtDevice implements Device {
   #replace(name: string, value: OrtTensor): void {
     this.#buffers.get(name)?.dispose();
     this.#buffers.set(name, value);
+  }
+
+  #patch({ buffer, axis, places }: Patch, value: OrtTensor): void {
+    assert(this.patches, `buffers of ${this.provider} cannot be written in parts`);
+    const [whole, part, at] = [fromOrt(this.#bufferOf(buffer)), fromOrt(value), fromOrt(this.#bufferOf(places))];
+    assert(whole.data instanceof Float32Array && part.data instanceof Float32Array, "weights are float32");
+    const [rows = 0, width = 0] = whole.shape;
+    const count = at.data.length;
+    assert(part.shape.join() === (axis === 0 ? [count, width] : [rows, count]).join(), `${buffer} has no such part`);
+    const indices = Array.from(at.data, Number);
+    if (axis === 0) {
+      indices.forEach((row, i) => {
+        (whole.data as Float32Array).set((part.data as Float32Array).subarray(i * width, (i + 1) * width), row * width);
+      });
+      return;
+    }
+    for (let row = 0, from = 0, to = 0; row < rows; row++, to += width) {
+      for (const column of indices) whole.data[to + column] = part.data[from++] ?? Number.NaN;
+    }
   }
 
   #bufferOf(name: string): OrtTensor {

@@ -10,7 +10,7 @@ export interface Port {
 }
 
 /** A method of {@link Device} that crosses the channel, or `open`, which makes the device. */
-export type Method = "open" | Exclude<keyof Device, "provider">;
+export type Method = "open" | Exclude<keyof Device, "provider" | "patches">;
 
 /** What the outside sends. */
 export interface Call {

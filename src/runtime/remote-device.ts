@@ -19,9 +19,8 @@ export interface DeviceWorker {
 export async function openRemoteDevice(worker: DeviceWorker, options: DeviceOptions): Promise<Device> {
   const calls = new Calls(worker);
   try {
-    const provider = await calls.make("open", [options]);
-    assert(typeof provider === "string", "opening a device gives its provider");
-    return new RemoteDevice(calls, worker, provider);
+    const opened = (await calls.make("open", [options])) as Pick<Device, "provider" | "patches">; // as the host answers
+    return new RemoteDevice(calls, worker, opened);
   } catch (error) {
     await worker.terminate();
     throw error;
@@ -30,13 +29,15 @@ export async function openRemoteDevice(worker: DeviceWorker, options: DeviceOpti
 
 class RemoteDevice implements Device {
   readonly provider: string;
+  readonly patches: boolean;
   readonly #calls: Calls;
   readonly #worker: DeviceWorker;
 
-  constructor(calls: Calls, worker: DeviceWorker, provider: string) {
+  constructor(calls: Calls, worker: DeviceWorker, { provider, patches }: Pick<Device, "provider" | "patches">) {
     this.#calls = calls;
     this.#worker = worker;
     this.provider = provider;
+    this.patches = patches === true;
   }
 
   // Each result has the type that the same method of the device in the worker gave it.

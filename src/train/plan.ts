@@ -63,6 +63,7 @@ export function planRun(options: PlanOptions, { machine, processBytes }: PlanSit
     baseWeights: settings.baseWeights,
     accumulates: settings.accumulationSteps > 1,
     kernels: kernelsOf("cpu"),
+    patches: true, // as on a CPU
   });
   const some = [{ count: options.train.length, weight: 1 }];
   const { steps, updatesPerEpoch, schedule: whole } = timetableOf(options.mixture ?? some, settings);
@@ -80,8 +81,10 @@ export function planRun(options: PlanOptions, { machine, processBytes }: PlanSit
   const { gradient, update } = graphs;
   const programs: PlannedProgram[] = [{ graph: gradient.graph, sizes: largestOf(batches).map(sizesOf), prepack }];
   if (update) programs.push({ graph: update.graph, sizes: [{}], prepack });
-  const parameters = graphs.attached.trainables.map(({ value }) => value);
-  const resident = [...parameters, ...graphs.zeros];
+  const { trainables, live } = graphs.attached;
+  const parameters = trainables.flatMap(({ value, trained }) => (trained ? [value] : []));
+  const buffers = live.flatMap(({ leaf, original }) => (leaf.kind === "parameter" ? [leaf, original] : [original]));
+  const resident = [...trainables.map(({ value }) => value), ...graphs.zeros, ...buffers];
 
   const seconds = (graph: Graph, sizes: readonly Symbols[]): number =>
     mean(sizes.map((at) => runSeconds(graph, at, machine)));

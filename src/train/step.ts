@@ -7,11 +7,19 @@ import {
   parameter,
   type Value,
 } from "../graph/index.ts";
-import { type Attached, attach, type MethodChoice, type TargetModules } from "../methods/index.ts";
+import {
+  type Attached,
+  type AttachOptions,
+  attach,
+  type LiveWeight,
+  type MethodChoice,
+  type TargetModules,
+} from "../methods/index.ts";
 import type { PretrainedModel } from "../models/index.ts";
-import { add, mul } from "../ops/index.ts";
+import { add, expandLike, gather, mul, scatterElements, transpose, unsqueeze } from "../ops/index.ts";
 import type { OptimizerChoice } from "../optim/index.ts";
 import { bytesOfValue, type Symbols } from "../plan/memory.ts";
+import type { Patch } from "../runtime/device.ts";
 import {
   broadcastLate,
   compose,
@@ -20,13 +28,15 @@ import {
   fold,
   gatherEarly,
   holdWeights,
+  picksColumns,
   readInPlace,
   recompute,
   stackProducts,
   sumProducts,
+  takeColumnsEarly,
   useSparsity,
 } from "../transforms/index.ts";
-import { type BaseWeightsName, baseWeights } from "./base-weights.ts";
+import { type BaseWeights, type BaseWeightsName, baseWeights } from "./base-weights.ts";
 import { type MemoryChoiceName, memoryChoices } from "./memory.ts";
 import { chooseObjective, type ObjectiveChoice } from "./objectives/index.ts";
 import { stateName, updateOutputs } from "./update.ts";
@@ -48,6 +58,8 @@ export interface StepOptions {
   readonly accumulates: boolean;
   /** Operators beyond operator set 21 that the runtime has kernels for; none unless given. */
   readonly kernels?: ReadonlySet<string>;
+  /** Whether parts of the device's buffers can be replaced, so that methods may train weights where they are. */
+  readonly patches?: boolean;
 }
 
 /** A graph, and which of its inputs and outputs stay on the device. */
@@ -55,6 +67,8 @@ export interface StepGraph {
   readonly graph: Graph;
   /** Output -> the resident buffer it replaces. Parameters are read from buffers of their own names. */
   readonly writes: Readonly<Record<string, string>>;
+  /** Output -> the part of a resident buffer that it replaces. */
+  readonly patches: Readonly<Record<string, Patch>>;
   /** Bytes of the forward pass kept for the backward pass, for a batch of {@link nominal} size. */
   readonly savedBytes: number;
 }
@@ -84,20 +98,23 @@ export function buildTraining(model: PretrainedModel, options: StepOptions): Tra
   const { objective, config } = options.objective ?? chooseObjective(undefined);
   const open = objective.forward(model);
   const outputModule = model.architecture.outputModule;
-  const attached = attach(open.outputs, { choice, targets, outputModule, training: true });
+  const live = liveMode(options);
+  const attached = attach(open.outputs, { choice, targets, outputModule, training: true, ...(live ? { live } : {}) });
   const defined = objective.loss({ tuned: attached.outputs, pretrained: open.outputs }, config);
-  const scalars = stackProducts(gatherEarly(compose([defined.loss, ...Object.values(defined.measures)])));
+  const scalars = stackProducts(gatherEarly(compose([defined.loss, ...Object.values(defined.measures)])), {
+    except: attached.live.map(({ leaf }) => leaf),
+  });
   const loss = scalars[0] as Value; // as many as before
   const measures = Object.fromEntries(Object.keys(defined.measures).map((name, i) => [name, scalars[i + 1] as Value]));
-  const parameters = attached.trainables.map(({ value }) => value);
+  const parameters = attached.trainables.flatMap(({ value, trained }) => (trained ? [value] : []));
   const gradients = differentiate(loss, parameters);
   const dropout = new Set(attached.dropoutMasks.flatMap(({ value, scale }) => [value, scale]));
   const inputs = [...open.inputs, ...defined.inputs, ...dropout];
 
   if (!accumulates) {
-    const update = updateOutputs(attached.trainables, gradients, options);
+    const update = updateOutputs(attached, gradients, options);
     return {
-      gradient: close("step", inputs, { loss, ...measures, ...update.outputs }, update.writes, options),
+      gradient: close("step", inputs, { loss, ...measures, ...update.outputs }, update, options, attached),
       update: undefined,
       attached,
       zeros: update.state,
@@ -111,40 +128,79 @@ export function buildTraining(model: PretrainedModel, options: StepOptions): Tra
   const summed = gradients.map((gradient, i) => add(gradient, mul(sums[i] as Value, carry))); // one sum a parameter
   const outputs = Object.fromEntries(sums.map((sum, i) => [`next ${sum.name}`, summed[i] as Value])); // likewise
   const writes = Object.fromEntries(sums.map((sum) => [`next ${sum.name}`, sum.name]));
-  const update = updateOutputs(attached.trainables, sums, options);
+  const update = updateOutputs(attached, sums, options);
   return {
-    gradient: close("gradient", [...inputs, carry], { loss, ...measures, ...outputs }, writes, options),
-    update: close("update", [], update.outputs, update.writes, options),
+    gradient: close(
+      "gradient",
+      [...inputs, carry],
+      { loss, ...measures, ...outputs },
+      { writes, patches: {} },
+      options,
+      attached,
+    ),
+    update: close("update", [], update.outputs, update, options, attached),
     attached,
     zeros: [...update.state, ...sums],
     reports: update.reports,
   };
 }
 
+/** Weights held in float32 are trained in their buffers; what is decoded anew each time has its columns put in then. */
+function liveMode({ patches, baseWeights: held = "f32" }: StepOptions): AttachOptions["live"] {
+  if (held !== "f32") return "decoded";
+  return patches ? "buffer" : undefined;
+}
+
+/** Decoded copies of weights with the columns that are trained put in. */
+function holdLive(hold: BaseWeights["hold"], live: readonly LiveWeight[]): BaseWeights["hold"] {
+  const decoded = new Map(live.map((weight): [Value, LiveWeight] => [weight.leaf, weight]));
+  return (value) => {
+    const held = hold(value);
+    const weight = decoded.get(value);
+    if (!weight) return held;
+    const whole = held?.whole ?? (() => value);
+    return {
+      whole: () => putColumns(whole(), weight),
+      rows: (indices) => gather(putColumns(whole(), weight), indices),
+    };
+  };
+}
+
+function putColumns(whole: Value, { columns, values, layout, trained }: LiveWeight): Value {
+  const now = values(trained);
+  const upright = layout === "out,in";
+  const updates = upright ? now : transpose(now, [1, 0]);
+  const axis = upright ? 1 : 0;
+  return scatterElements(whole, expandLike(unsqueeze(columns, [1 - axis]), updates), updates, axis);
+}
+
 function close(
   name: string,
   inputs: readonly InputValue[],
   outputs: Readonly<Record<string, Value>>,
-  writes: Readonly<Record<string, string>>,
+  { writes, patches }: Pick<StepGraph, "writes" | "patches">,
   { memory, baseWeights: held = "f32", kernels = new Set() }: Pick<StepOptions, "memory" | "baseWeights" | "kernels">,
+  { live }: Pick<Attached, "live">,
 ): StepGraph {
   const names = Object.keys(outputs);
-  const { hold } = baseWeights[held];
+  const hold = holdLive(baseWeights[held].hold, live);
   const plain = expand(Object.values(outputs), kernels);
-  const folded = readInPlace(sumProducts(broadcastLate(useSparsity(fold(plain)))), {
+  const lean = sumProducts(broadcastLate(useSparsity(fold(plain))));
+  const folded = readInPlace(takeColumnsEarly(lean), {
     except: (weight) => hold(weight) !== undefined,
   });
   const [loss, ...others] = folded;
-  if (names[0] !== "loss" || loss === undefined) return { graph: assemble(folded, []), writes, savedBytes: 0 };
+  if (names[0] !== "loss" || loss === undefined) return { graph: assemble(folded, []), writes, patches, savedBytes: 0 };
   const {
     outputs: lighter,
     repeated,
     savedBytes,
   } = recompute(loss, others, {
     bytes: (value) => bytesOfValue(value, nominal),
-    repeatable: memoryChoices[memory].repeatable,
+    // Columns are narrow, and what they were picked from is wide.
+    repeatable: (node) => !picksColumns(node) && memoryChoices[memory].repeatable(node),
   });
-  return { graph: assemble([loss, ...lighter], [loss, ...repeated]), writes, savedBytes };
+  return { graph: assemble([loss, ...lighter], [loss, ...repeated]), writes, patches, savedBytes };
 
   function assemble(values: readonly Value[], first: readonly Value[]): Graph {
     const { values: all, decoded } = holdWeights([...values, ...first], hold);

@@ -12,13 +12,14 @@ import {
 import type { PretrainedModel } from "../models/index.ts";
 import { operatorSet } from "../ops/index.ts";
 import type { OptimizerChoice } from "../optim/index.ts";
-import type { Device } from "../runtime/device.ts";
+import type { Device, Patch } from "../runtime/device.ts";
 import { compileGraph, type Program } from "../runtime/program.ts";
 import { kernelsOf } from "../runtime/provider.ts";
 import type { BaseWeightsName } from "./base-weights.ts";
 import type { Batch } from "./data/index.ts";
 import { fillDropoutMasks, openDropoutMasks } from "./dropout.ts";
 import { addUp, type Evaluator, type Measured, meanLoss, measuredIn } from "./evaluator.ts";
+import { liveWeights } from "./live-weights.ts";
 import { type MemoryChoiceName, memoryChoices } from "./memory.ts";
 import { scheduleOf } from "./method-schedule.ts";
 import type { ObjectiveChoice } from "./objectives/index.ts";
@@ -89,6 +90,7 @@ interface Compiled {
   readonly program: Program;
   readonly reads: Readonly<Record<string, string>>;
   readonly writes: Readonly<Record<string, string>>;
+  readonly patches: Readonly<Record<string, Patch>>;
 }
 
 /**
@@ -96,7 +98,8 @@ interface Compiled {
  * @throws {TuneError} what attaching the method or compiling its graphs throws.
  */
 export async function openTrainer(device: Device, model: PretrainedModel, options: TrainerOptions): Promise<Trainer> {
-  const graphs = buildTraining(model, { ...options, kernels: kernelsOf(device.provider) });
+  const { provider, patches = false } = device;
+  const graphs = buildTraining(model, { ...options, kernels: kernelsOf(provider), patches });
   const { trainables, dropoutMasks } = graphs.attached;
   const { optimizer, config } = options.optimizer;
   if (trainables.length === 0) {
@@ -111,6 +114,8 @@ export async function openTrainer(device: Device, model: PretrainedModel, option
   const update = graphs.update && (await compileStep(device, graphs.update, prepack));
 
   await placeInitial(device, graphs, options.seed);
+  const live = liveWeights(device, graphs.attached.live);
+  await live.place();
 
   // A scalar that no parameter's update uses (decay, when nothing decays) is not an input of the graph.
   const taken = new Set((update ?? gradient).program.graph.inputs.map(({ name }) => name));
@@ -129,7 +134,7 @@ export async function openTrainer(device: Device, model: PretrainedModel, option
     trainables,
     settledFrom: schedule?.settledFrom ?? 0,
     trainedParameters: trainables.reduce(
-      (sum, { value }) => sum + value.shape.map(Number).reduce((a, b) => a * b, 1),
+      (sum, { value, trained }) => sum + Number(trained) * value.shape.map(Number).reduce((a, b) => a * b, 1),
       0,
     ),
 
@@ -177,36 +182,39 @@ export async function openTrainer(device: Device, model: PretrainedModel, option
     load: async (parameters) => {
       for (const { value } of trainables)
         await device.upload(value.name, expectTensor(parameters, value.name, value.shape));
+      await live.place();
     },
 
     state: () => download(buffers.map(({ name }) => name)),
 
     restore: async (state) => {
       for (const { name, shape } of buffers) await device.upload(name, expectTensor(state, name, shape));
+      await live.place();
     },
 
     close: async () => {
       for (const compiled of [gradient, update]) await compiled?.program.release();
-      await device.discard(buffers.map(({ name }) => name));
+      await device.discard([...buffers.map(({ name }) => name), ...live.buffers]);
     },
   };
   return trainer;
 }
 
-async function compileStep(device: Device, { graph, writes }: StepGraph, prepack: boolean): Promise<Compiled> {
+async function compileStep(device: Device, { graph, writes, patches }: StepGraph, prepack: boolean): Promise<Compiled> {
   // ONNX Runtime's own rewriting takes longer than a hundred steps of a deep model, finds little that is left to do,
   // and merges what was put there twice to save memory.
   const tuning = { optimization: "disabled", prepack } as const;
   const opset = operatorSet(graph.nodes, 21);
-  const program = await compileGraph(device, graph, { residentOutputs: Object.keys(writes), tuning, opset });
-  return { program, writes, reads: Object.fromEntries(graph.parameters.map(({ name }) => [name, name])) };
+  const residentOutputs = Object.keys({ ...writes, ...patches });
+  const program = await compileGraph(device, graph, { residentOutputs, tuning, opset });
+  return { program, writes, patches, reads: Object.fromEntries(graph.parameters.map(({ name }) => [name, name])) };
 }
 
 function runStep(
-  { program, reads, writes }: Compiled,
+  { program, reads, writes, patches }: Compiled,
   feeds: Readonly<Record<string, Tensor>>,
 ): Promise<Readonly<Record<string, Tensor>>> {
-  return program.run({ feeds, reads, writes });
+  return program.run({ feeds, reads, writes, patches });
 }
 
 /**
@@ -235,6 +243,7 @@ function omit<T>(record: Readonly<Record<string, T>>, names: readonly string[]):
 
 async function placeInitial(device: Device, { attached, zeros }: TrainingGraphs, seed: number): Promise<void> {
   for (const { value, initial, weight } of attached.trainables) {
+    const { dtype } = value;
     const shape = value.shape.map(Number);
     if (initial === "weight") {
       assert(weight.kind === "weight", () => `${value.name} has no pretrained tensor to start from`);
@@ -242,11 +251,11 @@ async function placeInitial(device: Device, { attached, zeros }: TrainingGraphs,
     } else if (typeof initial === "object") {
       assert(weight.kind === "weight", () => `${value.name} has no pretrained tensor to start from`);
       const data = await initial.fromWeight(await weight.source.read());
-      await device.upload(value.name, { dtype: "float32", shape, data });
+      await device.upload(value.name, { dtype, shape, data });
     } else {
       const size = shape.reduce((product, dim) => product * dim, 1);
       const data = initial(createRng(seed, "parameter", value.name), size);
-      await device.upload(value.name, { dtype: "float32", shape, data });
+      await device.upload(value.name, { dtype, shape, data });
     }
   }
   for (const { name, dtype, shape } of zeros) await device.upload(name, tensor(dtype, shape.map(Number), 0));

@@ -1,9 +1,18 @@
 import { assert } from "../errors.ts";
 import { type InputValue, input, type ParameterValue, parameter, sizeOf, type Value } from "../graph/index.ts";
-import { configAt, type MethodChoice, type MethodConfig, type Trainable, type TrainedSite } from "../methods/index.ts";
+import {
+  type Attached,
+  configAt,
+  type MethodChoice,
+  type MethodConfig,
+  type Trainable,
+  type TrainedSite,
+} from "../methods/index.ts";
 import { add, concat, maxSplitParts, reshape, split } from "../ops/index.ts";
 import { clipByGlobalNorm, globalNorm, type OptimizerChoice, type StateSpec } from "../optim/index.ts";
+import type { Patch } from "../runtime/device.ts";
 import { differentiate } from "../transforms/index.ts";
+import { columnsToWrite } from "./live-weights.ts";
 
 /** The graph of an update: outputs, the buffers they replace, and the buffers it starts with zeros. */
 export interface Update {
@@ -12,6 +21,8 @@ export interface Update {
   readonly state: readonly ParameterValue[];
   /** Outputs that the method reports of an update: `penalty`, and what its hooks name. */
   readonly reports: readonly string[];
+  /** Output -> the part of a buffer that it replaces. */
+  readonly patches: Readonly<Record<string, Patch>>;
 }
 
 /** The buffer of an optimiser tensor. */
@@ -30,12 +41,13 @@ const packSize = 65536;
  * a hundred adapters do not take thousands of operators; the optimiser's state stays packed.
  */
 export function updateOutputs(
-  trainables: readonly Trainable[],
+  { trainables: all, live }: Pick<Attached, "trainables" | "live">,
   gradients: readonly Value[],
   options: { readonly choice: MethodChoice; readonly maxGradNorm: number; readonly optimizer: OptimizerChoice },
 ): Update {
   const { choice } = options;
   const { optimizer, config } = options.optimizer;
+  const trainables = all.filter(({ trained }) => trained);
   const { name: method, training: hooks = {} } = choice.method;
   const outputs: Record<string, Value> = {};
   const writes: Record<string, string> = {};
@@ -134,7 +146,22 @@ export function updateOutputs(
   }
   for (const [name, value] of Object.entries(settled?.state ?? {})) put(stateName(method, name), value);
   for (const [name, value] of Object.entries(settled?.reports ?? {})) report(name, value);
-  return { outputs, writes, state, reports };
+  const patches: Record<string, Patch> = {};
+  for (const weight of live) {
+    if (weight.leaf.kind !== "parameter") continue;
+    const own = (key: string): Value => {
+      const found = trainables.find(
+        ({ module, inPlace, key: name }) => module === weight.module && !inPlace && name === key,
+      );
+      const value = found && (settled?.parameters.get(found.module)?.[key] ?? after.get(found));
+      assert(value !== undefined, `${weight.module} has no trained tensor ${key}`);
+      return value;
+    };
+    const { output, patch } = columnsToWrite(weight, own);
+    outputs[`columns ${weight.leaf.name}`] = output;
+    patches[`columns ${weight.leaf.name}`] = patch;
+  }
+  return { outputs, writes, state, reports, patches };
 }
 
 /** The method's trained tensors by module, each as the value given for it; what is trained in place is not its business. */

@@ -10,7 +10,7 @@ const largestFold = 4096;
 export function fold(outputs: readonly Value[]): readonly Value[] {
   return rewrite(outputs, {
     node: (node, inputs) => {
-      if (node.op === "Detach") return [inputs[0] as Value]; // gradients are settled by now
+      if (node.op === "Detach" || node.op === "Graft") return [inputs[0] as Value]; // gradients are settled by now
       const [first] = node.outputs;
       const sizes = node.outputs.length === 1 ? sizesOf(first) : undefined;
       if (first && sizes?.every((size) => typeof size === "number")) {

@@ -1,5 +1,6 @@
 /** Passes over graphs that know no method and no model: differentiation, rewriting, folding, reference evaluation. */
 export * from "./broadcast-late.ts";
+export * from "./columns-early.ts";
 export * from "./compose.ts";
 export * from "./differentiate.ts";
 export * from "./evaluate.ts";
