@@ -23,6 +23,8 @@ export type Prompt = string | readonly ChatMessage[];
 /** How to continue it, with what, where. */
 export interface GenerateOptions extends DecodeOptions {
   readonly adapter?: Adapter;
+  /** Several instead, side by side on one base; `use` names the one that acts, and may be another with every prompt. */
+  readonly adapters?: Readonly<Record<string, Adapter>>;
   /** A device to run on; one is opened, and closed again, when it is not given. */
   readonly device?: Device;
   readonly deviceOptions?: DeviceOptions;
@@ -39,9 +41,10 @@ export async function* generate(
   prompt: Prompt,
   options: GenerateOptions = {},
 ): AsyncGenerator<string, Generation> {
-  const { adapter, device, deviceOptions, lookups, ...rest } = options;
+  const { adapter, adapters, device, deviceOptions, lookups, ...rest } = options;
   const session = await openSession(model, {
     ...(adapter ? { adapter } : {}),
+    ...(adapters ? { adapters } : {}),
     ...(device ? { device } : {}),
     ...(deviceOptions ? { deviceOptions } : {}),
     ...(lookups ? { lookups } : {}),
@@ -63,16 +66,16 @@ export interface Session {
 }
 
 /**
- * Open a model, with an adapter or without, to answer many prompts. A packed model runs on WebAssembly kernels, without
+ * Open a model, with adapters or without, to answer many prompts. A packed model runs on WebAssembly kernels, without
  * being unpacked, unless a device is given, another provider than the platform's first is asked for, the model has no
- * recipe, or the adapter is no low-rank update: then its dequantised weights run on ONNX Runtime.
+ * recipe, there are several adapters, or one that is no low-rank update: then its dequantised weights run on ONNX Runtime.
  */
 export async function openSession(
   model: LoadedModel,
-  options: Pick<GenerateOptions, "adapter" | "device" | "deviceOptions" | "lookups"> = {},
+  options: Pick<GenerateOptions, "adapter" | "adapters" | "device" | "deviceOptions" | "lookups"> = {},
 ): Promise<Session> {
   const tokenizer = await model.tokenizer();
-  const onKernels = options.device ? undefined : await openOnKernels(model, options);
+  const onKernels = options.device || options.adapters ? undefined : await openOnKernels(model, options);
   const { decoder, close } = onKernels ?? (await openOnDevice(model, options));
   return {
     decoder,
@@ -95,16 +98,23 @@ interface OpenDecoder {
 /** A model on a device: the one that is given, which stays open, or one of its own. */
 async function openOnDevice(
   { pretrained, platform }: LoadedModel,
-  { adapter, device: given, deviceOptions }: Pick<GenerateOptions, "adapter" | "device" | "deviceOptions">,
+  {
+    adapter,
+    adapters = {},
+    device: given,
+    deviceOptions,
+  }: Pick<GenerateOptions, "adapter" | "adapters" | "device" | "deviceOptions">,
 ): Promise<OpenDecoder> {
   const device = given ?? (await platform.openDevice(deviceOptions));
   const closeDevice = async (): Promise<void> => {
     if (!given) await device.close();
   };
-  const decoder = await openDecoder(device, pretrained, adapter).catch(async (error: unknown) => {
-    await closeDevice();
-    throw error;
-  });
+  const decoder = await openDecoder(device, pretrained, adapter ?? new Map(Object.entries(adapters))).catch(
+    async (error: unknown) => {
+      await closeDevice();
+      throw error;
+    },
+  );
   return {
     decoder,
     close: async () => {

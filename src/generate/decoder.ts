@@ -1,6 +1,6 @@
-import { assert, TuneError } from "../errors.ts";
+import { assert, nearest, TuneError } from "../errors.ts";
 import { graph, type Tensor, tensor, type Value } from "../graph/index.ts";
-import { type Adapter, attach, checkParameters } from "../methods/index.ts";
+import { type Adapter, attach, attachSideBySide, checkParameters, type SideBySide } from "../methods/index.ts";
 import type { ModelSizes, PretrainedModel } from "../models/index.ts";
 import type { Device } from "../runtime/device.ts";
 import { compileGraph } from "../runtime/program.ts";
@@ -13,9 +13,15 @@ export interface Decoder {
    * Read prompts, side by side, and get ready to continue them.
    * @throws {TuneError} `prompt-too-long` when one does not fit the context, `empty-prompt` when one has no token.
    */
-  start(prompts: readonly (readonly number[])[]): Promise<Continuation>;
+  start(prompts: readonly (readonly number[])[], options?: StartOptions): Promise<Continuation>;
   /** Free the program and its buffers; the device stays open. */
   close(): Promise<void>;
+}
+
+/** How sequences are continued. */
+export interface StartOptions {
+  /** The adapter that acts, by name, or null for none; the first unless given. */
+  readonly use?: string | null;
 }
 
 /** Sequences in the middle of decoding. Their keys and values stay on the device. */
@@ -31,15 +37,19 @@ export interface Continuation {
 }
 
 /**
- * Compile the decoding graph of a model on a device.
- * @throws {TuneError} `adapter-mismatch` when the adapter was made for another model.
+ * Compile the decoding graph of a model on a device, with an adapter or several, of which each sequence uses one.
+ * @throws {TuneError} `adapter-mismatch` when an adapter was made for another model.
  */
-export async function openDecoder(device: Device, model: PretrainedModel, adapter?: Adapter): Promise<Decoder> {
+export async function openDecoder(
+  device: Device,
+  model: PretrainedModel,
+  adapters: Adapter | ReadonlyMap<string, Adapter> = new Map(),
+): Promise<Decoder> {
+  const named = adapters instanceof Map ? adapters : new Map([["adapter", adapters as Adapter]]); // one or the other
   const open = model.decode({ logits: "last" });
-  const attached = adapter && attachAdapter(open.outputs, adapter, model);
-  const outputs = attached?.outputs ?? open.outputs;
-  const names = Object.keys(outputs);
-  const folded = fold(Object.values(outputs));
+  const attached = attachAdapters(open.outputs, named, model);
+  const names = Object.keys(attached.outputs);
+  const folded = fold(Object.values(attached.outputs));
   const closed = graph({
     name: "decode",
     inputs: open.inputs,
@@ -47,19 +57,19 @@ export async function openDecoder(device: Device, model: PretrainedModel, adapte
   });
   const program = await compileGraph(device, closed, { residentOutputs: names.filter((name) => name !== "logits") });
   const prefix = `decoder ${++opened}`;
-  const parameterReads: Record<string, string> = {};
-  for (const { value } of attached?.trainables ?? []) {
-    const buffer = `${prefix} ${value.name}`;
-    const values = adapter?.parameters.get(value.name);
-    assert(values !== undefined, "checkParameters has found every parameter");
-    await device.upload(buffer, values);
-    parameterReads[value.name] = buffer;
-  }
+  const placed = placeAdapters(device, attached, prefix);
+  const [first] = named.keys();
+  await placed.reads(first);
   const { layers, kvHeads, headDim, contextLength, vocabSize } = model.sizes;
   const parts = Array.from({ length: layers }, (_, i) => [`${i}.key`, `${i}.value`]).flat();
   let started = 0;
 
-  const start = async (prompts: readonly (readonly number[])[]): Promise<Continuation> => {
+  const start = async (
+    prompts: readonly (readonly number[])[],
+    { use = first ?? null }: StartOptions = {},
+  ): Promise<Continuation> => {
+    if (use !== null && !named.has(use)) throw unknownAdapter(use, [...named.keys()]);
+    const parameterReads = await placed.reads(use ?? undefined);
     const longest = Math.max(0, ...prompts.map(({ length }) => length));
     refusePrompts(prompts, longest, contextLength);
     const batch = prompts.length;
@@ -116,22 +126,60 @@ export async function openDecoder(device: Device, model: PretrainedModel, adapte
     start,
     close: async () => {
       await program.release();
-      await device.discard(Object.values(parameterReads));
+      await placed.discard();
     },
   };
 }
 
 let opened = 0;
 
-function attachAdapter(
+function attachAdapters(
   outputs: Readonly<Record<string, Value>>,
-  adapter: Adapter,
+  adapters: ReadonlyMap<string, Adapter>,
   model: PretrainedModel,
-): ReturnType<typeof attach> {
-  const outputModule = model.architecture.outputModule;
-  const attached = attach(outputs, { ...adapter, outputModule, training: false });
-  checkParameters(attached.trainables, adapter.parameters, model.folder);
-  return attached;
+): SideBySide {
+  const { outputModule } = model.architecture;
+  for (const adapter of adapters.values()) {
+    const { trainables } = attach(outputs, { ...adapter, outputModule, training: false });
+    checkParameters(trainables, adapter.parameters, model.folder);
+  }
+  return attachSideBySide(outputs, adapters, outputModule);
+}
+
+/** Puts the values of adapters on the device when they are first used; one buffer for each tensor. */
+function placeAdapters(
+  device: Device,
+  { values }: SideBySide,
+  prefix: string,
+): { reads: (name: string | undefined) => Promise<Readonly<Record<string, string>>>; discard: () => Promise<void> } {
+  const buffers = new Map<Tensor, string>();
+  const known = new Map<string | undefined, Promise<Readonly<Record<string, string>>>>();
+  const place = async (name: string | undefined): Promise<Readonly<Record<string, string>>> => {
+    const reads: Record<string, string> = {};
+    for (const [parameter, tensor] of await values(name)) {
+      const buffer = buffers.get(tensor) ?? `${prefix} ${buffers.size} ${parameter}`;
+      if (!buffers.has(tensor)) await device.upload(buffer, tensor);
+      buffers.set(tensor, buffer);
+      reads[parameter] = buffer;
+    }
+    return reads;
+  };
+  return {
+    reads: (name) => {
+      const reads = known.get(name) ?? place(name);
+      known.set(name, reads);
+      return reads;
+    },
+    discard: () => device.discard([...buffers.values()]),
+  };
+}
+
+function unknownAdapter(name: string, known: readonly string[]): TuneError {
+  const [near] = nearest(name, known, 1);
+  return new TuneError("unknown-adapter", `There is no adapter "${name}"${near ? ` (nearest: ${near})` : ""}.`, {
+    at: "the adapter to use",
+    fix: known.length > 0 ? `use one of ${known.join(", ")}, or none` : "load an adapter first",
+  });
 }
 
 function columns(count: number, at: (j: number) => number): number[] {

@@ -1,7 +1,7 @@
 import { createTokenStream } from "../io/token-stream.ts";
 import type { TextTokenizer } from "../io/tokenizer.ts";
 import { createRng } from "../linalg/index.ts";
-import type { Continuation, Decoder } from "./decoder.ts";
+import type { Continuation, Decoder, StartOptions } from "./decoder.ts";
 import { resolveSampling, type SampleOptions, sampleToken } from "./sample.ts";
 
 /** When to stop, and how to choose. */
@@ -12,6 +12,8 @@ export interface GenerateOptions extends Partial<SampleOptions> {
   readonly stop?: readonly string[];
   /** Decides sampling. */
   readonly seed?: number;
+  /** The adapter that acts, by name, or null for none; the decoder's first unless given. */
+  readonly use?: string | null;
   readonly signal?: AbortSignal;
 }
 
@@ -46,7 +48,7 @@ export async function* generateText(
   let given = 0;
   let stopped = false; // by a stop text, which cuts the rest off
   let finishReason: Generation["finishReason"] = "length";
-  let at = await decoder.start([prompt]);
+  let at = await decoder.start([prompt], startOptions(options));
   try {
     const limit = Math.min(options.maxNewTokens ?? Number.POSITIVE_INFINITY, at.room);
     while (ids.length < limit) {
@@ -82,6 +84,10 @@ export async function* generateText(
   }
 }
 
+function startOptions({ use }: GenerateOptions): StartOptions {
+  return use === undefined ? {} : { use };
+}
+
 /**
  * Continue several prompts side by side; a finished one waits for the others.
  * @throws {TuneError} as {@link generateText}.
@@ -95,7 +101,7 @@ export async function generateBatch(
   const sampling = resolveSampling(options);
   const rngs = prompts.map((_, i) => createRng(options.seed ?? 0, "generate", i));
   const rows = prompts.map((prompt) => ({ prompt, ids: [] as number[], done: false }));
-  let at: Continuation = await decoder.start(prompts);
+  let at: Continuation = await decoder.start(prompts, startOptions(options));
   try {
     const limit = Math.min(options.maxNewTokens ?? Number.POSITIVE_INFINITY, at.room);
     for (let count = 0; count < limit && rows.some(({ done }) => !done) && !options.signal?.aborted; count++) {

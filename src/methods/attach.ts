@@ -86,6 +86,8 @@ export interface AttachOptions {
    * from it. Otherwise, as where nothing is trained, they act beside it.
    */
   readonly live?: "buffer" | "decoded";
+  /** In front of the names of what the method adds, where several adapters are attached. */
+  readonly prefix?: string;
 }
 
 /**
@@ -94,7 +96,7 @@ export interface AttachOptions {
  */
 export function adaptedModules(
   outputs: Readonly<Record<string, Value>>,
-  { choice, targets, outputModule }: Omit<AttachOptions, "training">,
+  { choice, targets, outputModule }: Omit<AttachOptions, "training" | "live" | "prefix">,
 ): readonly string[] {
   const chosen = chooseModules(targets, [...linearModules(outputs).keys()], outputModule);
   const { inPlace } = choice;
@@ -112,7 +114,7 @@ export function attach(outputs: Readonly<Record<string, Value>>, options: Attach
 }
 
 function besideLinear(outputs: Readonly<Record<string, Value>>, options: AttachOptions): Attached {
-  const { choice, training } = options;
+  const { choice, training, prefix = "" } = options;
   const { method } = choice;
   const chosen = new Set(adaptedModules(outputs, options));
   if (training) checkPatterns(choice, [...chosen]);
@@ -151,7 +153,7 @@ function besideLinear(outputs: Readonly<Record<string, Value>>, options: AttachO
       if (made === undefined) {
         const whole = { ...site, weight: linear.weight };
         if (training) method.check?.(whole, config);
-        made = declare(method.name, whole, method.parameters(whole, config));
+        made = declare(`${prefix}${node.scope}`, method.name, whole, method.parameters(whole, config));
         declared.set(node.scope, made);
         trainables.push(...made.trainables);
       }
@@ -232,7 +234,8 @@ function refuseShared(method: string, outputs: Readonly<Record<string, Value>>, 
   });
 }
 
-function trainedInPlace({ value, module, weight }: WeightInPlace): Trainable {
+/** A weight that is trained in place, as what is trained. */
+export function trainedInPlace({ value, module, weight }: WeightInPlace): Trainable {
   const decays = value.shape.length >= 2;
   return { value, module, key: "weight", initial: "weight", decays, rate: 1, weight, inPlace: true, trained: true };
 }
@@ -251,7 +254,7 @@ function inPlaceOfWeights(outputs: Readonly<Record<string, Value>>, { choice }: 
         outFeatures: sizes.length > 1 ? (sizes[0] ?? 1) : 1,
         layout: "out,in",
       };
-      const made = declare(undefined, site, method.parameters(site, config));
+      const made = declare(site.module, undefined, site, method.parameters(site, config));
       trainables.push(...made.trainables);
       return method.adapt({ site, x: value, y: value, bias: undefined, dropout: (x) => x }, made.read, config);
     },
@@ -266,6 +269,7 @@ export function parameterName(module: string, method: string, key: string): stri
 
 /** Parameters of a site; those that stand in place of a weight have the weight's own name. */
 function declare(
+  module: string,
   method: string | undefined,
   site: Site,
   specs: Readonly<Record<string, ParameterSpec>>,
@@ -275,7 +279,7 @@ function declare(
       key,
       { shape, initial, check, dtype = "float32", decays = shape.length >= 2, rate = 1, trained = true },
     ]): Trainable => {
-      const name = method === undefined ? site.module : parameterName(site.module, method, key);
+      const name = method === undefined ? module : parameterName(module, method, key);
       return {
         value: parameter(name, dtype, shape),
         module: site.module,

@@ -1,6 +1,15 @@
 import type { Tensor, Value } from "../graph/index.ts";
 import { add, detach, div, gemm, mul, reduceSum, sqrt, sub, transpose, unsqueeze } from "../ops/index.ts";
-import { checkRank, departureOf, type LoraConfig, loraFields, loraMatrices, loraOutput, loraUpdate } from "./lora.ts";
+import {
+  checkRank,
+  departureOf,
+  type LoraConfig,
+  loraCommon,
+  loraFields,
+  loraMatrices,
+  loraOutput,
+  loraUpdate,
+} from "./lora.ts";
 import { defineMethod, type Method, type Site } from "./method.ts";
 
 /**
@@ -31,6 +40,7 @@ export const dora: Method<LoraConfig> = defineMethod<LoraConfig>({
   }),
   departure: departureOf,
   check: checkRank,
+  common: loraCommon,
   adapt: ({ site, x, y, bias, dropout }, parameter, config) => {
     const weight = site.layout === "out,in" ? site.weight : transpose(site.weight, [1, 0]);
     const lengths = detach(lengthsOf(add(weight, loraUpdate(parameter, config))));

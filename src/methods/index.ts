@@ -11,9 +11,13 @@ export * from "./attach.ts";
 export * from "./beside-whole.ts";
 export * from "./full.ts";
 export * from "./in-place.ts";
+export * from "./initial.ts";
 export * from "./linear.ts";
 export * from "./lora.ts";
 export * from "./method.ts";
+
 export * from "./paca.ts";
+export * from "./side-by-side.ts";
+
 export * from "./table.ts";
 export * from "./targets.ts";

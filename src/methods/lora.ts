@@ -1,6 +1,6 @@
 import { assert, TuneError } from "../errors.ts";
 import { type Fields, flag, integer, oneOf, real } from "../fields.ts";
-import type { Value } from "../graph/index.ts";
+import type { Tensor, Value } from "../graph/index.ts";
 import { add, gemm, matmul, mul } from "../ops/index.ts";
 import { type LoraInit, loraDeparture, loraInits, loraStart } from "./lora-init.ts";
 import { type Departure, defineMethod, type Method, type ParameterSpec, type Parameters, type Site } from "./method.ts";
@@ -62,6 +62,31 @@ export function departureOf(site: Site, config: LoraConfig): Departure<LoraConfi
   return loraDeparture(site, config, loraScale(config));
 }
 
+/** LoRA of the largest rank, with every factor in B and zeros behind what is shorter. */
+export const loraCommon: NonNullable<Method<LoraConfig>["common"]> = {
+  config: (configs) => {
+    const [first] = configs as [LoraConfig]; // of one adapter at least
+    const rank = Math.max(...configs.map((config) => config.rank));
+    return { ...first, rank, alpha: rank, rslora: false, init: "kaiming" };
+  },
+  tensors: ({ A, B, ...others }, from, to) => {
+    const [a, b] = [A as Tensor, B as Tensor]; // of a method that has them
+    const [[, into = 0], [out = 0]] = [a.shape, b.shape];
+    const tall = new Float32Array(to.rank * into);
+    tall.set(a.data as Float32Array); // adapters are float32
+    const wide = new Float32Array(out * to.rank);
+    const factor = loraScale(from) / loraScale(to);
+    for (let i = 0; i < out; i++) {
+      for (let j = 0; j < from.rank; j++) wide[i * to.rank + j] = factor * Number(b.data[i * from.rank + j]);
+    }
+    return {
+      ...others,
+      A: { dtype: "float32", shape: [to.rank, into], data: tall },
+      B: { dtype: "float32", shape: [out, to.rank], data: wide },
+    };
+  },
+};
+
 /** scale·B·A [out, in]. */
 export function loraUpdate(parameter: Parameters, config: LoraConfig): Value {
   return mul(loraScale(config), matmul(parameter("B"), parameter("A")));
@@ -94,6 +119,7 @@ export const lora: Method<LoraConfig> = defineMethod<LoraConfig>({
   parameters: loraMatrices,
   departure: departureOf,
   check: checkRank,
+  common: loraCommon,
   adapt: ({ x, y, dropout }, parameter, config) => add(y, loraOutput(dropout(x, config.dropout), parameter, config)),
   merge: (weight, parameter, config) => add(weight, loraUpdate(parameter, config)),
   asLora: ({ A, B }, config) => {

@@ -191,6 +191,18 @@ export interface Method<Config extends object = object> {
   ) => LoraMatrices;
   readonly training?: TrainingHooks<Config>;
   readonly live?: LiveForm<Config>;
+  /**
+   * How adapters of other options are brought to common ones without computing anything else, so that they take turns in
+   * one place of a graph; and fresh tensors of those options compute nothing.
+   */
+  readonly common?: {
+    readonly config: (configs: readonly Config[]) => Config;
+    readonly tensors: (
+      tensors: Readonly<Record<string, Tensor>>,
+      from: Config,
+      to: Config,
+    ) => Readonly<Record<string, Tensor>>;
+  };
   readonly peft?: PeftForm;
 }
 

@@ -1,10 +1,10 @@
 import { assert, TuneError } from "../errors.ts";
 import { type Tensor, tensor } from "../graph/index.ts";
-import { createRng } from "../linalg/index.ts";
 import {
   type Adapter,
   besideWholeWeights,
   type DropoutMask,
+  initialTensor,
   type MethodChoice,
   type TargetModules,
   type Trainable,
@@ -242,21 +242,8 @@ function omit<T>(record: Readonly<Record<string, T>>, names: readonly string[]):
 }
 
 async function placeInitial(device: Device, { attached, zeros }: TrainingGraphs, seed: number): Promise<void> {
-  for (const { value, initial, weight } of attached.trainables) {
-    const { dtype } = value;
-    const shape = value.shape.map(Number);
-    if (initial === "weight") {
-      assert(weight.kind === "weight", () => `${value.name} has no pretrained tensor to start from`);
-      await device.upload(value.name, await weight.source.read());
-    } else if (typeof initial === "object") {
-      assert(weight.kind === "weight", () => `${value.name} has no pretrained tensor to start from`);
-      const data = await initial.fromWeight(await weight.source.read());
-      await device.upload(value.name, { dtype, shape, data });
-    } else {
-      const size = shape.reduce((product, dim) => product * dim, 1);
-      const data = initial(createRng(seed, "parameter", value.name), size);
-      await device.upload(value.name, { dtype, shape, data });
-    }
+  for (const trainable of attached.trainables) {
+    await device.upload(trainable.value.name, await initialTensor(trainable, seed));
   }
   for (const { name, dtype, shape } of zeros) await device.upload(name, tensor(dtype, shape.map(Number), 0));
 }
