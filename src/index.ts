@@ -41,7 +41,13 @@ export {
   type Session,
 } from "./api/run-model.ts";
 export { findRuns, type RunSummary } from "./api/runs.ts";
-export { type ExportOptions, exportModel, loadAdapter } from "./api/save.ts";
+export {
+  type CombineAdaptersOptions,
+  combine,
+  type ExportOptions,
+  exportModel,
+  loadAdapter,
+} from "./api/save.ts";
 export { type TuneOptions, type TuningChoice, tune } from "./api/tune.ts";
 export type { BitPlan, BitsChoice, MatrixReport, MixedBits, PackedReport, QuantiseEvent } from "./compress/index.ts";
 export type { Lookups } from "./decode/index.ts";
@@ -64,7 +70,7 @@ export {
   sayWarning,
 } from "./diagnose/index.ts";
 export { TuneError } from "./errors.ts";
-export { type ExportFormName, exportForms } from "./export/index.ts";
+export { type Combination, type ExportFormName, exportForms } from "./export/index.ts";
 export type { Generation, SampleOptions } from "./generate/index.ts";
 export type { ChatMessage } from "./io/chat-template.ts";
 export type { Storage } from "./io/storage.ts";

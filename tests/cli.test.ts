@@ -204,6 +204,29 @@ describe("from a model and data to files that run elsewhere", () => {
   });
 });
 
+describe("several adapters", () => {
+  it("answer side by side, and are added up", async () => {
+    const one = join(run, "adapter");
+    const both = join(folder, "both");
+    const adapters = ["-m", model, "-a", `one=${one}`, "-a", `two=${one}`];
+    const combined = await scion(["combine", ...adapters, "--weights", "0.5,0.5", "-o", both, "--json"]);
+    expect(jsonLines(combined.stdout)[0]).toMatchObject({ written: both, how: "cat" });
+    const ask = ["generate", "-p", "ab", "--raw", "--max-new-tokens", "4", "--json"];
+    const answers = await scion([...ask, ...adapters, "-a", both]);
+    const lines = jsonLines(answers.stdout);
+    expect(lines.map(({ adapter }) => adapter)).toEqual(["one", "two", "both"]);
+    expect(new Set(lines.map(({ text }) => text)).size).toBe(1);
+    const base = await scion([...ask, ...adapters, "--use", "none"]);
+    expect(jsonLines(base.stdout)[0]?.["text"]).toEqual(
+      jsonLines((await scion([...ask, "-m", model])).stdout)[0]?.["text"],
+    );
+    const wrong = await scion([...ask, ...adapters, "--use", "tow"]);
+    expect([wrong.code, jsonLines(wrong.stdout)[0]]).toMatchObject([2, { error: { code: "unknown-adapter" } }]);
+    const weights = await scion(["combine", ...adapters, "--weights", "1", "-o", both, "--json"]);
+    expect([weights.code, jsonLines(weights.stdout)[0]]).toMatchObject([2, { error: { code: "bad-option" } }]);
+  });
+});
+
 describe("what goes wrong", () => {
   const failure = async (...args: readonly string[]): Promise<readonly [number | null, unknown, string]> => {
     const { code, stdout } = await scion([...args, "--json"]);

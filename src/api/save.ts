@@ -1,5 +1,12 @@
 import { TuneError } from "../errors.ts";
-import { type ExportFormName, exportForms, mergeAdapter, readAdapter } from "../export/index.ts";
+import {
+  type CombineOptions,
+  combineAdapters,
+  type ExportFormName,
+  exportForms,
+  mergeAdapter,
+  readAdapter,
+} from "../export/index.ts";
 import type { Adapter } from "../methods/index.ts";
 import type { Device, DeviceOptions } from "../runtime/device.ts";
 import type { LoadedModel } from "./load-model.ts";
@@ -7,6 +14,33 @@ import type { LoadedModel } from "./load-model.ts";
 /** Read an adapter that PEFT, mlx-lm or Scion wrote, checked against its model. */
 export function loadAdapter(model: LoadedModel, folder: string): Promise<Adapter> {
   return readAdapter(model.platform.storage, folder, model.pretrained);
+}
+
+/** How adapters become one. */
+export interface CombineAdaptersOptions extends CombineOptions {
+  /** One for each adapter; 1 unless given. */
+  readonly weights?: readonly number[];
+}
+
+/**
+ * Add adapters of one model up, each with its weight, to one plain LoRA adapter; the ways are those of PEFT's
+ * `add_weighted_adapter`.
+ * @throws {TuneError} `bad-option`, `no-adapter-form`.
+ */
+export function combine(
+  model: LoadedModel,
+  adapters: Readonly<Record<string, Adapter>>,
+  { weights, ...options }: CombineAdaptersOptions = {},
+): Adapter {
+  const all = Object.values(adapters);
+  if (weights !== undefined && weights.length !== all.length) {
+    throw new TuneError("bad-option", `There are ${all.length} adapters and ${weights.length} weights.`, {
+      at: "combining adapters",
+      fix: "give one weight for each adapter",
+    });
+  }
+  const weighted = all.map((adapter, i) => ({ adapter, weight: weights?.[i] ?? 1 }));
+  return combineAdapters(model.pretrained, weighted, options);
 }
 
 /** What is written, where it is merged. */

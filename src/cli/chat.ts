@@ -2,16 +2,26 @@ import { createInterface } from "node:readline/promises";
 import type { Command } from "commander";
 import type { ChatMessage } from "../index.ts";
 import { type SamplingFlags, samplingOf, withSampling } from "./generate.ts";
-import { deviceOptions, loadFlags, type ModelFlags, withModel } from "./model.ts";
+import {
+  type AdaptersFlags,
+  deviceOptions,
+  loadAdapters,
+  loadFlags,
+  type ModelFlags,
+  sideBySide,
+  used,
+  withAdapters,
+  withModel,
+} from "./model.ts";
 import { faint, type Output } from "./output.ts";
 
-interface ChatFlags extends ModelFlags, SamplingFlags {
+interface ChatFlags extends Omit<ModelFlags, "adapter">, AdaptersFlags, SamplingFlags {
   readonly system?: string;
 }
 
 /** `scion chat` */
 export function define(command: Command): void {
-  withSampling(withModel(command.description("Talk with a model")))
+  withSampling(withAdapters(withModel(command.description("Talk with a model"), { adapter: false })))
     .option("--system <text>", "a system message to begin with")
     .addHelpText(
       "after",
@@ -19,17 +29,20 @@ export function define(command: Command): void {
 Example:
   $ scion chat -m HuggingFaceTB/SmolLM2-135M-Instruct -a runs/tune/adapter --temperature 0.7
 
-/reset forgets the conversation, /exit leaves, Ctrl-C ends an answer. A model without a chat template continues your text.`,
+/reset forgets the conversation, /use NAME takes another of the adapters (none: the model alone), /exit leaves, Ctrl-C ends an answer. A model without a chat template continues your text.`,
     );
 }
 
 /** Run it. */
 export async function run(flags: ChatFlags, output: Output): Promise<number> {
   const { openSession } = await import("../index.ts");
-  const { model, adapter } = await loadFlags(flags, output);
+  const { adapter: _adapters, ...modelFlags } = flags;
+  const { model } = await loadFlags(modelFlags, output);
+  const adapters = await loadAdapters(model, flags);
+  let use = flags.use === undefined ? (Object.keys(adapters)[0] ?? null) : used(flags);
   const chats = (await model.tokenizer()).chatTemplates.size > 0;
   const session = await openSession(model, {
-    ...(adapter ? { adapter } : {}),
+    ...sideBySide(adapters, flags),
     ...(flags.lookups ? { lookups: flags.lookups } : {}),
     deviceOptions: deviceOptions(flags),
   });
@@ -45,17 +58,29 @@ export async function run(flags: ChatFlags, output: Output): Promise<number> {
     if (answering) answering.abort();
     else lines.close();
   });
-  if (process.stdin.isTTY) output.say(faint("/reset forgets, /exit leaves, Ctrl-C ends an answer."));
+  if (process.stdin.isTTY) {
+    const several = Object.keys(adapters).length > 0 ? " /use NAME takes another adapter," : "";
+    output.say(faint(`/reset forgets,${several} /exit leaves, Ctrl-C ends an answer.`));
+  }
   lines.setPrompt("> ");
   lines.prompt();
   for await (const line of lines) {
     const text = line.trim();
     if (text === "/exit") break;
     if (text === "/reset") messages = [...opening];
-    else if (text !== "") {
+    else if (text.startsWith("/use ")) {
+      const name = text.slice(5).trim();
+      if (Object.keys(adapters).length < 2 && flags.use === undefined) output.say("There is nothing to choose from.");
+      else if (name === "none" || adapters[name] !== undefined) use = name === "none" ? null : name;
+      else output.say(`There is no adapter "${name}": ${[...Object.keys(adapters), "none"].join(", ")}.`);
+    } else if (text !== "") {
       messages.push({ role: "user", content: text });
       answering = new AbortController();
-      const pieces = session.generate(chats ? messages : text, { ...samplingOf(flags), signal: answering.signal });
+      const pieces = session.generate(chats ? messages : text, {
+        ...samplingOf(flags),
+        ...(Object.keys(adapters).length > 1 || flags.use !== undefined ? { use } : {}),
+        signal: answering.signal,
+      });
       let step = await pieces.next();
       for (; !step.done; step = await pieces.next()) output.write(step.value);
       output.write("\n");

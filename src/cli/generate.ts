@@ -1,7 +1,19 @@
 import { type Command, Option } from "commander";
 import type { Lookups, Prompt } from "../index.ts";
-import { deviceOptions, loadFlags, type ModelFlags, realNumber, wholeNumber, withModel } from "./model.ts";
-import type { Output } from "./output.ts";
+import {
+  type AdaptersFlags,
+  deviceOptions,
+  loadAdapters,
+  loadFlags,
+  type ModelFlags,
+  realNumber,
+  sideBySide,
+  used,
+  wholeNumber,
+  withAdapters,
+  withModel,
+} from "./model.ts";
+import { type Output, strong } from "./output.ts";
 
 /** How text is chosen, as flags of `generate` and `chat`. */
 export interface SamplingFlags {
@@ -51,7 +63,7 @@ export function samplingOf({
   return { maxNewTokens, temperature, topK, topP, minP, repetitionPenalty, seed };
 }
 
-interface GenerateFlags extends ModelFlags, SamplingFlags {
+interface GenerateFlags extends Omit<ModelFlags, "adapter">, AdaptersFlags, SamplingFlags {
   readonly prompt: string;
   readonly system?: string;
   readonly raw?: boolean;
@@ -60,7 +72,7 @@ interface GenerateFlags extends ModelFlags, SamplingFlags {
 
 /** `scion generate` */
 export function define(command: Command): void {
-  withSampling(withModel(command.description("Continue a prompt")))
+  withSampling(withAdapters(withModel(command.description("Continue a prompt"), { adapter: false })))
     .requiredOption("-p, --prompt <text>", "what to continue; - reads standard input")
     .option("--system <text>", "a system message before it")
     .option("--raw", "continue the text as it stands, without the model's chat template")
@@ -71,6 +83,7 @@ export function define(command: Command): void {
 Examples:
   $ scion generate -m HuggingFaceTB/SmolLM2-135M-Instruct -p "Name three trees."
   $ scion generate -m ./model -a runs/tune/adapter -p "Once upon a time" --raw --temperature 0.8
+  $ scion generate -m ./model -a law=runs/law/adapter -a wit=runs/wit/adapter -p "…"    an answer of each
   $ cat question.txt | scion generate -m ./model -p - --json
 
 A model with a chat template answers the prompt as a user's message; one without it continues the text.`,
@@ -79,25 +92,38 @@ A model with a chat template answers the prompt as a user's message; one without
 
 /** Run it. */
 export async function run(flags: GenerateFlags, output: Output): Promise<number> {
-  const { generate } = await import("../index.ts");
-  const { model, adapter } = await loadFlags(flags, output);
+  const { openSession } = await import("../index.ts");
+  const { adapter: _adapters, ...modelFlags } = flags;
+  const { model } = await loadFlags(modelFlags, output);
+  const adapters = await loadAdapters(model, flags);
   const text = flags.prompt === "-" ? await readInput() : flags.prompt;
   const tokenizer = await model.tokenizer();
   const chats = tokenizer.chatTemplates.size > 0 && flags.raw !== true;
   const system = flags.system === undefined ? [] : [{ role: "system", content: flags.system }];
   const prompt: Prompt = chats ? [...system, { role: "user", content: text }] : text;
-  const pieces = generate(model, prompt, {
-    ...samplingOf(flags),
-    ...(adapter ? { adapter } : {}),
-    ...(flags.stop ? { stop: flags.stop } : {}),
+  const session = await openSession(model, {
+    ...sideBySide(adapters, flags),
     ...(flags.lookups ? { lookups: flags.lookups } : {}),
     deviceOptions: deviceOptions(flags),
   });
-  let step = await pieces.next();
-  for (; !step.done; step = await pieces.next()) output.write(step.value);
-  const { text: answer, ids, promptTokens, finishReason } = step.value;
-  output.write("\n");
-  output.record({ text: answer, promptTokens, newTokens: ids.length, finishReason });
+  try {
+    const names = Object.keys(adapters);
+    const chosen = flags.use === undefined ? names : [used(flags)];
+    for (const use of chosen.length > 0 ? chosen : [null]) {
+      if (chosen.length > 1) output.say(strong(use ?? "none"));
+      const choice = names.length > 1 || flags.use !== undefined ? { use } : {};
+      const options = { ...samplingOf(flags), ...choice, ...(flags.stop ? { stop: flags.stop } : {}) };
+      const pieces = session.generate(prompt, options);
+      let step = await pieces.next();
+      for (; !step.done; step = await pieces.next()) output.write(step.value);
+      const { text: answer, ids, promptTokens, finishReason } = step.value;
+      output.write("\n");
+      const adapter = names.length > 1 ? { adapter: use } : {};
+      output.record({ ...adapter, text: answer, promptTokens, newTokens: ids.length, finishReason });
+    }
+  } finally {
+    await session.close();
+  }
   return 0;
 }
 

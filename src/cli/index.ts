@@ -21,6 +21,7 @@ export const commands: Readonly<
   eval: { summary: "measure loss, perplexity and exact match", load: () => import("./eval.ts") },
   diagnose: { summary: "say what tuning did to the weights", load: () => import("./diagnose.ts") },
   mend: { summary: "scale the intruders of a tuned model down", load: () => import("./mend.ts") },
+  combine: { summary: "add adapters up, with weights", load: () => import("./combine.ts") },
   merge: { summary: "fold an adapter into its model", load: () => import("./merge.ts") },
   export: {
     summary: "write a model for transformers.js, as safetensors, or an adapter for PEFT",

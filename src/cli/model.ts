@@ -1,5 +1,5 @@
 import type { Command } from "commander";
-import { type Adapter, type DeviceOptions, type LoadedModel, loadAdapter, loadModel } from "../index.ts";
+import { type Adapter, type DeviceOptions, type LoadedModel, loadAdapter, loadModel, TuneError } from "../index.ts";
 import { nodePlatform } from "../runtime/node.ts";
 import type { Output } from "./output.ts";
 import { createProgress } from "./progress.ts";
@@ -43,6 +43,60 @@ export function realNumber(text: string): number {
 /** The device that the flags choose. */
 export function deviceOptions({ device, threads }: Pick<ModelFlags, "device" | "threads">): DeviceOptions {
   return { ...(device ? { provider: device } : {}), ...(threads ? { threads } : {}) };
+}
+
+/** Take several adapters, each with a name or without: `-a work=runs/a/adapter -a runs/b/adapter`. */
+export function withAdapters(command: Command): Command {
+  return command
+    .option("-a, --adapter <[name=]folder>", "adapter of PEFT or mlx-lm; again for more, side by side", collect)
+    .option("--use <name>", "which of the adapters acts; none for the model alone");
+}
+
+/** Add a value to those before it. */
+export function collect(value: string, before: readonly string[] = []): readonly string[] {
+  return [...before, value];
+}
+
+/** Options of {@link withAdapters}. */
+export interface AdaptersFlags {
+  readonly adapter?: string | readonly string[];
+  readonly use?: string;
+}
+
+/** What `--use` says: an adapter's name, or null for the model alone. */
+export function used({ use }: AdaptersFlags): string | null {
+  return use === undefined || use === "none" ? null : use;
+}
+
+/** Adapters as options of a session: one that always acts, or several to choose from. */
+export function sideBySide(
+  adapters: Readonly<Record<string, Adapter>>,
+  { use }: AdaptersFlags,
+): { readonly adapter?: Adapter; readonly adapters?: Readonly<Record<string, Adapter>> } {
+  const [only, ...others] = Object.values(adapters);
+  if (only === undefined && use === undefined) return {};
+  return only !== undefined && others.length === 0 && use === undefined ? { adapter: only } : { adapters };
+}
+
+/** Load the adapters that the flags name, by name: the one given, or the folder's last part that is not `adapter`. */
+export async function loadAdapters(
+  model: LoadedModel,
+  { adapter = [] }: AdaptersFlags,
+): Promise<Readonly<Record<string, Adapter>>> {
+  const adapters: Record<string, Adapter> = {};
+  for (const text of typeof adapter === "string" ? [adapter] : adapter) {
+    const [, given, folder = text] = /^([\w-]+)=(.+)$/.exec(text) ?? [];
+    const parts = folder.split(/[\\/]/).filter((part) => part !== "" && part !== "adapter");
+    const name = given ?? parts.at(-1) ?? "adapter";
+    if (adapters[name] !== undefined || name === "none") {
+      throw new TuneError("bad-option", `Two adapters would be called "${name}".`, {
+        at: "--adapter",
+        fix: `name them: --adapter one=${folder}`,
+      });
+    }
+    adapters[name] = await loadAdapter(model, folder);
+  }
+  return adapters;
 }
 
 /** Load the model, showing downloads, and its adapter. */

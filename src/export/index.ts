@@ -4,6 +4,7 @@
  */
 export * from "./adapter-files.ts";
 export * from "./as-lora.ts";
+export * from "./combine.ts";
 export * from "./forms.ts";
 export * from "./merge.ts";
 export * from "./mlx-files.ts";

@@ -47,7 +47,35 @@ def make_curve(name, base, steps=50, lr=2e-3, **config):
     save_file({plain(key): tensor for key, tensor in load_file(f"{name}.safetensors").items()}, f"{name}.safetensors")
 
 
+def make_mix():
+    """Two adapters and their weighted sums by add_weighted_adapter: `<how>` are logits."""
+    torch.manual_seed(8)
+    a = LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"])
+    b = LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=6, target_modules=["q_proj", "down_proj"])
+    model = get_peft_model(load("llama-tiny"), a, adapter_name="a")
+    model.add_adapter("b", b)
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if "lora_B" in key:
+                parameter.copy_(0.1 * torch.randn(parameter.shape))
+    model.save_pretrained("peft-mix", selected_adapters=["a", "b"])
+    for name in ["a", "b"]:
+        os.remove(f"peft-mix/{name}/README.md") if os.path.exists(f"peft-mix/{name}/README.md") else None
+    if os.path.exists("peft-mix/README.md"):
+        os.remove("peft-mix/README.md")
+    tensors = {"input_ids": torch.randint(0, 64, (2, 12))}
+    options = {"cat": {}, "linear": {}, "svd": {"svd_rank": 3}}
+    model.eval()
+    for how, more in options.items():
+        model.add_weighted_adapter(["a", "b"], [0.7, -0.4], how, combination_type=how, **more)
+        model.set_adapter(how)
+        with torch.no_grad():
+            tensors[how] = model(input_ids=tensors["input_ids"]).logits.contiguous()
+    save_file(tensors, "peft-mix.expected.safetensors")
+
+
 def main():
+    make_mix()
     make_adapter("llama-tiny", "peft-whole", r=2, lora_alpha=4, target_modules=["q_proj"], modules_to_save=["lm_head", "model.norm"])
     make_adapter("llama-rope", "peft-whole-tied", r=2, lora_alpha=4, target_modules=["q_proj", "o_proj"], modules_to_save=["lm_head"], bias="lora_only")
     make_adapter("llama-rope", "peft-bias", r=2, lora_alpha=4, target_modules="all-linear", modules_to_save=["embed_tokens"], bias="all")
