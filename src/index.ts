@@ -29,6 +29,7 @@ export {
   type QuantizeOptions,
   type QuantizeResult,
   quantize,
+  type ScaleTuningEvent,
 } from "./api/quantize.ts";
 export {
   type EvaluateOptions,

@@ -6,13 +6,19 @@ import {
   type QuantiseEvent,
   quantiseModel,
   reportPacked,
-  writePackedModel,
+  scaleTuningDefaults,
+  tuneScales,
 } from "../compress/index.ts";
 import { TuneError } from "../errors.ts";
+import { writePackedModel } from "../export/index.ts";
+import type { PackedFile } from "../io/packed/index.ts";
+import { openModel } from "../models/index.ts";
 import { checkBits, chooseScheme, type SchemeChoice } from "../quant/index.ts";
 import type { Device, DeviceOptions } from "../runtime/device.ts";
 import { type Sequence, sequencesOf } from "../train/data/index.ts";
 import { hashExamples } from "../train/fingerprint.ts";
+import type { RunEvent } from "../train/run.ts";
+import type { TrainSettings } from "../train/settings.ts";
 import type { LoadedData } from "./load-data.ts";
 import { type LoadedModel, loadModel } from "./load-model.ts";
 
@@ -28,6 +34,11 @@ export interface QuantizeChoice {
   readonly calibrationRows?: number;
   /** What embeddings and the output layer are kept in; float16 unless given. */
   readonly keepAs?: "float16" | "float32";
+  /**
+   * Afterwards, train the scales towards the outputs of the model as it was, on all of the data, the codes unchanged:
+   * Scion's extension. Settings of that training, where they differ from `scaleTuningDefaults`; `true` for none.
+   */
+  readonly tuneScales?: boolean | Partial<TrainSettings>;
 }
 
 /** How to quantise, and where to. */
@@ -41,7 +52,13 @@ export interface QuantizeOptions extends QuantizeChoice {
   readonly deviceOptions?: DeviceOptions;
   /** Stops after the current matrix when aborted; finished blocks are kept. */
   readonly signal?: AbortSignal;
-  readonly onEvent?: (event: QuantiseEvent) => void;
+  readonly onEvent?: (event: QuantiseEvent | ScaleTuningEvent) => void;
+}
+
+/** What happens while scales are tuned. */
+export interface ScaleTuningEvent {
+  readonly kind: "tuning";
+  readonly event: RunEvent;
 }
 
 /** How quantising ended. */
@@ -88,37 +105,59 @@ export async function quantize(
   const target = output.replace(/\/+$/, "");
   const resume = options.resume === true;
   const work = await openWorkFolder(platform.storage, `${target}.work`, fingerprint, { resume });
+  const padId = tokenizer.padId ?? tokenizer.eosId ?? 0;
   const opened = device ?? (await platform.openDevice(options.deviceOptions));
+  const stopping = signal ? { signal } : {};
+  const write = (folder: string, matrices: QuantisedModel["matrices"], info: Readonly<Record<string, unknown>>) =>
+    writePackedModel(platform.storage, folder, pretrained, { baseModel: model.source, matrices, keepAs, info });
   let quantised: QuantisedModel | undefined;
+  let packed: PackedFile;
   try {
+    const watch = onEvent ? { onEvent } : {};
     quantised = await quantiseModel({
       device: opened,
       model: pretrained,
       sequences,
-      padId: tokenizer.padId ?? tokenizer.eosId ?? 0,
+      padId,
       choice,
       bits,
       work,
-      ...(signal ? { signal } : {}),
-      ...(onEvent ? { onEvent } : {}),
+      ...stopping,
+      ...watch,
     });
-  } finally {
-    if (!device) await opened.close();
-  }
-  if (quantised === undefined) return { ended: "interrupted" };
-  const { matrices, reports, plan, tokens } = quantised;
-  const packed = await writePackedModel(platform.storage, target, pretrained, {
-    baseModel: model.source,
-    matrices,
-    keepAs,
-    info: {
+    if (quantised === undefined) return { ended: "interrupted" };
+    const { reports, plan, tokens } = quantised;
+    const info = {
       ...described,
       baseModel: model.source,
       calibration: { tokens, sequences: sequences.length },
       reports,
       ...(plan ? { plan } : {}),
-    },
-  });
+    };
+    if (options.tuneScales === undefined || options.tuneScales === false) {
+      packed = await write(target, quantised.matrices, info);
+    } else {
+      const untuned = `${target}.work/untuned`;
+      await write(untuned, quantised.matrices, info);
+      const settings = options.tuneScales === true ? {} : options.tuneScales;
+      const tuned = await tuneScales({
+        device: opened,
+        student: await openModel(platform.storage, untuned),
+        teacher: pretrained,
+        examples: data.train,
+        padId,
+        settings,
+        folder: { storage: platform.storage, path: `${target}.work/tuning` },
+        ...stopping,
+        ...(onEvent ? { onEvent: (event) => onEvent({ kind: "tuning", event }) } : {}),
+      });
+      if (tuned === undefined) return { ended: "interrupted" };
+      packed = await write(target, tuned, { ...info, scalesTuned: { ...scaleTuningDefaults, ...settings } });
+    }
+  } finally {
+    if (!device) await opened.close();
+  }
+  const { reports, plan, tokens } = quantised;
   await work.remove();
   const { hiddenSize, vocabSize } = pretrained.sizes;
   return {

@@ -7,6 +7,7 @@ import type {
   PackedReport,
   QuantiseEvent,
   QuantizeChoice,
+  ScaleTuningEvent,
 } from "../index.ts";
 import { bitsTable, drawBits } from "./bits-picture.ts";
 import { deviceOptions, loadFlags, type ModelFlags, realNumber, wholeNumber, withModel } from "./model.ts";
@@ -24,6 +25,9 @@ interface QuantizeFlags extends ModelFlags {
   readonly maxLength?: number;
   readonly keepAs: "float16" | "float32";
   readonly output: string;
+  readonly tuneScales?: boolean;
+  readonly tuneSteps: number;
+  readonly tuneRate: number;
   readonly resume?: boolean;
   readonly [option: string]: unknown;
 }
@@ -69,6 +73,9 @@ export async function define(command: Command): Promise<void> {
         .default("float16"),
     )
     .requiredOption("-o, --output <folder>", "where the packed model goes; what is there is replaced whole")
+    .option("--tune-scales", "then train the scales towards the model's own outputs on the text (Scion's extension)")
+    .option("--tune-steps <n>", "updates of that training", wholeNumber, 300)
+    .option("--tune-rate <x>", "peak learning rate of that training", realNumber, 1e-3)
     .option("--resume", "go on from the blocks that a stopped run left");
   withFields(command, [...schemes.values()]);
   command.addHelpText("after", examples);
@@ -162,6 +169,7 @@ async function quantizeChoice(flags: QuantizeFlags): Promise<QuantizeChoice> {
     bits,
     calibrationRows: flags.calibrationRows,
     keepAs: flags.keepAs,
+    ...(flags.tuneScales ? { tuneScales: { maxSteps: flags.tuneSteps, learningRate: flags.tuneRate } } : {}),
   };
 }
 
@@ -172,9 +180,10 @@ async function loadCalibration(model: LoadedModel, flags: QuantizeFlags): Promis
 }
 
 /** Tell of what happens. */
-function watchQuantising(output: Output): (event: QuantiseEvent) => void {
+function watchQuantising(output: Output): (event: QuantiseEvent | ScaleTuningEvent) => void {
   const progress = createProgress(process.stderr);
-  const tell: { readonly [Kind in QuantiseEvent["kind"]]: (event: Extract<QuantiseEvent, { kind: Kind }>) => void } = {
+  type Any = QuantiseEvent | ScaleTuningEvent;
+  const tell: { readonly [Kind in Any["kind"]]: (event: Extract<Any, { kind: Kind }>) => void } = {
     calibration: ({ tokens, comfortableTokens }) => {
       output.say(`Calibrating on ${count(tokens)} tokens.`);
       if (tokens < comfortableTokens) {
@@ -194,10 +203,18 @@ function watchQuantising(output: Output): (event: QuantiseEvent) => void {
       );
       if (done === total) progress.clear();
     },
+    tuning: ({ event }) => {
+      if (event.kind === "start")
+        output.say(`Tuning ${count(event.trainedParameters)} scales, ${count(event.steps)} updates.`);
+      if (event.kind !== "step") return;
+      const { step, steps, loss, remainingMs } = event;
+      progress.update(`${step}/${steps}  divergence ${loss.toFixed(4)} nats  ${duration(remainingMs)} left`);
+      if (step === steps) progress.clear();
+    },
   };
   return (event) => {
     output.record(event);
-    (tell[event.kind] as (event: QuantiseEvent) => void)(event); // each is handed events of its kind
+    (tell[event.kind] as (event: Any) => void)(event); // each is handed events of its kind
   };
 }
 

@@ -35,7 +35,7 @@ export async function define(command: Command): Promise<void> {
 
 /** Run it. */
 export async function run(flags: TuneFlags, output: Output): Promise<number> {
-  const { exportModel, methods, tune } = await import("../index.ts");
+  const { exportForms, exportModel, methods, tune } = await import("../index.ts");
   const { exitCodes } = await import("./failure.ts");
   const { nodePlatform } = await import("../runtime/node.ts");
   const { model } = await loadFlags(flags, output);
@@ -66,13 +66,14 @@ export async function run(flags: TuneFlags, output: Output): Promise<number> {
     if ("close" in data) await data.close();
   }
   await nodePlatform.storage.write(`${flags.output}/lengths.svg`, picture);
-  const form = methods.get(flags.method)?.peft ? "peft" : "safetensors";
-  const saved = `${flags.output}/${form === "peft" ? "adapter" : "model"}`;
+  const { peft, form: own } = methods.get(flags.method) ?? {};
+  const form = own ?? (peft ? "peft" : "safetensors");
+  const saved = `${flags.output}/${exportForms[form].holds}`;
   await exportModel(model, form, saved, { adapter: result.adapter, deviceOptions: deviceOptions(flags) });
   // Everything that was decided, in the words of `--config`.
   const { json: _json, config: _config, resume: _resume, ...decided } = { ...result.adapter.choice.config, ...flags };
   await nodePlatform.storage.write(`${flags.output}/run.json`, `${JSON.stringify(decided, null, 2)}\n`);
-  summarise(result, saved, form, flags, output);
+  summarise(result, saved, flags, output);
   return result.ended === "interrupted" ? exitCodes.interrupted : exitCodes.done;
 }
 
@@ -97,7 +98,7 @@ function watchRun(output: Output): (event: RunEvent) => void {
   };
 }
 
-function summarise(result: RunResult, saved: string, form: string, flags: TuneFlags, output: Output): void {
+function summarise(result: RunResult, saved: string, flags: TuneFlags, output: Output): void {
   output.record({ kind: "end", ended: result.ended, step: result.step, best: result.best, saved });
   const ends = {
     finished: "Done",
@@ -105,6 +106,6 @@ function summarise(result: RunResult, saved: string, form: string, flags: TuneFl
     interrupted: "Interrupted; --resume goes on from here",
   };
   output.say(`${strong(ends[result.ended])} at update ${result.step} of ${result.steps}. Saved ${saved}.`);
-  const use = form === "peft" ? `--model ${flags.model} --adapter ${saved}` : `--model ${saved}`;
+  const use = saved.endsWith("adapter") ? `--model ${flags.model} --adapter ${saved}` : `--model ${saved}`;
   output.say(`\nNext:\n  scion chat ${use}\n  scion export ${use} --to transformers.js --output ${flags.output}/web`);
 }

@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { golden } from "../../tests/helpers/golden.ts";
 import { randomExamples, randomModel, tinyLlama } from "../../tests/helpers/tiny-model.ts";
+import { writePackedModel } from "../export/index.ts";
 import type { LazyTensor } from "../graph/index.ts";
 import { toFloat32 } from "../io/convert.ts";
 import { memoryStorage } from "../io/memory-storage.ts";
@@ -16,7 +17,6 @@ import { cutIntoBlocks } from "./blocks.ts";
 import { type QuantiseEvent, type QuantiseModelOptions, quantiseModel } from "./quantise-model.ts";
 import { reportPacked } from "./report.ts";
 import { openWorkFolder } from "./work-folder.ts";
-import { writePackedModel } from "./write-model.ts";
 
 let device: Device;
 beforeAll(async () => {

@@ -4,5 +4,5 @@
  */
 export * from "./quantise-model.ts";
 export * from "./report.ts";
+export * from "./tune-scales.ts";
 export * from "./work-folder.ts";
-export * from "./write-model.ts";

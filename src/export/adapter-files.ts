@@ -22,6 +22,7 @@ import {
 } from "../methods/index.ts";
 import type { PretrainedModel } from "../models/index.ts";
 import { readMlx } from "./mlx-files.ts";
+import { isScales, readScales } from "./packed-folder.ts";
 import { translations } from "./peft-translations.ts";
 
 /**
@@ -81,7 +82,7 @@ function shortNames(chosen: readonly string[], all: readonly string[], outputMod
 }
 
 /**
- * Read an adapter that PEFT, mlx-lm or Scion wrote, and check it against the model it is to be used with.
+ * Read an adapter that PEFT, mlx-lm or Scion wrote (scales of a packed model among them), and check it against the model it is to be used with.
  * @throws {TuneError} `adapter-mismatch` listing every difference, `not-finite-weight`, and what reading PEFT's or
  * mlx-lm's files throws.
  */
@@ -91,7 +92,9 @@ export async function readAdapter(storage: Storage, folder: string, model: Pretr
   const linear = [...linearModules(outputs).keys()];
   const { targeted, ...read } = (await isMlxAdapter(storage, folder))
     ? { ...(await readMlx(storage, folder)), targeted: () => undefined }
-    : await readPeft(storage, folder, model);
+    : (await isScales(storage, folder))
+      ? { ...(await readScales(storage, folder)), targeted: () => undefined }
+      : await readPeft(storage, folder, model);
   const modules = read.targets as readonly string[]; // as both read them
   const known = modules.filter((module) => linear.includes(module));
   const unknown = modules.filter((module) => !linear.includes(module));

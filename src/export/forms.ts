@@ -8,6 +8,7 @@ import { writeGgufAdapter, writeGgufFolder } from "./gguf.ts";
 import { writeMlx } from "./mlx-files.ts";
 import type { CardOptions } from "./model-files.ts";
 import { type OnnxDtypeName, onnxDtypes } from "./onnx-dtypes.ts";
+import { writePackedWithScales, writeScales } from "./packed-folder.ts";
 import { writeSafetensorsFolder } from "./safetensors-folder.ts";
 import { writeTransformersJsFolder } from "./transformers-js.ts";
 
@@ -53,7 +54,16 @@ interface ModelForm extends FormBase {
 }
 
 /** Name of a form. */
-export type ExportFormName = "transformers.js" | "safetensors" | "gguf" | "peft" | "lora" | "mlx" | "gguf-lora";
+export type ExportFormName =
+  | "transformers.js"
+  | "safetensors"
+  | "gguf"
+  | "peft"
+  | "lora"
+  | "mlx"
+  | "gguf-lora"
+  | "scales"
+  | "packed";
 
 /** Every form that a tuned model can be written in. Adding one is adding a record here, and its name above. */
 export const exportForms: Readonly<Record<ExportFormName, AdapterForm | ModelForm>> = {
@@ -120,6 +130,22 @@ export const exportForms: Readonly<Record<ExportFormName, AdapterForm | ModelFor
       const dtypes = options.dtypes.map(ggufType);
       await writeGgufAdapter(storage, folder, model, asLora(model, adapter, folder), { ...options, dtypes });
     },
+  },
+  scales: {
+    summary: "the tuned scales of a packed model alone",
+    use: "scion generate --model packed --adapter folder",
+    dtypes: [],
+    holds: "adapter",
+    checked: "the same logits as the packed model with these scales",
+    write: writeScales,
+  },
+  packed: {
+    summary: "a packed model with tuned scales in place of its own",
+    use: "scion generate --model folder",
+    dtypes: [],
+    holds: "adapter",
+    checked: "the same logits as the adapter beside the model it was made for",
+    write: writePackedWithScales,
   },
 };
 

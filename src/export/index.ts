@@ -8,6 +8,6 @@ export * from "./combine.ts";
 export * from "./forms.ts";
 export * from "./merge.ts";
 export * from "./mlx-files.ts";
-export { copyCompanions, modelCard, writeJson } from "./model-files.ts";
+export * from "./packed-folder.ts";
 export * from "./safetensors-folder.ts";
 export * from "./transformers-js.ts";

@@ -97,7 +97,15 @@ function makeMerger(
   return {
     merge: async (source, layout, own) => {
       const config = JSON.stringify(configAt(adapter.choice, moduleOf(own)));
-      const key = [config, layout, source.shape, ...own.map(({ key: name, value }) => [name, value.shape])].join(" ");
+      // Packed codes are part of the program, so each packed weight has one of its own.
+      const packed = source.scaled ? moduleOf(own) : "";
+      const key = [
+        packed,
+        config,
+        layout,
+        source.shape,
+        ...own.map(({ key: name, value }) => [name, value.shape]),
+      ].join(" ");
       let program = programs.get(key);
       if (!program) {
         program = compileGraph(device, mergeGraph(adapter, source.shape, layout, own));
@@ -133,10 +141,15 @@ function mergeGraph(
     assert(value !== undefined, `the method has no parameter ${key}`);
     return value;
   };
+  const stored = input("weight", "float32", shape);
   return graph({
     name: "merge",
     outputs: {
-      merged: mergeStored(choice, { module: moduleOf(own), weight: input("weight", "float32", shape), layout }, read),
+      merged: mergeStored(
+        choice,
+        { module: moduleOf(own), weight: stored, layout, pretrained: own[0]?.weight ?? stored },
+        read,
+      ),
     },
   });
 }

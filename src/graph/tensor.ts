@@ -66,6 +66,23 @@ export interface LazyTensor {
   readonly sizeBytes: number;
   /** Read the whole tensor, into memory that is the caller's own. */
   read(): Promise<Tensor>;
+  /** What it is computed from, where it is kept as integer codes with shared scales. */
+  readonly scaled?: ScaledCodes;
+}
+
+/**
+ * A matrix [rows, columns] as integer codes and the scales that groups of them share:
+ * w[row, column] = Σ_p scales[p, ⌊row/rowGroup⌋, g(column)]·codes[p, row, column].
+ * Rows are outputs of the linear map, whichever way the tensor itself is stored.
+ */
+export interface ScaledCodes {
+  /** int8 or int16 [planes, rows, columns]. */
+  readonly codes: LazyTensor;
+  /** float32 [planes, row groups, column groups]. */
+  readonly scales: LazyTensor;
+  readonly rowGroup: number;
+  /** int64 [columns], g of each column; absent where every column has a scale of its own, or all share one. */
+  readonly columnGroups: LazyTensor | undefined;
 }
 
 /** Whether a word from outside names an element type. */

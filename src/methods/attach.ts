@@ -352,13 +352,13 @@ export function throwMismatch(problems: readonly string[], at: string): void {
   });
 }
 
-/** A module's weight as stored, with the adapter folded in; `weight` and parameters may be symbolic in size. */
+/** A module's weight as stored, with the adapter folded in; `pretrained` is that weight in the model, `weight` and parameters may be symbolic in size. */
 export function mergeStored(
   choice: MethodChoice,
-  { module, weight, layout }: Pick<Site, "module" | "weight" | "layout">,
+  { module, weight, layout, pretrained }: Pick<Site, "module" | "weight" | "layout"> & { readonly pretrained: Value },
   read: Parameters,
 ): Value {
   const upright = layout === "out,in" ? weight : transpose(weight, [1, 0]);
-  const merged = choice.method.merge(upright, read, configAt(choice, module));
+  const merged = choice.method.merge(upright, read, configAt(choice, module), { module, weight: pretrained });
   return layout === "out,in" ? merged : transpose(merged, [1, 0]);
 }

@@ -178,8 +178,13 @@ export interface Method<Config extends object = object> {
   readonly check?: (site: Site, config: Config) => void;
   /** `linear`: the new output of the map, [tokens, out]. `weight`: the value to use as the weight. */
   readonly adapt: (attachment: Attachment, parameters: Parameters, config: Config) => Value;
-  /** The weight [out, in] with the adapter folded in. */
-  readonly merge: (weight: Value, parameters: Parameters, config: Config) => Value;
+  /** The weight [out, in] with the adapter folded in. `site` names the module and the weight as the model has it. */
+  readonly merge: (
+    weight: Value,
+    parameters: Parameters,
+    config: Config,
+    site: Pick<Site, "module" | "weight">,
+  ) => Value;
   /**
    * The update of one site as B·A, exactly, from the adapter's tensors: A [rank, in], B [out, rank]. With it the adapter
    * can be written as plain LoRA. Absent where the method's update is no product of small matrices.
@@ -204,6 +209,8 @@ export interface Method<Config extends object = object> {
     ) => Readonly<Record<string, Tensor>>;
   };
   readonly peft?: PeftForm;
+  /** The form its adapters are kept in, where PEFT has none; merged weights are kept where there is neither. */
+  readonly form?: "scales";
 }
 
 /** How a method trains where the weight itself is kept current: some of its columns are written after every update. */

@@ -116,6 +116,8 @@ export interface ModelGraphs {
   /** Of those that continue a text: the negative log-likelihood of labels, and each label's likelihood. */
   readonly loss?: () => OpenGraph;
   readonly likelihood?: () => OpenGraph;
+  /** Likewise: the log-probability of every token at every target. */
+  readonly distribution?: () => OpenGraph;
   /** Of those that continue a text: one decoding step. */
   readonly decode?: (options: DecodeOptions) => OpenGraph;
   /** Of those that continue a text: the same step as plain data, where it can be said so. */

@@ -43,6 +43,7 @@ export function causalFamily<Config>(architecture: Architecture<Config>): Family
           loss: () => lossGraph(architecture, config, weights),
           likelihood: () => likelihoodGraph(architecture, config, weights),
           recipe: () => architecture.recipe?.(config),
+          distribution: () => distributionGraph(architecture, config, weights),
           decode: (options) => decodeGraph(architecture, config, weights, options),
         }),
       },
@@ -96,17 +97,24 @@ function likelihoodsOf(hidden: Value, head: (rows: Value) => Value, vocabSize: n
  * every position 0.
  */
 function causalLikelihoods<Config>(architecture: Architecture<Config>, config: Config, weights: Weights): Likelihoods {
+  const { inputs: read, hidden } = causalHidden(architecture, config, weights);
+  const head = (rows: Value): Value => architecture.head(config, weights, rows);
+  const { inputs, ...rest } = likelihoodsOf(hidden, head, architecture.sizes(config).vocabSize);
+  return { inputs: [...read, ...inputs], ...rest };
+}
+
+/** The hidden states of whole sequences, and the inputs they are computed from. */
+function causalHidden<Config>(
+  architecture: Architecture<Config>,
+  config: Config,
+  weights: Weights,
+): { readonly inputs: readonly InputValue[]; readonly hidden: Value } {
   const seq = mulDims("block", attentionBlocks);
   const inputIds = input("input_ids", "int64", ["batch", seq]);
   const positionIds = input("position_ids", "int64", ["batch", seq]);
-  const { hidden } = architecture.trunk(config, weights, {
-    inputIds,
-    positionIds,
-    attend: causalAttention(positionIds),
-  });
-  const head = (rows: Value): Value => architecture.head(config, weights, rows);
-  const { inputs, ...rest } = likelihoodsOf(hidden, head, architecture.sizes(config).vocabSize);
-  return { inputs: [inputIds, positionIds, ...inputs], ...rest };
+  const attend = causalAttention(positionIds);
+  const { hidden } = architecture.trunk(config, weights, { inputIds, positionIds, attend });
+  return { inputs: [inputIds, positionIds], hidden };
 }
 
 /**
@@ -149,6 +157,22 @@ export function likelihoodGraph<Config>(
   const { inputs, chunks } = causalLikelihoods(architecture, config, weights);
   const [only] = chunks as [Value]; // there is one at least
   return { inputs, outputs: { likelihood: chunks.length === 1 ? only : concat(chunks, 0) } };
+}
+
+/**
+ * The log-probability of every token after each target, to learn from another model's. Inputs: input_ids and position_ids
+ * as {@link lossGraph}'s, target_positions int64 [targets]. Output: distribution float32 [targets, vocab]: unlike the
+ * loss, all of it at once.
+ */
+export function distributionGraph<Config>(
+  architecture: Architecture<Config>,
+  config: Config,
+  weights: Weights,
+): OpenGraph {
+  const { inputs, hidden } = causalHidden(architecture, config, weights);
+  const targetPositions = input("target_positions", "int64", [mulDims("chunk", targetMultiple)]);
+  const distribution = logSoftmax(architecture.head(config, weights, gather(hidden, targetPositions)));
+  return { inputs: [...inputs, targetPositions], outputs: { distribution } };
 }
 
 /**

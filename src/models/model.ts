@@ -66,6 +66,8 @@ export interface PretrainedModel {
   loss(): OpenGraph;
   /** The log-likelihood of every label, likewise. */
   likelihood(): OpenGraph;
+  /** The log-probability of every token at every target, likewise. */
+  distribution(): OpenGraph;
   /** One decoding step of models that continue a text. @throws {TuneError} `task-mismatch` for all others. */
   decode(options: DecodeOptions): OpenGraph;
   /** The decoding step as plain data, for engines that need no graph; undefined where it cannot be said so. */
@@ -166,6 +168,7 @@ export function assembleModel(parts: ModelParts): PretrainedModel {
     predict: graphs.predict,
     loss: graphs.loss ?? (() => refuse("continue texts")),
     likelihood: graphs.likelihood ?? (() => refuse("continue texts")),
+    distribution: graphs.distribution ?? (() => refuse("continue texts")),
     decode: graphs.decode ?? (() => refuse("continue texts")),
     recipe: () => graphs.recipe?.(),
     parts: graphs.parts ?? (() => ({ model: graphs.predict() })),
@@ -292,5 +295,6 @@ function checkedFloat32(name: string, tensor: LazyTensor): LazyTensor {
       assertFinite(name, values);
       return values;
     },
+    ...(tensor.scaled ? { scaled: tensor.scaled } : {}),
   };
 }

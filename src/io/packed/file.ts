@@ -1,6 +1,13 @@
 import { TuneError } from "../../errors.ts";
-import type { DType, LazyTensor, Tensor } from "../../graph/index.ts";
-import { sizeOf, tensor } from "../../graph/index.ts";
+import {
+  bytesPerElement,
+  type DType,
+  type LazyTensor,
+  type ScaledCodes,
+  sizeOf,
+  type Tensor,
+  tensor,
+} from "../../graph/index.ts";
 import { assertFinite, castTensor, toFloat32 } from "../convert.ts";
 import { isJsonObject, type JsonObject, parseJsonObject } from "../json.ts";
 import { type Problem, throwProblems } from "../problems.ts";
@@ -9,11 +16,15 @@ import type { Storage } from "../storage.ts";
 import {
   assertPacked,
   type Coding,
+  columnGroupOfInputs,
   dequantise,
+  groupsOf,
   type PackedMatrix,
   type PackedShape,
   type ScaleKind,
   scalesShape,
+  scaleValues,
+  signedCodes,
   zerosBytes,
 } from "./matrix.ts";
 import { planesShape } from "./planes.ts";
@@ -127,7 +138,8 @@ export async function openPacked(storage: Storage, path: string): Promise<Packed
 }
 
 /** The entry of a packed weight as a tensor of the model: dequantised, one matrix at a time, when it is read. */
-export function dequantised({ shape, stored, read }: PackedEntry): LazyTensor {
+export function dequantised(entry: PackedEntry): LazyTensor {
+  const { shape, stored, read } = entry;
   const sizes = stored === "out,in" ? [shape.rows, shape.columns] : [shape.columns, shape.rows];
   return {
     dtype: "float32",
@@ -138,6 +150,33 @@ export function dequantised({ shape, stored, read }: PackedEntry): LazyTensor {
       const data = stored === "out,in" ? weights : transposed(weights, shape.rows, shape.columns);
       return { dtype: "float32", shape: sizes, data };
     },
+    scaled: scaledCodes(entry),
+  };
+}
+
+/** The codes and scales of an entry, unpacked when they are read: what training the scales needs. */
+function scaledCodes({ shape, read }: PackedEntry): ScaledCodes {
+  const { rows, columns, bits, coding, rowGroup, columnGroup } = shape;
+  const { rowGroups, columnGroups } = groupsOf(shape);
+  const planes = coding === "binary" ? bits : 1;
+  const lazy = <D extends DType>(
+    dtype: D,
+    sizes: readonly number[],
+    values: (matrix: PackedMatrix) => ArrayLike<number>,
+  ) => ({
+    dtype,
+    shape: sizes,
+    sizeBytes: sizeOf(sizes) * bytesPerElement(dtype),
+    read: async () => tensor(dtype, sizes, values(await read())),
+  });
+  const grouped = columnGroups > 1 && columnGroup > 1;
+  return {
+    rowGroup,
+    codes: lazy(coding === "uniform" && bits > 7 ? "int16" : "int8", [planes, rows, columns], signedCodes),
+    scales: lazy("float32", [planes, rowGroups, columnGroups], ({ scaleKind, scales }) =>
+      scaleValues(scaleKind, scales),
+    ),
+    columnGroups: grouped ? lazy("int64", [columns], columnGroupOfInputs) : undefined,
   };
 }
 

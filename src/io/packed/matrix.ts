@@ -1,7 +1,7 @@
 import { assert } from "../../errors.ts";
-import { float16ToFloat32 } from "../convert.ts";
+import { float16ToFloat32, float32ToFloat16 } from "../convert.ts";
 import { planesBytes, planesShape, unpackRow } from "./planes.ts";
-import { decodePowers } from "./powers.ts";
+import { decodePowers, encodePowers, maxTerms } from "./powers.ts";
 
 /** How scales are stored: codes of additive powers of two, or floats. */
 export type ScaleKind = "powers" | "float16" | "float32";
@@ -134,6 +134,51 @@ function eachRow(matrix: PackedMatrix, visit: (row: number, values: Float64Array
     }
     visit(row, values);
   }
+}
+
+/**
+ * The factors of scales: [bits, rows, columns] of ±1 (`binary`), or [1, rows, columns] of c − zero (`uniform`), in the
+ * model's order of inputs.
+ */
+export function signedCodes(matrix: PackedMatrix): Int16Array {
+  const { rows, columns, bits, rowGroup, columnGroup, coding, zeros, order } = matrix;
+  const { columnGroups } = groupsOf(matrix);
+  const planes = coding === "binary" ? bits : 1;
+  const result = new Int16Array(planes * rows * columns);
+  const codes = new Uint8Array(columns);
+  for (let row = 0; row < rows; row++) {
+    unpackRow(matrix.planes, matrix, row, codes);
+    for (let k = 0; k < columns; k++) {
+      const code = codes[k] ?? 0;
+      const at = row * columns + (order?.[k] ?? k);
+      if (coding === "uniform") {
+        const group = Math.floor(row / rowGroup) * columnGroups + Math.floor(k / columnGroup);
+        result[at] = code - (zeros?.[group] ?? 0);
+        continue;
+      }
+      for (let i = 0; i < bits; i++) result[i * rows * columns + at] = (code >> i) & 1 ? 1 : -1;
+    }
+  }
+  return result;
+}
+
+/** The group of columns that each input of the model belongs to. */
+export function columnGroupOfInputs({ columns, columnGroup, order }: PackedMatrix): Int32Array {
+  const groups = new Int32Array(columns);
+  for (let k = 0; k < columns; k++) groups[order?.[k] ?? k] = Math.floor(k / columnGroup);
+  return groups;
+}
+
+/**
+ * The same codes with other scales [planes, row groups, column groups] (1 plane where `uniform`), rounded to what the
+ * matrix stores: powers of two, float16 or float32.
+ */
+export function withScales(matrix: PackedMatrix, scales: ArrayLike<number>): PackedMatrix {
+  const { scaleKind, terms = maxTerms } = matrix;
+  const values = Float32Array.from(scales);
+  if (scaleKind === "powers")
+    return { ...matrix, scales: Uint16Array.from(values, (value) => encodePowers(value, terms)) };
+  return { ...matrix, scales: scaleKind === "float16" ? float32ToFloat16(values) : values };
 }
 
 /** What a matrix takes, and what a weight of it costs. */
