@@ -4,6 +4,14 @@
  */
 
 export {
+  type ContinualEvent,
+  type ContinualOptions,
+  type ContinualResult,
+  type ContinualTask,
+  type StageResult,
+  tuneInOrder,
+} from "./api/continual.ts";
+export {
   type ComparisonOptions,
   type DiagnoseOptions,
   diagnose,

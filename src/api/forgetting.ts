@@ -16,9 +16,9 @@ export interface Forgetting {
 
 /** Whose forgetting is measured, and where. */
 export interface ForgettingOptions {
-  /** An adapter of the base. */
+  /** An adapter of the base, or of `tuned` where that is given. */
   readonly adapter?: Adapter;
-  /** A tuned model instead. */
+  /** A tuned model of its own. */
   readonly tuned?: LoadedModel;
   /** The base's loss on these very examples, when it is known. */
   readonly baseLoss?: number;
@@ -53,6 +53,6 @@ export async function measureForgetting(
     return loss;
   };
   const baseLoss = options.baseLoss ?? (await measure(base, 0));
-  const tunedLoss = await measure(tuned ?? base, passes - 1, tuned ? undefined : adapter);
+  const tunedLoss = await measure(tuned ?? base, passes - 1, adapter);
   return { baseLoss, tunedLoss, forgetting: tunedLoss - baseLoss };
 }

@@ -15,6 +15,8 @@ export interface RunSummary {
   readonly best: { readonly step: number; readonly loss: number } | undefined;
   /** Training losses, one an update. */
   readonly losses: readonly { readonly step: number; readonly loss: number }[];
+  /** The last of what was observed besides, such as `forgetting` and `intruders`. */
+  readonly observed: Readonly<Record<string, number>>;
   /** Validation losses. */
   readonly evaluations: readonly { readonly step: number; readonly loss: number }[];
 }
@@ -47,6 +49,7 @@ async function summarise(storage: Storage, folder: string): Promise<RunSummary> 
       (low, at) => (low === undefined || at.loss < low.loss ? at : low),
       undefined,
     ),
+    observed: lines.filter((line) => line.kind === "observation").at(-1)?.measures ?? {},
     losses: steps.map(({ step, loss }) => ({ step, loss })),
     evaluations,
   };

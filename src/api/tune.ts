@@ -1,12 +1,16 @@
+import { memoryCache } from "../diagnose/index.ts";
 import type { Tensor } from "../graph/index.ts";
 import { chooseMethod, type InPlace, type MethodConfig, type Patterns, type TargetModules } from "../methods/index.ts";
 import type { Device, DeviceOptions } from "../runtime/device.ts";
+import { batchesByLength, type TokenizedExample } from "../train/data/index.ts";
 import { chooseObjective } from "../train/objectives/index.ts";
 import type { PlanOptions } from "../train/plan.ts";
-import { type RunEvent, type RunResult, train } from "../train/run.ts";
+import { type Observed, type RunEvent, type RunResult, train } from "../train/run.ts";
 import { resolveSettings, type TrainSettings } from "../train/settings.ts";
+import { diagnose } from "./diagnose.ts";
 import type { LoadedData, StreamedData } from "./load-data.ts";
 import type { LoadedModel } from "./load-model.ts";
+import { evaluate } from "./run-model.ts";
 
 /** What is tuned how: training settings, and the method with its own options. */
 export interface TuningChoice extends Partial<TrainSettings> {
@@ -37,6 +41,10 @@ export interface TuneOptions extends TuningChoice {
   /** A device to run on; one is opened, and closed again, when it is not given. */
   readonly device?: Device;
   readonly deviceOptions?: DeviceOptions;
+  /** Texts that the base is good at: how much the model forgets of them is measured whenever an evaluation is due. */
+  readonly baseText?: readonly TokenizedExample[];
+  /** Count intruder dimensions whenever an evaluation is due. */
+  readonly trackIntruders?: boolean;
   /** Saves and stops after the current update when aborted. */
   readonly signal?: AbortSignal;
   readonly onEvent?: (event: RunEvent) => void;
@@ -53,11 +61,14 @@ export async function tune(
   data: LoadedData | StreamedData,
   options: TuneOptions = {},
 ): Promise<RunResult> {
-  const { output, resume, initial, device, deviceOptions, signal, onEvent, ...choice } = options;
+  const { output, resume, initial, device, deviceOptions, signal, onEvent, ...others } = options;
+  const { baseText = [], trackIntruders = false, ...choice } = others;
   const run = await describeRun(model, data, choice);
   const opened = device ?? (await model.platform.openDevice(deviceOptions));
   try {
+    const observe = await observer(model, run, { device: opened, baseText, trackIntruders });
     return await train({
+      ...(observe ? { observe } : {}),
       device: opened,
       ...run,
       train: "store" in data ? data.store : data.train,
@@ -95,5 +106,40 @@ export async function describeRun(
     ...(data.mixture === undefined ? {} : { mixture: data.mixture }),
     validation: data.validation,
     padId: tokenizer.padId ?? tokenizer.eosId ?? 0,
+  };
+}
+
+/** Measures forgetting and counts intruders of what is trained; nothing when neither is asked for. */
+async function observer(
+  model: LoadedModel,
+  { objective, padId, settings }: Pick<PlanOptions, "objective" | "padId" | "settings">,
+  options: {
+    readonly device: Device;
+    readonly baseText: readonly TokenizedExample[];
+    readonly trackIntruders: boolean;
+  },
+): Promise<((trained: Observed) => Promise<Readonly<Record<string, number>>>) | undefined> {
+  const { device, baseText, trackIntruders } = options;
+  if (baseText.length === 0 && !trackIntruders) return undefined;
+  const likelihood = chooseObjective(undefined, {}, "sequence");
+  const layout = { batchSize: settings.batchSize, padId, hiddenSize: model.pretrained.sizes.hiddenSize };
+  const batches = batchesByLength(baseText, likelihood.objective.batch, layout);
+  const baseLoss = baseText.length === 0 ? 0 : (await evaluate(model, baseText, { device })).loss;
+  const cache = memoryCache();
+  return async ({ evaluate: measure, adapter }) => {
+    const measures: Record<string, number> = {};
+    if (baseText.length > 0) {
+      // The training program measures what it trains; another objective's loss says nothing of the texts.
+      const own = (objective ?? likelihood).objective === likelihood.objective;
+      const loss = own
+        ? await measure(batches)
+        : (await evaluate(model, baseText, { device, adapter: await adapter() })).loss;
+      measures["forgetting"] = loss - baseLoss;
+    }
+    if (trackIntruders) {
+      const { total } = await diagnose(model, { adapter: await adapter(), device, cache });
+      measures["intruders"] = total;
+    }
+    return measures;
   };
 }

@@ -1,4 +1,5 @@
 import type { Command } from "commander";
+import type { Adapter, Forgetting, LoadedModel } from "../index.ts";
 import { deviceOptions, loadFlags, type ModelFlags, wholeNumber, withModel } from "./model.ts";
 import type { Output } from "./output.ts";
 import { count, createProgress } from "./progress.ts";
@@ -9,6 +10,8 @@ interface EvalFlags extends ModelFlags {
   readonly batchSize: number;
   readonly exactMatch: boolean;
   readonly show: number;
+  readonly baseText?: string;
+  readonly baseModel?: string;
 }
 
 /** `scion eval` */
@@ -19,12 +22,15 @@ export function define(command: Command): void {
     .option("--batch-size <n>", "sequences measured side by side", wholeNumber, 8)
     .option("--no-exact-match", "do not answer every example greedily")
     .option("--show <n>", "wrong answers to show", wholeNumber, 3)
+    .option("--base-text <file>", "measure forgetting too: the loss on this above the base model's")
+    .option("--base-model <folder or id>", "the base, where it is not the model without its adapter")
     .addHelpText(
       "after",
       `
 Examples:
   $ scion eval -m ./model -a runs/tune/adapter -d heldout.jsonl
   $ scion eval -m ./model -d book.txt --json
+  $ scion eval -m ./model -a runs/tune/adapter -d task.jsonl --base-text stories.txt
 
 Exact match is measured on conversations and prompts: the last answer is generated greedily and compared as text.`,
     );
@@ -56,6 +62,39 @@ export async function run(flags: EvalFlags, output: Output): Promise<number> {
       output.say(`  line ${line}\n    expected ${expected}\n    given    ${given}`);
     }
   }
-  output.record(result);
+  const forgetting = await forgettingOf(flags, { model, adapter }, output);
+  output.record(forgetting ? { ...result, forgetting } : result);
   return 0;
+}
+
+/** What the model lost on the base's texts, when they are given. */
+async function forgettingOf(
+  flags: EvalFlags,
+  { model, adapter }: { readonly model: LoadedModel; readonly adapter: Adapter | undefined },
+  output: Output,
+): Promise<Forgetting | undefined> {
+  const { loadData, measureForgetting, TuneError } = await import("../index.ts");
+  if (flags.baseText === undefined) return undefined;
+  if (flags.baseModel === undefined && adapter === undefined) {
+    throw new TuneError("bad-option", "Forgetting is measured against a base, and none is named.", {
+      at: "--base-text",
+      fix: "give --base-model, or --adapter with the base as --model",
+    });
+  }
+  const base = flags.baseModel === undefined ? model : (await loadFlags({ model: flags.baseModel }, output)).model;
+  const { train } = await loadData(
+    base,
+    flags.baseText,
+    flags.maxLength === undefined ? {} : { maxLength: flags.maxLength },
+  );
+  const tuned = await measureForgetting(base, train, {
+    ...(flags.baseModel === undefined ? {} : { tuned: model }),
+    ...(adapter ? { adapter } : {}),
+    batchSize: flags.batchSize,
+    deviceOptions: deviceOptions(flags),
+  });
+  output.say(
+    `forgetting  ${tuned.forgetting.toFixed(4)} nats: ${tuned.tunedLoss.toFixed(4)} where the base has ${tuned.baseLoss.toFixed(4)}`,
+  );
+  return tuned;
 }

@@ -29,7 +29,9 @@ export async function run(flags: RunsFlags, output: Output, [folder = "runs"]: r
     });
   }
   const rows = runs.map(cells);
-  const table = [["run", "method", "learning rate", "updates", "tokens", "loss", "best validation"], ...rows];
+  const observed = [...new Set(runs.flatMap((run) => Object.keys(run.observed)))];
+  const head = ["run", "method", "learning rate", "updates", "tokens", "loss", "best validation", ...observed];
+  const table = [head, ...rows.map((row, i) => [...row, ...observed.map((name) => shown(runs[i]?.observed[name]))])];
   const widths = table[0]?.map((_, i) => Math.max(...table.map((row) => row[i]?.length ?? 0))) ?? [];
   for (const row of table)
     output.say(
@@ -59,6 +61,11 @@ function cells({ folder, options, step, tokens, finalLoss, best }: RunSummary): 
     finalLoss?.toFixed(4) ?? "",
     best ? `${best.loss.toFixed(4)} at ${count(best.step)}` : "",
   ];
+}
+
+function shown(value: number | undefined): string {
+  if (value === undefined) return "";
+  return Number.isInteger(value) ? count(value) : value.toFixed(4);
 }
 
 /** A line for each option that has several values among the runs. */

@@ -9,6 +9,8 @@ import { loadTuningData, type TuningFlags, tuningChoice, withTuning } from "./tu
 interface TuneFlags extends TuningFlags {
   readonly output: string;
   readonly resume?: boolean;
+  readonly baseText?: string;
+  readonly trackIntruders?: boolean;
 }
 
 const examples = `
@@ -30,17 +32,21 @@ export async function define(command: Command): Promise<void> {
   (await withTuning(command.description("Tune a model on data")))
     .option("-o, --output <folder>", "where checkpoints and results go", "runs/tune")
     .option("--resume", "go on from the output folder's checkpoint")
+    .option("--base-text <file>", "measure forgetting at every evaluation: the loss on this above the base model's")
+    .option("--track-intruders", "count intruder dimensions at every evaluation (docs/diagnosis.md)")
     .addHelpText("after", examples);
 }
 
 /** Run it. */
 export async function run(flags: TuneFlags, output: Output): Promise<number> {
-  const { exportForms, exportModel, methods, tune } = await import("../index.ts");
+  const { exportForms, exportModel, loadData, methods, tune } = await import("../index.ts");
   const { exitCodes } = await import("./failure.ts");
   const { nodePlatform } = await import("../runtime/node.ts");
   const { model } = await loadFlags(flags, output);
   const data = await loadTuningData(model, flags, output, flags.output);
   const picture = drawLengths(`${flags.data.join(", ")}: lengths of ${data.report.examples} examples`, data.report);
+
+  const baseText = flags.baseText === undefined ? [] : (await loadData(model, flags.baseText)).train;
 
   const stop = new AbortController();
   const onSignal = (): void => {
@@ -56,6 +62,8 @@ export async function run(flags: TuneFlags, output: Output): Promise<number> {
   try {
     result = await tune(model, data, {
       ...options,
+      baseText,
+      trackIntruders: flags.trackIntruders === true,
       deviceOptions: deviceOptions(flags),
       signal: stop.signal,
       onEvent: watch,
@@ -93,6 +101,15 @@ function watchRun(output: Output): (event: RunEvent) => void {
     } else if (event.kind === "evaluation") {
       progress.clear();
       output.say(`update ${event.step}: validation loss ${event.loss.toFixed(4)}${event.best ? " (best so far)" : ""}`);
+    }
+    if (event.kind === "observation") {
+      progress.clear();
+      const { forgetting, intruders } = event.measures;
+      const parts = [
+        ...(forgetting === undefined ? [] : [`forgetting ${forgetting.toFixed(4)}`]),
+        ...(intruders === undefined ? [] : [`${count(intruders)} intruders`]),
+      ];
+      output.say(`update ${event.step}: ${parts.join(", ")}`);
     }
     if (event.kind === "step" && event.step === event.steps) progress.clear();
   };

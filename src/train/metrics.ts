@@ -19,7 +19,8 @@ export type MetricLine =
       readonly loss: number;
       readonly measures?: Readonly<Record<string, number>>;
       readonly best: boolean;
-    };
+    }
+  | { readonly kind: "observation"; readonly step: number; readonly measures: Readonly<Record<string, number>> };
 
 /** The metrics file of a run folder. */
 export function metricsPath(folder: string): string {

@@ -7,6 +7,7 @@ import { chooseMethod } from "../methods/index.ts";
 import type { PretrainedModel } from "../models/index.ts";
 import type { Device } from "../runtime/device.ts";
 import { openNodeDevice } from "../runtime/node.ts";
+import { makeBatch } from "./data/index.ts";
 import { readMetrics } from "./metrics.ts";
 import { checkpointPath, type RunOptions, type RunResult, train } from "./run.ts";
 import { resolveSettings, type TrainSettings } from "./settings.ts";
@@ -141,12 +142,41 @@ describe("a run", () => {
     });
   });
 
+  it("lets what is trained be looked at whenever an evaluation is due, resumed or not", async () => {
+    const observed = async (storage: Storage, resume = false): Promise<unknown[]> => {
+      const observe: RunOptions["observe"] = async ({ step, evaluate, adapter }) => ({
+        loss: await evaluate([makeBatch(examples.slice(0, 4), { padId: 0 })]),
+        length: (await adapter()).parameters.size,
+        step,
+      });
+      await run(storage, { evaluateEvery: 4 }, { observe, resume });
+      return (await readMetrics(storage, "run")).filter(({ kind }) => kind === "observation");
+    };
+    const whole = await observed(memoryStorage());
+    expect(whole.map((line) => (line as { step: number }).step)).toEqual([4, 8, 12, 14]);
+    expect(whole[0]).toMatchObject({ measures: { length: 28, loss: expect.any(Number) } });
+    const storage = memoryStorage();
+    const controller = new AbortController();
+    const early = run(
+      storage,
+      { evaluateEvery: 4 },
+      {
+        signal: controller.signal,
+        onEvent: (event) => {
+          if (event.kind === "step" && event.step === 6) controller.abort();
+        },
+      },
+    );
+    await early;
+    expect(await observed(storage, true)).toEqual(whole.slice(1));
+  });
+
   it("starts at the base model's loss", async () => {
     const first = async (method: string, options: Record<string, number>): Promise<number> => {
       const storage = memoryStorage();
       await run(storage, { maxSteps: 1 }, { choice: chooseMethod(method, options) });
       const [line] = await readMetrics(storage, "run");
-      return line?.loss ?? Number.NaN;
+      return line?.kind === "step" ? line.loss : Number.NaN;
     };
     expect(await first("lora", { rank: 2 })).toBeCloseTo(await first("full", {}), 6);
   });

@@ -47,6 +47,17 @@ export interface RunOptions {
   /** When it is aborted, the run saves after the current update and ends. */
   readonly signal?: AbortSignal;
   readonly onEvent?: (event: RunEvent) => void;
+  /** Looks at what is trained, whenever an evaluation is due; what it measures goes with the metrics. */
+  readonly observe?: (trained: Observed) => Promise<Readonly<Record<string, number>>>;
+}
+
+/** What an observer may look at. */
+export interface Observed {
+  readonly step: number;
+  /** Mean loss of the run's objective over batches, dropout off. */
+  readonly evaluate: (batches: readonly Batch[]) => Promise<number>;
+  /** A copy of the trained tensors. */
+  readonly adapter: () => Promise<Adapter>;
 }
 
 /** What happens during a run. */
@@ -80,6 +91,7 @@ export type RunEvent =
       readonly measures?: Readonly<Record<string, number>>;
       readonly best: boolean;
     }
+  | { readonly kind: "observation"; readonly step: number; readonly measures: Readonly<Record<string, number>> }
   | { readonly kind: "checkpoint"; readonly step: number; readonly path: string };
 
 /** How a run ended. */
@@ -168,6 +180,18 @@ async function trainAlone(options: RunOptions): Promise<RunResult> {
       onEvent?.(line);
     };
 
+    const observe = async (): Promise<void> => {
+      const measures = await options.observe?.({
+        step: progress.step,
+        evaluate: async (batches) => (await trainer.evaluate(batches)).loss,
+        adapter: () => trainer.adapter(),
+      });
+      if (measures === undefined) return;
+      const line = { kind: "observation", step: progress.step, measures } as const;
+      if (folder) await appendMetric(folder.storage, folder.path, line);
+      onEvent?.(line);
+    };
+
     onEvent?.({
       kind: "start",
       steps,
@@ -216,6 +240,7 @@ async function trainAlone(options: RunOptions): Promise<RunResult> {
       const due = settings.evaluateEvery > 0 ? step % settings.evaluateEvery === 0 || step === steps : endsEpoch;
       const evaluates = validation.length > 0 && due;
       if (evaluates) await evaluate();
+      if (due) await observe();
       const checkpointDue = settings.checkpointEvery > 0 && step % settings.checkpointEvery === 0;
       if (evaluates || checkpointDue) await save();
       if (stopsEarly()) ended = "early-stop";
