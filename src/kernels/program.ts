@@ -11,6 +11,7 @@ export const operations = [
   "dense",
   "update",
   "addRows",
+  "readAll",
 ] as const;
 
 /** A step of a program, taken by all threads together. */

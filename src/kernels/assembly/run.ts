@@ -59,8 +59,11 @@ export function run(thread: i32, threads: i32, steps: usize, count: u32, sync: u
       case 9:
         update(thread, threads, args);
         break;
-      default:
+      case 10:
         addRows(thread, threads, args);
+        break;
+      default:
+        readAll(thread, threads, args);
     }
     if (load<i32>(steps, 4) && threads > 1) meet(threads, sync, maySleep);
     steps += 12;
@@ -90,6 +93,15 @@ export function waitFor(word: usize, generation: i32, maySleep: i32): void {
   atomic.add<i32>(word, 1, 4);
   while (atomic.load<i32>(word) == generation) atomic.wait<i32>(word, generation, -1);
   atomic.sub<i32>(word, 1, 4);
+}
+
+/** Reads memory and does nothing with it: what memory gives. args: from, end, bytes that a thread takes at a time. */
+export function readAll(thread: i32, threads: i32, args: usize): void {
+  const end = load<usize>(args, 4);
+  const piece = load<usize>(args, 8);
+  for (let at = load<usize>(args) + <usize>thread * piece; at < end; at += <usize>threads * piece) {
+    store<i32>(args + 16 + (<usize>thread << 2), read(at, min(end, at + piece)));
+  }
 }
 
 /** 64 bytes at a time: what memory gives to one thread. */
