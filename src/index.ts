@@ -95,7 +95,7 @@ export {
   type SelectedModules,
   type TargetModules,
 } from "./methods/index.ts";
-export { supportedModelTypes } from "./models/index.ts";
+export { supportedModelTypes, type TaskName } from "./models/index.ts";
 export { type Optimizer, optimizers } from "./optim/index.ts";
 export { type Scheme, schemes } from "./quant/index.ts";
 export type { Device, DeviceOptions } from "./runtime/device.ts";
@@ -105,3 +105,4 @@ export { chooseObjective, type Objective, type ObjectiveChoice, objectives } fro
 export type { RunPlan } from "./train/plan.ts";
 export type { RunEvent, RunResult } from "./train/run.ts";
 export { type TrainSettings, trainDefaults } from "./train/settings.ts";
+export { taskNames, tasks } from "./train/tasks/index.ts";

@@ -18,7 +18,8 @@ async function unreadable(): Promise<LoadedModel> {
 
 function loaded(pretrained: PretrainedModel): LoadedModel {
   const tokenizer = { padId: 0, eosId: 0 } as Awaited<ReturnType<LoadedModel["tokenizer"]>>; // all that is asked of it
-  return { pretrained, platform: nodePlatform, source: "memory", folder: "memory", tokenizer: async () => tokenizer };
+  const place = { platform: nodePlatform, source: "memory", folder: "memory" };
+  return { pretrained, ...place, tokenizer: async () => tokenizer };
 }
 
 const data: LoadedData = {

@@ -8,15 +8,14 @@ import {
   type ExampleStore,
   mixedKinds,
   previewExample,
-  readDataset,
   reportData,
   type Share,
   sequencesOf,
   splitDataset,
   streamDataset,
   type TokenizedExample,
-  tokenizeDataset,
 } from "../train/data/index.ts";
+import { tasks } from "../train/tasks/index.ts";
 import type { LoadedModel } from "./load-model.ts";
 
 /** How a data file becomes examples. */
@@ -60,7 +59,8 @@ export interface StreamedData extends LoadedData {
 }
 
 /**
- * Read training data for a model: JSONL, JSON, CSV or Parquet, or plain text; one file, or several with weights.
+ * Read training data for a model, in the forms of what it is for: texts to continue (`messages`, `prompt`/`completion`,
+ * `text`, plain text), texts or images with labels, pairs, …; one file or folder, or several with weights.
  * @throws {TuneError} for files and rows that cannot be used, naming their lines.
  */
 export async function loadData(
@@ -146,9 +146,13 @@ export async function dataSize(
   model: LoadedModel,
   data: string | readonly DataSource[],
 ): Promise<{ readonly sizeBytes: number; readonly streams: boolean }> {
+  const task = tasks[model.pretrained.task];
   const paths = sourcesOf(data).map(({ path }) => path);
   const sizes = await Promise.all(paths.map((path) => model.platform.storage.sizeBytes(path)));
-  return { sizeBytes: sizes.reduce((sum: number, size) => sum + (size ?? 0), 0), streams: paths.every(canStream) };
+  return {
+    sizeBytes: sizes.reduce((sum: number, size) => sum + (size ?? 0), 0),
+    streams: task.streams === true && paths.every(canStream),
+  };
 }
 
 function sourcesOf(data: string | readonly DataSource[]): readonly DataSource[] {
@@ -162,10 +166,17 @@ function keyOf(example: TokenizedExample): string {
 }
 
 async function loadFile(model: LoadedModel, path: string, options: LoadDataOptions): Promise<LoadedData> {
-  const { storage } = model.platform;
-  const tokenizer = await model.tokenizer();
-  const maxLength = options.maxLength ?? model.pretrained.sizes.contextLength;
-  const all = await readDataset(storage, path);
+  const { pretrained, platform } = model;
+  const { storage } = platform;
+  const task = tasks[pretrained.task];
+  const context = {
+    model: pretrained,
+    storage,
+    tokenizer: () => model.tokenizer(),
+    maxLength: options.maxLength ?? pretrained.sizes.contextLength,
+    ...(options.tooLong ? { tooLong: options.tooLong } : {}),
+  };
+  const all = await task.read(storage, path);
   const held = options.validationPath === undefined ? (options.validation ?? 0) : 0;
   const parts =
     held > 0
@@ -173,11 +184,10 @@ async function loadFile(model: LoadedModel, path: string, options: LoadDataOptio
       : {
           train: all,
           validation:
-            options.validationPath === undefined ? undefined : await readDataset(storage, options.validationPath),
+            options.validationPath === undefined ? undefined : await task.read(storage, options.validationPath),
         };
-  const tooLong = options.tooLong ?? (all.format.name === "text" ? "split" : "truncate");
-  const train = tokenizeDataset(parts.train, tokenizer, { maxLength, tooLong });
-  const validation = parts.validation && tokenizeDataset(parts.validation, tokenizer, { maxLength, tooLong });
+  const train = await task.examples(parts.train, context);
+  const validation = parts.validation && (await task.examples(parts.validation, context));
   const [first] = train.examples;
   return {
     format: all.format.name,
@@ -187,6 +197,6 @@ async function loadFile(model: LoadedModel, path: string, options: LoadDataOptio
     report: reportData(train.examples),
     warnings: [...train.warnings, ...(validation?.warnings ?? [])],
     ignoredKeys: all.ignoredKeys,
-    preview: first ? previewExample(first, tokenizer) : "",
+    preview: first ? await task.show(first, context) : "",
   };
 }

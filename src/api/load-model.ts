@@ -1,7 +1,9 @@
 import { TuneError } from "../errors.ts";
+import { readAdapterTask } from "../export/index.ts";
 import { loadTokenizer, type TextTokenizer } from "../io/tokenizer.ts";
-import { openModel, type PretrainedModel } from "../models/index.ts";
+import { type Labels, openModel, type PretrainedModel, type TaskName } from "../models/index.ts";
 import type { Platform } from "../runtime/platform.ts";
+import { mergeLabels, tasks } from "../train/tasks/index.ts";
 
 /** A model ready to be tuned, run or exported: its graph and weights, its tokenizer, and where it runs. */
 export interface LoadedModel {
@@ -18,6 +20,18 @@ export interface LoadedModel {
 /** How a model is found. */
 export interface LoadModelOptions {
   readonly platform: Platform;
+  /** What the model is for; what `config.json` says unless given. */
+  readonly task?: TaskName;
+  /** Names of the labels of its head; those of the model unless given. */
+  readonly labels?: Labels;
+  /** An adapter's folder: task and labels are those that it was trained for. */
+  readonly forAdapter?: string;
+  /** A data file whose labels the head is for: those of the model are checked, or a head that starts anew has them. */
+  readonly labelsFrom?: string | readonly string[];
+  /** Let the head start anew, whatever the files hold. */
+  readonly newHead?: boolean;
+  /** Draws a head that starts anew. */
+  readonly seed?: number;
   /** Called while files are fetched from the hub. */
   readonly onDownload?: (progress: DownloadProgress) => void;
 }
@@ -35,20 +49,34 @@ export interface DownloadProgress {
  * @throws {TuneError} what finding, checking and reading its files throws.
  */
 export async function loadModel(source: string, options: LoadModelOptions): Promise<LoadedModel> {
-  const { platform, onDownload } = options;
+  const { platform, onDownload, forAdapter, labelsFrom, labels: given, ...choice } = options;
   const folder = await platform.findModel(source, onDownload ? { onDownload } : {});
-  const pretrained = await openModel(platform.storage, folder);
+  const inData = async (task: TaskName): Promise<Labels | undefined> => {
+    const { labels, read } = tasks[task];
+    if (!labels || labelsFrom === undefined) return undefined;
+    const paths = typeof labelsFrom === "string" ? [labelsFrom] : labelsFrom;
+    return mergeLabels(await Promise.all(paths.map(async (path) => labels(await read(platform.storage, path)))));
+  };
+  const made = forAdapter === undefined ? undefined : await readAdapterTask(platform.storage, forAdapter);
+  const labels = given ?? made?.labels ?? inData;
+  const pretrained = await openModel(platform.storage, folder, {
+    ...(made ? { task: made.task } : {}),
+    ...choice,
+    labels,
+  });
   let tokenizer: Promise<TextTokenizer> | undefined;
   return {
     pretrained,
     platform,
     source,
     folder,
-    tokenizer: () => {
-      tokenizer ??= loadTokenizer(platform.storage, folder).then((loaded) => fitting(loaded, pretrained, folder));
-      return tokenizer;
-    },
+    tokenizer: openTokenizer,
   };
+
+  function openTokenizer(): Promise<TextTokenizer> {
+    tokenizer ??= loadTokenizer(platform.storage, folder).then((loaded) => fitting(loaded, pretrained, folder));
+    return tokenizer;
+  }
 }
 
 function fitting(tokenizer: TextTokenizer, model: PretrainedModel, folder: string): TextTokenizer {
@@ -58,4 +86,11 @@ function fitting(tokenizer: TextTokenizer, model: PretrainedModel, folder: strin
     `The tokenizer has ${tokenizer.vocabSize} tokens, the model ${model.sizes.vocabSize}.`,
     { at: folder, fix: "use the tokenizer files of the model itself" },
   );
+}
+
+/** The number that fills rows of a batch up. */
+export async function padIdOf({ pretrained, tokenizer }: LoadedModel): Promise<number> {
+  if (pretrained.reads.kind !== "tokens") return 0;
+  const { padId, eosId } = await tokenizer();
+  return padId ?? eosId ?? 0;
 }

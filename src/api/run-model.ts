@@ -3,8 +3,11 @@ import {
   type Answer,
   type GenerateOptions as DecodeOptions,
   type Decoder,
+  type ExactMatch,
   exactMatch,
+  exactTargets,
   type Generation,
+  generateTarget,
   generateText,
   openDecoder,
 } from "../generate/index.ts";
@@ -12,10 +15,12 @@ import type { ChatMessage } from "../io/chat-template.ts";
 import { chatTemplateOf } from "../io/tokenizer.ts";
 import type { Adapter } from "../methods/index.ts";
 import type { Device, DeviceOptions } from "../runtime/device.ts";
-import { batchesByLength, type TokenizedExample } from "../train/data/index.ts";
-import { meanLoss, openEvaluator } from "../train/evaluator.ts";
+import { batchesByLength, layoutOf, type TokenizedExample } from "../train/data/index.ts";
+import { type Measured, meanLoss, openEvaluator } from "../train/evaluator.ts";
+import { judgeExamples } from "../train/judge.ts";
 import { chooseObjective } from "../train/objectives/index.ts";
-import type { LoadedModel } from "./load-model.ts";
+import { tasks } from "../train/tasks/index.ts";
+import { type LoadedModel, padIdOf } from "./load-model.ts";
 
 /** What is continued: plain text, or a conversation in the model's chat template. */
 export type Prompt = string | readonly ChatMessage[];
@@ -178,34 +183,67 @@ export async function evaluate(
   options: EvaluateOptions = {},
 ): Promise<Evaluation> {
   const { adapter, batchSize = 8, onProgress } = options;
-  const chosen = chooseObjective(options.objective, {}, examples[0]?.against ? "pair" : "sequence");
+  const task = tasks[model.pretrained.task];
+  const chosen = chooseObjective(options.objective, {}, examples[0] && task.kindOf(examples[0]));
   const { objective } = chosen;
-  const tokenizer = await model.tokenizer();
+  const layout = layoutOf(model.pretrained, await padIdOf(model));
   const device = options.device ?? (await model.platform.openDevice(options.deviceOptions));
   try {
-    const evaluator = await openEvaluator(device, model.pretrained, {
-      objective: chosen,
-      ...(adapter ? { adapter } : {}),
-    });
-    const padId = tokenizer.padId ?? tokenizer.eosId ?? 0;
-    const layout = { padId, hiddenSize: model.pretrained.sizes.hiddenSize };
-    const batches = batchesByLength(examples, objective.batch, { batchSize, ...layout });
-    const { loss, measures, targets } = await meanLoss(evaluator, batches, (done, total) =>
-      onProgress?.("loss", done, total),
-    );
-    await evaluator.close();
+    const measure = task.judge ? judged : measured;
+    const { loss, measures, targets } = await measure();
     const { meanOver } = objective;
     const perplexity = objective.perplexity ? { perplexity: Math.exp(loss) } : {};
     const scores = { loss, ...perplexity, measures, meanOver, targets };
     if (!options.exactMatch) return scores;
-    const decoder = await openDecoder(device, model.pretrained, adapter);
-    const match = await exactMatch(decoder, tokenizer, examples, {
-      ...(onProgress ? { onProgress: (done, total) => onProgress("exact match", done, total) } : {}),
-    });
-    await decoder.close();
+    const match = await (chosen.objective.learnsFrom === "target" ? matchTargets() : matchAnswers());
     const { matches, total, answers } = match;
     return total === 0 ? scores : { ...scores, exactMatch: { matches, total, answers } };
   } finally {
     if (!options.device) await device.close();
+  }
+
+  async function matchAnswers(): Promise<ExactMatch> {
+    const decoder = await openDecoder(device, model.pretrained, adapter);
+    const match = await exactMatch(decoder, await model.tokenizer(), examples, {
+      ...(onProgress ? { onProgress: (done, total) => onProgress("exact match", done, total) } : {}),
+    });
+    await decoder.close();
+    return match;
+  }
+
+  async function matchTargets(): Promise<ExactMatch> {
+    const tokenizer = await model.tokenizer();
+    const { padId } = layout;
+    const generate = (sources: readonly Int32Array[], maxNewTokens: number): ReturnType<typeof generateTarget> =>
+      generateTarget(device, model.pretrained, sources, {
+        padId,
+        eosId: tokenizer.eosId,
+        maxNewTokens,
+        ...(adapter ? { adapter } : {}),
+      });
+    return exactTargets(tokenizer, examples, generate, {
+      ...(onProgress ? { onProgress: (done, total) => onProgress("exact match", done, total) } : {}),
+    });
+  }
+
+  async function measured(): Promise<Measured & { readonly targets: number }> {
+    const evaluator = await openEvaluator(device, model.pretrained, {
+      objective: chosen,
+      ...(adapter ? { adapter } : {}),
+    });
+    const batches = batchesByLength(examples, objective.batch, { batchSize, ...layout });
+    const found = await meanLoss(evaluator, batches, (done, total) => onProgress?.("loss", done, total));
+    await evaluator.close();
+    return found;
+  }
+
+  async function judged(): Promise<Measured & { readonly targets: number }> {
+    return judgeExamples(device, model.pretrained, task.judge as NonNullable<typeof task.judge>, examples, {
+      objective: chosen,
+      layout,
+      batchSize,
+      ...(adapter ? { adapter } : {}),
+      onProgress: (done, total) => onProgress?.("loss", done, total),
+    });
   }
 }

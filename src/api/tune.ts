@@ -1,6 +1,13 @@
 import { memoryCache } from "../diagnose/index.ts";
 import type { Tensor } from "../graph/index.ts";
-import { chooseMethod, type InPlace, type MethodConfig, type Patterns, type TargetModules } from "../methods/index.ts";
+import {
+  chooseMethod,
+  type InPlace,
+  type MethodConfig,
+  methods,
+  type Patterns,
+  type TargetModules,
+} from "../methods/index.ts";
 import type { Device, DeviceOptions } from "../runtime/device.ts";
 import { batchesByLength, type TokenizedExample } from "../train/data/index.ts";
 import { chooseObjective } from "../train/objectives/index.ts";
@@ -9,7 +16,7 @@ import { type Observed, type RunEvent, type RunResult, train } from "../train/ru
 import { resolveSettings, type TrainSettings } from "../train/settings.ts";
 import { diagnose } from "./diagnose.ts";
 import type { LoadedData, StreamedData } from "./load-data.ts";
-import type { LoadedModel } from "./load-model.ts";
+import { type LoadedModel, padIdOf } from "./load-model.ts";
 import { evaluate } from "./run-model.ts";
 
 /** What is tuned how: training settings, and the method with its own options. */
@@ -92,10 +99,9 @@ export async function describeRun(
   data: Pick<LoadedData, "train" | "validation"> & Partial<Pick<LoadedData, "kind" | "mixture">>,
   { method, methodOptions, objective, objectiveOptions, targetModules, patterns, inPlace, ...settings }: TuningChoice,
 ): Promise<PlanOptions> {
-  const choice = chooseMethod(method ?? "lora", methodOptions, patterns, inPlace);
+  const choice = chooseMethod(method ?? "lora", methodOptions, patterns, withHead(model, method ?? "lora", inPlace));
   const minimised = chooseObjective(objective, objectiveOptions, data.kind);
   const resolved = resolveSettings(settings);
-  const tokenizer = await model.tokenizer();
   return {
     model: model.pretrained,
     choice,
@@ -105,7 +111,7 @@ export async function describeRun(
     train: data.train,
     ...(data.mixture === undefined ? {} : { mixture: data.mixture }),
     validation: data.validation,
-    padId: tokenizer.padId ?? tokenizer.eosId ?? 0,
+    padId: await padIdOf(model),
   };
 }
 
@@ -142,4 +148,10 @@ async function observer(
     }
     return measures;
   };
+}
+
+/** Beside an adapter, a head is trained whole; a method in place of every weight trains it anyway. */
+function withHead({ pretrained }: LoadedModel, method: string, inPlace: Partial<InPlace> = {}): Partial<InPlace> {
+  if (methods.get(method)?.attaches === "weight") return inPlace;
+  return { ...inPlace, modules: [...new Set([...pretrained.headModules, ...(inPlace.modules ?? [])])] };
 }

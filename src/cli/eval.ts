@@ -45,7 +45,7 @@ export async function run(flags: EvalFlags, output: Output): Promise<number> {
   const result = await evaluate(model, data.train, {
     ...(adapter ? { adapter } : {}),
     batchSize: flags.batchSize,
-    exactMatch: flags.exactMatch && data.format !== "text" && data.kind === "sequence",
+    exactMatch: flags.exactMatch && data.format !== "text" && (data.kind === "sequence" || data.kind === "target"),
     deviceOptions: deviceOptions(flags),
     onProgress: (stage, done, total) => progress.update(`${stage}: ${done}/${total}`),
   });

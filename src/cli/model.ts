@@ -1,5 +1,15 @@
-import type { Command } from "commander";
-import { type Adapter, type DeviceOptions, type LoadedModel, loadAdapter, loadModel, TuneError } from "../index.ts";
+import { type Command, Option } from "commander";
+import {
+  type Adapter,
+  type DeviceOptions,
+  type LoadedModel,
+  type LoadModelOptions,
+  loadAdapter,
+  loadModel,
+  type TaskName,
+  TuneError,
+  taskNames,
+} from "../index.ts";
 import { nodePlatform } from "../runtime/node.ts";
 import type { Output } from "./output.ts";
 import { createProgress } from "./progress.ts";
@@ -8,6 +18,7 @@ import { createProgress } from "./progress.ts";
 export interface ModelFlags {
   readonly model: string;
   readonly adapter?: string;
+  readonly task?: TaskName;
   readonly device?: string;
   readonly threads?: number;
 }
@@ -16,6 +27,9 @@ export interface ModelFlags {
 export function withModel(command: Command, { adapter = true }: { adapter?: boolean } = {}): Command {
   command.requiredOption("-m, --model <folder or id>", "model folder, or hub id such as HuggingFaceTB/SmolLM2-135M");
   if (adapter) command.option("-a, --adapter <folder>", "adapter of PEFT or mlx-lm to use with it");
+  command.addOption(
+    new Option("--task <name>", "what the model is for; what its config says unless given").choices(taskNames),
+  );
   return withDevice(command);
 }
 
@@ -103,10 +117,14 @@ export async function loadAdapters(
 export async function loadFlags(
   flags: ModelFlags,
   output: Output,
+  head: Pick<LoadModelOptions, "labelsFrom" | "newHead" | "seed"> = {},
 ): Promise<{ readonly model: LoadedModel; readonly adapter: Adapter | undefined }> {
   const progress = createProgress(process.stderr);
   const model = await loadModel(flags.model, {
     platform: nodePlatform,
+    ...head,
+    ...(flags.task ? { task: flags.task } : {}),
+    ...(flags.adapter === undefined ? {} : { forAdapter: flags.adapter }),
     onDownload: ({ file, doneBytes, totalBytes }) => {
       const megabytes = (bytes: number): string => `${(bytes / 1e6).toFixed(1)} MB`;
       progress.update(`${file}: ${megabytes(doneBytes)}${totalBytes ? ` of ${megabytes(totalBytes)}` : ""}`);

@@ -5,7 +5,7 @@ import type { Remedy, RunPlan, TuningChoice, TuningPlan } from "../index.ts";
 import { deviceOptions, loadFlags, realNumber } from "./model.ts";
 import { type Output, strong } from "./output.ts";
 import { count, duration } from "./progress.ts";
-import { dashed, loadTuningData, type TuningFlags, tuningChoice, withTuning } from "./tuning.ts";
+import { dashed, headOf, loadTuningData, type TuningFlags, tuningChoice, withTuning } from "./tuning.ts";
 
 interface PlanFlags extends TuningFlags {
   readonly available?: number;
@@ -29,7 +29,7 @@ export async function define(command: Command): Promise<void> {
 /** Run it. */
 export async function run(flags: PlanFlags, output: Output): Promise<number> {
   const { planTuning } = await import("../index.ts");
-  const { model } = await loadFlags(flags, output);
+  const { model } = await loadFlags(flags, output, headOf(flags));
   const cache = join(tmpdir(), `scion-plan-${process.pid}`);
   const data = await loadTuningData(model, flags, output, cache);
   const choice = await tuningChoice(flags, data);

@@ -4,7 +4,7 @@ import { drawLengths } from "./histogram.ts";
 import { deviceOptions, loadFlags } from "./model.ts";
 import { type Output, strong } from "./output.ts";
 import { count, createProgress, duration } from "./progress.ts";
-import { loadTuningData, type TuningFlags, tuningChoice, withTuning } from "./tuning.ts";
+import { headOf, loadTuningData, type TuningFlags, tuningChoice, withTuning } from "./tuning.ts";
 
 interface TuneFlags extends TuningFlags {
   readonly output: string;
@@ -39,10 +39,10 @@ export async function define(command: Command): Promise<void> {
 
 /** Run it. */
 export async function run(flags: TuneFlags, output: Output): Promise<number> {
-  const { exportForms, exportModel, loadData, methods, tune } = await import("../index.ts");
+  const { exportForms, exportModel, loadData, methods, tasks, tune } = await import("../index.ts");
   const { exitCodes } = await import("./failure.ts");
   const { nodePlatform } = await import("../runtime/node.ts");
-  const { model } = await loadFlags(flags, output);
+  const { model } = await loadFlags(flags, output, headOf(flags));
   const data = await loadTuningData(model, flags, output, flags.output);
   const picture = drawLengths(`${flags.data.join(", ")}: lengths of ${data.report.examples} examples`, data.report);
 
@@ -81,7 +81,7 @@ export async function run(flags: TuneFlags, output: Output): Promise<number> {
   // Everything that was decided, in the words of `--config`.
   const { json: _json, config: _config, resume: _resume, ...decided } = { ...result.adapter.choice.config, ...flags };
   await nodePlatform.storage.write(`${flags.output}/run.json`, `${JSON.stringify(decided, null, 2)}\n`);
-  summarise(result, saved, flags, output);
+  summarise(result, saved, { ...flags, shownBy: tasks[model.pretrained.task].shownBy }, output);
   return result.ended === "interrupted" ? exitCodes.interrupted : exitCodes.done;
 }
 
@@ -100,7 +100,9 @@ function watchRun(output: Output): (event: RunEvent) => void {
       );
     } else if (event.kind === "evaluation") {
       progress.clear();
-      output.say(`update ${event.step}: validation loss ${event.loss.toFixed(4)}${event.best ? " (best so far)" : ""}`);
+      const measures = Object.entries(event.measures ?? {}).map(([name, value]) => `, ${name} ${value.toFixed(4)}`);
+      const best = event.best ? " (best so far)" : "";
+      output.say(`update ${event.step}: validation loss ${event.loss.toFixed(4)}${measures.join("")}${best}`);
     }
     if (event.kind === "observation") {
       progress.clear();
@@ -115,7 +117,12 @@ function watchRun(output: Output): (event: RunEvent) => void {
   };
 }
 
-function summarise(result: RunResult, saved: string, flags: TuneFlags, output: Output): void {
+function summarise(
+  result: RunResult,
+  saved: string,
+  flags: TuneFlags & { readonly shownBy: string },
+  output: Output,
+): void {
   output.record({ kind: "end", ended: result.ended, step: result.step, best: result.best, saved });
   const ends = {
     finished: "Done",
@@ -124,5 +131,8 @@ function summarise(result: RunResult, saved: string, flags: TuneFlags, output: O
   };
   output.say(`${strong(ends[result.ended])} at update ${result.step} of ${result.steps}. Saved ${saved}.`);
   const use = saved.endsWith("adapter") ? `--model ${flags.model} --adapter ${saved}` : `--model ${saved}`;
-  output.say(`\nNext:\n  scion chat ${use}\n  scion export ${use} --to transformers.js --output ${flags.output}/web`);
+  const on = flags.shownBy === "eval" ? " --data heldout.jsonl" : "";
+  output.say(
+    `\nNext:\n  scion ${flags.shownBy} ${use}${on}\n  scion export ${use} --to transformers.js --output ${flags.output}/web`,
+  );
 }

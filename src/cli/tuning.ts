@@ -5,6 +5,7 @@ import type {
   InPlace,
   LoadedData,
   LoadedModel,
+  LoadModelOptions,
   NamedModules,
   StreamedData,
   TargetModules,
@@ -81,6 +82,7 @@ export async function withTuning(command: Command): Promise<Command> {
     )
     .option("--validation <share>", "share (below 1) or number of rows to hold back", realNumber)
     .option("--validation-data <file>", "a file to validate on instead")
+    .option("--new-head", "let the head for labels start anew with those of the data")
     .option("--max-length <tokens>", "longest sequence; the model's context unless given", wholeNumber)
     .option("--schedule <shape>", "constant, linear or cosine", trainDefaults.schedule)
     .option("--memory <choice>", "fast, balanced or small: from the most memory to the least", trainDefaults.memory)
@@ -150,6 +152,12 @@ export async function tuningChoice(flags: TuningFlags, { kind }: Pick<LoadedData
   };
 }
 
+/** The head that the flags ask for: its labels are those of the data. */
+export function headOf(flags: TuningFlags): Pick<LoadModelOptions, "labelsFrom" | "newHead" | "seed"> {
+  const labelsFrom = flags.data.map((source) => dataSource(source).path);
+  return { labelsFrom, newHead: flags["newHead"] === true, seed: Number(flags["seed"]) };
+}
+
 /** Read the data that the flags name, and say what it is; large data is streamed through a cache in `folder`. */
 export async function loadTuningData(
   model: LoadedModel,
@@ -187,9 +195,10 @@ function dataSource(text: string): DataSource {
 function describeData(data: LoadedData, path: string, output: Output): void {
   const { format, validation, warnings, ignoredKeys, preview, report } = data;
   const { examples, tokens, trainedTokens, lengths, duplicates } = report;
+  const continues = data.kind === "sequence" || data.kind === "pair"; // else what is learnt is not in the tokens
   const share = ((100 * trainedTokens) / tokens).toFixed(0);
   output.say(
-    `${path}: ${count(examples)} ${format} examples, ${count(tokens)} tokens, ${count(trainedTokens)} of them trained (${share} %).`,
+    `${path}: ${count(examples)} ${format} examples, ${count(tokens)} tokens${continues ? `, ${count(trainedTokens)} of them trained (${share} %)` : ""}.`,
   );
   output.say(
     `Tokens in an example: ${count(lengths.shortest)} to ${count(lengths.longest)}, median ${count(lengths.median)}, 95 % up to ${count(lengths.p95)}.`,
@@ -202,7 +211,7 @@ function describeData(data: LoadedData, path: string, output: Output): void {
   for (const { code, lines: where } of warnings) {
     output.say(`${warningWords[code]}: ${count(where.length)} (${lines(where)}).`);
   }
-  output.say(`The first example, with ⟦what is trained⟧:\n${preview}\n`);
+  output.say(`The first example${continues ? ", with ⟦what is trained⟧" : ""}:\n${preview}\n`);
   output.record({ kind: "data", format, validation: validation.length, ...report, ignoredKeys, warnings });
 }
 

@@ -1,6 +1,7 @@
 import type { JsonObject } from "../io/json.ts";
 import { joinPath, type Storage } from "../io/storage.ts";
 import { type Adapter, showTargets } from "../methods/index.ts";
+import type { TaskName } from "../models/index.ts";
 
 /** Files beside the weights that a model needs to be used, taken along as they are when they are there. */
 const companions = [
@@ -13,6 +14,7 @@ const companions = [
   "generation_config.json",
   "chat_template.jinja",
   "chat_template.json",
+  "preprocessor_config.json",
   "LICENSE",
   "LICENSE.txt",
   "LICENSE.md",
@@ -40,9 +42,20 @@ export async function writeJson(storage: Storage, path: string, value: JsonObjec
 
 /** `config.json` of weights that are now float32, whatever they were. */
 export function float32Config(json: JsonObject, className: string): JsonObject {
-  const { quantization_config: _quantization, torch_dtype: _torchDtype, ...rest } = json;
+  const { quantization_config: _quantization, torch_dtype: _torchDtype, preprocessor: _preprocessor, ...rest } = json;
   return { ...rest, architectures: rest["architectures"] ?? [className], dtype: "float32" };
 }
+
+/** What the hub calls what a model is for. */
+const pipelineTags: Readonly<Record<TaskName, string>> = {
+  "causal-lm": "text-generation",
+  "sequence-classification": "text-classification",
+  regression: "text-classification",
+  "token-classification": "token-classification",
+  "sentence-embedding": "feature-extraction",
+  "image-classification": "image-classification",
+  "seq2seq-lm": "text2text-generation",
+};
 
 /** What is said of a model that is written. */
 export interface CardOptions {
@@ -56,14 +69,16 @@ export function modelCard(
   options: CardOptions & {
     readonly title: string;
     readonly library: string;
+    /** Continuing texts unless given. */
+    readonly task?: TaskName;
   },
 ): string {
-  const { title, baseModel, library, adapter } = options;
+  const { title, baseModel, library, adapter, task = "causal-lm" } = options;
   const lines = [
     "---",
     `base_model: ${baseModel}`,
     `library_name: ${library}`,
-    "pipeline_tag: text-generation",
+    `pipeline_tag: ${pipelineTags[task]}`,
     "tags:",
     "- scion",
     ...(adapter ? [`- ${adapter.choice.method.name}`] : []),

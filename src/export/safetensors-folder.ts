@@ -26,6 +26,9 @@ export async function writeSafetensorsFolder(
     const entries = [...model.weights].map(([name, { source }]) => ({ name, tensor: source }));
     await writeModelWeights(storage, staging, entries, maxShardBytes === undefined ? {} : { maxShardBytes });
     const title = folder.split("/").at(-1) ?? folder;
-    await storage.write(joinPath(staging, "README.md"), modelCard({ ...options, title, library: "transformers" }));
+    await storage.write(
+      joinPath(staging, "README.md"),
+      modelCard({ ...options, title, library: "transformers", task: model.task }),
+    );
   });
 }

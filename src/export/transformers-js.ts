@@ -1,3 +1,4 @@
+import { TuneError } from "../errors.ts";
 import { type JsonObject, readJsonObject } from "../io/json.ts";
 import { joinPath, type Storage, writeFolder } from "../io/storage.ts";
 import { readText } from "../io/text.ts";
@@ -17,9 +18,11 @@ export interface TransformersJsOptions extends CardOptions {
 const gibibyte = 2 ** 30;
 
 /**
- * Write a folder that transformers.js loads: `pipeline("text-generation", folder)`. The graph is the decoding graph
- * with keys and values as inputs and outputs; the chat template stands inside `tokenizer_config.json`.
- * The folder appears whole or not at all.
+ * Write a folder that transformers.js loads: `pipeline("text-generation", folder)`, or the pipeline of what the model is
+ * for. The graphs are those that say what the model says (for causal models the decoding graph with keys and values as
+ * inputs and outputs); the chat template stands inside `tokenizer_config.json`. The folder appears whole or
+ * not at all.
+ * @throws {TuneError} `no-pipeline-form` for a family that transformers does not know.
  */
 export async function writeTransformersJsFolder(
   storage: Storage,
@@ -28,13 +31,25 @@ export async function writeTransformersJsFolder(
   options: TransformersJsOptions,
 ): Promise<void> {
   const { dtypes, externalDataBytes = 1.5 * gibibyte } = options;
+  const { inTransformers = true, className } = model.architecture;
+  if (!inTransformers) {
+    throw new TuneError("no-pipeline-form", `transformers.js has no class for ${model.modelType} models.`, {
+      at: folder,
+      fix: "export the adapter (peft) or merged weights (safetensors) instead",
+    });
+  }
   await writeFolder(storage, folder, async (staging) => {
     await copyCompanions(storage, model.folder, staging);
     await writeTokenizerConfig(storage, staging);
-    const decode = { name: "model", open: model.decode({ logits: "all" }) };
-    const external = await writeOnnxFiles(storage, joinPath(staging, "onnx"), decode, { dtypes, externalDataBytes });
+    await writePreprocessor(storage, staging, model);
+    let external: Readonly<Record<string, number>> = {};
+    for (const [name, open] of Object.entries(model.parts())) {
+      const part = { name, open };
+      const beside = await writeOnnxFiles(storage, joinPath(staging, "onnx"), part, { dtypes, externalDataBytes });
+      external = { ...external, ...beside };
+    }
     await writeJson(storage, joinPath(staging, "config.json"), {
-      ...float32Config(model.json, model.architecture.className),
+      ...float32Config(model.json, className),
       // Without these transformers.js looks for a quantised file in a page, and misses the weights beside the graph.
       "transformers.js_config": {
         dtype: dtypes[0] ?? "fp32",
@@ -42,7 +57,7 @@ export async function writeTransformersJsFolder(
       },
     });
     const title = folder.split("/").at(-1) ?? folder;
-    const card = modelCard({ ...options, title, library: "transformers.js" });
+    const card = modelCard({ ...options, title, library: "transformers.js", task: model.task });
     await storage.write(joinPath(staging, "README.md"), card);
   });
 }
@@ -60,5 +75,22 @@ async function writeTokenizerConfig(storage: Storage, folder: string): Promise<v
     clean_up_tokenization_spaces: false,
     ...config,
     ...(template === undefined ? {} : { chat_template: template }),
+  });
+}
+
+/** A model that reads images needs to have said how they are scaled; what it was trained with here where no file says. */
+async function writePreprocessor(storage: Storage, folder: string, { reads }: PretrainedModel): Promise<void> {
+  const path = joinPath(folder, "preprocessor_config.json");
+  if (reads.imageSize === 0 || (await storage.sizeBytes(path)) !== undefined) return;
+  await writeJson(storage, path, {
+    image_processor_type: "ViTImageProcessor",
+    do_resize: true,
+    size: { height: reads.imageSize, width: reads.imageSize },
+    resample: 2,
+    do_rescale: true,
+    rescale_factor: 1 / 255,
+    do_normalize: true,
+    image_mean: [0.5, 0.5, 0.5],
+    image_std: [0.5, 0.5, 0.5],
   });
 }

@@ -71,3 +71,29 @@ function questionOf({ inputIds, trained, line }: TokenizedExample): Question | u
   if (start <= 1) return undefined;
   return { line, prompt: [...inputIds.subarray(0, start)], answer: [...inputIds.subarray(start, end)] };
 }
+
+/** Exact match of an encoder–decoder: what it makes of each source, greedily, compared as text with the target. */
+export async function exactTargets(
+  tokenizer: TextTokenizer,
+  examples: readonly TokenizedExample[],
+  generateBatch: (sources: readonly Int32Array[], maxNewTokens: number) => Promise<readonly (readonly number[])[]>,
+  options: { readonly batchSize?: number; readonly onProgress?: (done: number, total: number) => void } = {},
+): Promise<ExactMatch> {
+  const { batchSize = 32, onProgress } = options;
+  const sorted = examples.toSorted((a, b) => a.inputIds.length - b.inputIds.length);
+  const answers: Answer[] = [];
+  for (let i = 0; i < sorted.length; i += batchSize) {
+    const batch = sorted.slice(i, i + batchSize);
+    const targets = batch.map(({ against }) => [...(against?.[0]?.inputIds ?? [])]);
+    const longest = Math.max(...targets.map(({ length }) => length));
+    const sources = batch.map(({ inputIds }) => inputIds);
+    for (const [j, ids] of (await generateBatch(sources, Math.ceil(1.2 * longest) + 4)).entries()) {
+      const expected = tokenizer.decode(targets[j] ?? [], { skipSpecialTokens: true }).trim();
+      const given = tokenizer.decode(ids, { skipSpecialTokens: true }).trim();
+      answers.push({ line: batch[j]?.line ?? 0, expected, given, matches: given === expected });
+    }
+    onProgress?.(answers.length, sorted.length);
+  }
+  answers.sort((a, b) => a.line - b.line);
+  return { matches: answers.filter(({ matches }) => matches).length, total: answers.length, skipped: 0, answers };
+}

@@ -6,3 +6,4 @@ export * from "./decoder.ts";
 export * from "./evaluate.ts";
 export * from "./generate.ts";
 export * from "./sample.ts";
+export * from "./target.ts";

@@ -1,6 +1,7 @@
 import { assert, nearest, TuneError } from "../errors.ts";
 import type { LazyTensor, Tensor } from "../graph/index.ts";
 import { type JsonObject, parseJsonObject } from "./json.ts";
+import { peftTaskType } from "./peft-task.ts";
 import { pickleRefused } from "./pickle.ts";
 import { type Problem, throwProblems } from "./problems.ts";
 import { type NamedTensor, openSafetensors, writeSafetensors } from "./safetensors.ts";
@@ -94,10 +95,18 @@ export async function writePeftAdapter(
     readonly layout: PeftLayout;
     readonly tensors: AdapterTensors<Tensor | LazyTensor>;
     readonly whole?: PeftWholeWeights<Tensor | LazyTensor>;
+    /** What the model is made for, in our words; what the config says unless given. */
+    readonly task?: string;
+    /** Further files, by name. */
+    readonly beside?: Readonly<Record<string, JsonObject>>;
   },
 ): Promise<void> {
-  const { layout, tensors, whole } = adapter;
-  const config = { ...adapter.config, ...(whole ? wholeConfig(whole) : {}) };
+  const { layout, tensors, whole, beside = {} } = adapter;
+  const config: JsonObject = {
+    ...adapter.config,
+    ...(adapter.task === undefined ? {} : { task_type: peftTaskType(adapter.task) }),
+    ...(whole ? wholeConfig(whole) : {}),
+  };
   assert(config["peft_type"] === layout.type, `a ${config["peft_type"]} config with the layout of ${layout.type}`);
   const entries: NamedTensor[] = [];
   for (const [module, parts] of tensors) {
@@ -116,6 +125,8 @@ export async function writePeftAdapter(
   await writeFolder(storage, folder, async (staging) => {
     await storage.write(joinPath(staging, configFile), JSON.stringify(sorted, null, 2));
     await writeSafetensors(storage, joinPath(staging, weightsFile), entries);
+    for (const [name, content] of Object.entries(beside))
+      await storage.write(joinPath(staging, name), `${JSON.stringify(content, null, 2)}\n`);
   });
 }
 
@@ -241,17 +252,20 @@ function sortTensors(
     if (lacking.length > 0)
       bad(`${module} has no ${lacking.join(" and no ")}.`, "save the adapter again; it is incomplete");
   }
-  for (const saved of settings.modules) {
-    if (![...whole.keys()].some((name) => isInModule(name, saved)))
+  const held = settings.modules.filter((saved) => [...whole.keys()].some((name) => isInModule(name, saved)));
+  for (const saved of settings.modules.filter((module) => !held.includes(module))) {
+    if (!headNames.includes(saved) || !held.some((module) => headNames.includes(module)))
       bad(`modules_to_save names ${saved}, but there is no tensor of it.`, "save the adapter again; it is incomplete");
   }
   if (tensors.size === 0) bad("it holds no tensor.", "save the adapter again; it is empty");
   throwProblems(problems, at);
-  return { tensors: modules, whole: { ...settings, tensors: whole } };
+  return { tensors: modules, whole: { ...settings, modules: held, tensors: whole } };
 }
 
 /** Embeddings and output layers, which PEFT saves whole of its own accord (`save_embedding_layers`). */
 const embeddings = /(^|\.)(embed_tokens|lm_head|wte|embed_in|embed_out|word_embeddings|shared)\.(weight|bias)$/;
+/** For classifiers PEFT names both of these, of which a model has one. */
+const headNames: readonly string[] = ["classifier", "score"];
 
 /**
  * The base model's name of a tensor that was trained whole; undefined for any other tensor. Older versions of PEFT left

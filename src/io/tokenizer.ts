@@ -24,6 +24,8 @@ export interface TextTokenizer {
    * @throws {TuneError} `text-not-encodable` when the vocabulary lacks a piece and has no unknown token.
    */
   encode(text: string, options?: { readonly addSpecialTokens?: boolean }): number[];
+  /** The token ids of a text, or of two, with what the model expects around them, and which text each belongs to. */
+  encodeTyped(text: string, second?: string): { readonly ids: number[]; readonly typeIds: number[] };
   /** The text of token ids; ids outside the vocabulary are dropped. `skipSpecialTokens` is false by default. */
   decode(ids: ArrayLike<number>, options?: { readonly skipSpecialTokens?: boolean }): string;
   /** A token as the vocabulary spells it; undefined for an id that it lacks. */
@@ -45,7 +47,10 @@ export interface TokenizerFiles {
 /** The part of the library used here: its declarations do not resolve under Node's module rules. */
 interface LibraryTokenizer {
   readonly model: { readonly vocab: readonly (string | undefined)[] };
-  encode(text: string, options: { add_special_tokens: boolean }): { ids: (number | undefined)[]; tokens: string[] };
+  encode(
+    text: string,
+    options: { add_special_tokens: boolean; text_pair?: string; return_token_type_ids?: boolean },
+  ): { ids: (number | undefined)[]; tokens: string[]; token_type_ids?: number[] };
   decode(ids: number[], options: { skip_special_tokens: boolean; clean_up_tokenization_spaces: boolean }): string;
   token_to_id(token: string): number | undefined;
   id_to_token(id: number): string | undefined;
@@ -122,6 +127,16 @@ export function createTokenizer(files: TokenizerFiles, at = "tokenizer"): TextTo
   const cleanUp = config["clean_up_tokenization_spaces"] === true;
   const vocabSize = library.model.vocab.length;
 
+  const known = ({ ids, tokens }: { ids: (number | undefined)[]; tokens: string[] }): number[] =>
+    ids.map((id, i) => {
+      if (Number.isSafeInteger(id)) return Number(id);
+      if (id !== undefined) throw malformedTokenizer(at, `it numbers a token ${String(id)}`);
+      throw new TuneError("text-not-encodable", `The vocabulary has no token for "${tokens[i]}".`, {
+        at,
+        fix: "remove it from the text, or use a model whose tokenizer has an unknown token or byte fallback",
+      });
+    });
+
   return {
     vocabSize,
     bosId: idFor("bos") ?? listedIds("bos")[0],
@@ -133,16 +148,12 @@ export function createTokenizer(files: TokenizerFiles, at = "tokenizer"): TextTo
       ...templatesIn(config, joinPath(at, "tokenizer_config.json")),
       ...(files.chatTemplates ?? new Map<string, string>()),
     ]),
-    encode: (text, options = {}) => {
-      const { ids, tokens } = library.encode(text, { add_special_tokens: options.addSpecialTokens ?? true });
-      return ids.map((id, i) => {
-        if (Number.isSafeInteger(id)) return Number(id);
-        if (id !== undefined) throw malformedTokenizer(at, `it numbers a token ${String(id)}`);
-        throw new TuneError("text-not-encodable", `The vocabulary has no token for "${tokens[i]}".`, {
-          at,
-          fix: "remove it from the text, or use a model whose tokenizer has an unknown token or byte fallback",
-        });
-      });
+    encode: (text, options = {}) =>
+      known(library.encode(text, { add_special_tokens: options.addSpecialTokens ?? true })),
+    encodeTyped: (text, second) => {
+      const pair = second === undefined ? {} : { text_pair: second };
+      const encoded = library.encode(text, { add_special_tokens: true, return_token_type_ids: true, ...pair });
+      return { ids: known(encoded), typeIds: encoded.token_type_ids ?? encoded.ids.map(() => 0) };
     },
     decode: (ids, options = {}) => {
       const known = Array.from(ids).filter((id) => library.id_to_token(id) !== undefined);

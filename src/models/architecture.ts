@@ -155,6 +155,8 @@ export interface Family<Config = unknown> {
   readonly modelType: string;
   /** Tensors that files may hold and nobody needs (buffers of old versions). */
   readonly ignored: RegExp;
+  /** Whether transformers has classes for it; true unless given. */
+  readonly inTransformers?: boolean;
   /** What adapters attach to unless told otherwise: the last part of module names, as PEFT's defaults. */
   readonly defaultTargets: readonly string[];
   /** Check and translate `config.json`. @throws {TuneError} `bad-config` naming every field that cannot be used. */

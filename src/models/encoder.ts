@@ -35,6 +35,8 @@ export interface Encoder<Config> {
   /** The module that holds the trunk in models with a head: `bert`. */
   readonly prefix: string;
   readonly ignored: RegExp;
+  /** Whether transformers has classes for it; true unless given. */
+  readonly inTransformers?: boolean;
   readonly defaultTargets: readonly string[];
   readonly configure: (json: ConfigJson) => Config;
   readonly sizes: (config: Config) => ModelSizes;
@@ -54,7 +56,17 @@ export interface Encoder<Config> {
 
 /** A family of encoders as a family of models. */
 export function encoderFamily<Config>(encoder: Encoder<Config>): Family<Config> {
-  const { modelType, ignored, defaultTargets, configure, sizes, reads, prefix, embedding } = encoder;
+  const {
+    modelType,
+    ignored,
+    inTransformers = true,
+    defaultTargets,
+    configure,
+    sizes,
+    reads,
+    prefix,
+    embedding,
+  } = encoder;
   const inTrunk = (name: string): string => `${prefix}.${name}`;
   const heads = Object.entries(encoder.heads).map(([task, head]): Form<Config> => {
     const encode = (config: Config, weights: Weights, rows: Dim): Encoded =>
@@ -96,6 +108,7 @@ export function encoderFamily<Config>(encoder: Encoder<Config>): Family<Config> 
   return {
     modelType,
     ignored,
+    inTransformers,
     defaultTargets,
     configure,
     sizes,

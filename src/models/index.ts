@@ -23,6 +23,13 @@ export { type ConfigJson, untied } from "./config.ts";
 export type { GgufForm, GgufPart } from "./gguf.ts";
 export type { Fed, InputForm, Numbers } from "./inputs.ts";
 export { checkLabels, type Labels, labelConfig, labelNumber, namedLabels } from "./labels.ts";
-export { assembleModel, type ModelChoice, openModel, type PretrainedModel, tensorsOf } from "./model.ts";
+export {
+  assembleModel,
+  type ModelChoice,
+  type OpenChoice,
+  openModel,
+  type PretrainedModel,
+  tensorsOf,
+} from "./model.ts";
 export type { DecodeRecipe, LayerRecipe, LinearRecipe, NormRecipe, RopeRecipe } from "./recipe.ts";
 export { findArchitecture, supportedModelTypes } from "./table.ts";

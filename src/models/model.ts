@@ -80,6 +80,11 @@ export interface PretrainedModel {
   withTensors(files: ReadonlyMap<string, LazyTensor>, json: ConfigJson): PretrainedModel;
 }
 
+/** What a model is made for, where its files leave it open; labels may depend on the task. */
+export interface OpenChoice extends Omit<ModelChoice, "labels"> {
+  readonly labels?: Labels | ((task: TaskName) => Promise<Labels | undefined>);
+}
+
 /** What a model is made for, where its files leave it open. */
 export interface ModelChoice {
   /** What `config.json` says unless given. */
@@ -97,7 +102,7 @@ export interface ModelChoice {
  * @throws {TuneError} `unknown-architecture`, `unknown-task`, `bad-config`, `weights-mismatch` (every missing and
  * misshapen tensor at once), `label-mismatch`, `labels-needed`, and what reading the files throws.
  */
-export async function openModel(storage: Storage, folder: string, choice: ModelChoice = {}): Promise<PretrainedModel> {
+export async function openModel(storage: Storage, folder: string, options: OpenChoice = {}): Promise<PretrainedModel> {
   const config = await readJsonObject(storage, joinPath(folder, "config.json"));
   const architecture = await findArchitecture(config, folder);
   const beside = await storage.list(folder);
@@ -105,6 +110,10 @@ export async function openModel(storage: Storage, folder: string, choice: ModelC
   const json = beside.includes(preprocessor)
     ? { ...config, preprocessor: await readJsonObject(storage, joinPath(folder, preprocessor)) }
     : config;
+  const { labels: named, ...rest } = options;
+  const task = chooseForm(architecture, { json, folder, ...rest }).task;
+  const labels = typeof named === "function" ? await named(task) : named;
+  const choice: ModelChoice = { ...rest, task, ...(labels ? { labels } : {}) };
   if (!beside.includes(packedFileName)) {
     return assembleModel({ folder, json, architecture, files: await openModelWeights(storage, folder), ...choice });
   }
@@ -125,7 +134,7 @@ export interface ModelParts extends ModelChoice {
 /** Every tensor that a model of a `config.json` holds. */
 export function tensorsOf(family: Family, json: ConfigJson, choice: ModelChoice = {}): readonly TensorSpec[] {
   const config = family.configure(json);
-  const form = chooseForm(family, { folder: "config.json", json, architecture: family, files: new Map(), ...choice });
+  const form = chooseForm(family, { folder: "config.json", json, ...choice });
   const labels = form.task === "regression" ? 1 : (choice.labels ?? namedLabels(json) ?? []).length;
   return [...form.tensors(config), ...(form.head?.tensors(config, labels) ?? [])];
 }
@@ -189,7 +198,7 @@ export function assembleModel(parts: ModelParts): PretrainedModel {
  * What a family's model is made for: the task that is asked for, the class that `config.json` names, or the family's
  * first.
  */
-function chooseForm(family: Family, { task, json, folder }: ModelParts): Form {
+function chooseForm(family: Family, { task, json, folder }: Pick<ModelParts, "task" | "json" | "folder">): Form {
   const named = Array.isArray(json["architectures"]) ? String(json["architectures"][0]) : "";
   const ofClass = family.forms.filter(({ className }) => className === named);
   const scores = json["problem_type"] === "regression" || namedLabels(json)?.length === 1;

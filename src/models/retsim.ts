@@ -55,7 +55,8 @@ export const retsim: Encoder<RetsimConfig> = {
   modelType: "retsim",
   className: "RETSim",
   prefix: "retsim",
-  ignored: /$^/,
+  ignored: /^metric_embedding\./,
+  inTransformers: false,
   defaultTargets: ["proj1", "proj2"],
 
   configure: (json) => {
@@ -115,7 +116,11 @@ export const retsim: Encoder<RetsimConfig> = {
   heads: sequenceHeads({
     module: "classifier",
     tensors: ({ hiddenSize }, labels) => linearTensors("classifier", labels, hiddenSize),
-    logits: (config, weights, encoded) => dense(weights, "classifier", pooled(config, encoded), { bias: true }),
+    logits: (config, weights, encoded) => {
+      // Pooled features are in the hundred thousands; a head reads them at unit root mean square.
+      const features = inScope("classifier", () => unitSquares(pooled(config, encoded), config.normEpsilon));
+      return dense(weights, "classifier", features, { bias: true });
+    },
   }),
 
   embedding: {
@@ -169,10 +174,7 @@ function gatedUnit(
   rows: Dim,
   inputIds: Value,
 ): Value {
-  const normed = inScope(`${unit}.norm`, () => {
-    const inverse = reciprocal(sqrt(add(reduceMean(mul(x, x), [1]), normEpsilon)));
-    return mul(mul(x, inverse), weights(`${unit}.norm.scale`));
-  });
+  const normed = inScope(`${unit}.norm`, () => mul(unitSquares(x, normEpsilon), weights(`${unit}.norm.scale`)));
   const projected = dense(weights, `${unit}.proj1`, normed, { bias: true });
   const mixed = inScope(unit, () => {
     const [gate, value, base] = split(swish(projected), [hiddenSize, hiddenSize, sharedSize], 1) as unknown as [
@@ -193,6 +195,11 @@ function gatedUnit(
     return mul(gate, reshape(attended, [-1, hiddenSize]));
   });
   return add(x, dense(weights, `${unit}.proj2`, mixed, { bias: true }));
+}
+
+/** x / √(mean x² + epsilon) over the last axis of x [rows, size]. */
+function unitSquares(x: Value, epsilon: number): Value {
+  return mul(x, reciprocal(sqrt(add(reduceMean(mul(x, x), [1]), epsilon))));
 }
 
 /** Rotated a against rotated b: what depends on how far two places are apart, [length, length]. */

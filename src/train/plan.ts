@@ -4,7 +4,7 @@ import { type Machine, runSeconds } from "../plan/cost.ts";
 import { type Footprint, footprint, type PlannedProgram } from "../plan/footprint.ts";
 import { bytesOfValue, type Symbols } from "../plan/memory.ts";
 import { kernelsOf } from "../runtime/provider.ts";
-import { batchesByLength, sequencesOf, type TokenizedExample, tokensOf } from "./data/index.ts";
+import { batchesByLength, layoutOf, sequencesOf, type TokenizedExample, tokensOf } from "./data/index.ts";
 import { memoryChoices } from "./memory.ts";
 import { scheduleOf } from "./method-schedule.ts";
 import { chooseObjective } from "./objectives/index.ts";
@@ -69,7 +69,7 @@ export function planRun(options: PlanOptions, { machine, processBytes }: PlanSit
   const { steps, updatesPerEpoch, schedule: whole } = timetableOf(options.mixture ?? some, settings);
   const { schedule } = timetableOf(some, settings);
   scheduleOf(options.choice, graphs.attached.trainables, steps); // refuses options that do not fit the run
-  const layout = { padId: options.padId, hiddenSize: model.sizes.hiddenSize };
+  const layout = layoutOf(model, options.padId);
   const batches = Array.from({ length: schedule.batchesPerEpoch }, (_, i) => {
     const { indices } = schedule.at(i);
     return indices.map((index) => options.train[index] as TokenizedExample); // indices of examples

@@ -11,6 +11,7 @@ import {
   type BatchSchedule,
   batchesByLength,
   type ExampleStore,
+  layoutOf,
   type Share,
   storeOf,
   type TokenizedExample,
@@ -135,7 +136,7 @@ async function trainAlone(options: RunOptions): Promise<RunResult> {
   const { schedule, updatesPerEpoch, steps } = timetableOf(mixture, settings);
   const warmupSteps = settings.warmup < 1 ? Math.ceil(settings.warmup * steps) : settings.warmup;
   const rate = { peak: settings.learningRate, schedule: settings.schedule, warmupSteps, totalSteps: steps };
-  const layout = { padId: options.padId, hiddenSize: options.model.sizes.hiddenSize };
+  const layout = layoutOf(options.model, options.padId);
   const validation = batchesByLength(options.validation, objective.objective.batch, { batchSize, ...layout });
 
   const trainer = await openTrainer(device, model, {
@@ -282,7 +283,7 @@ async function updateBatches(
   const rows = Array.from({ length: last - first }, (_, i) =>
     examples.at(schedule.at(epoch * schedule.batchesPerEpoch + first + i).indices),
   );
-  return (await Promise.all(rows)).map((some) => objective.batch(some, { padId, hiddenSize: model.sizes.hiddenSize }));
+  return (await Promise.all(rows)).map((some) => objective.batch(some, layoutOf(model, padId)));
 }
 
 /** Absent where there are none. */

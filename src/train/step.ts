@@ -87,7 +87,7 @@ export interface TrainingGraphs {
 }
 
 /** The sizes at which what to keep and what to recompute is weighed: one row of 512 tokens, all of them labels. */
-const nominal: Symbols = { batch: 1, block: 128, chunk: 32 };
+const nominal: Symbols = { batch: 1, seq: 128, pairs: 1, target: 64, block: 128, chunk: 32 };
 
 /**
  * Build the training step of a model as graphs: forward, loss, backward, clipping by global norm and the optimiser.

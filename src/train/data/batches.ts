@@ -1,6 +1,6 @@
 import { assert } from "../../errors.ts";
 import { type Tensor, tensor } from "../../graph/index.ts";
-import { attentionBlocks, targetMultiple } from "../../models/index.ts";
+import { attentionBlocks, type InputForm, type PretrainedModel, targetMultiple } from "../../models/index.ts";
 import { packRows } from "./packing.ts";
 import { tokensOf } from "./store.ts";
 import type { Sequence, TokenizedExample } from "./tokenize.ts";
@@ -41,6 +41,13 @@ export interface LayoutOptions {
   readonly padId: number;
   /** The model's hidden size, to pack several examples into a row where that is less work; without it, one a row. */
   readonly hiddenSize?: number;
+  /** How the model is fed, where it does not continue texts. */
+  readonly feed?: InputForm["feed"];
+}
+
+/** How batches of a model are laid out. */
+export function layoutOf({ sizes, reads }: PretrainedModel, padId: number): LayoutOptions {
+  return { padId, hiddenSize: sizes.hiddenSize, feed: reads.feed };
 }
 
 /**

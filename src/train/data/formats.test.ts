@@ -3,7 +3,7 @@ import { beforeAll, describe, expect, it } from "vitest";
 import { loadTokenizer, type TextTokenizer } from "../../io/tokenizer.ts";
 import { nodeStorage } from "../../runtime/node-storage.ts";
 import type { EncodedRow } from "./encode.ts";
-import { inspectKeys } from "./formats.ts";
+import { dataFormats, inspectKeys } from "./formats.ts";
 
 const folder = fileURLToPath(new URL("../../../assets/quickstart/model", import.meta.url));
 
@@ -13,7 +13,7 @@ describe("formats of other tools", () => {
     tokenizer = await loadTokenizer(nodeStorage, folder);
   });
   const encode = (value: Record<string, unknown>, with_: TextTokenizer = tokenizer): EncodedRow => {
-    const { format, problems } = inspectKeys([{ line: 1, value: value as never }]);
+    const { format, problems } = inspectKeys([{ line: 1, value: value as never }], dataFormats);
     expect(problems).toEqual([]);
     const problem = format?.check(value as never);
     if (problem !== undefined || !format) throw new Error(problem ?? "no format");

@@ -1,6 +1,6 @@
 import { TuneError } from "../../errors.ts";
 import { alpaca } from "./formats/alpaca.ts";
-import type { DataFormat, DataRow } from "./formats/format.ts";
+import type { DataFormat, DataRow, RowFormat } from "./formats/format.ts";
 import { messages } from "./formats/messages.ts";
 import { preference } from "./formats/preference.ts";
 import { promptCompletion } from "./formats/prompt-completion.ts";
@@ -9,7 +9,7 @@ import { text } from "./formats/text.ts";
 import type { LineProblem } from "./problems.ts";
 import { throwProblems } from "./problems.ts";
 
-export type { DataFormat, DataRow };
+export type { DataFormat, DataRow, RowFormat };
 
 /** Every format that training data may have. A new one is a record here; reading, training and help follow from it. */
 export const dataFormats: readonly DataFormat[] = [messages, promptCompletion, text, alpaca, shareGpt, preference];
@@ -18,9 +18,9 @@ export const dataFormats: readonly DataFormat[] = [messages, promptCompletion, t
 export const textFormat: DataFormat = text;
 
 /** What the keys of some rows say about their format. */
-export interface KeyReport {
+export interface KeyReport<Format extends RowFormat> {
   /** The format of most rows; undefined when no row has one. */
-  readonly format: DataFormat | undefined;
+  readonly format: Format | undefined;
   /** Keys that the format does not know, which are ignored. */
   readonly ignoredKeys: readonly string[];
   /** Rows of another format, or of none. */
@@ -30,11 +30,13 @@ export interface KeyReport {
 }
 
 /** Look at the keys of every row. */
-export function inspectKeys(rows: readonly DataRow[]): KeyReport {
-  const found = rows.map(({ value }) => formatsOf(value));
-  const countOf = (format: DataFormat): number =>
-    found.filter((fits) => fits.length === 1 && fits[0] === format).length;
-  const used = dataFormats.filter((format) => countOf(format) > 0).sort((a, b) => countOf(b) - countOf(a));
+export function inspectKeys<Format extends RowFormat>(
+  rows: readonly DataRow[],
+  formats: readonly Format[],
+): KeyReport<Format> {
+  const found = rows.map(({ value }) => formatsOf(value, formats));
+  const countOf = (format: Format): number => found.filter((fits) => fits.length === 1 && fits[0] === format).length;
+  const used = formats.filter((format) => countOf(format) > 0).sort((a, b) => countOf(b) - countOf(a));
   const format = used[0];
 
   const problems: LineProblem[] = [];
@@ -60,8 +62,8 @@ export function inspectKeys(rows: readonly DataRow[]): KeyReport {
 }
 
 /** Formats whose keys a row has; not those whose keys another of them knows as optional. */
-function formatsOf(value: DataRow["value"]): readonly DataFormat[] {
-  const fits = dataFormats.filter(({ keys }) => keys.every((key) => Object.hasOwn(value, key)));
+function formatsOf<Format extends RowFormat>(value: DataRow["value"], formats: readonly Format[]): readonly Format[] {
+  const fits = formats.filter(({ keys }) => keys.every((key) => Object.hasOwn(value, key)));
   return fits.filter(({ keys }) => !fits.some(({ optionalKeys }) => keys.every((key) => optionalKeys.includes(key))));
 }
 
@@ -72,19 +74,19 @@ function formatsOf(value: DataRow["value"]): readonly DataFormat[] {
  */
 export function detectFormat(rows: readonly DataRow[], at = "data"): DataFormat {
   if (rows.length === 0) throw emptyData(at);
-  const { format, problems, code } = inspectKeys(rows);
+  const { format, problems, code } = inspectKeys(rows, dataFormats);
   if (format !== undefined && problems.length === 0) return format;
   return throwProblems(code, problems, { at, fix: acceptedFormats() });
 }
 
 /** The formats as help for people who wrote something else. */
-export function acceptedFormats(): string {
-  return `write every row in one of these forms:\n${dataFormats.map(({ example }) => `    ${example}`).join("\n")}`;
+export function acceptedFormats(formats: readonly RowFormat[] = dataFormats): string {
+  return `write every row in one of these forms:\n${formats.map(({ example }) => `    ${example}`).join("\n")}`;
 }
 
 /** The error for data without a row. */
-export function emptyData(at: string): TuneError {
-  return new TuneError("empty-data", "There is no row in the data.", { at, fix: acceptedFormats() });
+export function emptyData(at: string, formats: readonly RowFormat[] = dataFormats): TuneError {
+  return new TuneError("empty-data", "There is no row in the data.", { at, fix: acceptedFormats(formats) });
 }
 
 function quoted(names: readonly string[]): string {

@@ -7,19 +7,21 @@ import {
   acceptedFormats,
   type DataFormat,
   type DataRow,
+  dataFormats,
   emptyData,
   inspectKeys,
   type KeyReport,
+  type RowFormat,
   textFormat,
 } from "./formats.ts";
 import { parquetRows } from "./parquet.ts";
 import { type LineProblem, throwProblems } from "./problems.ts";
 
 /** Rows of one format, checked. */
-export interface Dataset {
+export interface Dataset<Format extends RowFormat = DataFormat> {
   /** Where they came from, for messages. */
   readonly at: string;
-  readonly format: DataFormat;
+  readonly format: Format;
   readonly rows: readonly DataRow[];
   /** Keys that rows have and the format does not know: worth a word to the user. */
   readonly ignoredKeys: readonly string[];
@@ -38,28 +40,40 @@ export interface TextOptions {
  *   {@link parseJsonLines} and {@link parseDocuments} throw.
  */
 export async function readDataset(storage: Storage, path: string, options: TextOptions = {}): Promise<Dataset> {
-  const extension = /\.([a-z0-9]+)$/i.exec(path)?.[1]?.toLowerCase() ?? "";
-  const parse = Object.hasOwn(parsers, extension) ? parsers[extension] : undefined;
+  if (endingOf(path) === "txt") return parseDocuments(decodeText(await storage.read(path), path), path, options);
+  return readRows(storage, path, dataFormats);
+}
+
+/** Read rows of one of the formats given, from any file but plain text. @throws as {@link readDataset}. */
+export async function readRows<Format extends RowFormat>(
+  storage: Storage,
+  path: string,
+  formats: readonly Format[],
+): Promise<Dataset<Format>> {
+  const ending = endingOf(path);
+  const parse = Object.hasOwn(parsers, ending) ? parsers[ending] : undefined;
   if (parse === undefined) {
     throw new TuneError("unknown-data-file", `The ending of the file does not tell what it holds.`, {
       at: path,
-      fix: `use one of ${Object.keys(parsers)
-        .map((ending) => `.${ending}`)
-        .join(", ")}`,
+      fix: `use one of ${[...Object.keys(parsers), "txt"].map((name) => `.${name}`).join(", ")}`,
     });
   }
-  return parse(await storage.read(path), path, options);
+  return checkRows(await parse(await storage.read(path), path), path, formats);
 }
 
-type Parser = (bytes: Uint8Array, at: string, options: TextOptions) => Dataset | Promise<Dataset>;
+function endingOf(path: string): string {
+  return /\.([a-z0-9]+)$/i.exec(path)?.[1]?.toLowerCase() ?? "";
+}
 
-const jsonLines: Parser = (bytes, at) => parseJsonLines(decodeText(bytes, at), at);
-const table: Parser = async (bytes, at) => checkRows(await parseCsv(decodeText(bytes, at)), at);
+type Parser = (bytes: Uint8Array, at: string) => ParsedRows | Promise<ParsedRows>;
+
+const jsonLines: Parser = (bytes, at) => parseJson(decodeText(bytes, at));
+const table: Parser = (bytes, at) => parseCsv(decodeText(bytes, at));
 const parquet: Parser = async (bytes, at) => {
   const rows: DataRow[] = [];
   const read = async (start: number, end: number): Promise<Uint8Array> => bytes.subarray(start, end);
   for await (const group of parquetRows({ sizeBytes: bytes.length, read }, at)) rows.push(...group);
-  return checkRows({ rows, problems: [] }, at);
+  return { rows, problems: [] };
 };
 
 /** By the ending of a file's name. */
@@ -70,7 +84,6 @@ const parsers: Readonly<Record<string, Parser>> = {
   csv: table,
   tsv: table,
   parquet,
-  txt: (bytes, at, options) => parseDocuments(decodeText(bytes, at), at, options),
 };
 
 /**
@@ -79,20 +92,31 @@ const parsers: Readonly<Record<string, Parser>> = {
  *   lines that are not JSON objects, rows of another format, fields that are missing, empty or of the wrong type.
  */
 export function parseJsonLines(text: string, at = "data"): Dataset {
-  return checkRows(parseList(text) ?? parseLines(text), at);
+  return checkRows(parseJson(text), at, dataFormats);
+}
+
+function parseJson(text: string): ParsedRows {
+  return parseList(text) ?? parseLines(text);
 }
 
 /** Hold rows against their format. @throws as {@link parseJsonLines}. */
-function checkRows(parsed: ParsedRows, at: string): Dataset {
-  if (parsed.rows.length === 0 && parsed.problems.length === 0) throw emptyData(at);
-  const { format, rows, ignoredKeys, problems, code } = inspectRows(parsed);
+export function checkRows<Format extends RowFormat>(
+  parsed: ParsedRows,
+  at: string,
+  formats: readonly Format[],
+): Dataset<Format> {
+  if (parsed.rows.length === 0 && parsed.problems.length === 0) throw emptyData(at, formats);
+  const { format, rows, ignoredKeys, problems, code } = inspectRows(parsed, formats);
   if (format !== undefined && problems.length === 0) return { at, format, rows, ignoredKeys };
-  return throwProblems(code, problems, { at, fix: acceptedFormats() });
+  return throwProblems(code, problems, { at, fix: acceptedFormats(formats) });
 }
 
 /** Rows held against the format of most of them, with everything that is wrong with them. */
-export function inspectRows({ rows, problems: badLines }: ParsedRows): KeyReport & Pick<ParsedRows, "rows"> {
-  const { format, ignoredKeys, problems: badKeys, code } = inspectKeys(rows);
+export function inspectRows<Format extends RowFormat>(
+  { rows, problems: badLines }: ParsedRows,
+  formats: readonly Format[],
+): KeyReport<Format> & Pick<ParsedRows, "rows"> {
+  const { format, ignoredKeys, problems: badKeys, code } = inspectKeys(rows, formats);
   const strangers = new Set(badKeys.map(({ line }) => line));
   const badFields: LineProblem[] = [];
   for (const { line, value } of rows) {

@@ -1,5 +1,6 @@
 import { TuneError } from "../../errors.ts";
 import { createRng } from "../../linalg/index.ts";
+import type { RowFormat } from "./formats.ts";
 import type { Dataset } from "./read.ts";
 
 /** How much to hold out. */
@@ -16,10 +17,10 @@ export interface SplitOptions {
  * @throws {TuneError} `bad-option` for a negative or fractional number of rows; `split-impossible` when a part would be
  *   empty.
  */
-export function splitDataset(
-  dataset: Dataset,
+export function splitDataset<Format extends RowFormat>(
+  dataset: Dataset<Format>,
   { validation, seed }: SplitOptions,
-): { readonly train: Dataset; readonly validation: Dataset } {
+): { readonly train: Dataset<Format>; readonly validation: Dataset<Format> } {
   const { rows, format } = dataset;
   if (!(validation >= 0) || (validation >= 1 && !Number.isInteger(validation))) {
     throw new TuneError("bad-option", `The validation share is ${validation}.`, {

@@ -156,6 +156,7 @@ function createHasher(): { add(example: TokenizedExample): Promise<void>; digest
         words.push(-inputIds.length);
         for (let i = 0; i < inputIds.length; i++) words.push(((inputIds[i] ?? 0) << 1) | (trained[i] ?? 0));
       }
+      words.push(...new Int32Array(Float32Array.from(example.answers ?? []).buffer));
       if (words.length >= hashedWords) await close();
     },
     digest: async () => {

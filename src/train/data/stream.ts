@@ -1,7 +1,7 @@
 import { TuneError } from "../../errors.ts";
 import type { Storage } from "../../io/storage.ts";
 import type { TextTokenizer } from "../../io/tokenizer.ts";
-import { acceptedFormats, type DataFormat, emptyData } from "./formats.ts";
+import { acceptedFormats, type DataFormat, dataFormats, emptyData } from "./formats.ts";
 import type { Share } from "./order.ts";
 import { streamedEndings } from "./pieces.ts";
 import { type LineProblem, throwProblems } from "./problems.ts";
@@ -104,7 +104,7 @@ export async function streamDataset(
     let code = "malformed-data";
     let count = 0;
     for await (const piece of pieces(storage, path)) {
-      const found = inspectRows(piece);
+      const found = inspectRows(piece, dataFormats);
       if (found.format !== undefined) own ??= found.format;
       if (found.problems.length > 0) code = found.code;
       if (found.format !== undefined && own !== found.format) {

@@ -11,18 +11,26 @@ export interface Sequence {
   readonly inputIds: Int32Array;
   /** [seq]: 1 where the token is a label, learnt from the tokens before it. The first is always 0. */
   readonly trained: Uint8Array;
+  /** [seq]: 0 for tokens of a first text, 1 for those of a second, where a row has two. */
+  readonly typeIds?: Uint8Array;
 }
 
 /** What to train on: a sequence by itself, or held against others. */
 export interface TokenizedExample extends Sequence {
-  /** What it is preferred to, where the data holds preferences: the rejected answer to the same prompt. */
+  /** What it is preferred to, or goes with: the rejected answer, the similar text, the text that it becomes. */
   readonly against?: readonly Sequence[];
+  /** What is to be said of it: the number of its label, a score, or a label for every token (−1 for none). */
+  readonly answers?: readonly number[];
   /** Line of the data where its row stands. */
   readonly line: number;
 }
 
-/** What the rows of some data become: `sequence`, or `pair` for one sequence against another. */
-export type ExampleKind = "sequence" | "pair";
+/**
+ * What the rows of some data become: a `sequence` to continue, a `pair` of a preferred one and another; and for other
+ * tasks than continuing texts, something with a `label`, with a `score`, with `tags` on its tokens, `texts` that go
+ * together, `scored-texts`, or a text and its `target`.
+ */
+export type ExampleKind = "sequence" | "pair" | "label" | "score" | "tags" | "texts" | "scored-texts" | "target";
 
 /** Something that happened to rows and that a user should hear of, without its being an error. */
 export interface DataWarning {

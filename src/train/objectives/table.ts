@@ -2,13 +2,29 @@ import { nearest, TuneError } from "../../errors.ts";
 import { type Fields, resolveFields } from "../../fields.ts";
 import type { ExampleKind } from "../data/index.ts";
 import { causalLm } from "./causal-lm.ts";
+import { classification } from "./classification.ts";
+import { contrastive } from "./contrastive.ts";
+import { cosine } from "./cosine.ts";
 import { dpo } from "./dpo.ts";
 import { ipo } from "./ipo.ts";
 import type { Objective } from "./objective.ts";
+import { regression } from "./regression.ts";
+import { seq2seqLm } from "./seq2seq-lm.ts";
+import { tokenClassification } from "./token-classification.ts";
 
 // An objective's config is its own; here objectives are only asked for what each has, with the config they resolved.
 type AnyObjective = Objective<ObjectiveConfig>;
-const all = [causalLm, dpo, ipo] as unknown as readonly AnyObjective[]; // see above
+const all = [
+  causalLm,
+  dpo,
+  ipo,
+  classification,
+  regression,
+  tokenClassification,
+  contrastive,
+  cosine,
+  seq2seqLm,
+] as unknown as readonly AnyObjective[]; // see above
 
 /** Every objective by name; the first that learns from a kind of example is that kind's own. */
 export const objectives: ReadonlyMap<string, AnyObjective> = new Map(
@@ -56,4 +72,10 @@ export function chooseObjective(
 const kindWords: Readonly<Record<ExampleKind, string>> = {
   sequence: "texts with what is to be learnt in them",
   pair: "pairs of a chosen and a rejected answer",
+  label: "texts or images with a label",
+  score: "texts with a score",
+  tags: "texts with a tag on every word",
+  texts: "pairs of texts that go together",
+  "scored-texts": "pairs of texts with how alike they are",
+  target: "texts with what they become",
 };

@@ -9,8 +9,8 @@ export interface DataRow {
   readonly value: JsonObject;
 }
 
-/** A shape that training rows may have, recognised by its keys. */
-export interface DataFormat {
+/** A shape that rows may have, recognised by its keys. */
+export interface RowFormat {
   readonly name: string;
   /** What its rows become; sequences unless given. */
   readonly kind?: ExampleKind;
@@ -22,6 +22,10 @@ export interface DataFormat {
   readonly example: string;
   /** What is wrong with the fields of a row; undefined when it can be used. */
   check(row: JsonObject): string | undefined;
+}
+
+/** A shape of rows that continue a text. */
+export interface DataFormat extends RowFormat {
   /**
    * Get ready to turn rows that passed `check` into tokens.
    * @throws {TuneError} `no-chat-template`, `malformed-chat-template`; the function it returns throws

@@ -1,0 +1,98 @@
+import { graph, type Tensor, tensor, type Value } from "../graph/index.ts";
+import { type Adapter, attach, checkParameters } from "../methods/index.ts";
+import type { OpenGraph, PretrainedModel } from "../models/index.ts";
+import type { Device } from "../runtime/device.ts";
+import { compileGraph, type Program } from "../runtime/program.ts";
+
+/** How texts are turned into others. */
+export interface TargetOptions {
+  /** Fills rows up, and is what a decoder starts with. */
+  readonly padId: number;
+  readonly eosId: number | undefined;
+  readonly maxNewTokens: number;
+  readonly adapter?: Adapter;
+}
+
+/**
+ * What an encoder–decoder makes of texts side by side, greedily: the tokens of each up to its end. The source is read
+ * once; the decoder keeps its keys and values.
+ */
+export async function generateTarget(
+  device: Device,
+  model: PretrainedModel,
+  sources: readonly Int32Array[],
+  { padId, eosId, maxNewTokens, adapter }: TargetOptions,
+): Promise<readonly (readonly number[])[]> {
+  const { encoder_model: encoder, decoder_model_merged: decoder } = model.parts();
+  if (!encoder || !decoder) throw new Error(`a ${model.modelType} model has no encoder and decoder`);
+  // Modules of an adapter may be in either part, so that it attaches to both at once.
+  const plain = { ...encoder.outputs, ...decoder.outputs };
+  const { outputModule } = model.architecture;
+  const attached = adapter && attach(plain, { ...adapter, outputModule, training: false });
+  const reads: Record<string, string> = {};
+  if (attached && adapter) {
+    checkParameters(attached.trainables, adapter.parameters, model.folder);
+    for (const [name, values] of adapter.parameters) {
+      reads[name] = `target ${name}`;
+      await device.upload(`target ${name}`, values);
+    }
+  }
+  const outputs = attached?.outputs ?? plain;
+  const [reader, writer] = [await compile(encoder), await compile(decoder)];
+  try {
+    const { feeds } = model.reads.feed(
+      sources.map((inputIds) => ({ inputIds })),
+      padId,
+    );
+    const { last_hidden_state: states } = await run(reader, feeds);
+    const { heads, headDim } = model.sizes;
+    const count = sources.length;
+    const caches = decoder.inputs.filter(({ name }) => name.startsWith("past_key_values"));
+    let past = Object.fromEntries(
+      caches.map(({ name }) => [name, tensor("float32", [count, heads, 0, headDim], [])] as [string, Tensor]),
+    );
+    const written: number[][] = sources.map(() => []);
+    const done = sources.map(() => false);
+    let last = sources.map(() => padId);
+    for (let step = 0; step < maxNewTokens && done.includes(false); step++) {
+      const { logits, ...present } = await run(writer, {
+        ...past,
+        input_ids: tensor("int64", [count, 1], last),
+        encoder_hidden_states: states as Tensor, // an output of every encoder
+        encoder_attention_mask: feeds["attention_mask"] as Tensor, // as token ids are fed
+      });
+      past = Object.fromEntries(
+        Object.entries(present).map(([name, values]) => [name.replace("present", "past_key_values"), values]),
+      );
+      const scores = (logits as Tensor).data as Float32Array;
+      const size = scores.length / count;
+      last = sources.map((_, i) => {
+        const row = scores.subarray(i * size, (i + 1) * size);
+        return row.indexOf(row.reduce((best, score) => Math.max(best, score), Number.NEGATIVE_INFINITY));
+      });
+      for (const [i, id] of last.entries()) {
+        if (id === eosId) done[i] = true;
+        else if (!done[i]) written[i]?.push(id);
+      }
+    }
+    return written;
+  } finally {
+    await reader.release();
+    await writer.release();
+    await device.discard(Object.values(reads));
+  }
+
+  function compile({ inputs, outputs: own }: OpenGraph): Promise<Program> {
+    const named = Object.keys(own).map((name): [string, Value] => [name, outputs[name] as Value]); // each of these
+    return compileGraph(device, graph({ inputs, outputs: new Map(named) }));
+  }
+
+  function run(program: Program, feeds: Readonly<Record<string, Tensor>>): Promise<Readonly<Record<string, Tensor>>> {
+    const taken = new Set(program.graph.inputs.map(({ name }) => name));
+    const own = new Set(program.graph.parameters.map(({ name }) => name));
+    return program.run({
+      feeds: Object.fromEntries(Object.entries(feeds).filter(([name]) => taken.has(name))),
+      reads: Object.fromEntries(Object.entries(reads).filter(([name]) => own.has(name))),
+    });
+  }
+}
