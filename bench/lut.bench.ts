@@ -2,7 +2,7 @@
  * Products with packed matrices and whole-model decoding, against ONNX Runtime and llama.cpp: npm run bench:lut.
  *
  * Every contender's result is checked first; then all are timed in turn, round after round, in one process. A product's
- * time holds everything: tables, look-ups, flushes. `--rounds n`, `--threads 1,2`, `--only products|decode`.
+ * time holds everything: tables, look-ups, flushes. `--rounds n`, `--threads 1,2`, `--only ladder|products|decode`.
  */
 import { execFileSync } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
@@ -13,11 +13,12 @@ import { setFlagsFromString } from "node:v8";
 import * as ort from "onnxruntime-node";
 import { openPackedDecoder } from "../src/decode/index.ts";
 import { openDecoder } from "../src/generate/index.ts";
-import { matvec, type PackedMatrix } from "../src/io/packed/index.ts";
+import { dequantise, matvec, type PackedMatrix, planeScales } from "../src/io/packed/index.ts";
 import { createArena, type Views, viewsOf } from "../src/kernels/arena.ts";
-import { chooseBuild, type KernelBuild } from "../src/kernels/module.ts";
+import { chooseBuild, type KernelBuild, openKernels } from "../src/kernels/module.ts";
 import { type EntryBytes, layOutPacked, threadScratchBytes } from "../src/kernels/packed-product.ts";
 import { programBytes, type Step, step, writeProgram } from "../src/kernels/program.ts";
+import { blockTables, tile } from "../src/kernels/reference.ts";
 import { openTeam, type Team, teamBytes } from "../src/kernels/team.ts";
 import { createRng } from "../src/linalg/index.ts";
 import { openModel } from "../src/models/index.ts";
@@ -85,9 +86,9 @@ const coldBytes = 192e6;
 async function ours(
   matrix: PackedMatrix,
   x: Float32Array,
-  options: { build: KernelBuild; threads: number; entryBytes: EntryBytes; cold: boolean },
+  options: { build: KernelBuild; threads: number; entryBytes: EntryBytes; cold: boolean; rows?: number },
 ): Promise<Contender & { readonly team: Team; readonly views: Views; readonly planes: readonly [number, number] }> {
-  const { build, threads, entryBytes, cold } = options;
+  const { build, threads, entryBytes, cold, rows: count = 1 } = options;
   const arena = createArena();
   const control = arena.reserve(teamBytes);
   const copies = cold ? Math.ceil(coldBytes / matrix.planes.length) : 1;
@@ -101,18 +102,18 @@ async function ours(
   const [first] = placed as [(typeof placed)[number]]; // at least one
   const rows = arena.reserve(4);
   const at = arena.reserve(4 * x.length);
-  const y = arena.reserve(first.outputBytes);
+  const y = arena.reserve(count * first.outputBytes);
   const scratch = arena.reserve(threadScratchBytes * threads);
-  const tables = arena.reserve(Math.max(...placed.map((one) => one.scratchBytes(1))));
+  const tables = arena.reserve(Math.max(...placed.map((one) => one.scratchBytes(count))));
   const programs = placed.map(() => arena.reserve(512));
   const shared = threads > 1;
   const memory = arena.create({ shared });
   const views = viewsOf(memory);
   for (const one of placed) one.load(views, matrix);
-  views.words[rows.at / 4] = 1;
+  views.words[rows.at / 4] = count;
   views.floats.set(x, at.at / 4);
   const places = { rows: rows.at, tables, scratch: scratch.at };
-  let count = 0;
+  let length = 0;
   placed.forEach((one, i) => {
     const steps: Step[] = [
       ...one.tables({ at: at.at, rowBytes: 0, threadBytes: 0 }, places),
@@ -120,14 +121,15 @@ async function ours(
     ];
     if (programBytes(steps) > 512) throw new Error("a program is too long");
     writeProgram(views.words, programs[i]?.at ?? 0, steps);
-    count = steps.length;
+    length = steps.length;
   });
   const team = await openTeam(memory, control, nodePlatform.threads, { threads, build, shared });
   let turn = 0;
-  const once = (): void => team.run(programs[turn++ % copies] ?? tables, count);
+  const once = (): void => team.run(programs[turn++ % copies] ?? tables, length);
   once();
   const error = relativeError(views.floats.subarray(y.at / 4, y.at / 4 + matrix.rows), matvec(matrix, x));
-  const name = `Scion ${matrix.bits} bits, ${build}${entryBytes > 1 ? ", exact" : ""}${cold ? ", from memory" : ""}`;
+  const how = `${entryBytes > 1 ? ", exact" : ""}${cold ? ", from memory" : ""}`;
+  const name = `${count > 1 ? `${count} rows: ` : ""}Scion ${matrix.bits} bits, ${build}${how}`;
   const bytes = matrix.planes.length + matrix.scales.byteLength;
   return { name, bytes, error, once, close: () => team.close(), times: [], team, views, planes };
 }
@@ -145,7 +147,7 @@ async function theirs(
     intraOpNumThreads: threads,
     ...(lut ? { extra: { mlas: { use_lut_gemm: "1" } } } : {}),
   });
-  const feed = { x0: new ort.Tensor("float32", x, [1, x.length]) };
+  const feed = { x0: new ort.Tensor("float32", x, [product.rows ?? 1, product.inputs]) };
   const start = performance.now();
   const { y0 } = await session.run(feed);
   await session.run(feed);
@@ -200,6 +202,14 @@ function bandwidth(team: Team, views: Views, [from, to]: readonly [number, numbe
   return (to - from) / best / 1e6;
 }
 
+function printTable(contenders: readonly Contender[]): void {
+  console.log("| | median ms | least ms | error | MB |\n| --- | --- | --- | --- | --- |");
+  for (const { name, times, error, bytes } of contenders) {
+    const share = `${(100 * error).toFixed(3)} %`;
+    console.log(`| ${name} | ${ms(median(times))} | ${ms(least(times))} | ${share} | ${(bytes / 1e6).toFixed(2)} |`);
+  }
+}
+
 async function products(threads: number): Promise<void> {
   for (const outputs of [4096, 11008]) {
     const x = inputs(4096);
@@ -235,11 +245,7 @@ async function products(threads: number): Promise<void> {
       if (contender) contenders.push(contender);
     }
     await race(contenders, rounds);
-    console.log("| | median ms | least ms | error | MB |\n| --- | --- | --- | --- | --- |");
-    for (const { name, times, error, bytes } of contenders) {
-      const share = `${(100 * error).toFixed(3)} %`;
-      console.log(`| ${name} | ${ms(median(times))} | ${ms(least(times))} | ${share} | ${(bytes / 1e6).toFixed(2)} |`);
-    }
+    printTable(contenders);
     console.log(`memory gives ${speed.toFixed(1)} GB/s to ${threads} thread${threads > 1 ? "s" : ""}`);
     for (const { name, bytes, contender } of memory) {
       const used = bytes / least(contender.times) / 1e6;
@@ -247,6 +253,82 @@ async function products(threads: number): Promise<void> {
     }
     for (const contender of contenders) await contender.close();
   }
+}
+
+/** Rows of a prompt that go through a product together. */
+const prefillRows = 16;
+
+/** The rungs that lead to the kernel, and what a prompt's rows cost: 4096×4096 at 2 bits, one thread. */
+async function ladder(): Promise<void> {
+  const size = 4096;
+  const matrix = randomMatrix(size, size, 2, 2);
+  const x = inputs(size);
+  const expected = matvec(matrix, x);
+  const contenders: Contender[] = [];
+  const plain = (): Float32Array => plainProduct(matrix, x);
+  const add = (name: string, bytes: number, error: number, once: Contender["once"]): void => {
+    contenders.push({ name, bytes, error, once, close: () => undefined, times: [] });
+  };
+  add("look-ups in plain TypeScript", matrix.planes.length, relativeError(plain(), expected), () => void plain());
+  const weights = dequantise(matrix);
+  const arena = createArena();
+  const rows = arena.reserve(64);
+  const weight = arena.reserve(4 * size * size);
+  const [from, to] = [arena.reserve(4 * size * prefillRows), arena.reserve(4 * size * prefillRows)];
+  const kernelArgs = arena.reserve(256);
+  const memory = arena.create({ shared: false });
+  const views = viewsOf(memory);
+  views.floats.set(weights, weight.at / 4);
+  for (let row = 0; row < prefillRows; row++) views.floats.set(x, from.at / 4 + row * size);
+  views.words.set(
+    [rows.at, 0, from.at, 4 * size, 0, weight.at, 0, size, size, to.at, 4 * size, 0, 0, 0],
+    kernelArgs.at / 4,
+  );
+  const kernels = openKernels(memory, { shared: false });
+  const dense = (count: number): void => {
+    views.words[rows.at / 4] = count;
+    kernels.dense(0, 1, kernelArgs.at);
+  };
+  dense(1);
+  const denseError = relativeError(views.floats.subarray(to.at / 4, to.at / 4 + size), expected);
+  add("SIMD products of float32 weights", 4 * size * size, denseError, () => dense(1));
+  for (const build of builds) contenders.push(await ours(matrix, x, { build, threads: 1, entryBytes: 1, cold: false }));
+  add(`${prefillRows} rows: SIMD products of float32 weights`, 4 * size * size, denseError, () => dense(prefillRows));
+  for (const build of builds) {
+    contenders.push(await ours(matrix, x, { build, threads: 1, entryBytes: 1, cold: false, rows: prefillRows }));
+  }
+  const product: OnnxProduct = { inputs: size, outputs: size, bits: 32, rows: prefillRows };
+  const many = new Float32Array(size * prefillRows);
+  for (let row = 0; row < prefillRows; row++) many.set(x, row * size);
+  const peer = await theirs(product, many, { threads: 1 });
+  if (peer) contenders.push({ ...peer, name: `${prefillRows} rows: ${peer.name}` });
+  await race(contenders, Math.ceil(rounds / 4));
+  console.log(`\nThe ladder: ${size}×${size}, 2 bits, 1 thread`);
+  printTable(contenders);
+  for (const contender of contenders) await contender.close();
+}
+
+/** The reference's tables and tiles over a whole matrix. */
+function plainProduct(matrix: PackedMatrix, x: Float32Array): Float32Array {
+  const { rows, columns, bits } = matrix;
+  const { alpha } = planeScales(matrix);
+  const y = new Float32Array(rows);
+  const tileBytes = 8 * columns;
+  for (let plane = 0; plane < bits; plane++) {
+    const scaled = x.map((value, k) => value * (alpha[plane * columns + k] ?? 0));
+    const tables = new Uint8Array(4 * columns);
+    const scales = new Float32Array(columns / 128);
+    for (let block = 0; block < scales.length; block++) {
+      const made = blockTables(scaled.subarray(128 * block, 128 * (block + 1)), 1);
+      tables.set(made.bytes[0] ?? [], 512 * block);
+      scales[block] = made.scales[0] ?? 0;
+    }
+    for (let at = 0; at < rows / 64; at++) {
+      const first = (plane * (rows / 64) + at) * tileBytes;
+      tile(matrix.planes.subarray(first, first + tileBytes), tables, scales, y.subarray(64 * at, 64 * at + 64));
+    }
+  }
+  return y;
 }
 
 interface Decoding {
@@ -405,7 +487,9 @@ console.log(
   `${cpus()[0]?.model ?? "unknown"}, ${availableParallelism()} cores; Node ${process.version}, V8 ${process.versions.v8}, onnxruntime-node ${ort.env.versions.node}`,
 );
 try {
+  if (only === "" || only === "ladder") await ladder();
   for (const threads of threadCounts) {
+    if (only === "ladder") break;
     if (only !== "decode") await products(threads);
     if (only !== "products") await decode(threads);
   }

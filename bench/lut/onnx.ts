@@ -16,6 +16,8 @@ export interface OnnxProduct {
   readonly bits: 2 | 4 | 8 | 32;
   /** `accuracy_level` of MatMulNBits: 4 rounds inputs to int8, 0 (its default) keeps float32. */
   readonly level?: 0 | 4;
+  /** Rows of x; 1 unless given. */
+  readonly rows?: number;
 }
 
 /** Inputs that share a scale in MatMulNBits. */
@@ -36,8 +38,8 @@ export interface NBits {
 export function writeProducts(path: string, products: readonly OnnxProduct[], random: () => number): readonly NBits[] {
   const drawn: NBits[] = [];
   const fields: Message[] = products.flatMap((product, i) => {
-    const { inputs, outputs, bits, level = 0 } = product;
-    const io = [value(11, `x${i}`, [1, inputs]), value(12, `y${i}`, [1, outputs])];
+    const { inputs, outputs, bits, level = 0, rows = 1 } = product;
+    const io = [value(11, `x${i}`, [rows, inputs]), value(12, `y${i}`, [rows, outputs])];
     if (bits === 32) {
       const weights = Float32Array.from({ length: inputs * outputs }, () => random() - 0.5);
       drawn.push({ codes: new Uint8Array(), scales: weights });
