@@ -5,6 +5,7 @@ import { loadModel } from "../src/api/load-model.ts";
 import { openSession } from "../src/api/run-model.ts";
 import { lowRankUpdates, openPackedDecoder } from "../src/decode/index.ts";
 import { type Decoder, generateBatch, openDecoder } from "../src/generate/index.ts";
+import { type Tensor, tensor } from "../src/graph/index.ts";
 import { memoryStorage } from "../src/io/memory-storage.ts";
 import { loadTokenizer } from "../src/io/tokenizer.ts";
 import { type Adapter, chooseMethod } from "../src/methods/index.ts";
@@ -14,6 +15,7 @@ import { nodePlatform, openNodeDevice } from "../src/runtime/node.ts";
 import { nodeStorage } from "../src/runtime/node-storage.ts";
 import { golden } from "./helpers/golden.ts";
 import { packFolder, type Scales } from "./helpers/packed-model.ts";
+import { randomAdapter } from "./helpers/random-adapter.ts";
 
 const shared = fileURLToPath(new URL("../../shared/models", import.meta.url));
 const present = existsSync(shared);
@@ -99,9 +101,9 @@ describe("decoding packed models", () => {
     for (const decoder of [reference, one, two]) await decoder.close();
   });
 
-  it("applies a LoRA adapter beside packed weights", async () => {
+  it.each(["lora", "paca"])("applies an adapter of %s beside packed weights", async (name) => {
     const model = await packed(golden("llama-tiny"), 3);
-    const adapter = randomLora(model);
+    const adapter = adapterOf(model, name);
     const reference = await openDecoder(device, model, adapter);
     const updates = lowRankUpdates(model, adapter);
     expect(updates?.size).toBeGreaterThan(0);
@@ -177,19 +179,13 @@ describe("decoding packed models", () => {
   });
 });
 
-function randomLora(model: PretrainedModel): Adapter {
-  const choice = chooseMethod("lora", { rank: 2, alpha: 4 });
-  const parameters = new Map<string, { dtype: "float32"; shape: number[]; data: Float32Array }>();
-  for (const layer of model.recipe()?.layers ?? []) {
-    for (const { module, inputs, outputs } of [...layer.attention.projections, layer.feedForward.down]) {
-      const values = (rows: number, columns: number, seed: number) => ({
-        dtype: "float32" as const,
-        shape: [rows, columns],
-        data: Float32Array.from({ length: rows * columns }, (_, i) => Math.sin(seed + 3 * i)),
-      });
-      parameters.set(`${module}.lora_A`, values(2, inputs, 1));
-      parameters.set(`${module}.lora_B`, values(outputs, 2, 2));
-    }
-  }
-  return { choice, targets: ["q_proj", "k_proj", "v_proj", "down_proj"], parameters };
+/** An adapter of a method, its values drawn; indices of columns are the first ones backwards. */
+function adapterOf(model: PretrainedModel, name: string): Adapter {
+  const { parameters, ...adapter } = randomAdapter(model, chooseMethod(name, { rank: 2 }));
+  const whole = [...parameters].map(([key, value]): [string, Tensor] => {
+    const [count = 0] = value.shape;
+    const places = Array.from({ length: count }, (_, i) => count - i);
+    return [key, key.endsWith("indices") ? tensor("int64", [count], places) : value];
+  });
+  return { ...adapter, parameters: new Map(whole) };
 }
