@@ -6,6 +6,7 @@ import {
   type MethodConfig,
   methods,
   type Patterns,
+  sublayerTargets,
   type TargetModules,
 } from "../methods/index.ts";
 import type { Device, DeviceOptions } from "../runtime/device.ts";
@@ -99,14 +100,17 @@ export async function describeRun(
   data: Pick<LoadedData, "train" | "validation"> & Partial<Pick<LoadedData, "kind" | "mixture">>,
   { method, methodOptions, objective, objectiveOptions, targetModules, patterns, inPlace, ...settings }: TuningChoice,
 ): Promise<PlanOptions> {
-  const choice = chooseMethod(method ?? "lora", methodOptions, patterns, withHead(model, method ?? "lora", inPlace));
+  const asked = chooseMethod(method ?? "lora", methodOptions, patterns, withHead(model, method ?? "lora", inPlace));
+  const { choice, targets } = asked.method.sublayers
+    ? sublayerTargets({ ...model.pretrained, sublayers: model.pretrained.architecture.sublayers }, asked)
+    : { choice: asked, targets: targetModules ?? model.pretrained.architecture.defaultTargets };
   const minimised = chooseObjective(objective, objectiveOptions, data.kind);
   const resolved = resolveSettings(settings);
   return {
     model: model.pretrained,
     choice,
     objective: minimised,
-    targets: targetModules ?? model.pretrained.architecture.defaultTargets,
+    targets,
     settings: resolved,
     train: data.train,
     ...(data.mixture === undefined ? {} : { mixture: data.mixture }),

@@ -74,14 +74,15 @@ export async function run(flags: TuneFlags, output: Output): Promise<number> {
     if ("close" in data) await data.close();
   }
   await nodePlatform.storage.write(`${flags.output}/lengths.svg`, picture);
-  const { peft, form: own } = methods.get(flags.method) ?? {};
+  const { peft, form: own, sublayers = false } = methods.get(flags.method) ?? {};
   const form = own ?? (peft ? "peft" : "safetensors");
   const saved = `${flags.output}/${exportForms[form].holds}`;
   await exportModel(model, form, saved, { adapter: result.adapter, deviceOptions: deviceOptions(flags) });
   // Everything that was decided, in the words of `--config`.
   const { json: _json, config: _config, resume: _resume, ...decided } = { ...result.adapter.choice.config, ...flags };
   await nodePlatform.storage.write(`${flags.output}/run.json`, `${JSON.stringify(decided, null, 2)}\n`);
-  summarise(result, saved, { ...flags, shownBy: tasks[model.pretrained.task].shownBy }, output);
+  const { shownBy } = tasks[model.pretrained.task];
+  summarise(result, saved, { ...flags, shownBy, merges: !sublayers }, output);
   return result.ended === "interrupted" ? exitCodes.interrupted : exitCodes.done;
 }
 
@@ -120,7 +121,7 @@ function watchRun(output: Output): (event: RunEvent) => void {
 function summarise(
   result: RunResult,
   saved: string,
-  flags: TuneFlags & { readonly shownBy: string },
+  flags: TuneFlags & { readonly shownBy: string; readonly merges: boolean },
   output: Output,
 ): void {
   output.record({ kind: "end", ended: result.ended, step: result.step, best: result.best, saved });
@@ -132,7 +133,7 @@ function summarise(
   output.say(`${strong(ends[result.ended])} at update ${result.step} of ${result.steps}. Saved ${saved}.`);
   const use = saved.endsWith("adapter") ? `--model ${flags.model} --adapter ${saved}` : `--model ${saved}`;
   const on = flags.shownBy === "eval" ? " --data heldout.jsonl" : "";
-  output.say(
-    `\nNext:\n  scion ${flags.shownBy} ${use}${on}\n  scion export ${use} --to transformers.js --output ${flags.output}/web`,
-  );
+  // What is not linear cannot be folded into the weights.
+  const next = `\n  scion export ${use} --to transformers.js --output ${flags.output}/web`;
+  output.say(`\nNext:\n  scion ${flags.shownBy} ${use}${on}${flags.merges ? next : ""}`);
 }

@@ -1,5 +1,6 @@
 import { TuneError } from "../errors.ts";
 import { isFloat, type LazyTensor, type Tensor } from "../graph/index.ts";
+import { isAdapterHub } from "../io/adapterhub.ts";
 import { assertFinite, toFloat32 } from "../io/convert.ts";
 import { readJsonObject } from "../io/json.ts";
 import { isMlxAdapter } from "../io/mlx.ts";
@@ -22,6 +23,7 @@ import {
   weightsInPlace,
 } from "../methods/index.ts";
 import type { Labels, PretrainedModel, TaskName } from "../models/index.ts";
+import { readAdapterHubFolder } from "./adapterhub-files.ts";
 import { readMlx } from "./mlx-files.ts";
 import { isScales, readScales } from "./packed-folder.ts";
 import { translations } from "./peft-translations.ts";
@@ -107,7 +109,7 @@ function shortNames(chosen: readonly string[], all: readonly string[], outputMod
 }
 
 /**
- * Read an adapter that PEFT, mlx-lm or Scion wrote (scales of a packed model among them), and check it against the model it is to be used with.
+ * Read an adapter that PEFT, mlx-lm, AdapterHub or Scion wrote (scales of a packed model among them), and check it against the model it is to be used with.
  * @throws {TuneError} `adapter-mismatch` listing every difference, `not-finite-weight`, and what reading PEFT's or
  * mlx-lm's files throws.
  */
@@ -115,11 +117,7 @@ export async function readAdapter(storage: Storage, folder: string, model: Pretr
   const { outputs } = model.predict();
   const { outputModule } = model.architecture;
   const linear = [...linearModules(outputs).keys()];
-  const { targeted, ...read } = (await isMlxAdapter(storage, folder))
-    ? { ...(await readMlx(storage, folder)), targeted: () => undefined }
-    : (await isScales(storage, folder))
-      ? { ...(await readScales(storage, folder)), targeted: () => undefined }
-      : await readPeft(storage, folder, model);
+  const { targeted, ...read } = await readAny(storage, folder, model);
   const modules = read.targets as readonly string[]; // as both read them
   const known = modules.filter((module) => linear.includes(module));
   const unknown = modules.filter((module) => !linear.includes(module));
@@ -153,6 +151,14 @@ function isSaved({ choice: { inPlace } }: Pick<Adapter, "choice">, module: strin
 /** An adapter, and which modules its config asks for. */
 interface ReadAdapter extends Adapter {
   readonly targeted: (outputModule: string) => ((module: string) => boolean) | undefined;
+}
+
+async function readAny(storage: Storage, folder: string, model: PretrainedModel): Promise<ReadAdapter> {
+  const targeted = (): undefined => undefined;
+  if (await isMlxAdapter(storage, folder)) return { ...(await readMlx(storage, folder)), targeted };
+  if (await isScales(storage, folder)) return { ...(await readScales(storage, folder)), targeted };
+  if (await isAdapterHub(storage, folder)) return { ...(await readAdapterHubFolder(storage, folder, model)), targeted };
+  return readPeft(storage, folder, model);
 }
 
 async function readPeft(storage: Storage, folder: string, model: PretrainedModel): Promise<ReadAdapter> {

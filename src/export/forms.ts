@@ -3,6 +3,7 @@ import type { Storage } from "../io/storage.ts";
 import type { Adapter } from "../methods/index.ts";
 import type { PretrainedModel } from "../models/index.ts";
 import { writeAdapter } from "./adapter-files.ts";
+import { writeAdapterHubFolder } from "./adapterhub-files.ts";
 import { asLora } from "./as-lora.ts";
 import { writeGgufAdapter, writeGgufFolder } from "./gguf.ts";
 import { writeMlx } from "./mlx-files.ts";
@@ -62,6 +63,7 @@ export type ExportFormName =
   | "lora"
   | "mlx"
   | "gguf-lora"
+  | "adapterhub"
   | "scales"
   | "packed";
 
@@ -119,6 +121,14 @@ export const exportForms: Readonly<Record<ExportFormName, AdapterForm | ModelFor
     holds: "adapter",
     checked: "read back; the logits stay what they were",
     write: writeMlx,
+  },
+  adapterhub: {
+    summary: "an adapter behind sublayers alone, for AdapterHub",
+    use: "model.load_adapter(folder)",
+    dtypes: [],
+    holds: "adapter",
+    checked: "read back; names and shapes are those that AdapterHub writes",
+    write: writeAdapterHubFolder,
   },
   "gguf-lora": {
     summary: "the adapter alone, for llama.cpp and Ollama",

@@ -11,7 +11,7 @@ import {
   weight as weightValue,
   withScope,
 } from "../graph/index.ts";
-import { type LinearSite, mul, transpose, where } from "../ops/index.ts";
+import { Add, findOp, type LinearSite, mul, transpose, where } from "../ops/index.ts";
 import { rebuild, rewrite } from "../transforms/index.ts";
 import { isInPlace, nameInModule, readersOfWeights, type WeightInPlace, weightsInPlace } from "./in-place.ts";
 import { linearModules, linearOf } from "./linear.ts";
@@ -130,6 +130,8 @@ function besideLinear(outputs: Readonly<Record<string, Value>>, options: AttachO
     if (base) bases.set(module, base);
     return base;
   };
+  const shared = new Map<string, Trainable>();
+  const behind = new Map<Value, (sum: Value) => Value>(); // what a sublayer gives -> what is made of the residual with it
   const live = new Map<string, LiveWeight>();
   const liveForm = options.live && method.live;
   if (training && method.live) refuseShared(method.name, outputs, chosen);
@@ -142,7 +144,15 @@ function besideLinear(outputs: Readonly<Record<string, Value>>, options: AttachO
       );
       const x = inputs[0];
       const unchanged = inputs.every((value, i) => value === node.inputs[i]);
-      if (!linear || !x) return unchanged ? node.outputs : rebuild(node, inputs);
+      if (!linear || !x) {
+        const results = unchanged ? node.outputs : rebuild(node, inputs);
+        const ended =
+          findOp(node.domain, node.op) === Add ? node.inputs.find((value) => value && behind.has(value)) : undefined;
+        const [sum] = results;
+        const grown = ended && sum && behind.get(ended)?.(sum);
+        if (ended) behind.delete(ended);
+        return grown ? [grown] : results;
+      }
       const { inFeatures, outFeatures, layout } = linear;
       const now = (value: Value): Value => inputs[node.inputs.indexOf(value)] ?? value;
       const weight = now(linear.weight);
@@ -153,9 +163,9 @@ function besideLinear(outputs: Readonly<Record<string, Value>>, options: AttachO
       if (made === undefined) {
         const whole = { ...site, weight: linear.weight };
         if (training) method.check?.(whole, config);
-        made = declare(`${prefix}${node.scope}`, method.name, whole, method.parameters(whole, config));
+        made = declare(`${prefix}${node.scope}`, method.name, whole, method.parameters(whole, config), shared);
         declared.set(node.scope, made);
-        trainables.push(...made.trainables);
+        trainables.push(...made.trainables.filter((trainable) => !trainables.includes(trainable)));
       }
       const { read } = made;
       let leaf: Value = weight;
@@ -179,9 +189,22 @@ function besideLinear(outputs: Readonly<Record<string, Value>>, options: AttachO
         return where(mask, mul(value, scale), constant(0, value.dtype));
       };
       const { adapt } = liveForm ?? method;
+      if (method.readsResidual?.(config)) {
+        const { scope } = node;
+        behind.set(node.outputs[0] as Value, (sum) =>
+          withScope(scope, () => adapt({ site, x: sum, y: sum, bias: undefined, dropout }, read, config)),
+        );
+        return [y];
+      }
       return withScope(node.scope, () => [adapt({ site, x, y, bias, dropout }, read, config)]);
     },
   });
+  if (behind.size > 0) {
+    throw new TuneError("bad-option", "The model does not add what its sublayers give to the residual as it is.", {
+      at: method.name,
+      fix: "use the other placement (sublayer)",
+    });
+  }
   return {
     outputs: rename(outputs, adapted),
     trainables: [...trainables, ...inPlace.all.map(trainedInPlace)],
@@ -267,22 +290,38 @@ export function parameterName(module: string, method: string, key: string): stri
   return `${module}.${method}_${key}`;
 }
 
+/** What stands for a module in the names of tensors that all modules share. */
+export const sharedModule = "shared";
+
 /** Parameters of a site; those that stand in place of a weight have the weight's own name. */
 function declare(
   module: string,
   method: string | undefined,
   site: Site,
   specs: Readonly<Record<string, ParameterSpec>>,
+  shared: Map<string, Trainable> = new Map(),
 ): { trainables: readonly Trainable[]; read: Parameters } {
-  const trainables = Object.entries(specs).map(
+  const own = Object.entries(specs).map(
     ([
       key,
-      { shape, initial, check, dtype = "float32", decays = shape.length >= 2, rate = 1, trained = true },
+      {
+        shape,
+        initial,
+        check,
+        dtype = "float32",
+        decays = shape.length >= 2,
+        rate = 1,
+        trained = true,
+        shared: isShared = false,
+      },
     ]): Trainable => {
-      const name = method === undefined ? module : parameterName(module, method, key);
-      return {
+      const known = isShared ? shared.get(key) : undefined;
+      if (known) return known;
+      const owner = isShared ? sharedModule : module;
+      const name = method === undefined ? module : parameterName(owner, method, key);
+      const made: Trainable = {
         value: parameter(name, dtype, shape),
-        module: site.module,
+        module: isShared ? sharedModule : site.module,
         key,
         initial,
         decays,
@@ -292,14 +331,16 @@ function declare(
         trained,
         ...(check ? { check } : {}),
       };
+      if (isShared) shared.set(key, made);
+      return made;
     },
   );
   const read = (key: string): Value => {
-    const found = trainables.find((trainable) => trainable.key === key);
+    const found = own.find((trainable) => trainable.key === key);
     assert(found !== undefined, `${site.module} has no parameter ${key}`);
     return found.value;
   };
-  return { trainables, read };
+  return { trainables: own, read };
 }
 
 function rename(outputs: Readonly<Record<string, Value>>, values: readonly Value[]): Readonly<Record<string, Value>> {

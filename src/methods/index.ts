@@ -9,6 +9,7 @@ export * from "./adalora-budget.ts";
 export * from "./adapter.ts";
 export * from "./attach.ts";
 export * from "./beside-whole.ts";
+export * from "./compacter.ts";
 export * from "./full.ts";
 export * from "./in-place.ts";
 export * from "./initial.ts";
@@ -19,5 +20,6 @@ export * from "./method.ts";
 export * from "./paca.ts";
 export * from "./side-by-side.ts";
 
+export * from "./sublayers.ts";
 export * from "./table.ts";
 export * from "./targets.ts";

@@ -38,6 +38,8 @@ export interface ParameterSpec {
   readonly initial: "weight" | ((rng: Rng, size: number) => DataOf) | FromWeight;
   /** float32 unless given. */
   readonly dtype?: DType;
+  /** One tensor for the whole model, which every site reads. */
+  readonly shared?: boolean;
   /** Whether training changes it; what it does not is stored with the adapter all the same. */
   readonly trained?: boolean;
   /** What is wrong with values that come from outside, if anything. */
@@ -170,6 +172,13 @@ export interface Method<Config extends object = object> {
   readonly fields: Fields<Config>;
   /** `linear`: beside linear maps that the targets choose. `weight`: in place of every weight of the model. */
   readonly attaches: "linear" | "weight";
+  /**
+   * It stands behind sublayers, at the linear maps that end them, whatever the targets say. Its options then say behind
+   * which (`positions`), whether it reads what the block adds up (`placement`), and whether norms stay (`frozenNorms`).
+   */
+  readonly sublayers?: boolean;
+  /** Whether `adapt` gets, and gives, what the block adds a sublayer's output to instead of that output. */
+  readonly readsResidual?: (config: Config) => boolean;
   /** The trainable tensors of one site, by short name. */
   readonly parameters: (site: Site, config: Config) => Readonly<Record<string, ParameterSpec>>;
   /** What training makes of the frozen weight of one site; a finished adapter stands beside the weight as it was. */
@@ -210,7 +219,7 @@ export interface Method<Config extends object = object> {
   };
   readonly peft?: PeftForm;
   /** The form its adapters are kept in, where PEFT has none; merged weights are kept where there is neither. */
-  readonly form?: "scales";
+  readonly form?: "scales" | "adapterhub";
 }
 
 /** How a method trains where the weight itself is kept current: some of its columns are written after every update. */

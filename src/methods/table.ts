@@ -2,6 +2,7 @@ import { nearest, TuneError } from "../errors.ts";
 import { type Fields, resolveFields } from "../fields.ts";
 import { adalora } from "./adalora.ts";
 import { alpha } from "./alpha.ts";
+import { bottleneck, compacter, compacterPlusPlus, phm } from "./compacter.ts";
 import { dora } from "./dora.ts";
 import { full } from "./full.ts";
 import type { InPlace } from "./in-place.ts";
@@ -11,7 +12,18 @@ import { paca } from "./paca.ts";
 
 // A method's config is its own; here methods are only asked for what every method has, with the config they resolved.
 type AnyMethod = Method<MethodConfig>;
-const all = [lora, dora, adalora, paca, alpha, full] as unknown as readonly AnyMethod[]; // see above: `resolveFields` makes the config of each
+const all = [
+  lora,
+  dora,
+  adalora,
+  paca,
+  alpha,
+  compacter,
+  compacterPlusPlus,
+  phm,
+  bottleneck,
+  full,
+] as unknown as readonly AnyMethod[]; // see above: `resolveFields` makes the config of each
 
 /** Every method by name. Adding one is one line above. */
 export const methods: ReadonlyMap<string, AnyMethod> = new Map(all.map((method) => [method.name, method]));

@@ -159,6 +159,8 @@ export interface Family<Config = unknown> {
   readonly inTransformers?: boolean;
   /** What adapters attach to unless told otherwise: the last part of module names, as PEFT's defaults. */
   readonly defaultTargets: readonly string[];
+  /** Whole paths of the linear maps that end sublayers: what they give is added to the residual. */
+  readonly sublayers?: Sublayers;
   /** Check and translate `config.json`. @throws {TuneError} `bad-config` naming every field that cannot be used. */
   readonly configure: (json: ConfigJson) => Config;
   readonly sizes: (config: Config) => ModelSizes;
@@ -168,6 +170,12 @@ export interface Family<Config = unknown> {
   readonly fused?: (config: Config) => Readonly<Record<string, readonly FusedPart[]>>;
   /** What its models can be made for; the first unless something says otherwise. */
   readonly forms: readonly Form<Config>[];
+}
+
+/** Expressions for the modules that end each kind of sublayer. */
+export interface Sublayers {
+  readonly attention: RegExp;
+  readonly feedForward: RegExp;
 }
 
 /** A family of causal language models. Adding one is adding such a record and one line in `models/index.ts`. */
@@ -184,6 +192,8 @@ export interface Architecture<Config = unknown> {
   readonly outputModule: string;
   /** What adapters attach to unless told otherwise: the last part of module names, as PEFT's defaults. */
   readonly defaultTargets: readonly string[];
+  /** Whole paths of the linear maps that end sublayers: what they give is added to the residual. */
+  readonly sublayers?: Sublayers;
   /** Check and translate `config.json`. @throws {TuneError} `bad-config` naming every field that cannot be used. */
   readonly configure: (json: ConfigJson) => Config;
   readonly sizes: (config: Config) => ModelSizes;

@@ -82,6 +82,7 @@ export const bert: Encoder<BertConfig> = {
   prefix: "bert",
   ignored: /(embeddings\.position_ids|^cls\..*|pooler\.dense\.(weight|bias))$/,
   defaultTargets: ["query", "value"],
+  sublayers: { attention: /.*\.attention\.output\.dense/, feedForward: /.*\.layer\.\d+\.output\.dense/ },
   configure: (json) => {
     const reader = readConfig(json);
     const config = readBert(reader);

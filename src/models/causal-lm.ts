@@ -21,11 +21,13 @@ import { tokenInputs } from "./inputs.ts";
 
 /** A family of causal language models as a family of models. */
 export function causalFamily<Config>(architecture: Architecture<Config>): Family<Config> {
-  const { modelType, className, basePrefix, ignored, outputModule, defaultTargets, configure, sizes } = architecture;
+  const { modelType, className, basePrefix, ignored, outputModule, defaultTargets, sublayers, configure, sizes } =
+    architecture;
   return {
     modelType,
     ignored,
     defaultTargets,
+    ...(sublayers ? { sublayers } : {}),
     configure,
     sizes,
     ...(architecture.fused ? { fused: architecture.fused } : {}),

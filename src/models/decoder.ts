@@ -147,6 +147,7 @@ export function decoder({
     ignored: /rotary_emb\.inv_freq$/,
     outputModule: "lm_head",
     defaultTargets,
+    sublayers: { attention: /.*\.self_attn\.o_proj/, feedForward: /.*\.mlp\.down_proj/ },
     configure: (json) => {
       const reader = readConfig(json);
       const config = configure(readDecoder(json, reader), reader, json);

@@ -1,6 +1,6 @@
 import { type Dim, type InputValue, inScope, type Value } from "../graph/index.ts";
 import { gather, mul, reshapeTo } from "../ops/index.ts";
-import type { Family, Form, ModelSizes, TaskName, TensorSpec, Weights } from "./architecture.ts";
+import type { Family, Form, ModelSizes, Sublayers, TaskName, TensorSpec, Weights } from "./architecture.ts";
 import { lengthOf, places } from "./attention.ts";
 import { dense } from "./blocks.ts";
 import type { ConfigJson } from "./config.ts";
@@ -38,6 +38,7 @@ export interface Encoder<Config> {
   /** Whether transformers has classes for it; true unless given. */
   readonly inTransformers?: boolean;
   readonly defaultTargets: readonly string[];
+  readonly sublayers?: Sublayers;
   readonly configure: (json: ConfigJson) => Config;
   readonly sizes: (config: Config) => ModelSizes;
   readonly reads: (config: Config) => InputForm;
@@ -61,6 +62,7 @@ export function encoderFamily<Config>(encoder: Encoder<Config>): Family<Config> 
     ignored,
     inTransformers = true,
     defaultTargets,
+    sublayers,
     configure,
     sizes,
     reads,
@@ -110,6 +112,7 @@ export function encoderFamily<Config>(encoder: Encoder<Config>): Family<Config> 
     ignored,
     inTransformers,
     defaultTargets,
+    ...(sublayers ? { sublayers } : {}),
     configure,
     sizes,
     reads,

@@ -34,6 +34,7 @@ export const gptNeox: Architecture<GptNeoxConfig> = {
   ignored: /attention\.(bias|masked_bias|rotary_emb\.inv_freq)$/,
   outputModule: "embed_out",
   defaultTargets: ["query_key_value"],
+  sublayers: { attention: /.*\.attention\.dense/, feedForward: /.*\.mlp\.dense_4h_to_h/ },
 
   configure: (json) => {
     const reader = readConfig(json);

@@ -31,6 +31,7 @@ export const gpt2: Architecture<Gpt2Config> = {
   ignored: /\.attn\.(bias|masked_bias)$/,
   outputModule: "lm_head",
   defaultTargets: ["c_attn"],
+  sublayers: { attention: /.*\.attn\.c_proj/, feedForward: /.*\.mlp\.c_proj/ },
 
   configure: (json) => {
     const reader = readConfig(json);

@@ -48,6 +48,8 @@ export const t5: Family<T5Config> = {
   modelType: "t5",
   ignored: /((encoder|decoder)\.embed_tokens\.weight|EncDecAttention\.relative_attention_bias\.weight)$/,
   defaultTargets: ["q", "v"],
+  // Of the decoder, attention to the encoder has no adapter.
+  sublayers: { attention: /.*\.SelfAttention\.o/, feedForward: /.*\.DenseReluDense\.wo/ },
 
   configure: (json) => {
     const reader = readConfig(json);
