@@ -51,4 +51,21 @@ export const methodRows: Readonly<Record<string, MethodRow>> = {
     peer: "adalora",
   },
   paca: { choice: (rank) => chooseMethod("paca", { rank, alpha: rank }), targets: "all-linear" },
+  "lora q8": { choice: lora, targets: "all-linear", baseWeights: "q8" },
+  "lora q4": { choice: lora, targets: "all-linear", baseWeights: "q4" },
+  "dora q4": {
+    choice: (rank) => chooseMethod("dora", { rank, alpha: 2 * rank }),
+    targets: "all-linear",
+    baseWeights: "q4",
+  },
+  "paca q8": {
+    choice: (rank) => chooseMethod("paca", { rank, alpha: rank }),
+    targets: "all-linear",
+    baseWeights: "q8",
+  },
+  "paca q4": {
+    choice: (rank) => chooseMethod("paca", { rank, alpha: rank }),
+    targets: "all-linear",
+    baseWeights: "q4",
+  },
 };

@@ -126,7 +126,7 @@ function findRemedy(
     const found = tried({ batchSize, accumulationSteps });
     if (found) return found;
   }
-  for (const held of exact.length > 0 ? [] : rounded) {
+  for (const held of rounded) {
     const found = tried({ baseWeights: held });
     if (found) return found;
   }
@@ -138,12 +138,13 @@ function findRemedy(
   return undefined;
 }
 
-/** Other ways to hold the base weights than the run's: those that lose nothing of what the files hold, and the others. */
+/** Other ways to hold the base weights than the run's: those that lose nothing of what the files hold, and smaller ones. */
 function otherBaseWeights({ model, settings }: PlanOptions): readonly [BaseWeightsName[], BaseWeightsName[]] {
   const names = Object.keys(baseWeights) as BaseWeightsName[];
   const others = names.slice(names.indexOf(settings.baseWeights) + 1);
   const exact = others.filter((name) => [...model.storedAs].every((dtype) => baseWeights[name].keeps(dtype)));
-  return [exact, others.filter((name) => !exact.includes(name))];
+  const least = Math.min(...[settings.baseWeights, ...exact].map((name) => baseWeights[name].bits));
+  return [exact, others.filter((name) => baseWeights[name].bits < least)];
 }
 
 function shortened(examples: readonly TokenizedExample[], maxLength: number): readonly TokenizedExample[] {

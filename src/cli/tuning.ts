@@ -87,7 +87,7 @@ export async function withTuning(command: Command): Promise<Command> {
     .option("--schedule <shape>", "constant, linear or cosine", trainDefaults.schedule)
     .option("--memory <choice>", "fast, balanced or small: from the most memory to the least", trainDefaults.memory)
     .option("--gradient-checkpointing", "recompute in the backward pass: another name of --memory small")
-    .option("--base-weights <form>", "hold frozen weights in f32, f16 or bf16", trainDefaults.baseWeights);
+    .option("--base-weights <form>", "hold frozen weights in f32, f16, bf16, q8 or q4", trainDefaults.baseWeights);
   for (const { key, parse, help } of settingFlags) {
     command.option(`--${dashed(key)} <n>`, help, checked(parse), trainDefaults[key] as number); // each of these is a number
   }

@@ -1,6 +1,9 @@
 import { assert } from "../errors.ts";
 
-/** Element types, spelt as in ONNX. `float16` and `bfloat16` are held as their 16-bit patterns. */
+/**
+ * Element types, spelt as in ONNX. `float16` and `bfloat16` are held as their 16-bit patterns; `int4`, which only frozen
+ * weights have, two to a byte, the first in the low half.
+ */
 export type DType =
   | "float32"
   | "float64"
@@ -10,6 +13,7 @@ export type DType =
   | "int32"
   | "int16"
   | "int8"
+  | "int4"
   | "uint64"
   | "uint32"
   | "uint16"
@@ -25,6 +29,7 @@ interface Arrays {
   int32: Int32Array;
   int16: Int16Array;
   int8: Int8Array;
+  int4: Uint8Array;
   uint64: BigUint64Array;
   uint32: Uint32Array;
   uint16: Uint16Array;
@@ -41,6 +46,7 @@ const arrays = {
   int32: Int32Array,
   int16: Int16Array,
   int8: Int8Array,
+  int4: Uint8Array,
   uint64: BigUint64Array,
   uint32: Uint32Array,
   uint16: Uint16Array,
@@ -92,7 +98,7 @@ export function isDType(word: string): word is DType {
 
 /** Bytes one element of `dtype` takes. */
 export function bytesPerElement(dtype: DType): number {
-  return arrays[dtype].BYTES_PER_ELEMENT;
+  return dtype === "int4" ? 0.5 : arrays[dtype].BYTES_PER_ELEMENT;
 }
 
 /** Whether `dtype` holds real numbers (gradients flow through these only). */
@@ -113,7 +119,7 @@ export function allocate<D extends DType>(dtype: D, length: number): DataOf<D> {
 
 /** View bytes as elements of `dtype`, copying only when the offset is not aligned. Little-endian. */
 export function viewAs<D extends DType>(dtype: D, bytes: Uint8Array): DataOf<D> {
-  const width = bytesPerElement(dtype);
+  const width = arrays[dtype].BYTES_PER_ELEMENT;
   assert(bytes.byteLength % width === 0, `${bytes.byteLength} bytes are not a whole number of ${dtype}`);
   const aligned = bytes.byteOffset % width === 0 ? bytes : new Uint8Array(bytes); // Buffer's slice would not copy
   const length = aligned.byteLength / width;

@@ -8,6 +8,7 @@ export * from "./indexing.ts";
 export * from "./matmul.ts";
 export * from "./normalise.ts";
 export * from "./op.ts";
+export * from "./quantise.ts";
 export * from "./reduce.ts";
 export * from "./reference.ts";
 export * from "./shape.ts";

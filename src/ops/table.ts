@@ -6,6 +6,7 @@ import * as indexing from "./indexing.ts";
 import * as matmul from "./matmul.ts";
 import * as normalise from "./normalise.ts";
 import type { Op } from "./op.ts";
+import * as quantise from "./quantise.ts";
 import * as reduce from "./reduce.ts";
 import * as shape from "./shape.ts";
 
@@ -14,7 +15,7 @@ function isOp(exported: unknown): exported is Op {
   return typeof exported === "object" && exported !== null && "infer" in exported && "since" in exported;
 }
 
-const families = [composite, elementwise, shape, reduce, matmul, indexing, normalise];
+const families = [composite, elementwise, shape, reduce, matmul, indexing, normalise, quantise];
 
 /** Every operator by name. A family is wired by one line above; an operator needs none. */
 export const ops: ReadonlyMap<string, Op> = new Map(

@@ -31,15 +31,20 @@ const arenaFactor = 1.35;
  * The peak memory of a process on a CPU that opens programs one after the other, keeps them, and runs them.
  * @param processBytes what the process takes before.
  * @param trainedBytes parameters and optimiser state, which live outside the programs.
+ * @param bufferBytes weights that live outside the programs and are written in parts.
  */
 export function footprint(
   programs: readonly PlannedProgram[],
-  { processBytes, trainedBytes }: { readonly processBytes: number; readonly trainedBytes: number },
+  {
+    processBytes,
+    trainedBytes,
+    bufferBytes = 0,
+  }: { readonly processBytes: number; readonly trainedBytes: number; readonly bufferBytes?: number },
 ): Footprint {
   // A run returns new parameters and state before it lets go of the old ones.
   const parts = {
     process: processBytes,
-    weights: 0,
+    weights: bufferBytes,
     trained: 2 * trainedBytes,
     activations: 0,
     programs: sessionBytes,

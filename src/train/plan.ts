@@ -1,4 +1,4 @@
-import { type Graph, sizeOf } from "../graph/index.ts";
+import { type Graph, sizeOf, type Value } from "../graph/index.ts";
 import { chooseOptimizer } from "../optim/index.ts";
 import { type Machine, runSeconds } from "../plan/cost.ts";
 import { type Footprint, footprint, type PlannedProgram } from "../plan/footprint.ts";
@@ -84,7 +84,8 @@ export function planRun(options: PlanOptions, { machine, processBytes }: PlanSit
   const { trainables, live } = graphs.attached;
   const parameters = trainables.flatMap(({ value, trained }) => (trained ? [value] : []));
   const buffers = live.flatMap(({ leaf, original }) => (leaf.kind === "parameter" ? [leaf, original] : [original]));
-  const resident = [...trainables.map(({ value }) => value), ...graphs.zeros, ...buffers];
+  const resident = [...trainables.map(({ value }) => value), ...graphs.zeros];
+  const bytesOf = (values: readonly Value[]): number => sumOf(values, (value) => bytesOfValue(value, {}));
 
   const seconds = (graph: Graph, sizes: readonly Symbols[]): number =>
     mean(sizes.map((at) => runSeconds(graph, at, machine)));
@@ -97,7 +98,11 @@ export function planRun(options: PlanOptions, { machine, processBytes }: PlanSit
     modelParameters: model.parameterCount,
     steps,
     stepsPerEpoch: updatesPerEpoch,
-    memory: footprint(programs, { processBytes, trainedBytes: sumOf(resident, (value) => bytesOfValue(value, {})) }),
+    memory: footprint(programs, {
+      processBytes,
+      trainedBytes: bytesOf(resident),
+      bufferBytes: bytesOf(buffers),
+    }),
     stepMs: (1000 * trainingSeconds) / updatesPerEpoch,
     epochMs: 1000 * (trainingSeconds + evaluationSeconds),
     runMs: (1000 * (trainingSeconds + evaluationSeconds) * steps) / updatesPerEpoch,

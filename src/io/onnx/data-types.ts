@@ -15,4 +15,5 @@ export const dataTypes: Readonly<Record<DType, number>> = {
   uint32: 12,
   uint64: 13,
   bfloat16: 16,
+  int4: 22,
 };

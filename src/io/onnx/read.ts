@@ -233,7 +233,10 @@ function parseAttribute(bytes: Uint8Array, at: string): [name: string, attribute
   return [name, attribute];
 }
 
-const dtypeOf = new Map(Object.entries(dataTypes).map(([dtype, code]) => [code, dtype as DType]));
+/** int4 is ours to write, for weights that we pack; what others wrote in it is not computed with. */
+const dtypeOf = new Map(
+  Object.entries(dataTypes).flatMap(([dtype, code]) => (dtype === "int4" ? [] : [[code, dtype as DType] as const])),
+);
 
 interface TensorParts {
   readonly name: string;

@@ -121,7 +121,7 @@ export async function* weightFile(
 
 /** Bytes of a weight in the dtype that the graph computes with. */
 export function weightBytes({ dtype, source }: WeightValue): number {
-  return sizeOf(source.shape) * bytesPerElement(dtype);
+  return Math.ceil(sizeOf(source.shape) * bytesPerElement(dtype));
 }
 
 function nodeFields(graph: Graph, node: Node): Message[] {
