@@ -88,10 +88,12 @@ export {
   type Field,
   type InPlace,
   type Method,
+  type ModuleRank,
   methods,
   type NamedModules,
   type Patterns,
   parseTargets,
+  ranksLeft,
   type SelectedModules,
   type TargetModules,
 } from "./methods/index.ts";

@@ -4,6 +4,7 @@ import { drawLengths } from "./histogram.ts";
 import { deviceOptions, loadFlags } from "./model.ts";
 import { type Output, strong } from "./output.ts";
 import { count, createProgress, duration } from "./progress.ts";
+import { drawRanks } from "./ranks.ts";
 import { headOf, loadTuningData, type TuningFlags, tuningChoice, withTuning } from "./tuning.ts";
 
 interface TuneFlags extends TuningFlags {
@@ -39,7 +40,7 @@ export async function define(command: Command): Promise<void> {
 
 /** Run it. */
 export async function run(flags: TuneFlags, output: Output): Promise<number> {
-  const { exportForms, exportModel, loadData, methods, tasks, tune } = await import("../index.ts");
+  const { exportForms, exportModel, loadData, methods, ranksLeft, tasks, tune } = await import("../index.ts");
   const { exitCodes } = await import("./failure.ts");
   const { nodePlatform } = await import("../runtime/node.ts");
   const { model } = await loadFlags(flags, output, headOf(flags));
@@ -74,6 +75,11 @@ export async function run(flags: TuneFlags, output: Output): Promise<number> {
     if ("close" in data) await data.close();
   }
   await nodePlatform.storage.write(`${flags.output}/lengths.svg`, picture);
+  const ranks = ranksLeft(result.adapter);
+  if (ranks.length > 0) {
+    await nodePlatform.storage.write(`${flags.output}/ranks.svg`, drawRanks(`${flags.method}: ranks left`, ranks));
+    output.record({ kind: "ranks", ranks });
+  }
   const { peft, form: own, sublayers = false } = methods.get(flags.method) ?? {};
   const form = own ?? (peft ? "peft" : "safetensors");
   const saved = `${flags.output}/${exportForms[form].holds}`;

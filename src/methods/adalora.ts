@@ -144,6 +144,10 @@ export const adalora: Method<AdaloraConfig> = defineMethod<AdaloraConfig>({
     return add(y, gemm(reduced, scaledB(parameter, config), { transB: true }));
   },
   merge: (weight, parameter, config) => add(weight, matmul(scaledB(parameter, config), parameter("A"))),
+  ranks: ({ E }, { initialRank }) => ({
+    rank: Array.from(E?.data ?? [], Number).filter((value) => value !== 0).length,
+    of: initialRank,
+  }),
   asLora: ({ A, B, E }, config) => {
     const [a, b, e] = [A, B, E].map((tensor) => tensor?.data as Float32Array); // trained tensors are float32
     const [inFeatures, outFeatures] = [A?.shape[1] ?? 0, B?.shape[0] ?? 0];

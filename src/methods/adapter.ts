@@ -1,5 +1,5 @@
 import type { Tensor } from "../graph/index.ts";
-import type { MethodChoice } from "./table.ts";
+import { configAt, type MethodChoice } from "./table.ts";
 import type { TargetModules } from "./targets.ts";
 
 /** What tuning leaves: the method, where it attaches, and its trained tensors. */
@@ -10,4 +10,25 @@ export interface Adapter {
   readonly parameters: ReadonlyMap<string, Tensor>;
   /** Updates of the run it comes from, where its method goes by a schedule. */
   readonly steps?: number;
+}
+
+/** What is left of a module's rank. */
+export interface ModuleRank {
+  readonly module: string;
+  readonly rank: number;
+  readonly of: number;
+}
+
+/** What a method that gives up ranks has left of each module's; nothing for other methods. */
+export function ranksLeft({ choice, parameters }: Pick<Adapter, "choice" | "parameters">): readonly ModuleRank[] {
+  const { name, ranks } = choice.method;
+  if (!ranks) return [];
+  const modules = new Map<string, Record<string, Tensor>>();
+  for (const [parameter, values] of parameters) {
+    const at = parameter.lastIndexOf(`.${name}_`);
+    if (at < 0) continue;
+    const module = parameter.slice(0, at);
+    modules.set(module, { ...modules.get(module), [parameter.slice(at + name.length + 2)]: values });
+  }
+  return [...modules].map(([module, own]) => ({ module, ...ranks(own, configAt(choice, module)) }));
 }

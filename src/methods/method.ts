@@ -203,6 +203,11 @@ export interface Method<Config extends object = object> {
     config: Config,
     site: Pick<Site, "inFeatures">,
   ) => LoraMatrices;
+  /** Of the ranks that one site started with, how many are left; absent where none is ever lost. */
+  readonly ranks?: (
+    tensors: Readonly<Record<string, Tensor>>,
+    config: Config,
+  ) => { readonly rank: number; readonly of: number };
   readonly training?: TrainingHooks<Config>;
   readonly live?: LiveForm<Config>;
   /**
