@@ -4,6 +4,13 @@
  */
 
 export {
+  type CompareQuantizedOptions,
+  compareQuantized,
+  type QuantizeCandidate,
+  type QuantizedRow,
+  standardCandidates,
+} from "./api/compare-quantized.ts";
+export {
   type ContinualEvent,
   type ContinualOptions,
   type ContinualResult,
@@ -11,6 +18,7 @@ export {
   type StageResult,
   tuneInOrder,
 } from "./api/continual.ts";
+
 export {
   type ComparisonOptions,
   type DiagnoseOptions,

@@ -179,9 +179,10 @@ function describeChoice(
 
 function checkChoice(bits: BitsChoice): BitsChoice {
   if (typeof bits === "number") return checkBits(bits);
-  for (const choice of bits.choices ?? []) checkBits(choice);
-  if (Number.isFinite(bits.average) && bits.average >= 1 && bits.average <= 8) return bits;
-  throw new TuneError("bad-option", `The average number of bits is ${bits.average}, but it must be from 1 to 8.`, {
+  const choices = (bits.choices ?? [2, 3, 4]).map(checkBits);
+  const [least, most] = [Math.min(...choices), Math.max(...choices)];
+  if (bits.average >= least && bits.average <= most) return bits;
+  throw new TuneError("bad-option", `The average number of bits is ${bits.average}, not from ${least} to ${most}.`, {
     at: "bits",
     fix: "ask for an average such as 2.2",
   });

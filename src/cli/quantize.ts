@@ -25,6 +25,8 @@ interface QuantizeFlags extends ModelFlags {
   readonly maxLength?: number;
   readonly keepAs: "float16" | "float32";
   readonly output: string;
+  readonly compare?: boolean;
+  readonly evaluation?: string;
   readonly tuneScales?: boolean;
   readonly tuneSteps: number;
   readonly tuneRate: number;
@@ -37,6 +39,7 @@ Examples:
   $ scion quantize -m ./model --calibration text.jsonl --bits 3 -o packed
   $ scion quantize -m ./model --calibration text.jsonl --bits mixed:2.2 --variant acc -o packed
   $ scion quantize -m ./model --calibration text.jsonl --method gptq --group-size 64 --bits 4 -o packed
+  $ scion quantize … --bits 2 --tune-scales --compare --evaluation heldout.jsonl -o compared
   $ scion quantize … -o packed --resume             go on after an interruption
 
 The packed folder holds packed.safetensors (docs/packed-format.md), config.json and the tokenizer, and is taken
@@ -76,6 +79,8 @@ export async function define(command: Command): Promise<void> {
     .option("--tune-scales", "then train the scales towards the model's own outputs on the text (Scion's extension)")
     .option("--tune-steps <n>", "updates of that training", wholeNumber, 300)
     .option("--tune-rate <x>", "peak learning rate of that training", realNumber, 1e-3)
+    .option("--compare", "quantise in every way at these bits and print how each does, instead of one")
+    .option("--evaluation <file>", "text that the ways are compared on; a tenth of the calibration file unless given")
     .option("--resume", "go on from the blocks that a stopped run left");
   withFields(command, [...schemes.values()]);
   command.addHelpText("after", examples);
@@ -109,6 +114,7 @@ export async function run(flags: QuantizeFlags, output: Output): Promise<number>
   process.on("SIGINT", onSignal);
   process.on("SIGTERM", onSignal);
   try {
+    if (flags.compare) return await compare(model, data, flags, output, stop.signal);
     const result = await quantize(model, data, {
       ...(await quantizeChoice(flags)),
       output: flags.output,
@@ -154,6 +160,60 @@ export async function run(flags: QuantizeFlags, output: Output): Promise<number>
   }
 }
 
+/** Quantise in every way, and print a table. */
+async function compare(
+  model: LoadedModel,
+  data: LoadedData,
+  flags: QuantizeFlags,
+  output: Output,
+  signal: AbortSignal,
+): Promise<number> {
+  const { compareQuantized, standardCandidates } = await import("../index.ts");
+  const { exitCodes } = await import("./failure.ts");
+  const candidates = standardCandidates(await quantizeChoice(flags));
+  const progress = createProgress(process.stderr);
+  const header = ["", "bits/weight", "perplexity", "loss", "file", "tokens/s", "energy/token"];
+  const widths = [16, 12, 11, 8, 10, 9, 13];
+  const line = (cells: readonly string[]): string =>
+    cells.map((cell, i) => (i === 0 ? cell.padEnd(widths[0] ?? 0) : cell.padStart(widths[i] ?? 0))).join("");
+  output.say(line(header));
+  const rows = await compareQuantized(model, data, {
+    candidates,
+    output: flags.output,
+    deviceOptions: deviceOptions(flags),
+    signal,
+    onEvent: (name, event) => {
+      if (event.kind === "matrix")
+        progress.update(`${name}  ${event.done}/${event.total}  ${duration(event.remainingMs)} left`);
+      if (event.kind === "measured") progress.update(`${name}: measuring ${event.done}/${event.total}`);
+      if (event.kind === "tuning" && event.event.kind === "step") {
+        progress.update(
+          `${name}: tuning scales ${event.event.step}/${event.event.steps}  ${duration(event.event.remainingMs)} left`,
+        );
+      }
+    },
+    onRow: (row) => {
+      progress.clear();
+      output.record(row);
+      const { report } = row;
+      const picojoules = report ? report.energy.packed.operations + report.energy.packed.traffic : undefined;
+      output.say(
+        line([
+          row.name,
+          report ? report.bitsPerWeight.toFixed(3) : "",
+          row.perplexity.toFixed(3),
+          row.loss.toFixed(4),
+          report ? `${(report.fileBytes / 1e6).toFixed(2)} MB` : "",
+          row.tokensPerSecond.toFixed(0),
+          picojoules === undefined ? "" : `${(picojoules / 1e6).toFixed(2)} µJ`,
+        ]),
+      );
+    },
+  });
+  output.say("Bits a weight count scales and zero points. Energy is modelled, not measured.");
+  return rows.length === candidates.length + 1 ? exitCodes.done : exitCodes.interrupted;
+}
+
 /** The quantisation that the flags choose. */
 async function quantizeChoice(flags: QuantizeFlags): Promise<QuantizeChoice> {
   const { schemes } = await import("../index.ts");
@@ -176,7 +236,9 @@ async function quantizeChoice(flags: QuantizeFlags): Promise<QuantizeChoice> {
 async function loadCalibration(model: LoadedModel, flags: QuantizeFlags): Promise<LoadedData> {
   const { loadData } = await import("../index.ts");
   const maxLength = flags.maxLength ?? Math.min(512, model.pretrained.sizes.contextLength);
-  return loadData(model, flags.calibration, { maxLength });
+  const held =
+    flags.evaluation !== undefined ? { validationPath: flags.evaluation } : flags.compare ? { validation: 0.1 } : {};
+  return loadData(model, flags.calibration, { maxLength, ...held });
 }
 
 /** Tell of what happens. */

@@ -39,14 +39,19 @@ export async function openWorkFolder(
   { resume }: { readonly resume: boolean },
 ): Promise<WorkFolder> {
   const statePath = joinPath(folder, "state.json");
-  if ((await storage.sizeBytes(statePath)) === undefined) {
-    await storage.write(statePath, `${JSON.stringify(fingerprint, null, 2)}\n`);
-  } else if (!resume) {
+  let started = (await storage.sizeBytes(statePath)) !== undefined;
+  // Nothing is left behind by a run that is refused before it has done anything.
+  const start = async (): Promise<void> => {
+    if (!started) await storage.write(statePath, `${JSON.stringify(fingerprint, null, 2)}\n`);
+    started = true;
+  };
+  if (started && !resume) {
     throw new TuneError("run-exists", "An earlier run was stopped before it had quantised the whole model.", {
       at: folder,
       fix: "go on with it (resume), remove the folder, or choose another output folder",
     });
-  } else {
+  }
+  if (started) {
     checkFingerprint(await readJsonObject(storage, statePath), JSON.parse(JSON.stringify(fingerprint)), statePath);
   }
   const planPath = joinPath(folder, "plan.json");
@@ -63,9 +68,13 @@ export async function openWorkFolder(
       const plan = await readJsonObject(storage, planPath);
       return isJsonObject(plan) ? (plan as unknown as BitPlan) : undefined; // as above
     },
-    writePlan: (plan) => storage.write(planPath, `${JSON.stringify(plan, null, 2)}\n`),
+    writePlan: async (plan) => {
+      await start();
+      await storage.write(planPath, `${JSON.stringify(plan, null, 2)}\n`);
+    },
     readBlock,
     writeBlock: async (index, matrices, reports) => {
+      await start();
       await writePacked(storage, blockPath(index), { info: { reports }, matrices, tensors: [] });
       return (await readBlock(index))?.matrices ?? [];
     },
