@@ -13,6 +13,7 @@ import { openModel, type PretrainedModel } from "../src/models/index.ts";
 import type { Device } from "../src/runtime/device.ts";
 import { openNodeDevice } from "../src/runtime/node.ts";
 import { nodeStorage } from "../src/runtime/node-storage.ts";
+import { families } from "./helpers/families.ts";
 import { golden } from "./helpers/golden.ts";
 import { continueInLlamaCpp, openLlamaCpp } from "./helpers/llama-cpp.ts";
 import { randomAdapter } from "./helpers/random-adapter.ts";
@@ -124,77 +125,6 @@ describe("the bundled model", () => {
     expect(metadata["tokenizer.chat_template"]).toBe([...tokenizer.chatTemplates.values()][0]);
   });
 });
-
-/** A tiny model of every family that llama.cpp knows, with what it can do of it. */
-const families: Readonly<Record<string, Readonly<Record<string, unknown>>>> = {
-  llama: tinyLlama,
-  "llama, biases, tied, scaled as Llama 3": {
-    ...tinyLlama,
-    attention_bias: true,
-    tie_word_embeddings: true,
-    rope_scaling: {
-      rope_type: "llama3",
-      factor: 8,
-      low_freq_factor: 1,
-      high_freq_factor: 4,
-      original_max_position_embeddings: 16,
-    },
-  },
-  "llama, scaled linearly": { ...tinyLlama, rope_scaling: { rope_type: "linear", factor: 4 } },
-  "llama, YaRN": {
-    ...tinyLlama,
-    rope_scaling: { rope_type: "yarn", factor: 4, original_max_position_embeddings: 16 },
-  },
-  mistral: { ...tinyLlama, model_type: "mistral", sliding_window: 64 },
-  qwen2: { ...tinyLlama, model_type: "qwen2" },
-  qwen3: { ...tinyLlama, model_type: "qwen3", head_dim: 16 },
-  smollm3: { ...tinyLlama, model_type: "smollm3", num_hidden_layers: 5 },
-  gemma: { ...tinyLlama, model_type: "gemma", head_dim: 16, tie_word_embeddings: true },
-  gemma2: {
-    ...tinyLlama,
-    model_type: "gemma2",
-    tie_word_embeddings: true,
-    sliding_window: 6,
-    query_pre_attn_scalar: 8,
-    attn_logit_softcapping: 5,
-    final_logit_softcapping: 3,
-  },
-  gemma3_text: {
-    ...tinyLlama,
-    model_type: "gemma3_text",
-    tie_word_embeddings: true,
-    num_hidden_layers: 7,
-    sliding_window: 6,
-    query_pre_attn_scalar: 8,
-  },
-  phi3: {
-    ...tinyLlama,
-    model_type: "phi3",
-    sliding_window: null,
-    rope_parameters: { rope_type: "default", rope_theta: 10000, partial_rotary_factor: 0.5 },
-  },
-  gpt_neox: {
-    model_type: "gpt_neox",
-    vocab_size: 64,
-    hidden_size: 32,
-    intermediate_size: 64,
-    num_hidden_layers: 2,
-    num_attention_heads: 4,
-    max_position_embeddings: 64,
-    rotary_pct: 0.5,
-  },
-  "gpt_neox, one after the other": {
-    model_type: "gpt_neox",
-    vocab_size: 64,
-    hidden_size: 32,
-    intermediate_size: 64,
-    num_hidden_layers: 2,
-    num_attention_heads: 4,
-    max_position_embeddings: 64,
-    use_parallel_residual: false,
-  },
-  gpt2: { model_type: "gpt2", vocab_size: 64, n_embd: 32, n_layer: 2, n_head: 4, n_positions: 64 },
-};
 
 /** A model of random weights beside a tokenizer of single characters, without which node-llama-cpp runs nothing. */
 async function modelOf(name: string): Promise<PretrainedModel> {

@@ -36,7 +36,7 @@ export function withModel(command: Command, { adapter = true }: { adapter?: bool
 /** Add the choice of device to a command. */
 export function withDevice(command: Command): Command {
   return command
-    .option("--device <provider>", "where to run: cpu, webgpu or cuda", "cpu")
+    .option("--device <provider>", "where to run: cpu, webgpu, cuda, or auto for the fastest that starts", "cpu")
     .option("--threads <n>", "threads that one operation may use", wholeNumber);
 }
 

@@ -98,7 +98,7 @@ export interface Device {
 
 /** What a person chooses when a device is opened. */
 export interface DeviceOptions {
-  /** An execution provider; the platform's safest when absent. */
+  /** An execution provider, or `auto` for the fastest that starts; the platform's safest when absent. */
   readonly provider?: string;
   /** Threads that one operator may use; the environment's own choice when absent. */
   readonly threads?: number;

@@ -14,6 +14,14 @@ export async function nodeProviders(): Promise<readonly string[]> {
   return bundled(ort);
 }
 
+/** Execution providers that this onnxruntime-node can run, with libraries that may have to be installed first. */
+export function possibleProviders(): readonly string[] {
+  return loadOrt()
+    .listSupportedBackends()
+    .map(({ name }) => name)
+    .sort((a, b) => Number(b === "cpu") - Number(a === "cpu"));
+}
+
 /**
  * Open a device in this thread.
  * @throws {TuneError} `runtime-missing`, `unknown-provider` or `provider-unavailable`.
@@ -21,8 +29,7 @@ export async function nodeProviders(): Promise<readonly string[]> {
 export async function openOrtNode(options: DeviceOptions): Promise<Device> {
   const ort = loadOrt();
   // A provider that is not bundled (cuda) works where its libraries have been installed.
-  const possible = ort.listSupportedBackends().map(({ name }) => name);
-  const provider = chooseProvider(options.provider, bundled(ort), possible);
+  const provider = chooseProvider(options.provider, bundled(ort), possibleProviders());
   const device = createOrtDevice(ort, { ...options, provider, freeBuffers });
   return proveDevice(device);
 }
@@ -39,7 +46,7 @@ function loadOrt(): OrtNodeApi {
   try {
     // It is CommonJS, and loaders disagree on what `import()` makes of that; `require` gives the same everywhere.
     const ort: OrtNodeApi = createRequire(import.meta.url)("onnxruntime-node");
-    ort.env.logLevel = "error";
+    ort.env.logLevel = "fatal"; // what goes wrong is thrown
     return ort;
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error);

@@ -1,8 +1,9 @@
 import { Worker } from "node:worker_threads";
 import type { Device, DeviceOptions } from "./device.ts";
+import { anyProvider, openFastest } from "./fastest.ts";
 import { nodeMemory } from "./node-memory.ts";
 import { findNodeModel } from "./node-models.ts";
-import { nodeProviders, openOrtNode } from "./node-ort.ts";
+import { nodeProviders, openOrtNode, possibleProviders } from "./node-ort.ts";
 import { nodeStorage } from "./node-storage.ts";
 import { nodeThreads } from "./node-threads.ts";
 import type { Platform } from "./platform.ts";
@@ -20,11 +21,14 @@ export const nodePlatform: Platform = {
 };
 
 /**
- * Open a device on onnxruntime-node, on `cpu` unless another provider is asked for. It runs in a worker thread unless
+ * Open a device on onnxruntime-node, on `cpu` unless another provider is asked for; `auto` is the fastest that starts. It runs in a worker thread unless
  * `worker` is false: a run blocks its thread. Close it, or its thread keeps the process alive.
  * @throws {TuneError} `runtime-missing`, `unknown-provider`, `provider-unavailable`, or `worker-stopped`.
  */
 export function openNodeDevice(options: DeviceOptions = {}): Promise<Device> {
+  if (options.provider === anyProvider) {
+    return openFastest(possibleProviders(), (provider) => openNodeDevice({ ...options, provider }));
+  }
   return options.worker === false ? openOrtNode(options) : openRemoteDevice(watch(startWorker()), options);
 }
 

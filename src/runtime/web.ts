@@ -1,6 +1,7 @@
 import { TuneError } from "../errors.ts";
 import { memoryStorage } from "../io/memory-storage.ts";
 import type { Device } from "./device.ts";
+import { anyProvider, openFastest } from "./fastest.ts";
 import type { MemoryUse, Platform } from "./platform.ts";
 import { type DeviceWorker, openRemoteDevice } from "./remote-device.ts";
 import { openOrtWeb, type WebDeviceOptions, webProviders } from "./web-ort.ts";
@@ -40,11 +41,14 @@ async function findWebModel(source: string): Promise<string> {
 }
 
 /**
- * Open a device on onnxruntime-web, on `wasm` unless `webgpu` is asked for. It runs in a worker unless `worker` is
+ * Open a device on onnxruntime-web, on `wasm` unless `webgpu` is asked for; `auto` is the faster. It runs in a worker unless `worker` is
  * false. WebAssembly uses several threads only where the page is cross-origin isolated.
  * @throws {TuneError} `runtime-missing`, `unknown-provider`, `provider-unavailable`, or `worker-stopped`.
  */
 export function openWebDevice(options: WebDeviceOptions = {}): Promise<Device> {
+  if (options.provider === anyProvider) {
+    return webProviders().then((names) => openFastest(names, (provider) => openWebDevice({ ...options, provider })));
+  }
   return options.worker === false ? openOrtWeb(options) : openRemoteDevice(watch(startWorker()), options);
 }
 

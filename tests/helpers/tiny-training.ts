@@ -3,11 +3,15 @@ import { chooseOptimizer } from "../../src/optim/index.ts";
 import type { Device } from "../../src/runtime/device.ts";
 import { makeBatch } from "../../src/train/data/index.ts";
 import { openTrainer } from "../../src/train/trainer.ts";
-import { randomExamples, randomModel } from "./tiny-model.ts";
+import { randomExamples, randomModel, tinyLlama } from "./tiny-model.ts";
 
-/** The losses of a few LoRA steps on the tiny model, with dropout: the same program on whatever device is given. */
-export async function tinyTraining(device: Device, steps: number): Promise<readonly number[]> {
-  const trainer = await openTrainer(device, await randomModel(), {
+/** The losses of a few LoRA steps on a tiny model, with dropout: the same program on whatever device is given. */
+export async function tinyTraining(
+  device: Device,
+  steps: number,
+  config: Readonly<Record<string, unknown>> = tinyLlama,
+): Promise<readonly number[]> {
+  const trainer = await openTrainer(device, await randomModel(config), {
     choice: chooseMethod("lora", { rank: 4, alpha: 8, dropout: 0.1 }),
     targets: "all-linear",
     optimizer: chooseOptimizer("adamw", { weightDecay: 0.01 }),
