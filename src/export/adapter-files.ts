@@ -25,6 +25,7 @@ import {
 import type { Labels, PretrainedModel, TaskName } from "../models/index.ts";
 import { readAdapterHubFolder } from "./adapterhub-files.ts";
 import { readMlx } from "./mlx-files.ts";
+import { type CardOptions, cardFiles, readRunRecord, titleOf } from "./model-card.ts";
 import { isScales, readScales } from "./packed-folder.ts";
 import { translations } from "./peft-translations.ts";
 
@@ -37,7 +38,7 @@ export async function writeAdapter(
   folder: string,
   model: PretrainedModel,
   adapter: Adapter,
-  { baseModel }: { readonly baseModel: string },
+  options: CardOptions,
 ): Promise<void> {
   const { method } = adapter.choice;
   const translation = method.peft && translations[method.peft.type];
@@ -66,7 +67,7 @@ export async function writeAdapter(
   const written = translation.write(adapter, tensors, {
     targetModules: shortNames(modules, [...sites.keys()], outputModule),
     fanInFanOut: modules.some((module) => sites.get(module)?.layout === "in,out"),
-    baseModel,
+    baseModel: options.baseModel,
   });
   const { inPlace } = adapter.choice;
   const { all } = weightsInPlace(outputs, inPlace, new Set(modules));
@@ -74,6 +75,7 @@ export async function writeAdapter(
   await writePeftAdapter(storage, folder, {
     ...written,
     layout: method.peft,
+    beside: await cardFiles(storage, model.folder, { adapter, ...options, title: titleOf(folder), library: "peft" }),
     ...(inPlace ? { whole: { ...inPlace, tensors: whole } } : {}),
     task: model.task,
     ...(model.labels ? { beside: { [taskFile]: { task: model.task, labels: model.labels } } } : {}),
@@ -140,7 +142,8 @@ export async function readAdapter(storage: Storage, folder: string, model: Pretr
     problems.push(...mismatches(trainables, new Map(parameters)));
   }
   throwMismatch(problems, folder);
-  return besideWholeWeights(outputs, read, outputModule);
+  const run = await readRunRecord(storage, folder);
+  return { ...(await besideWholeWeights(outputs, read, outputModule)), ...(run ? { run } : {}) };
 }
 
 /** Whether a module was trained whole instead. */

@@ -7,7 +7,7 @@ import { writeAdapterHubFolder } from "./adapterhub-files.ts";
 import { asLora } from "./as-lora.ts";
 import { writeGgufAdapter, writeGgufFolder } from "./gguf.ts";
 import { writeMlx } from "./mlx-files.ts";
-import type { CardOptions } from "./model-files.ts";
+import type { CardOptions } from "./model-card.ts";
 import { type OnnxDtypeName, onnxDtypes } from "./onnx-dtypes.ts";
 import { writePackedWithScales, writeScales } from "./packed-folder.ts";
 import { writeSafetensorsFolder } from "./safetensors-folder.ts";

@@ -15,7 +15,8 @@ import { joinPath, type Storage, writeFolder } from "../io/storage.ts";
 import { type Adapter, adaptedModules, configAt, type LoraConfig, loraScale, parameterName } from "../methods/index.ts";
 import type { GgufForm, GgufPart, PretrainedModel } from "../models/index.ts";
 import { checkPreTokenizer, noForm, tokenizerMetadata } from "./gguf-tokenizer.ts";
-import { type CardOptions, copyLicence, modelCard } from "./model-files.ts";
+import { type CardOptions, cardFiles, titleOf } from "./model-card.ts";
+import { copyLicence, writeFiles } from "./model-files.ts";
 
 /** `general.file_type` of each type. */
 const fileTypes: Readonly<Record<GgufTypeName, number>> = { f32: 0, f16: 1, q8_0: 7 };
@@ -67,7 +68,8 @@ export async function writeGgufFolder(
       await writeGguf(storage, joinPath(staging, files[i] ?? ""), content);
     }
     await storage.write(joinPath(staging, "Modelfile"), `FROM ./${files[0]}\n`);
-    await storage.write(joinPath(staging, "README.md"), modelCard({ ...options, title, library: "llama.cpp" }));
+    const about = { ...options, title, library: "llama.cpp" };
+    await writeFiles(storage, staging, await cardFiles(storage, model.folder, about));
   });
 }
 
@@ -131,10 +133,8 @@ export async function writeGgufAdapter(
       const tensors = tensorsFor(dtype);
       await writeGguf(storage, joinPath(staging, `${title}-lora-${dtype}.gguf`), { metadata, tensors });
     }
-    await storage.write(
-      joinPath(staging, "README.md"),
-      modelCard({ ...options, adapter, title, library: "llama.cpp" }),
-    );
+    const about = { adapter, ...options, title, library: "llama.cpp" };
+    await writeFiles(storage, staging, await cardFiles(storage, model.folder, about));
   });
 }
 
@@ -165,10 +165,6 @@ function described(
 
 function prefixed({ architecture, metadata }: GgufForm): GgufMetadata {
   return Object.fromEntries(Object.entries(metadata).map(([key, value]) => [`${architecture}.${key}`, value]));
-}
-
-function titleOf(folder: string): string {
-  return folder.replace(/\/+$/, "").split("/").at(-1) || "model";
 }
 
 function typeFor({ exact }: GgufPart, shape: readonly number[], dtype: GgufTypeName): GgufTypeName {

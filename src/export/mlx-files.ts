@@ -14,6 +14,7 @@ import {
 } from "../methods/index.ts";
 import type { PretrainedModel } from "../models/index.ts";
 import { asLora } from "./as-lora.ts";
+import { type CardOptions, cardFiles, titleOf } from "./model-card.ts";
 
 /**
  * Read an adapter that mlx-lm wrote. Its factor becomes alpha = scale·rank.
@@ -50,7 +51,7 @@ export async function writeMlx(
   folder: string,
   model: PretrainedModel,
   given: Adapter,
-  { baseModel }: { readonly baseModel: string },
+  options: CardOptions,
 ): Promise<void> {
   const adapter = given.choice.method.asLora ? asLora(model, given, folder) : given;
   const { choice } = adapter;
@@ -85,7 +86,17 @@ export async function writeMlx(
     });
   }
   const settings = { dora: method.name === "dora", rank, scale, dropout: settingsAt(modules[0] ?? "").dropout };
-  await writeMlxAdapter(storage, folder, { settings, tensors: tensors satisfies MlxTensors<Tensor>, baseModel });
+  await writeMlxAdapter(storage, folder, {
+    settings,
+    tensors: tensors satisfies MlxTensors<Tensor>,
+    baseModel: options.baseModel,
+    beside: await cardFiles(storage, model.folder, {
+      adapter: given,
+      ...options,
+      title: titleOf(folder),
+      library: "mlx",
+    }),
+  });
 }
 
 /** [rows, columns] -> [columns, rows]. */

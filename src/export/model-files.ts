@@ -1,7 +1,5 @@
 import type { JsonObject } from "../io/json.ts";
 import { joinPath, type Storage } from "../io/storage.ts";
-import { type Adapter, showTargets } from "../methods/index.ts";
-import type { TaskName } from "../models/index.ts";
 
 /** Files beside the weights that a model needs to be used, taken along as they are when they are there. */
 const companions = [
@@ -28,6 +26,15 @@ export async function copyCompanions(storage: Storage, from: string, to: string)
   }
 }
 
+/** Write small files by name. */
+export async function writeFiles(
+  storage: Storage,
+  folder: string,
+  files: Readonly<Record<string, string>>,
+): Promise<void> {
+  for (const [name, content] of Object.entries(files)) await storage.write(joinPath(folder, name), content);
+}
+
 /** Copy the licence of a model folder. */
 export async function copyLicence(storage: Storage, from: string, to: string): Promise<void> {
   for (const name of (await storage.list(from)).filter((file) => /^LICENSE(\.txt|\.md)?$/.test(file))) {
@@ -44,61 +51,4 @@ export async function writeJson(storage: Storage, path: string, value: JsonObjec
 export function float32Config(json: JsonObject, className: string): JsonObject {
   const { quantization_config: _quantization, torch_dtype: _torchDtype, preprocessor: _preprocessor, ...rest } = json;
   return { ...rest, architectures: rest["architectures"] ?? [className], dtype: "float32" };
-}
-
-/** What the hub calls what a model is for. */
-const pipelineTags: Readonly<Record<TaskName, string>> = {
-  "causal-lm": "text-generation",
-  "sequence-classification": "text-classification",
-  regression: "text-classification",
-  "token-classification": "token-classification",
-  "sentence-embedding": "feature-extraction",
-  "image-classification": "image-classification",
-  "seq2seq-lm": "text2text-generation",
-};
-
-/** What is said of a model that is written. */
-export interface CardOptions {
-  readonly baseModel: string;
-  /** What the weights were tuned with. */
-  readonly adapter?: Adapter;
-}
-
-/** A model card: what was done to which model, and whom to cite. */
-export function modelCard(
-  options: CardOptions & {
-    readonly title: string;
-    readonly library: string;
-    /** Continuing texts unless given. */
-    readonly task?: TaskName;
-  },
-): string {
-  const { title, baseModel, library, adapter, task = "causal-lm" } = options;
-  const lines = [
-    "---",
-    `base_model: ${baseModel}`,
-    `library_name: ${library}`,
-    `pipeline_tag: ${pipelineTags[task]}`,
-    "tags:",
-    "- scion",
-    ...(adapter ? [`- ${adapter.choice.method.name}`] : []),
-    "---",
-    "",
-    `# ${title}`,
-    "",
-    `Made with Scion from [${baseModel}](https://huggingface.co/${baseModel}).`,
-  ];
-  if (adapter) {
-    const { method, config } = adapter.choice;
-    const settings = Object.entries(config).map(([name, value]) => `${name} ${value}`);
-    const { modules = [], biases = "none" } = adapter.choice.inPlace ?? {};
-    const besides = [...modules, ...(biases === "none" ? [] : [`biases (${biases})`])];
-    const where = [showTargets(adapter.targets), ...(besides.length > 0 ? ["with", besides.join(", ")] : [])].join(" ");
-    lines.push("", `Tuned by ${method.name}${settings.length > 0 ? ` (${settings.join(", ")})` : ""} on ${where}.`);
-    if (method.cite) {
-      const { title: paper, authors, year, arxiv } = method.cite;
-      lines.push("", `${authors}. *${paper}*. ${year}. arXiv ${arxiv}.`);
-    }
-  }
-  return `${lines.join("\n")}\n`;
 }

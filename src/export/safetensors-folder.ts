@@ -1,7 +1,8 @@
 import { writeModelWeights } from "../io/model-weights.ts";
 import { joinPath, type Storage, writeFolder } from "../io/storage.ts";
 import type { PretrainedModel } from "../models/index.ts";
-import { type CardOptions, copyCompanions, float32Config, modelCard, writeJson } from "./model-files.ts";
+import { type CardOptions, cardFiles, titleOf } from "./model-card.ts";
+import { copyCompanions, float32Config, writeFiles, writeJson } from "./model-files.ts";
 
 /** How a model folder is written. */
 export interface SafetensorsOptions extends CardOptions {
@@ -25,10 +26,7 @@ export async function writeSafetensorsFolder(
     await writeJson(storage, joinPath(staging, "config.json"), float32Config(model.json, model.architecture.className));
     const entries = [...model.weights].map(([name, { source }]) => ({ name, tensor: source }));
     await writeModelWeights(storage, staging, entries, maxShardBytes === undefined ? {} : { maxShardBytes });
-    const title = folder.split("/").at(-1) ?? folder;
-    await storage.write(
-      joinPath(staging, "README.md"),
-      modelCard({ ...options, title, library: "transformers", task: model.task }),
-    );
+    const about = { ...options, title: titleOf(folder), library: "transformers", task: model.task };
+    await writeFiles(storage, staging, await cardFiles(storage, model.folder, about));
   });
 }

@@ -3,7 +3,8 @@ import { type JsonObject, readJsonObject } from "../io/json.ts";
 import { joinPath, type Storage, writeFolder } from "../io/storage.ts";
 import { readText } from "../io/text.ts";
 import type { PretrainedModel } from "../models/index.ts";
-import { type CardOptions, copyCompanions, float32Config, modelCard, writeJson } from "./model-files.ts";
+import { type CardOptions, cardFiles, titleOf } from "./model-card.ts";
+import { copyCompanions, float32Config, writeFiles, writeJson } from "./model-files.ts";
 import type { OnnxDtypeName } from "./onnx-dtypes.ts";
 import { writeOnnxFiles } from "./onnx-files.ts";
 
@@ -56,9 +57,8 @@ export async function writeTransformersJsFolder(
         ...(Object.keys(external).length > 0 ? { use_external_data_format: external } : {}),
       },
     });
-    const title = folder.split("/").at(-1) ?? folder;
-    const card = modelCard({ ...options, title, library: "transformers.js", task: model.task });
-    await storage.write(joinPath(staging, "README.md"), card);
+    const about = { ...options, title: titleOf(folder), library: "transformers.js", task: model.task };
+    await writeFiles(storage, staging, await cardFiles(storage, model.folder, about));
   });
 }
 

@@ -75,7 +75,18 @@ export async function readMlxAdapter(
 export async function writeMlxAdapter(
   storage: Storage,
   folder: string,
-  { settings, tensors, baseModel }: { settings: MlxSettings; tensors: MlxTensors<Tensor>; baseModel: string },
+  {
+    settings,
+    tensors,
+    baseModel,
+    beside = {},
+  }: {
+    readonly settings: MlxSettings;
+    readonly tensors: MlxTensors<Tensor>;
+    readonly baseModel: string;
+    /** Further files of text, by name. */
+    readonly beside?: Readonly<Record<string, string>>;
+  },
 ): Promise<void> {
   const { dora, rank, scale, dropout } = settings;
   // Keys are matched in every block: what a block has no tensors for stays as it is, for its b starts at zero.
@@ -92,6 +103,7 @@ export async function writeMlxAdapter(
   await writeFolder(storage, folder, async (staging) => {
     await storage.write(joinPath(staging, configFile), `${JSON.stringify(config, null, 4)}\n`);
     await writeSafetensors(storage, joinPath(staging, weightsFile), entries);
+    for (const [name, text] of Object.entries(beside)) await storage.write(joinPath(staging, name), text);
   });
 }
 

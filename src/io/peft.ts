@@ -97,8 +97,8 @@ export async function writePeftAdapter(
     readonly whole?: PeftWholeWeights<Tensor | LazyTensor>;
     /** What the model is made for, in our words; what the config says unless given. */
     readonly task?: string;
-    /** Further files, by name. */
-    readonly beside?: Readonly<Record<string, JsonObject>>;
+    /** Further files, by name: JSON, or text as it is. */
+    readonly beside?: Readonly<Record<string, JsonObject | string>>;
   },
 ): Promise<void> {
   const { layout, tensors, whole, beside = {} } = adapter;
@@ -125,8 +125,10 @@ export async function writePeftAdapter(
   await writeFolder(storage, folder, async (staging) => {
     await storage.write(joinPath(staging, configFile), JSON.stringify(sorted, null, 2));
     await writeSafetensors(storage, joinPath(staging, weightsFile), entries);
-    for (const [name, content] of Object.entries(beside))
-      await storage.write(joinPath(staging, name), `${JSON.stringify(content, null, 2)}\n`);
+    for (const [name, content] of Object.entries(beside)) {
+      const text = typeof content === "string" ? content : `${JSON.stringify(content, null, 2)}\n`;
+      await storage.write(joinPath(staging, name), text);
+    }
   });
 }
 

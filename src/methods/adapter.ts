@@ -2,6 +2,27 @@ import type { Tensor } from "../graph/index.ts";
 import { configAt, type MethodChoice } from "./table.ts";
 import type { TargetModules } from "./targets.ts";
 
+/** A paper, as every record cites its own. */
+export interface Cited {
+  readonly title: string;
+  readonly authors: string;
+  readonly year: number;
+  readonly arxiv: string;
+}
+
+/** The run that left an adapter, as it is kept beside it. */
+export interface RunRecord {
+  /** Updates made, of how many. */
+  readonly step: number;
+  readonly steps: number;
+  readonly ended: string;
+  readonly best?: { readonly step: number; readonly loss: number };
+  /** What decided its losses: settings, options, sizes, and hashes of the data. */
+  readonly facts: Readonly<Record<string, unknown>>;
+  /** What it was made by. */
+  readonly cites: readonly Cited[];
+}
+
 /** What tuning leaves: the method, where it attaches, and its trained tensors. */
 export interface Adapter {
   readonly choice: MethodChoice;
@@ -10,6 +31,8 @@ export interface Adapter {
   readonly parameters: ReadonlyMap<string, Tensor>;
   /** Updates of the run it comes from, where its method goes by a schedule. */
   readonly steps?: number;
+  /** How it was trained, where that is known. */
+  readonly run?: RunRecord;
 }
 
 /** What is left of a module's rank. */

@@ -1,7 +1,7 @@
 import { TuneError } from "../errors.ts";
 import type { Tensor } from "../graph/index.ts";
 import { joinPath, type Storage } from "../io/storage.ts";
-import type { Adapter, MethodChoice, TargetModules } from "../methods/index.ts";
+import type { Adapter, MethodChoice, RunRecord, TargetModules } from "../methods/index.ts";
 import type { PretrainedModel } from "../models/index.ts";
 import { chooseOptimizer, learningRateAt } from "../optim/index.ts";
 import type { Device } from "../runtime/device.ts";
@@ -247,8 +247,20 @@ async function trainAlone(options: RunOptions): Promise<RunResult> {
       if (stopsEarly()) ended = "early-stop";
     }
     await save();
-    const adapter = await trainer.adapter(best);
-    return { adapter, step: progress.step, steps, ended, best: progress.best };
+    const trained = await trainer.adapter(best);
+    const ending = { step: progress.step, steps, ended };
+    const cites = [
+      choice.method.cite,
+      objective.objective.cite,
+      chooseOptimizer(settings.optimizer, settings.optimizerOptions).optimizer.cite,
+    ];
+    const run: RunRecord = {
+      ...ending,
+      ...(progress.best ? { best: progress.best } : {}),
+      facts: fingerprint,
+      cites: cites.filter((cite) => cite !== undefined),
+    };
+    return { adapter: { ...trained, run }, ...ending, best: progress.best };
   } finally {
     await trainer.close();
   }
