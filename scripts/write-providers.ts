@@ -9,12 +9,12 @@ import { tinyTraining } from "../tests/helpers/tiny-training.ts";
 import type { TrainingPage } from "../tests/providers.browser.ts";
 
 /*
- * Which family trains on which execution provider: four LoRA steps of a tiny model of each, on each, against the
+ * Which family trains on which execution provider: three LoRA steps of a tiny model of each, on each, against the
  * losses of one thread on the CPU. Writes the table of docs/providers.md:  npm run providers
  */
 declare const scion: TrainingPage; // in the page
 
-const steps = 4;
+const steps = 3;
 const page = fileURLToPath(new URL("../docs/providers.md", import.meta.url));
 
 // A driver of WebGPU has to be there before a process starts, so this one starts itself again.

@@ -10,8 +10,6 @@ export * from "./combine.ts";
 export * from "./forms.ts";
 export * from "./merge.ts";
 export * from "./mlx-files.ts";
-export { modelCard } from "./model-card.ts";
-export { copyCompanions, writeJson } from "./model-files.ts";
 export * from "./packed-folder.ts";
 export * from "./safetensors-folder.ts";
 export * from "./transformers-js.ts";

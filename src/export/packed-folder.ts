@@ -17,7 +17,8 @@ import { openSafetensors, writeSafetensors } from "../io/safetensors.ts";
 import { joinPath, type Storage, writeFolder } from "../io/storage.ts";
 import { type Adapter, chooseMethod, parameterName } from "../methods/index.ts";
 import type { PretrainedModel } from "../models/index.ts";
-import { copyCompanions, modelCard, writeJson } from "./model-files.ts";
+import { cardFiles, titleOf } from "./model-card.ts";
+import { copyCompanions, writeFiles, writeJson } from "./model-files.ts";
 
 /** How a packed model is written. */
 export interface WritePackedModelOptions {
@@ -52,9 +53,8 @@ export async function writePackedModel(
       architectures: config["architectures"] ?? [model.architecture.className],
       quantization_config: { quant_method: "scion", version: packedVersion, file: packedFileName },
     });
-    const title = folder.split("/").at(-1) ?? folder;
-    const card = modelCard({ title, baseModel, library: "scionwood" });
-    await storage.write(joinPath(staging, "README.md"), card);
+    const about = { title: titleOf(folder), baseModel, library: "scionwood" };
+    await writeFiles(storage, staging, await cardFiles(storage, model.folder, about));
   });
   return openPacked(storage, joinPath(folder, packedFileName));
 }
