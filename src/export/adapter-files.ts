@@ -72,13 +72,16 @@ export async function writeAdapter(
   const { inPlace } = adapter.choice;
   const { all } = weightsInPlace(outputs, inPlace, new Set(modules));
   const whole = new Map(all.map(({ value: { name } }) => [name, adapter.parameters.get(name) as Tensor])); // attached, so there
+  const about = { adapter, ...options, title: titleOf(folder), library: "peft", task: model.task };
   await writePeftAdapter(storage, folder, {
     ...written,
     layout: method.peft,
-    beside: await cardFiles(storage, model.folder, { adapter, ...options, title: titleOf(folder), library: "peft" }),
+    beside: {
+      ...(await cardFiles(storage, model.folder, about)),
+      ...(model.labels ? { [taskFile]: { task: model.task, labels: model.labels } } : {}),
+    },
     ...(inPlace ? { whole: { ...inPlace, tensors: whole } } : {}),
     task: model.task,
-    ...(model.labels ? { beside: { [taskFile]: { task: model.task, labels: model.labels } } } : {}),
   });
 }
 
