@@ -24,7 +24,8 @@ export async function writeSafetensorsFolder(
   await writeFolder(storage, folder, async (staging) => {
     await copyCompanions(storage, model.folder, staging);
     await writeJson(storage, joinPath(staging, "config.json"), float32Config(model.json, model.architecture.className));
-    const entries = [...model.weights].map(([name, { source }]) => ({ name, tensor: source }));
+    const stored = model.architecture.storedName ?? ((name: string): string => name);
+    const entries = [...model.weights].map(([name, { source }]) => ({ name: stored(name), tensor: source }));
     await writeModelWeights(storage, staging, entries, maxShardBytes === undefined ? {} : { maxShardBytes });
     const about = { ...options, title: titleOf(folder), library: "transformers", task: model.task };
     await writeFiles(storage, staging, await cardFiles(storage, model.folder, about));

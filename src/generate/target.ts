@@ -1,5 +1,5 @@
-import { graph, type Tensor, tensor, type Value } from "../graph/index.ts";
-import { type Adapter, attach, checkParameters } from "../methods/index.ts";
+import { graph, type Tensor, tensor } from "../graph/index.ts";
+import { type Adapter, adaptedModules, attach, checkParameters, endsOfPath, linearModules } from "../methods/index.ts";
 import type { OpenGraph, PretrainedModel } from "../models/index.ts";
 import type { Device } from "../runtime/device.ts";
 import { compileGraph, type Program } from "../runtime/program.ts";
@@ -23,21 +23,18 @@ export async function generateTarget(
   sources: readonly Int32Array[],
   { padId, eosId, maxNewTokens, adapter }: TargetOptions,
 ): Promise<readonly (readonly number[])[]> {
+  const { outputModule } = model.architecture;
   const { encoder_model: encoder, decoder_model_merged: decoder } = model.parts();
   if (!encoder || !decoder) throw new Error(`a ${model.modelType} model has no encoder and decoder`);
-  // Modules of an adapter may be in either part, so that it attaches to both at once.
-  const plain = { ...encoder.outputs, ...decoder.outputs };
-  const { outputModule } = model.architecture;
-  const attached = adapter && attach(plain, { ...adapter, outputModule, training: false });
   const reads: Record<string, string> = {};
-  if (attached && adapter) {
-    checkParameters(attached.trainables, adapter.parameters, model.folder);
+  if (adapter) {
+    const { trainables } = attach(model.predict().outputs, { ...adapter, outputModule, training: false });
+    checkParameters(trainables, adapter.parameters, model.folder);
     for (const [name, values] of adapter.parameters) {
       reads[name] = `target ${name}`;
       await device.upload(`target ${name}`, values);
     }
   }
-  const outputs = attached?.outputs ?? plain;
   const [reader, writer] = [await compile(encoder), await compile(decoder)];
   try {
     const { feeds } = model.reads.feed(
@@ -82,9 +79,23 @@ export async function generateTarget(
     await device.discard(Object.values(reads));
   }
 
-  function compile({ inputs, outputs: own }: OpenGraph): Promise<Program> {
-    const named = Object.keys(own).map((name): [string, Value] => [name, outputs[name] as Value]); // each of these
-    return compileGraph(device, graph({ inputs, outputs: new Map(named) }));
+  function compile({ inputs, outputs }: OpenGraph): Promise<Program> {
+    const tuned = adapter
+      ? attach(outputs, { ...partOf(adapter, outputs), outputModule, training: false }).outputs
+      : outputs;
+    return compileGraph(device, graph({ inputs, outputs: tuned }));
+  }
+
+  /** An adapter's share in one of the two parts: those of its modules that are there. */
+  function partOf({ choice, targets }: Adapter, outputs: OpenGraph["outputs"]): Pick<Adapter, "choice" | "targets"> {
+    const there = linearModules(outputs);
+    const all = adaptedModules(model.predict().outputs, { choice, targets, outputModule });
+    const { inPlace, ...rest } = choice;
+    const modules =
+      inPlace?.modules.filter((module) => [...there.keys()].some((name) => endsOfPath(name, module))) ?? [];
+    const kept =
+      inPlace && (modules.length > 0 || inPlace.biases !== "none") ? { inPlace: { ...inPlace, modules } } : {};
+    return { choice: { ...rest, ...kept }, targets: all.filter((module) => there.has(module)) };
   }
 
   function run(program: Program, feeds: Readonly<Record<string, Tensor>>): Promise<Readonly<Record<string, Tensor>>> {

@@ -73,7 +73,7 @@ export function isInPlace({ modules }: InPlace, module: string): boolean {
 }
 
 /** Whether some module around `module`, or itself, ends with `name`. */
-function endsOfPath(module: string, name: string): boolean {
+export function endsOfPath(module: string, name: string): boolean {
   const parts = module.split(".");
   return parts.some((_, i) => `.${parts.slice(0, i + 1).join(".")}`.endsWith(`.${name}`));
 }

@@ -157,6 +157,8 @@ export interface Family<Config = unknown> {
   readonly ignored: RegExp;
   /** Whether transformers has classes for it; true unless given. */
   readonly inTransformers?: boolean;
+  /** What checkpoints call a tensor, where that is not its module's name. */
+  readonly storedName?: (name: string) => string;
   /** What adapters attach to unless told otherwise: the last part of module names, as PEFT's defaults. */
   readonly defaultTargets: readonly string[];
   /** Whole paths of the linear maps that end sublayers: what they give is added to the residual. */

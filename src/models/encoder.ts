@@ -37,6 +37,8 @@ export interface Encoder<Config> {
   readonly ignored: RegExp;
   /** Whether transformers has classes for it; true unless given. */
   readonly inTransformers?: boolean;
+  /** What checkpoints call a tensor, where that is not its module's name. */
+  readonly storedName?: (name: string) => string;
   readonly defaultTargets: readonly string[];
   readonly sublayers?: Sublayers;
   readonly configure: (json: ConfigJson) => Config;
@@ -111,6 +113,7 @@ export function encoderFamily<Config>(encoder: Encoder<Config>): Family<Config> 
     modelType,
     ignored,
     inTransformers,
+    ...(encoder.storedName ? { storedName: encoder.storedName } : {}),
     defaultTargets,
     ...(sublayers ? { sublayers } : {}),
     configure,

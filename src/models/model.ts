@@ -260,7 +260,7 @@ function moduleOf(tensorName: string): string {
 
 function matchTensors(
   specs: readonly TensorSpec[],
-  { basePrefix, ignored }: Family & Form,
+  { basePrefix, ignored, storedName = (name) => name }: Family & Form,
   files: ReadonlyMap<string, LazyTensor>,
   folder: string,
 ): { found: ReadonlyMap<string, WeightValue>; storedAs: ReadonlySet<DType>; unused: readonly string[] } {
@@ -270,7 +270,8 @@ function matchTensors(
   const storedAs = new Set<DType>();
   for (const { name, shape } of specs) {
     const short = name.startsWith(basePrefix) ? name.slice(basePrefix.length) : name;
-    const key = [name, short, basePrefix + name].find((candidate) => files.has(candidate));
+    const spellings = [name, short, basePrefix + name];
+    const key = [...spellings, ...spellings.map(storedName)].find((candidate) => files.has(candidate));
     const tensor = key === undefined ? undefined : files.get(key);
     if (key === undefined || tensor === undefined) {
       const [near] = nearest(name, files.keys(), 1);

@@ -1,7 +1,7 @@
 import { input, inScope, type Value } from "../graph/index.ts";
 import { add, apply, concat, Expand, gemm, reshape, reshapeTo, sizeVector, transpose } from "../ops/index.ts";
 import { type Activation, activationNames, activations } from "./activations.ts";
-import type { TensorSpec, Weights } from "./architecture.ts";
+import type { TensorSpec } from "./architecture.ts";
 import { openAttention } from "./attention.ts";
 import { dense, layerNormed } from "./blocks.ts";
 import { readConfig } from "./config.ts";
@@ -29,6 +29,7 @@ export const vit: Encoder<VitConfig> = {
   modelType: "vit",
   className: "ViT",
   prefix: "vit",
+  storedName,
   ignored: /(pooler\.dense\.(weight|bias)|embeddings\.mask_token|^decoder\..*)$/,
   defaultTargets: ["q_proj", "v_proj"],
 
@@ -80,24 +81,23 @@ export const vit: Encoder<VitConfig> = {
       { name: "embeddings.patch_embeddings.projection.weight", shape: [hidden, 3, patchSize, patchSize] },
       { name: "embeddings.patch_embeddings.projection.bias", shape: [hidden] },
       ...Array.from({ length: config.layers }, (_, i) => {
-        const block = `encoder.layer.${i}`;
+        const block = `layers.${i}`;
         return [
-          ...["query", "key", "value"].flatMap((name) =>
-            linear(`${block}.attention.attention.${name}`, hidden, hidden, biased),
+          ...["q_proj", "k_proj", "v_proj"].flatMap((name) =>
+            linear(`${block}.attention.${name}`, hidden, hidden, biased),
           ),
-          ...linear(`${block}.attention.output.dense`, hidden, hidden),
+          ...linear(`${block}.attention.o_proj`, hidden, hidden),
           ...normTensors(`${block}.layernorm_before`, hidden),
           ...normTensors(`${block}.layernorm_after`, hidden),
-          ...linear(`${block}.intermediate.dense`, inner, hidden),
-          ...linear(`${block}.output.dense`, hidden, inner),
+          ...linear(`${block}.mlp.fc1`, inner, hidden),
+          ...linear(`${block}.mlp.fc2`, hidden, inner),
         ];
       }).flat(),
       ...normTensors("layernorm", hidden),
     ];
   },
 
-  encode: (config, stored, rows) => {
-    const weights: Weights = (name) => stored(storedName(name));
+  encode: (config, weights, rows) => {
     const { hiddenSize, heads, imageSize, patchSize, normEpsilon } = config;
     const across = inRow(config);
     const [seq, headDim] = [across ** 2 + 1, hiddenSize / heads];
@@ -153,11 +153,11 @@ export const vit: Encoder<VitConfig> = {
 
 /** Checkpoints keep the names that modules had before transformers 5. */
 function storedName(name: string): string {
-  const [, layer, inner] = /^layers\.(\d+)\.(.*)$/.exec(name) ?? [];
+  const [, front = "", layer, inner] = /^(vit\.)?layers\.(\d+)\.(.*)$/.exec(name) ?? [];
   if (inner === undefined) return name;
   const renamed = Object.entries(olderNames).find(([now]) => inner.startsWith(now));
   const old = renamed ? renamed[1] + inner.slice(renamed[0].length) : inner;
-  return `encoder.layer.${layer}.${old}`;
+  return `${front}encoder.layer.${layer}.${old}`;
 }
 
 const olderNames: Readonly<Record<string, string>> = {

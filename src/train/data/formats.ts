@@ -61,10 +61,17 @@ export function inspectKeys<Format extends RowFormat>(
   return { format, ignoredKeys: [...ignored], problems, code };
 }
 
-/** Formats whose keys a row has; not those whose keys another of them knows as optional. */
+/** Formats whose keys a row has; not those whose keys another of them has too, or knows as optional. */
 function formatsOf<Format extends RowFormat>(value: DataRow["value"], formats: readonly Format[]): readonly Format[] {
   const fits = formats.filter(({ keys }) => keys.every((key) => Object.hasOwn(value, key)));
-  return fits.filter(({ keys }) => !fits.some(({ optionalKeys }) => keys.every((key) => optionalKeys.includes(key))));
+  const within = (keys: readonly string[], others: readonly string[]): boolean =>
+    keys.every((key) => others.includes(key));
+  return fits.filter(
+    ({ keys }) =>
+      !fits.some(
+        (other) => within(keys, other.optionalKeys) || (other.keys.length > keys.length && within(keys, other.keys)),
+      ),
+  );
 }
 
 /**

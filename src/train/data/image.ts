@@ -57,16 +57,20 @@ async function decodePng(bytes: Uint8Array): Promise<Pixels> {
   const { decode } = await import("fast-png");
   const { width, height, channels, depth, data, palette } = decode(bytes, { checkCrc: true });
   const pixels = new Uint8Array(3 * width * height);
-  const shift = depth === 16 ? 8 : 0;
-  for (let i = 0; i < width * height; i++) {
-    for (let channel = 0; channel < 3; channel++) {
-      const grey = channels < 3;
-      const own = data[i * channels + (grey ? 0 : channel)] ?? 0;
-      pixels[3 * i + channel] = palette
-        ? (palette[own]?.[channel] ?? 0)
-        : depth < 8
-          ? (own * 255) / (2 ** depth - 1)
-          : own >> shift;
+  // Samples of fewer than 8 bits are packed, each row from a new byte on.
+  const rowBytes = Math.ceil((width * depth) / 8);
+  const sample = (x: number, y: number, channel: number): number => {
+    if (depth >= 8) return data[(y * width + x) * channels + channel] ?? 0;
+    const byte = data[y * rowBytes + ((x * depth) >> 3)] ?? 0;
+    return (byte >> (8 - depth - ((x * depth) & 7))) & (2 ** depth - 1);
+  };
+  for (let y = 0; y < height; y++) {
+    for (let x = 0; x < width; x++) {
+      for (let channel = 0; channel < 3; channel++) {
+        const own = sample(x, y, channels < 3 ? 0 : channel);
+        const value = depth === 16 ? own >> 8 : depth < 8 ? (own * 255) / (2 ** depth - 1) : own;
+        pixels[3 * (y * width + x) + channel] = palette ? (palette[own]?.[channel] ?? 0) : value;
+      }
     }
   }
   return { width, height, data: pixels };
