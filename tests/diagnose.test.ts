@@ -2,6 +2,15 @@ import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import {
+  type DiagnosisSettings,
+  deviceProducts,
+  diagnosisDefaults,
+  examine,
+  type MatrixPair,
+  memoryCache,
+  sum,
+} from "../src/diagnose/index.ts";
 import type { LazyTensor } from "../src/graph/index.ts";
 import {
   type Adapter,
@@ -18,7 +27,7 @@ import {
   TuneError,
   writeMended,
 } from "../src/index.ts";
-import { createRng } from "../src/linalg/index.ts";
+import { createRng, type Matrix, matmul, qr } from "../src/linalg/index.ts";
 import { attach, chooseMethod } from "../src/methods/index.ts";
 import type { PretrainedModel } from "../src/models/index.ts";
 import { nodePlatform, openNodeDevice } from "../src/runtime/node.ts";
@@ -147,6 +156,48 @@ describe("a diagnosis of an adapter is that of the merged model", () => {
     const float = await look(loaded(half), { tuned: loaded(await randomModel(tinyLlama, 3)) });
     expect(float.warnings.map(({ code }) => code)).toContain("precision-differs");
   });
+});
+
+it("certifies on a device in float32 what whole decompositions find", async () => {
+  const size = 288; // large enough for the device
+  const rng = createRng(4, "certified");
+  const gaussian = (rows: number, cols: number): Matrix<Float64Array> => ({
+    rows,
+    cols,
+    data: Float64Array.from({ length: rows * cols }, () => rng.normal() / Math.sqrt(size)),
+  });
+  const [left, right] = [qr(gaussian(size, size)).Q, qr(gaussian(size, size)).Q];
+  const scaled = { ...left, data: left.data.map((value, i) => (8 * value) / (1 + (i % size)) ** 0.4) };
+  const base = { rows: size, cols: size, data: Float32Array.from(matmul(scaled, right, { transB: true }).data) };
+  const update = { left: gaussian(size, 3), right: gaussian(3, size) };
+  update.left.data.forEach((value, i) => {
+    update.left.data[i] = value * (i % 3 === 0 ? 12 : 0.5);
+  });
+  const pair: MatrixPair = {
+    name: "w",
+    module: "w",
+    rows: size,
+    cols: size,
+    part: undefined,
+    base: async () => base,
+    tuned: async () => sum(matmul(update.left, update.right), base),
+    update: () => update,
+  };
+  const products = deviceProducts(device);
+  const tools = { products, cache: memoryCache() };
+  const found = async (method: DiagnosisSettings["method"]) =>
+    (await examine(pair, { ...diagnosisDefaults, method }, tools)).diagnosis;
+  const [exact, certified, rotated] = [await found("exact"), await found("certified"), await found("rotated")];
+  await products.close();
+  expect([certified.method, rotated.method]).toEqual(["certified", "rotated"]);
+  expect(exact.intruders).toEqual([0]);
+  for (const other of [certified, rotated]) {
+    expect(other.intruders).toEqual(exact.intruders);
+    for (const [j, value] of exact.maxCos.entries()) {
+      expect(other.bound[j] ?? 0).toBeGreaterThan(value - 1e-5);
+      if (other.bound[j] === other.maxCos[j]) expect(other.maxCos[j]).toBeCloseTo(value, 5);
+    }
+  }
 });
 
 describe("fused projections", () => {

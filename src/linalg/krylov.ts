@@ -121,7 +121,7 @@ async function rayleighRitz(
     residuals[j] = Math.sqrt(sum);
   }
   const complete = p >= Math.min(operator.rows, operator.cols);
-  const floor = 4 * operator.precision * (S[0] ?? 0);
+  const floor = 16 * operator.precision * (S[0] ?? 0); // roundings of a product of thousands of terms
   const first = Math.min(wanted, kept);
   let converged = 0;
   for (; converged < first; converged++) {
