@@ -10,7 +10,7 @@ const colours = ["#2f7d4f", "#b4532a", "#2b5d9b"];
 
 /** Points by family, as an SVG document. */
 export function drawScatter(title: string, across: string, up: string, points: readonly Point[]): string {
-  const [left, top, width, height] = [64, 44, 520, 300];
+  const [left, top, width, height] = [64, 60, 520, 284];
   const families = [...new Set(points.map(({ family }) => family))];
   const [mostX, mostY] = [
     Math.max(1, ...points.map(({ x }) => x)) * 1.05,
@@ -36,7 +36,7 @@ export function drawScatter(title: string, across: string, up: string, points: r
     `<text x="16" y="24" font-size="14" font-weight="600">${title}</text>`,
     ...marks,
     `<text x="${left + width}" y="${top + height + 38}" text-anchor="end">${across}</text>`,
-    `<text x="16" y="38">${up}</text>`,
+    `<text x="16" y="42">${up}</text>`,
     ...dots,
     ...legend,
     "</svg>",

@@ -57,11 +57,11 @@ function similarity({ name, similarity: rows, intruders }: MatrixDiagnosis): Dra
   const numbers = (count: number, at: (i: number) => string): string =>
     Array.from({ length: count }, (_, i) => (i === 0 || i === count - 1 ? at(i) : "")).join("");
   return {
-    width: Math.max(left + columns * cell + 16, 16 + 5.6 * short(name).length),
+    width: Math.max(left + columns * cell + 16, 16 + 5.6 * short(name).length, intruders.length > 0 ? 236 : 0),
     height: top + rows.length * cell + 26,
     body: [
       `<text x="8" y="16" font-weight="600">${escaped(short(name))}</text>`,
-      `<text x="8" y="31" font-size="10">rows: base; columns: tuned${intruders.length > 0 ? "; framed: intruders" : ""}</text>`,
+      `<text x="8" y="31" font-size="10">base down, tuned across${intruders.length > 0 ? "; framed: intruders" : ""}</text>`,
       ...cells,
       ...marks,
       numbers(
