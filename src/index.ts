@@ -18,6 +18,7 @@ export {
   type StageResult,
   tuneInOrder,
 } from "./api/continual.ts";
+export type { TuningChoice } from "./api/describe-run.ts";
 
 export {
   type ComparisonOptions,
@@ -65,7 +66,7 @@ export {
   exportModel,
   loadAdapter,
 } from "./api/save.ts";
-export { type TuneOptions, type TuningChoice, tune } from "./api/tune.ts";
+export { type FindLearningRateOptions, findLearningRate, type TuneOptions, tune } from "./api/tune.ts";
 export type { BitPlan, BitsChoice, MatrixReport, MixedBits, PackedReport, QuantiseEvent } from "./compress/index.ts";
 export type { Lookups } from "./decode/index.ts";
 export {
@@ -111,6 +112,7 @@ export { type Scheme, schemes } from "./quant/index.ts";
 export type { Device, DeviceOptions } from "./runtime/device.ts";
 export type { FindModelOptions, MemoryUse, Platform } from "./runtime/platform.ts";
 export type { DataReport, DataSource, DataWarning } from "./train/data/index.ts";
+export type { RatePoint, RateSearch } from "./train/learning-rate.ts";
 export { chooseObjective, type Objective, type ObjectiveChoice, objectives } from "./train/objectives/index.ts";
 export type { RunPlan } from "./train/plan.ts";
 export type { RunEvent, RunResult } from "./train/run.ts";

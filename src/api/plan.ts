@@ -5,9 +5,9 @@ import { type BaseWeightsName, baseWeights } from "../train/base-weights.ts";
 import { type Sequence, sequencesOf, type TokenizedExample } from "../train/data/index.ts";
 import { type MemoryChoiceName, memoryChoices } from "../train/memory.ts";
 import { type PlanOptions, planRun, type RunPlan } from "../train/plan.ts";
+import { describeRun, type TuningChoice } from "./describe-run.ts";
 import type { LoadedData, StreamedData } from "./load-data.ts";
 import type { LoadedModel } from "./load-model.ts";
-import { describeRun, type TuningChoice } from "./tune.ts";
 
 /** What tuning would take here, said before any weight is read. */
 export interface TuningPlan extends RunPlan {

@@ -1,47 +1,25 @@
 import { memoryCache } from "../diagnose/index.ts";
+import { TuneError } from "../errors.ts";
 import type { Tensor } from "../graph/index.ts";
-import {
-  chooseMethod,
-  type InPlace,
-  type MethodConfig,
-  methods,
-  type Patterns,
-  sublayerTargets,
-  type TargetModules,
-} from "../methods/index.ts";
 import type { Device, DeviceOptions } from "../runtime/device.ts";
 import { batchesByLength, type TokenizedExample } from "../train/data/index.ts";
+import { type RateSearch, type RateSearchOptions, searchLearningRate } from "../train/learning-rate.ts";
 import { chooseObjective } from "../train/objectives/index.ts";
 import type { PlanOptions } from "../train/plan.ts";
 import { type Observed, type RunEvent, type RunResult, train } from "../train/run.ts";
-import { resolveSettings, type TrainSettings } from "../train/settings.ts";
+import { describeRun, type TuningChoice } from "./describe-run.ts";
 import { diagnose } from "./diagnose.ts";
 import type { LoadedData, StreamedData } from "./load-data.ts";
-import { type LoadedModel, padIdOf } from "./load-model.ts";
+import type { LoadedModel } from "./load-model.ts";
+import { planTuning } from "./plan.ts";
 import { evaluate } from "./run-model.ts";
-
-/** What is tuned how: training settings, and the method with its own options. */
-export interface TuningChoice extends Partial<TrainSettings> {
-  /** `lora`, `full`, …: a name in `methods`. */
-  readonly method?: string;
-  /** The method's options, such as `{ rank: 8, alpha: 16 }`. */
-  readonly methodOptions?: Partial<MethodConfig>;
-  /** As in PEFT: `"all-linear"`, names, or a regular expression; the architecture's own choice unless given. */
-  readonly targetModules?: TargetModules;
-  /** `causal-lm`, `dpo`, …: a name in `objectives`; what the data is for unless given. */
-  readonly objective?: string;
-  /** The objective's options, such as `{ beta: 0.1 }`. */
-  readonly objectiveOptions?: Readonly<Record<string, number | boolean | string>>;
-  /** Options that some modules have otherwise, such as `{ rank: { down_proj: 16 } }`. */
-  readonly patterns?: Patterns;
-  /** Modules and biases that are trained in place besides, such as `{ modules: ["lm_head"] }`. */
-  readonly inPlace?: Partial<InPlace>;
-}
 
 /** How to tune, where to, and from what. */
 export interface TuneOptions extends TuningChoice {
   /** Folder for checkpoints and metrics; nothing is written without it. */
   readonly output?: string;
+  /** Write events for TensorBoard into the output folder too. */
+  readonly tensorboard?: boolean;
   /** Go on from the output folder's checkpoint, when it has one. */
   readonly resume?: boolean;
   /** Start from these trained tensors instead of the method's initial ones. */
@@ -69,7 +47,7 @@ export async function tune(
   data: LoadedData | StreamedData,
   options: TuneOptions = {},
 ): Promise<RunResult> {
-  const { output, resume, initial, device, deviceOptions, signal, onEvent, ...others } = options;
+  const { output, tensorboard, resume, initial, device, deviceOptions, signal, onEvent, ...others } = options;
   const { baseText = [], trackIntruders = false, ...choice } = others;
   const run = await describeRun(model, data, choice);
   const opened = device ?? (await model.platform.openDevice(deviceOptions));
@@ -81,42 +59,84 @@ export async function tune(
       ...run,
       train: "store" in data ? data.store : data.train,
       ...(output === undefined ? {} : { folder: { storage: model.platform.storage, path: output } }),
+      ...(tensorboard === undefined ? {} : { tensorboard }),
       ...(resume === undefined ? {} : { resume }),
       ...(initial === undefined ? {} : { initial }),
       ...(signal === undefined ? {} : { signal }),
       ...(onEvent === undefined ? {} : { onEvent }),
     });
+  } catch (error) {
+    throw await withAdvice(error, { model, data, choice, device: opened });
   } finally {
     if (!device) await opened.close();
   }
 }
 
+/** Where memory ran out: what a plan would have said, with what it takes as the most that there is. */
+async function withAdvice(error: unknown, { model, data, choice, device }: AdviceOptions): Promise<unknown> {
+  if (!(error instanceof TuneError) || error.code !== "out-of-memory") return error;
+  const plan = await planTuning(model, data, { ...choice, device, availableBytes: Number.MAX_VALUE }).catch(
+    () => undefined,
+  );
+  if (plan === undefined) return error;
+  const { processBytes, availableBytes } = model.platform.memory();
+  const least = 0.9 * (plan.memory.peakBytes - processBytes); // it did not fit, whatever was free
+  const { remedy } = await planTuning(model, data, {
+    ...choice,
+    device,
+    availableBytes: Math.max(0, Math.min(availableBytes, least)),
+  });
+  const settings = Object.entries(remedy?.settings ?? {}).map(([name, value]) => `${name} ${value}`);
+  return new TuneError(error.code, error.message.split("\n  at ")[0] ?? error.message, {
+    ...(error.at === undefined ? {} : { at: error.at }),
+    fix: remedy
+      ? `use ${settings.join(", ")}: about ${(remedy.plan.memory.peakBytes / 1e9).toFixed(2)} GB instead of ${(plan.memory.peakBytes / 1e9).toFixed(2)} (scion plan says more)`
+      : "choose a smaller model: with no setting would this one fit (scion plan says more)",
+    cause: error,
+  });
+}
+
+interface AdviceOptions {
+  readonly model: LoadedModel;
+  readonly data: LoadedData | StreamedData;
+  readonly choice: TuningChoice;
+  readonly device: Device;
+}
+
+/** What is searched, and on what device. */
+export interface FindLearningRateOptions
+  extends TuningChoice,
+    Partial<Pick<RateSearchOptions, "from" | "to" | "steps" | "onPoint" | "signal">> {
+  readonly device?: Device;
+  readonly deviceOptions?: DeviceOptions;
+}
+
 /**
- * The run that a choice makes of a model and data.
- * @throws {TuneError} for a method, options or settings that do not fit.
+ * Find a learning rate for a run: a hundred updates unless told otherwise, with rates from 1e-7 to 1. Nothing is written.
+ * @throws {TuneError} for options that do not fit.
  */
-export async function describeRun(
+export async function findLearningRate(
   model: LoadedModel,
-  data: Pick<LoadedData, "train" | "validation"> & Partial<Pick<LoadedData, "kind" | "mixture">>,
-  { method, methodOptions, objective, objectiveOptions, targetModules, patterns, inPlace, ...settings }: TuningChoice,
-): Promise<PlanOptions> {
-  const asked = chooseMethod(method ?? "lora", methodOptions, patterns, withHead(model, method ?? "lora", inPlace));
-  const { choice, targets } = asked.method.sublayers
-    ? sublayerTargets({ ...model.pretrained, sublayers: model.pretrained.architecture.sublayers }, asked)
-    : { choice: asked, targets: targetModules ?? model.pretrained.architecture.defaultTargets };
-  const minimised = chooseObjective(objective, objectiveOptions, data.kind);
-  const resolved = resolveSettings(settings);
-  return {
-    model: model.pretrained,
-    choice,
-    objective: minimised,
-    targets,
-    settings: resolved,
-    train: data.train,
-    ...(data.mixture === undefined ? {} : { mixture: data.mixture }),
-    validation: data.validation,
-    padId: await padIdOf(model),
-  };
+  data: LoadedData | StreamedData,
+  options: FindLearningRateOptions = {},
+): Promise<RateSearch> {
+  const { from = 1e-7, to = 1, steps = 100, onPoint, signal, device, deviceOptions, ...choice } = options;
+  const run = await describeRun(model, data, choice);
+  const opened = device ?? (await model.platform.openDevice(deviceOptions));
+  try {
+    return await searchLearningRate({
+      device: opened,
+      ...run,
+      train: "store" in data ? data.store : data.train,
+      from,
+      to,
+      steps,
+      ...(onPoint === undefined ? {} : { onPoint }),
+      ...(signal === undefined ? {} : { signal }),
+    });
+  } finally {
+    if (!device) await opened.close();
+  }
 }
 
 /** Measures forgetting and counts intruders of what is trained; nothing when neither is asked for. */
@@ -152,10 +172,4 @@ async function observer(
     }
     return measures;
   };
-}
-
-/** Beside an adapter, a head is trained whole; a method in place of every weight trains it anyway. */
-function withHead({ pretrained }: LoadedModel, method: string, inPlace: Partial<InPlace> = {}): Partial<InPlace> {
-  if (methods.get(method)?.attaches === "weight") return inPlace;
-  return { ...inPlace, modules: [...new Set([...pretrained.headModules, ...(inPlace.modules ?? [])])] };
 }

@@ -17,6 +17,7 @@ export const commands: Readonly<
   continual: { summary: "tune on several data sets in order", load: () => import("./continual.ts") },
   plan: { summary: "say what tuning would take, before it starts", load: () => import("./plan.ts") },
   quantize: { summary: "pack a model's weights into 1 to 8 bits", load: () => import("./quantize.ts") },
+  lr: { summary: "find a learning rate", load: () => import("./lr.ts") },
   generate: { summary: "continue a prompt", load: () => import("./generate.ts") },
   chat: { summary: "talk with a model", load: () => import("./chat.ts") },
   eval: { summary: "measure loss, perplexity and exact match", load: () => import("./eval.ts") },

@@ -12,6 +12,7 @@ interface TuneFlags extends TuningFlags {
   readonly resume?: boolean;
   readonly baseText?: string;
   readonly trackIntruders?: boolean;
+  readonly tensorboard: boolean;
 }
 
 const examples = `
@@ -24,7 +25,7 @@ Examples:
 
 Data is JSONL, JSON, CSV or Parquet with "messages", "prompt"/"completion", "text", Alpaca's or
 ShareGPT's keys, or plain text; "chosen"/"rejected" rows are learnt from by DPO.
-The output folder gets checkpoint.safetensors, metrics.jsonl, lengths.svg, run.json (the options
+The output folder gets checkpoint.safetensors, metrics.jsonl, events for TensorBoard, lengths.svg, run.json (the options
 in effect, which --config takes), and adapter/ (PEFT) or model/ (full tuning).
 Ctrl-C saves and stops; a second one stops at once.`;
 
@@ -32,6 +33,7 @@ Ctrl-C saves and stops; a second one stops at once.`;
 export async function define(command: Command): Promise<void> {
   (await withTuning(command.description("Tune a model on data")))
     .option("-o, --output <folder>", "where checkpoints and results go", "runs/tune")
+    .option("--no-tensorboard", "write no events for TensorBoard (tensorboard --logdir runs)")
     .option("--resume", "go on from the output folder's checkpoint")
     .option("--base-text <file>", "measure forgetting at every evaluation: the loss on this above the base model's")
     .option("--track-intruders", "count intruder dimensions at every evaluation (docs/diagnosis.md)")
@@ -58,7 +60,12 @@ export async function run(flags: TuneFlags, output: Output): Promise<number> {
   process.on("SIGINT", onSignal);
   process.on("SIGTERM", onSignal);
   const watch = watchRun(output);
-  const options = { ...(await tuningChoice(flags, data)), output: flags.output, resume: flags.resume === true };
+  const options = {
+    ...(await tuningChoice(flags, data)),
+    output: flags.output,
+    resume: flags.resume === true,
+    tensorboard: flags.tensorboard,
+  };
   let result: RunResult;
   try {
     result = await tune(model, data, {

@@ -41,6 +41,7 @@ export function memoryStorage(files: Readonly<Record<string, string | Uint8Array
       }
       return bytes.slice(range.start, range.end);
     },
+    stamp: async (path) => stampOf(kept.get(normal(path))),
     sizeBytes: async (path) => kept.get(normal(path))?.length,
     list: async (folder) => {
       const prefix = normal(folder) === "" ? "" : `${normal(folder)}/`;
@@ -59,9 +60,9 @@ export function memoryStorage(files: Readonly<Record<string, string | Uint8Array
       requireFile(normal(path));
       kept.set(normal(path), bytes);
     },
-    append: async (path, text) => {
+    append: async (path, content) => {
       requireFile(normal(path));
-      kept.set(normal(path), join([kept.get(normal(path)) ?? new Uint8Array(), copyOf(text)]));
+      kept.set(normal(path), join([kept.get(normal(path)) ?? new Uint8Array(), copyOf(content)]));
     },
     rename: async (from, to) => {
       const source = normal(from);
@@ -95,6 +96,17 @@ export function memoryStorage(files: Readonly<Record<string, string | Uint8Array
     },
   };
 }
+
+/** Every write puts other bytes in the place of those before, which are known by a number. */
+function stampOf(bytes: Uint8Array | undefined): string | undefined {
+  if (bytes === undefined) return undefined;
+  const known = stamps.get(bytes) ?? String(++stamped);
+  stamps.set(bytes, known);
+  return known;
+}
+
+const stamps = new WeakMap<Uint8Array, string>();
+let stamped = 0;
 
 function normal(path: string): string {
   return path

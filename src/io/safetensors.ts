@@ -52,9 +52,11 @@ const damaged = "download or write the file again; it is damaged or was cut shor
  * official reader does (tensors must cover the data exactly), and duplicate keys are refused as well.
  * @throws {TuneError} `safetensors-truncated`, `safetensors-bad-header` (length, JSON, fields),
  * `safetensors-unknown-dtype`, `safetensors-unsupported-dtype` (float8 and other types the graph has no dtype for) or
- * `safetensors-bad-layout` (sizes, offsets, overlaps, holes), listing every problem of the file; `file-not-found`.
+ * `safetensors-bad-layout` (sizes, offsets, overlaps, holes), listing every problem of the file; `file-not-found`. Reading
+ * a tensor throws `file-changed` when the file is no longer the one that was opened.
  */
 export async function openSafetensors(storage: Storage, path: string): Promise<Safetensors> {
+  const stamp = await storage.stamp(path);
   const sizeBytes = await storage.sizeBytes(path);
   if (sizeBytes === undefined) throw new TuneError("file-not-found", `no file ${path}.`, { fix: "check the path" });
   if (sizeBytes < 8) {
@@ -107,7 +109,13 @@ export async function openSafetensors(storage: Storage, path: string): Promise<S
   const tensors = new Map<string, LazyTensor>();
   for (const { name, dtype, shape, start, end } of located) {
     const read = async (): Promise<Tensor> => {
-      const bytes = await storage.read(path, { start: dataStart + start, end: dataStart + end });
+      const bytes = await storage
+        .read(path, { start: dataStart + start, end: dataStart + end })
+        .catch(async (error) => {
+          await checkUnchanged(storage, path, stamp);
+          throw error;
+        });
+      await checkUnchanged(storage, path, stamp);
       return { dtype, shape, data: viewAs(dtype, bytes) };
     };
     tensors.set(name, { dtype, shape, sizeBytes: end - start, read });
@@ -267,4 +275,13 @@ async function* fileChunks(header: string, entries: readonly NamedTensor[]): Asy
     }
     yield bytesOf(data);
   }
+}
+
+/** Offsets are those of the header that was read: in another file they would be other numbers. */
+async function checkUnchanged(storage: Storage, path: string, stamp: string | undefined): Promise<void> {
+  if ((await storage.stamp(path)) === stamp) return;
+  throw new TuneError("file-changed", "The file was changed while it was in use.", {
+    at: path,
+    fix: "leave a model's files alone while it is read or tuned, then start again (a run resumes from its checkpoint)",
+  });
 }

@@ -24,6 +24,17 @@ export function storageConformance(
   };
 
   describe(`${name} as a storage`, () => {
+    check("tells that a file has changed, and that it has not", async (storage, path) => {
+      expect(await storage.stamp(path("a"))).toBeUndefined();
+      await storage.write(path("a"), "one");
+      const before = await storage.stamp(path("a"));
+      expect(await storage.stamp(path("a"))).toBe(before);
+      await storage.write(path("a"), "two");
+      expect(await storage.stamp(path("a"))).not.toBe(before);
+      await storage.append(path("a"), Uint8Array.of(33));
+      expect(text(await storage.read(path("a")))).toBe("two!");
+    });
+
     check("locks what one has from the others, until it is released", async (storage, path) => {
       const lock = await storage.lock(path("deep/run"));
       await failsWith("in-use", storage.lock(path("deep/run")), "deep/run");

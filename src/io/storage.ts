@@ -18,10 +18,12 @@ export interface Storage {
   sizeBytes(path: string): Promise<number | undefined>;
   /** Names directly inside a folder, folders ending in `/`; empty when there is no such folder. */
   list(folder: string): Promise<readonly string[]>;
+  /** Something that is another once the file has changed; undefined when there is no such file. */
+  stamp(path: string): Promise<string | undefined>;
   /** Write a whole file: under a temporary name, flushed, then renamed, so that no reader ever sees half of it. */
   write(path: string, content: string | Uint8Array | AsyncIterable<Uint8Array>): Promise<void>;
   /** Add to the end of a file, creating it when missing (logs and metrics, one line a call). */
-  append(path: string, text: string): Promise<void>;
+  append(path: string, content: string | Uint8Array): Promise<void>;
   /** Rename a file or folder, replacing what is at the target. */
   rename(from: string, to: string): Promise<void>;
   /** Remove a file or folder; nothing happens when it is not there. */

@@ -28,6 +28,10 @@ export const nodeStorage: Storage = {
     const info = await reading(path, orNothing(stat(path)));
     return info?.isFile() ? info.size : undefined;
   },
+  stamp: async (path) => {
+    const info = await reading(path, orNothing(stat(path, { bigint: true })));
+    return info?.isFile() ? `${info.ino} ${info.size} ${info.mtimeNs}` : undefined;
+  },
   list: async (folder) => {
     const entries = (await reading(folder, orNothing(readdir(folder, { withFileTypes: true })))) ?? [];
     const names = entries.map(async (entry) => {
@@ -39,7 +43,7 @@ export const nodeStorage: Storage = {
   },
   write: async (path, content) => {
     const folder = dirname(path);
-    await writing(path, mkdir(folder, { recursive: true }));
+    await writing(path, makeFolder(folder));
     const temporary = join(folder, `.${basename(path)}.${randomUUID()}.partial`);
     const handle = await writing(path, open(temporary, "wx"));
     try {
@@ -56,15 +60,15 @@ export const nodeStorage: Storage = {
     }
     await flushFolder(folder);
   },
-  append: async (path, text) => {
-    await writing(path, mkdir(dirname(path), { recursive: true }));
-    await writing(path, appendFile(path, text));
+  append: async (path, content) => {
+    await writing(path, makeFolder(dirname(path)));
+    await writing(path, appendFile(path, content));
   },
   rename: async (from, to) => {
     if ((await writing(from, orNothing(stat(from)))) === undefined) {
       throw new TuneError("file-not-found", `cannot rename ${from}: there is no such file.`);
     }
-    await writing(to, mkdir(dirname(to), { recursive: true }));
+    await writing(to, makeFolder(dirname(to)));
     try {
       await rename(from, to);
     } catch (error) {
@@ -74,7 +78,7 @@ export const nodeStorage: Storage = {
     await flushFolder(dirname(to));
   },
   lock: async (path) => {
-    await writing(path, mkdir(dirname(path), { recursive: true }));
+    await writing(path, makeFolder(dirname(path)));
     return writing(path, lockFile(path));
   },
   remove: async (path) => {
@@ -140,6 +144,20 @@ async function flushFolder(folder: string): Promise<void> {
     }
   } catch (error) {
     if (codeOf(error) === undefined) throw error;
+  }
+}
+
+/** Make a folder and those that it is in. */
+async function makeFolder(path: string): Promise<void> {
+  try {
+    await mkdir(path, { recursive: true });
+  } catch (error) {
+    if (codeOf(error) !== "ENOENT") throw error;
+    // Node 20 to 24 say so of a disk that is read-only: making the first folder that is missing says why.
+    let missing = path;
+    while ((await orNothing(stat(dirname(missing)))) === undefined) missing = dirname(missing);
+    await mkdir(missing);
+    await mkdir(path, { recursive: true });
   }
 }
 

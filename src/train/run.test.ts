@@ -79,7 +79,7 @@ describe("a run", () => {
     const failing: Storage = {
       ...storage,
       append: async (path, text) => {
-        if (text.includes('"step":8,')) throw new Error("killed");
+        if (String(text).includes('"step":8,')) throw new Error("killed");
         await storage.append(path, text);
       },
     };

@@ -17,9 +17,10 @@ import {
   type TokenizedExample,
 } from "./data/index.ts";
 import { fingerprintOf } from "./fingerprint.ts";
-import { appendMetric, trimMetrics } from "./metrics.ts";
+import { appendMetric, type MetricLine, trimMetrics } from "./metrics.ts";
 import { chooseObjective, type ObjectiveChoice } from "./objectives/index.ts";
 import type { TrainSettings } from "./settings.ts";
+import { openEvents } from "./tensorboard.ts";
 import { timetableOf } from "./timetable.ts";
 import { openTrainer } from "./trainer.ts";
 
@@ -41,6 +42,8 @@ export interface RunOptions {
   readonly padId: number;
   /** Where checkpoints and metrics go; without it nothing is written. */
   readonly folder?: { readonly storage: Storage; readonly path: string };
+  /** Write events for TensorBoard into the folder too. */
+  readonly tensorboard?: boolean;
   /** Go on from the folder's checkpoint, when it has one. */
   readonly resume?: boolean;
   /** Initial values instead of the method's own, by parameter name. */
@@ -156,6 +159,17 @@ async function trainAlone(options: RunOptions): Promise<RunResult> {
     if (saved) await trainer.restore(saved.state);
     if (folder) await trimMetrics(folder.storage, folder.path, saved?.progress.step ?? 0);
 
+    const events =
+      folder && options.tensorboard
+        ? await openEvents(folder.storage, folder.path, {
+            firstStep: (saved?.progress.step ?? 0) + 1,
+            now: () => Date.now() / 1000,
+          })
+        : undefined;
+    const note = async (line: MetricLine): Promise<void> => {
+      if (folder) await appendMetric(folder.storage, folder.path, line);
+      await events?.add(line);
+    };
     let progress: Progress = saved?.progress ?? { step: 0, best: undefined, evaluationsWithoutGain: 0 };
     let best = saved?.best;
     let savedStep = saved?.progress.step ?? -1;
@@ -177,7 +191,7 @@ async function trainAlone(options: RunOptions): Promise<RunResult> {
         evaluationsWithoutGain: improved || !counts ? 0 : progress.evaluationsWithoutGain + 1,
       };
       const line = { kind: "evaluation", step: progress.step, loss, ...measuresOf(measures), best: improved } as const;
-      if (folder) await appendMetric(folder.storage, folder.path, line);
+      await note(line);
       onEvent?.(line);
     };
 
@@ -234,7 +248,7 @@ async function trainAlone(options: RunOptions): Promise<RunResult> {
         tokens,
         targets: sumOf(batches, "targets"),
       } as const;
-      if (folder) await appendMetric(folder.storage, folder.path, line);
+      await note(line);
       onEvent?.({ ...line, steps, ...meter.tick(tokens) });
 
       const endsEpoch = step % updatesPerEpoch === 0 || step === steps;

@@ -1,0 +1,155 @@
+import { readFileSync } from "node:fs";
+import { parquetWriteBuffer } from "hyparquet-writer";
+import { readAdapter } from "../../src/export/index.ts";
+import { graph, input, tensor, weight } from "../../src/graph/index.ts";
+import { memoryStorage } from "../../src/io/memory-storage.ts";
+import { openOnnx } from "../../src/io/onnx/read.ts";
+import { writeOnnx } from "../../src/io/onnx/write.ts";
+import type { Storage } from "../../src/io/storage.ts";
+import { chatTemplateOf, loadTokenizer } from "../../src/io/tokenizer.ts";
+import { openModel } from "../../src/models/index.ts";
+import { importOnnx } from "../../src/models/onnx-graph.ts";
+import { add, matmul, relu } from "../../src/ops/index.ts";
+import { readCheckpoint, writeCheckpoint } from "../../src/train/checkpoint.ts";
+import { readDataset } from "../../src/train/data/index.ts";
+import { golden } from "./golden.ts";
+
+type Files = Record<string, Uint8Array>;
+const file = (path: string): Uint8Array => new Uint8Array(readFileSync(path));
+const assets = new URL("../../assets/quickstart/model/", import.meta.url).pathname;
+
+function onnxFile(): Uint8Array {
+  const x = input("x", "float32", ["batch", 3]);
+  const values = tensor("float32", [3, 2], [1, 2, 3, 4, 5, 6]);
+  const w = weight("w", { dtype: "float32", shape: [3, 2], sizeBytes: 24, read: async () => values });
+  const y = relu(add(matmul(x, w), 1));
+  return writeOnnx(graph({ name: "g", inputs: [x], outputs: { y } }), { place: () => values });
+}
+
+const model: Files = {
+  "m/config.json": file(golden("llama-tiny/config.json")),
+  "m/model.safetensors": file(golden("llama-tiny/model.safetensors")),
+};
+const adapter: Files = {
+  ...model,
+  "a/adapter_config.json": file(golden("peft-llama/adapter_config.json")),
+  "a/adapter_model.safetensors": file(golden("peft-llama/adapter_model.safetensors")),
+};
+const tokenizer: Files = {
+  "t/tokenizer.json": file(`${assets}tokenizer.json`),
+  "t/tokenizer_config.json": file(`${assets}tokenizer_config.json`),
+};
+const sharded: Files = {
+  "m/config.json": model["m/config.json"] as Uint8Array,
+  "m/model-00001-of-00001.safetensors": model["m/model.safetensors"] as Uint8Array,
+  "m/model.safetensors.index.json": indexOf(model["m/model.safetensors"] as Uint8Array),
+};
+const text = (content: string): Uint8Array => new TextEncoder().encode(content);
+const rows = Array.from({ length: 8 }, (_, i) => ({ prompt: `say ${i}`, completion: `"${i}",\n` }));
+
+/** The index of a single shard that holds everything. */
+function indexOf(bytes: Uint8Array): Uint8Array {
+  const length = Number(new DataView(bytes.buffer, bytes.byteOffset).getBigUint64(0, true));
+  const header = JSON.parse(new TextDecoder().decode(bytes.subarray(8, 8 + length))) as Record<string, unknown>; // a golden
+  const names = Object.keys(header).filter((name) => name !== "__metadata__");
+  const weight_map = Object.fromEntries(names.map((name) => [name, "model-00001-of-00001.safetensors"]));
+  return new TextEncoder().encode(JSON.stringify({ metadata: { total_size: 1 }, weight_map }));
+}
+
+async function checkpointFile(): Promise<Uint8Array> {
+  const storage = memoryStorage();
+  await writeCheckpoint(storage, "c", {
+    progress: { step: 4, best: { step: 2, loss: 1.5 }, evaluationsWithoutGain: 1 },
+    fingerprint: { seed: 1 },
+    state: new Map([["a", tensor("float32", [2, 3], 1)]]),
+    best: new Map([["a", tensor("float32", [2, 3], 2)]]),
+  });
+  return storage.read("c");
+}
+
+async function readModel(storage: Storage): Promise<void> {
+  const opened = await openModel(storage, "m");
+  opened.loss();
+  for (const { source } of opened.weights.values()) await source.read();
+}
+
+/** A kind of file, whole, and how it is read. */
+export interface Subject {
+  readonly files: Files;
+  /** What is damaged. */
+  readonly path: string;
+  readonly read: (storage: Storage) => Promise<unknown>;
+}
+
+/** Every kind of file that comes from strangers. */
+export const subjects: Readonly<Record<string, Subject>> = {
+  safetensors: { files: model, path: "m/model.safetensors", read: readModel },
+  "config.json": { files: model, path: "m/config.json", read: readModel },
+  "adapter_config.json": {
+    files: adapter,
+    path: "a/adapter_config.json",
+    read: async (storage) => readAdapter(storage, "a", await openModel(storage, "m")),
+  },
+  "adapter_model.safetensors": {
+    files: adapter,
+    path: "a/adapter_model.safetensors",
+    read: async (storage) => readAdapter(storage, "a", await openModel(storage, "m")),
+  },
+  "tokenizer.json": {
+    files: tokenizer,
+    path: "t/tokenizer.json",
+    read: async (storage) => {
+      const loaded = await loadTokenizer(storage, "t");
+      return loaded.decode(loaded.encode("set the alarm to 7"));
+    },
+  },
+  "tokenizer_config.json": {
+    files: tokenizer,
+    path: "t/tokenizer_config.json",
+    read: async (storage) => {
+      const loaded = await loadTokenizer(storage, "t");
+      if (!loaded.chatTemplates.has("default")) return undefined;
+      const messages = [{ role: "user", content: "set the alarm to 7" }];
+      return loaded.encode(chatTemplateOf(loaded).render(messages, { addGenerationPrompt: true }));
+    },
+  },
+  "model.safetensors.index.json": {
+    files: sharded,
+    path: "m/model.safetensors.index.json",
+    read: readModel,
+  },
+  checkpoint: {
+    files: { "c.safetensors": await checkpointFile() },
+    path: "c.safetensors",
+    read: (storage) => readCheckpoint(storage, "c.safetensors"),
+  },
+  ONNX: {
+    files: { "g.onnx": onnxFile() },
+    path: "g.onnx",
+    read: async (storage) => importOnnx(await openOnnx(storage, "g.onnx")),
+  },
+  JSONL: {
+    files: { "d.jsonl": text(rows.map((row) => JSON.stringify(row)).join("\n")) },
+    path: "d.jsonl",
+    read: (storage) => readDataset(storage, "d.jsonl"),
+  },
+  CSV: {
+    files: { "d.csv": text(`prompt,completion\n${rows.map(({ prompt }) => `${prompt},"a ""b"" c"`).join("\n")}`) },
+    path: "d.csv",
+    read: (storage) => readDataset(storage, "d.csv"),
+  },
+  Parquet: {
+    files: {
+      "d.parquet": new Uint8Array(
+        parquetWriteBuffer({
+          columnData: [
+            { name: "prompt", data: rows.map(({ prompt }) => prompt), type: "STRING" },
+            { name: "completion", data: rows.map(({ completion }) => completion), type: "STRING" },
+          ],
+        }),
+      ),
+    },
+    path: "d.parquet",
+    read: (storage) => readDataset(storage, "d.parquet"),
+  },
+};

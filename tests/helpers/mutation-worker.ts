@@ -1,0 +1,28 @@
+import { TuneError } from "../../src/errors.ts";
+import { memoryStorage } from "../../src/io/memory-storage.ts";
+import { createRng } from "../../src/linalg/index.ts";
+import { damaged } from "./damaged.ts";
+import { subjects } from "./mutation-subjects.ts";
+
+/*
+ * Read `count` damaged files of every kind, and say a line of JSON about each: the code that it was refused with, nothing
+ * when it could be read, or how it crashed; and the most memory taken so far.
+ */
+const count = Number(process.argv[2]);
+const say = (line: object): void => {
+  process.stdout.write(`${JSON.stringify({ ...line, maxRssBytes: 1024 * process.resourceUsage().maxRSS })}\n`);
+};
+for (const { files, read } of Object.values(subjects)) await read(memoryStorage(files)); // whole, they can be read
+say({});
+for (const [name, { files, path, read }] of Object.entries(subjects)) {
+  for (let i = 0; i < count; i++) {
+    const wounded = damaged(files[path] as Uint8Array, createRng(7, name, i));
+    try {
+      await read(memoryStorage({ ...files, [path]: wounded }));
+      say({ name, i });
+    } catch (error) {
+      if (error instanceof TuneError) say({ name, i, code: error.code });
+      else say({ name, i, crash: error instanceof Error ? (error.stack ?? error.message) : String(error) });
+    }
+  }
+}
