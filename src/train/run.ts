@@ -203,7 +203,7 @@ async function trainAlone(options: RunOptions): Promise<RunResult> {
       });
       if (measures === undefined) return;
       const line = { kind: "observation", step: progress.step, measures } as const;
-      if (folder) await appendMetric(folder.storage, folder.path, line);
+      await note(line);
       onEvent?.(line);
     };
 
