@@ -68,4 +68,13 @@ export const methodRows: Readonly<Record<string, MethodRow>> = {
     targets: "all-linear",
     baseWeights: "q4",
   },
+  // Behind the same sublayers, of the same width: what Kronecker products cost against dense matrices.
+  bottleneck: {
+    choice: () => chooseMethod("bottleneck", { reduction: 24, frozenNorms: true }),
+    targets: ["o_proj", "down_proj"],
+  },
+  compacter: {
+    choice: () => chooseMethod("compacter", { reduction: 24, frozenNorms: true }),
+    targets: ["o_proj", "down_proj"],
+  },
 };
