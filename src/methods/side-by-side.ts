@@ -1,4 +1,4 @@
-import { assert } from "../errors.ts";
+import { assert, TuneError } from "../errors.ts";
 import type { ParameterValue, Tensor, Value } from "../graph/index.ts";
 import { rebuild, rewrite } from "../transforms/index.ts";
 import type { Adapter } from "./adapter.ts";
@@ -33,6 +33,7 @@ export function attachSideBySide(
   outputModule: string,
 ): SideBySide {
   const modulesOf = (adapter: Adapter): readonly string[] => adaptedModules(outputs, { ...adapter, outputModule });
+  refuseWholeModels(adapters);
   let attached = outputs;
   const slots = groupBySlot(adapters).map((members, i): Slot => {
     const all = [...members.values()];
@@ -72,6 +73,15 @@ export function attachSideBySide(
   };
 }
 
+function refuseWholeModels(adapters: ReadonlyMap<string, Adapter>): void {
+  const whole = [...adapters].find(([, { choice }]) => choice.method.attaches === "weight");
+  if (whole === undefined || adapters.size === 1) return;
+  throw new TuneError("bad-option", `${whole[0]} is a whole model, which takes the place of all weights.`, {
+    at: [...adapters.keys()].join(", "),
+    fix: "use it alone, or merge it and open the result as the base of the others",
+  });
+}
+
 function groupBySlot(adapters: ReadonlyMap<string, Adapter>): readonly ReadonlyMap<string, Adapter>[] {
   const shared = new Map<string, Map<string, Adapter>>();
   for (const [name, adapter] of adapters) {
@@ -92,7 +102,12 @@ function commonChoice(adapters: readonly Adapter[], modulesOf: (adapter: Adapter
 }
 
 /** A tensor of an adapter as its slot has it; undefined where the adapter does not touch the module. */
-function memberTensor({ choice, prefix }: Slot, adapter: Adapter, { module, key }: Trainable): Tensor | undefined {
+function memberTensor(
+  { choice, prefix }: Slot,
+  adapter: Adapter,
+  { module, key, value, inPlace }: Trainable,
+): Tensor | undefined {
+  if (inPlace) return adapter.parameters.get(value.name);
   const start = parameterName(module, choice.method.name, "");
   const own = [...adapter.parameters].filter(([name]) => name.startsWith(start));
   if (own.length === 0) return undefined;
