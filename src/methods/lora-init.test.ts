@@ -67,3 +67,26 @@ it("PiSSA of a large weight takes its largest part out of it, whole with the res
     3,
   );
 });
+
+it.each([
+  // PEFT: nn.init.normal_(A, std = 1/r) and B zero; or what torch's Linear starts with, for A, or for A and B.
+  { init: "gaussian", deviation: { A: 1 / rank, B: 0 }, largest: { A: Number.POSITIVE_INFINITY, B: 0 } },
+  { init: "kaiming", deviation: { A: 1 / Math.sqrt(3 * into), B: 0 }, largest: { A: 1 / Math.sqrt(into), B: 0 } },
+  {
+    init: "random",
+    deviation: { A: 1 / Math.sqrt(3 * into), B: 1 / Math.sqrt(3 * rank) },
+    largest: { A: 1 / Math.sqrt(into), B: 1 / Math.sqrt(rank) },
+  },
+] as const)("$init draws A and B as PEFT does", ({ init, deviation, largest }) => {
+  const site = { module: "m", inFeatures: into, outFeatures: out, layout: "out,in" } as Parameters<typeof loraStart>[0];
+  const start = loraStart(site, { ...config, init }, 2);
+  for (const key of ["A", "B"] as const) {
+    const draw = start[key];
+    if (typeof draw !== "function") throw new Error("it is drawn");
+    const values = draw(createRng(5, key), 20_000) as Float32Array; // LoRA's are float32
+    const square = values.reduce((sum, value) => sum + value * value, 0) / values.length;
+    expect(Math.sqrt(square)).toBeCloseTo(deviation[key], 2);
+    expect(Math.abs(values.reduce((sum, value) => sum + value, 0)) / values.length).toBeLessThan(0.01);
+    expect(values.reduce((most, value) => Math.max(most, Math.abs(value)), 0)).toBeLessThanOrEqual(largest[key]);
+  }
+});
