@@ -4,12 +4,22 @@
  */
 
 export {
+  type ComparedMethod,
+  type ComparedRun,
+  type CompareEvent,
+  type CompareOptions,
+  type ComparisonResult,
+  commonRates,
+  compare,
+} from "./api/compare.ts";
+export {
   type CompareQuantizedOptions,
   compareQuantized,
   type QuantizeCandidate,
   type QuantizedRow,
   standardCandidates,
 } from "./api/compare-quantized.ts";
+export type { ComparedRow, RateRow, RunOutcome, Spread } from "./api/comparison-table.ts";
 export {
   type ContinualEvent,
   type ContinualOptions,

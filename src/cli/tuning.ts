@@ -51,14 +51,22 @@ const settingFlags: readonly { key: keyof TrainSettings; parse: (text: string) =
   { key: "seed", parse: wholeNumber, help: "decides initial values, order and dropout" },
 ];
 
-/** Add them to a command. */
-export async function withTuning(command: Command): Promise<Command> {
+/** What a sweep goes through itself. */
+const swept: ReadonlySet<string> = new Set(["method", "learningRate", "seed"]);
+
+/** Add them to a command; those that a sweep goes through itself only where there is none. */
+export async function withTuning(
+  command: Command,
+  { sweep = false }: { readonly sweep?: boolean } = {},
+): Promise<Command> {
   const { methods, objectives, optimizers, trainDefaults } = await import("../index.ts");
   withModel(command, { adapter: false })
     .requiredOption("-d, --data <files...>", "training data; several files may have weights: a.jsonl b.csv:0.5")
     .option("--stream", "read data piece by piece, as is done where it would fill a large part of memory")
-    .option("--config <file>", "take options from a YAML or JSON file; flags win over it")
-    .addOption(new Option("--method <name>", "how to tune").choices([...methods.keys()]).default("lora"))
+    .option("--config <file>", "take options from a YAML or JSON file; flags win over it");
+  if (!sweep)
+    command.addOption(new Option("--method <name>", "how to tune").choices([...methods.keys()]).default("lora"));
+  command
     .addOption(
       new Option("--objective <name>", "what to minimise; what the data is for unless given").choices([
         ...objectives.keys(),
@@ -89,6 +97,7 @@ export async function withTuning(command: Command): Promise<Command> {
     .option("--gradient-checkpointing", "recompute in the backward pass: another name of --memory small")
     .option("--base-weights <form>", "hold frozen weights in f32, f16, bf16, q8 or q4", trainDefaults.baseWeights);
   for (const { key, parse, help } of settingFlags) {
+    if (sweep && swept.has(key)) continue;
     command.option(`--${dashed(key)} <n>`, help, checked(parse), trainDefaults[key] as number); // each of these is a number
   }
   withFields(command, [...methods.values(), ...objectives.values(), ...optimizers.values()]);

@@ -138,6 +138,11 @@ export const adalora: Method<AdaloraConfig> = defineMethod<AdaloraConfig>({
   },
   fields,
   attaches: "linear",
+  rates: [3e-4, 1e-3, 3e-3, 1e-2],
+  matched: (rank, scale) => {
+    const initialRank = Math.ceil(1.5 * rank); // as in the paper: half as much again, to choose from
+    return { initialRank, targetRank: rank, alpha: scale * initialRank };
+  },
   parameters: matrices,
   adapt: ({ x, y, dropout }, parameter, config) => {
     const reduced = gemm(dropout(x, config.dropout), parameter("A"), { transB: true });

@@ -21,6 +21,7 @@ export const alpha: Method<Record<never, never>> = defineMethod<Record<never, ne
   },
   fields: {},
   attaches: "linear",
+  rates: [3e-5, 1e-4, 3e-4, 1e-3],
   parameters: (site) => {
     const { scales } = scaledOf(site);
     const fromWeight = async (): Promise<Float32Array> => Float32Array.from((await scales.read()).data as Float32Array); // its dtype

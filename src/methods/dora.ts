@@ -30,6 +30,7 @@ export const dora: Method<LoraConfig> = defineMethod<LoraConfig>({
   },
   fields: loraFields,
   attaches: "linear",
+  matched: (rank, scale) => ({ rank, alpha: scale * rank }),
   parameters: (site, config) => ({
     ...loraMatrices(site, config),
     magnitude: {

@@ -116,6 +116,7 @@ export const lora: Method<LoraConfig> = defineMethod<LoraConfig>({
   },
   fields: loraFields,
   attaches: "linear",
+  matched: (rank, scale) => ({ rank, alpha: scale * rank }),
   parameters: loraMatrices,
   departure: departureOf,
   check: checkRank,

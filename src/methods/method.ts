@@ -179,6 +179,10 @@ export interface Method<Config extends object = object> {
   readonly sublayers?: boolean;
   /** Whether `adapt` gets, and gives, what the block adds a sublayer's output to instead of that output. */
   readonly readsResidual?: (config: Config) => boolean;
+  /** Four peak learning rates to sweep where methods are compared, lowest first, where they are not those of LoRA. */
+  readonly rates?: readonly [number, number, number, number];
+  /** Options that give its update the rank and the scale (alpha / rank) of a LoRA; absent where it has no such thing. */
+  readonly matched?: (rank: number, scale: number) => Partial<Config>;
   /** The trainable tensors of one site, by short name. */
   readonly parameters: (site: Site, config: Config) => Readonly<Record<string, ParameterSpec>>;
   /** What training makes of the frozen weight of one site; a finished adapter stands beside the weight as it was. */

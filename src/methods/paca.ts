@@ -135,6 +135,8 @@ export const paca: Method<PacaConfig> = defineMethod<PacaConfig>({
   },
   fields,
   attaches: "linear",
+  rates: [3e-4, 1e-3, 3e-3, 1e-2],
+  matched: (rank, scale) => ({ rank, alpha: scale * rank }),
   parameters: tensors,
   adapt: ({ x, y }, parameter, config) => add(y, deltaOutput(gather(x, parameter("indices"), 1), parameter, config)),
   merge: (weight, parameter, config) => {

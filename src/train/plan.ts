@@ -20,6 +20,8 @@ export interface RunPlan {
   readonly steps: number;
   readonly stepsPerEpoch: number;
   readonly memory: Footprint;
+  /** Bytes of the forward pass kept for the backward pass, for a batch of the size that graphs are laid out for. */
+  readonly savedBytes: number;
   /** Milliseconds of an update; the mean over the epoch's batches. */
   readonly stepMs: number;
   /** Milliseconds of an epoch with its evaluation, and of the whole run. */
@@ -103,6 +105,7 @@ export function planRun(options: PlanOptions, { machine, processBytes }: PlanSit
       trainedBytes: bytesOf(resident),
       bufferBytes: bytesOf(buffers),
     }),
+    savedBytes: gradient.savedBytes,
     stepMs: (1000 * trainingSeconds) / updatesPerEpoch,
     epochMs: 1000 * (trainingSeconds + evaluationSeconds),
     runMs: (1000 * (trainingSeconds + evaluationSeconds) * steps) / updatesPerEpoch,
