@@ -40,13 +40,15 @@ export interface ComparedRow {
   /** Its options, all of them. */
   readonly options: MethodConfig;
   readonly trainedParameters: number;
-  /** Bytes of the forward pass kept for the backward pass, for one sequence of 128 tokens. */
+  /** Bytes of the forward pass kept for the backward pass, for a packed row of 512 tokens, or 128 where rows are not packed. */
   readonly savedBytes: number;
   /** What a plan says that the run takes at its peak, above the process. Bytes. */
   readonly plannedPeakBytes: number;
-  /** Medians over its runs; absent where none is done. */
+  /** Median over its runs, as what follows absent where none is done. */
   readonly storedBytes?: number;
+  /** Median over the updates of its quickest run: what else the machine does only ever adds. */
   readonly stepMs?: number;
+  /** Median over its runs. */
   readonly peakBytes?: number;
   readonly rates: readonly RateRow[];
   /** The rate with the lowest mean validation loss; absent where no rate has a run that is done. */
@@ -94,7 +96,7 @@ export function tabulate({ rates, ...described }: Described, runs: readonly Done
     );
   const costs = {
     storedBytes: median(whole.map(({ storedBytes }) => storedBytes)),
-    stepMs: median(whole.flatMap(({ stepMs }) => (stepMs === undefined ? [] : [stepMs]))),
+    stepMs: whole.flatMap(({ stepMs }) => (stepMs === undefined ? [] : [stepMs])).toSorted((a, b) => a - b)[0],
     peakBytes: median(whole.map(({ peakBytes }) => peakBytes)),
   };
   return {

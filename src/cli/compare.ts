@@ -1,3 +1,4 @@
+import { basename } from "node:path";
 import { type Command, InvalidArgumentError } from "commander";
 import type { ComparedMethod, ComparedRow, CompareEvent, ComparisonResult, Spread } from "../index.ts";
 import { drawComparison } from "./compare-picture.ts";
@@ -92,7 +93,7 @@ export async function run(given: CompareFlags, output: Output): Promise<number> 
       signal: stop.signal,
       onEvent: watch(output),
     });
-    const title = `${flags.model.split("/").at(-1)} on ${flags.data.join(", ")}`;
+    const title = `${basename(flags.model)} on ${flags.data.map((file) => basename(file)).join(", ")}`;
     const table = tableOf(result);
     await nodePlatform.storage.write(`${flags.output}/comparison.md`, markdown(title, table, result));
     await nodePlatform.storage.write(`${flags.output}/comparison.svg`, drawComparison(title, result));
