@@ -4,6 +4,12 @@ import { Command, CommanderError } from "commander";
 import { commands } from "./index.ts";
 import { createOutput } from "./output.ts";
 
+// Whoever reads what is printed may stop reading (`scion --help | head`): nothing is wrong then.
+process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+  if (error.code !== "EPIPE") throw error;
+  process.exit(0);
+});
+
 process.exitCode = await main(process.argv.slice(2));
 
 /** Run the command line; the result is the exit code. */
