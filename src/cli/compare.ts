@@ -2,6 +2,7 @@ import { basename } from "node:path";
 import { type Command, InvalidArgumentError } from "commander";
 import type { ComparedMethod, ComparedRow, CompareEvent, ComparisonResult, Spread } from "../index.ts";
 import { drawComparison } from "./compare-picture.ts";
+import { listenForInterrupt } from "./interrupt.ts";
 import { deviceOptions, loadFlags, realNumber, wholeNumber } from "./model.ts";
 import { type Output, strong } from "./output.ts";
 import { count, createProgress, duration } from "./progress.ts";
@@ -66,14 +67,7 @@ export async function run(given: CompareFlags, output: Output): Promise<number> 
   const rows = async (file: string | undefined): Promise<Awaited<ReturnType<typeof loadData>>["train"]> =>
     file === undefined ? [] : (await loadData(model, file, rest)).train;
   const [test, baseText] = [await rows(flags.testData), await rows(flags.baseText)];
-  const stop = new AbortController();
-  const onSignal = (): void => {
-    if (stop.signal.aborted) process.exit(exitCodes.interrupted);
-    stop.abort();
-    output.say("\nSaving after this update… (Ctrl-C again stops at once)");
-  };
-  process.on("SIGINT", onSignal);
-  process.on("SIGTERM", onSignal);
+  const stop = listenForInterrupt(output, "Saving after this update");
   try {
     const { methods, rank, scale } = await methodsOf(flags, data);
     const {
@@ -104,8 +98,7 @@ export async function run(given: CompareFlags, output: Output): Promise<number> 
     output.say(strong(`${result.done} of ${result.total} runs are done; --resume goes on from here.`));
     return exitCodes.interrupted;
   } finally {
-    process.off("SIGINT", onSignal);
-    process.off("SIGTERM", onSignal);
+    stop.release();
     if ("close" in data) await data.close();
   }
 }

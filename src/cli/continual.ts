@@ -1,6 +1,7 @@
 import { basename, extname } from "node:path";
 import { type Command, Option } from "commander";
 import type { ContinualResult } from "../index.ts";
+import { listenForInterrupt } from "./interrupt.ts";
 import { deviceOptions, loadFlags } from "./model.ts";
 import type { Output } from "./output.ts";
 import { count, createProgress, duration } from "./progress.ts";
@@ -50,14 +51,7 @@ export async function run(flags: ContinualFlags, output: Output): Promise<number
     tasks.push({ name, data: await loadTuningData(model, { ...flags, data }, output, folder) });
   }
   const baseText = flags.baseText === undefined ? [] : (await loadData(model, flags.baseText)).train;
-  const stop = new AbortController();
-  const onSignal = (): void => {
-    if (stop.signal.aborted) process.exit(exitCodes.interrupted);
-    stop.abort();
-    output.say("\nSaving after this update… (Ctrl-C again stops at once)");
-  };
-  process.on("SIGINT", onSignal);
-  process.on("SIGTERM", onSignal);
+  const stop = listenForInterrupt(output, "Saving after this update");
   const progress = createProgress(process.stderr);
   try {
     const [first] = tasks;
@@ -83,8 +77,7 @@ export async function run(flags: ContinualFlags, output: Output): Promise<number
     output.record({ kind: "end", ...result });
     return result.stages.length < tasks.length ? exitCodes.interrupted : exitCodes.done;
   } finally {
-    process.off("SIGINT", onSignal);
-    process.off("SIGTERM", onSignal);
+    stop.release();
   }
 }
 

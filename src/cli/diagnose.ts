@@ -1,5 +1,6 @@
 import type { Command } from "commander";
 import { type ComparisonFlags, describeReport, loadComparison, withComparison } from "./comparison.ts";
+import { listenForInterrupt } from "./interrupt.ts";
 import type { Output } from "./output.ts";
 
 interface DiagnoseFlags extends ComparisonFlags {
@@ -31,14 +32,7 @@ export async function run(flags: DiagnoseFlags, output: Output): Promise<number>
   const { nodePlatform } = await import("../runtime/node.ts");
   const { base, options, done } = await loadComparison(flags, output);
   const folder = flags.output;
-  const stop = new AbortController();
-  const onSignal = (): void => {
-    if (stop.signal.aborted) process.exit(exitCodes.interrupted);
-    stop.abort();
-    output.say("\nStopping after this matrix… (Ctrl-C again stops at once)");
-  };
-  process.on("SIGINT", onSignal);
-  process.on("SIGTERM", onSignal);
+  const stop = listenForInterrupt(output, "Stopping after this matrix");
   try {
     const report = await diagnose(base, {
       ...options,
@@ -64,7 +58,6 @@ export async function run(flags: DiagnoseFlags, output: Output): Promise<number>
     return exitCodes.done;
   } finally {
     done();
-    process.off("SIGINT", onSignal);
-    process.off("SIGTERM", onSignal);
+    stop.release();
   }
 }

@@ -10,6 +10,7 @@ import type {
   ScaleTuningEvent,
 } from "../index.ts";
 import { bitsTable, drawBits } from "./bits-picture.ts";
+import { listenForInterrupt } from "./interrupt.ts";
 import { deviceOptions, loadFlags, type ModelFlags, realNumber, wholeNumber, withModel } from "./model.ts";
 import { type Output, strong } from "./output.ts";
 import { count, createProgress, duration } from "./progress.ts";
@@ -105,14 +106,7 @@ export async function run(flags: QuantizeFlags, output: Output): Promise<number>
   const { nodePlatform } = await import("../runtime/node.ts");
   const { model } = await loadFlags(flags, output);
   const data = await loadCalibration(model, flags);
-  const stop = new AbortController();
-  const onSignal = (): void => {
-    if (stop.signal.aborted) process.exit(exitCodes.interrupted);
-    stop.abort();
-    output.say("\nStopping after this matrix… (Ctrl-C again stops at once)");
-  };
-  process.on("SIGINT", onSignal);
-  process.on("SIGTERM", onSignal);
+  const stop = listenForInterrupt(output, "Stopping after this matrix");
   try {
     if (flags.compare) return await compare(model, data, flags, output, stop.signal);
     const result = await quantize(model, data, {
@@ -155,8 +149,7 @@ export async function run(flags: QuantizeFlags, output: Output): Promise<number>
     output.record({ kind: "end", ended: "finished", ...result.report, written: flags.output });
     return exitCodes.done;
   } finally {
-    process.off("SIGINT", onSignal);
-    process.off("SIGTERM", onSignal);
+    stop.release();
   }
 }
 

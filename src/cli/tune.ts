@@ -1,6 +1,7 @@
 import type { Command } from "commander";
 import type { RunEvent, RunResult } from "../index.ts";
 import { drawLengths } from "./histogram.ts";
+import { listenForInterrupt } from "./interrupt.ts";
 import { deviceOptions, loadFlags } from "./model.ts";
 import { type Output, strong } from "./output.ts";
 import { count, createProgress, duration } from "./progress.ts";
@@ -51,14 +52,7 @@ export async function run(flags: TuneFlags, output: Output): Promise<number> {
 
   const baseText = flags.baseText === undefined ? [] : (await loadData(model, flags.baseText)).train;
 
-  const stop = new AbortController();
-  const onSignal = (): void => {
-    if (stop.signal.aborted) process.exit(exitCodes.interrupted);
-    stop.abort();
-    output.say("\nSaving after this update… (Ctrl-C again stops at once)");
-  };
-  process.on("SIGINT", onSignal);
-  process.on("SIGTERM", onSignal);
+  const stop = listenForInterrupt(output, "Saving after this update");
   const watch = watchRun(output);
   const options = {
     ...(await tuningChoice(flags, data)),
@@ -77,8 +71,7 @@ export async function run(flags: TuneFlags, output: Output): Promise<number> {
       onEvent: watch,
     });
   } finally {
-    process.off("SIGINT", onSignal);
-    process.off("SIGTERM", onSignal);
+    stop.release();
     if ("close" in data) await data.close();
   }
   await nodePlatform.storage.write(`${flags.output}/lengths.svg`, picture);
