@@ -2,7 +2,6 @@ import { basename } from "node:path";
 import { type Command, InvalidArgumentError } from "commander";
 import type { ComparedMethod, ComparedRow, CompareEvent, ComparisonResult, Spread } from "../index.ts";
 import { drawComparison } from "./compare-picture.ts";
-import { listenForInterrupt } from "./interrupt.ts";
 import { deviceOptions, loadFlags, realNumber, wholeNumber } from "./model.ts";
 import { type Output, strong } from "./output.ts";
 import { count, createProgress, duration } from "./progress.ts";
@@ -59,6 +58,7 @@ export async function define(command: Command): Promise<void> {
 export async function run(given: CompareFlags, output: Output): Promise<number> {
   const { compare, loadData } = await import("../index.ts");
   const { exitCodes } = await import("./failure.ts");
+  const { listenForInterrupt } = await import("./interrupt.ts");
   const { nodePlatform } = await import("../runtime/node.ts");
   const flags: CompareFlags = { ...given, seed: given.seeds[0] ?? 0 }; // of the split, and of a new head
   const { model } = await loadFlags(flags, output, headOf(flags));

@@ -1,7 +1,6 @@
 import { basename, extname } from "node:path";
 import { type Command, Option } from "commander";
 import type { ContinualResult } from "../index.ts";
-import { listenForInterrupt } from "./interrupt.ts";
 import { deviceOptions, loadFlags } from "./model.ts";
 import type { Output } from "./output.ts";
 import { count, createProgress, duration } from "./progress.ts";
@@ -42,6 +41,7 @@ Prints the loss on every data set after each, forgetting, and the intruder dimen
 export async function run(flags: ContinualFlags, output: Output): Promise<number> {
   const { loadData, tuneInOrder } = await import("../index.ts");
   const { exitCodes } = await import("./failure.ts");
+  const { listenForInterrupt } = await import("./interrupt.ts");
   const { model } = await loadFlags(flags, output);
   const tasks = [];
   for (const [i, data] of [flags.data, ...flags.then.map((file) => [file])].entries()) {

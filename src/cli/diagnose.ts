@@ -1,6 +1,5 @@
 import type { Command } from "commander";
 import { type ComparisonFlags, describeReport, loadComparison, withComparison } from "./comparison.ts";
-import { listenForInterrupt } from "./interrupt.ts";
 import type { Output } from "./output.ts";
 
 interface DiagnoseFlags extends ComparisonFlags {
@@ -29,6 +28,7 @@ With --output, a diagnosis that is cut short goes on where it was when it is sta
 export async function run(flags: DiagnoseFlags, output: Output): Promise<number> {
   const { diagnose, drawCounts, drawSimilarities, drawSpectra, remarkable, reportPage } = await import("../index.ts");
   const { exitCodes } = await import("./failure.ts");
+  const { listenForInterrupt } = await import("./interrupt.ts");
   const { nodePlatform } = await import("../runtime/node.ts");
   const { base, options, done } = await loadComparison(flags, output);
   const folder = flags.output;

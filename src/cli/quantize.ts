@@ -10,7 +10,6 @@ import type {
   ScaleTuningEvent,
 } from "../index.ts";
 import { bitsTable, drawBits } from "./bits-picture.ts";
-import { listenForInterrupt } from "./interrupt.ts";
 import { deviceOptions, loadFlags, type ModelFlags, realNumber, wholeNumber, withModel } from "./model.ts";
 import { type Output, strong } from "./output.ts";
 import { count, createProgress, duration } from "./progress.ts";
@@ -103,6 +102,7 @@ function bitsOf(text: string): number | string {
 export async function run(flags: QuantizeFlags, output: Output): Promise<number> {
   const { quantize } = await import("../index.ts");
   const { exitCodes } = await import("./failure.ts");
+  const { listenForInterrupt } = await import("./interrupt.ts");
   const { nodePlatform } = await import("../runtime/node.ts");
   const { model } = await loadFlags(flags, output);
   const data = await loadCalibration(model, flags);

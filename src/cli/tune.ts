@@ -1,7 +1,6 @@
 import type { Command } from "commander";
 import type { RunEvent, RunResult } from "../index.ts";
 import { drawLengths } from "./histogram.ts";
-import { listenForInterrupt } from "./interrupt.ts";
 import { deviceOptions, loadFlags } from "./model.ts";
 import { type Output, strong } from "./output.ts";
 import { count, createProgress, duration } from "./progress.ts";
@@ -45,6 +44,7 @@ export async function define(command: Command): Promise<void> {
 export async function run(flags: TuneFlags, output: Output): Promise<number> {
   const { exportForms, exportModel, loadData, methods, ranksLeft, tasks, tune } = await import("../index.ts");
   const { exitCodes } = await import("./failure.ts");
+  const { listenForInterrupt } = await import("./interrupt.ts");
   const { nodePlatform } = await import("../runtime/node.ts");
   const { model } = await loadFlags(flags, output, headOf(flags));
   const data = await loadTuningData(model, flags, output, flags.output);
