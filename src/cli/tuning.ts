@@ -109,16 +109,35 @@ export function withFields(
   command: Command,
   records: readonly { readonly name: string; readonly fields: Readonly<Record<string, Field<unknown>>> }[],
 ): void {
-  const fields = new Map<string, Field<unknown>>();
-  for (const record of records) for (const [name, field] of Object.entries(record.fields)) fields.set(name, field);
-  for (const [name, field] of fields) {
-    const users = records.filter((record) => name in record.fields).map((record) => record.name);
-    const help = `${field.help} (${users.join(", ")}; ${String(field.initial)} unless given)`;
+  const users = new Map<string, { readonly record: string; readonly field: Field<unknown> }[]>();
+  for (const record of records) {
+    for (const [name, field] of Object.entries(record.fields)) {
+      users.set(name, [...(users.get(name) ?? []), { record: record.name, field }]);
+    }
+  }
+  for (const [name, own] of users) {
+    const [{ field }] = own as [(typeof own)[number]]; // a flag has users
+    const help = helpOf(own);
     if (field.kind === "boolean") command.option(`--${field.initial === true ? "no-" : ""}${dashed(name)}`, help);
     else if (field.choices) command.addOption(new Option(`--${dashed(name)} <word>`, help).choices(field.choices));
     else if (field.kind === "text") command.option(`--${dashed(name)} <text>`, help);
     else command.option(`--${dashed(name)} <n>`, help, checked(field.kind === "integer" ? wholeNumber : realNumber));
   }
+}
+
+/** What a flag says, for each way in which its users mean it. */
+function helpOf(users: readonly { readonly record: string; readonly field: Field<unknown> }[]): string {
+  const meanings = new Map<string, { readonly says: string; readonly initial: string; readonly records: string[] }>();
+  for (const { record, field } of users) {
+    const [says, initial] = [field.help, String(field.initial)];
+    const known = meanings.get(`${says} ${initial}`) ?? { says, initial, records: [] };
+    known.records.push(record);
+    meanings.set(`${says} ${initial}`, known);
+  }
+  const parts = [...meanings.values()].map(
+    ({ says, initial, records }) => `${says} (${records.join(", ")}; ${initial} unless given)`,
+  );
+  return parts.join("; ");
 }
 
 /** The options that flags give to a record. */

@@ -68,7 +68,7 @@ export function measuredIn(outputs: Readonly<Record<string, Tensor>>): Measured 
 }
 
 /** The objective of a model as a graph, with an adapter attached or not, dropout off. */
-export function buildEvaluation(
+function buildEvaluation(
   model: PretrainedModel,
   adapter: EvaluatorOptions["adapter"],
   { objective, config }: ObjectiveChoice = chooseObjective(undefined),
