@@ -10,6 +10,7 @@ import { nodeStorage } from "../src/runtime/node-storage.ts";
 import { type MemoryChoiceName, memoryChoices } from "../src/train/memory.ts";
 import { trainDefaults } from "../src/train/settings.ts";
 import { buildTraining } from "../src/train/step.ts";
+import { compiled } from "./compiled.ts";
 import { shapeOf, writeModel } from "./inputs.ts";
 import { methodRows } from "./method-rows.ts";
 import { Side } from "./side.ts";
@@ -46,17 +47,9 @@ const here = (file: string): string => fileURLToPath(new URL(file, import.meta.u
 try {
   await writeModel(folder, shape);
   const rank = String(shape.rank);
+  const ours = await compiled("side-method");
   const sides = names.flatMap((name) => {
-    const own = new Side(name, process.execPath, [
-      "--import",
-      "tsx",
-      here("side-method.ts"),
-      model,
-      name,
-      rank,
-      values.threads,
-      memory,
-    ]);
+    const own = new Side(name, process.execPath, [ours, model, name, rank, values.threads, memory]);
     const peer = values.python ? methodRows[name]?.peer : undefined;
     if (peer === undefined || values.python === undefined) return [own];
     return [

@@ -2,10 +2,10 @@ import { execFile } from "node:child_process";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { parseArgs, promisify } from "node:util";
 import type { RunPlan } from "../src/train/plan.ts";
 import type { TrainSettings } from "../src/train/settings.ts";
+import { compiled } from "./compiled.ts";
 
 /*
  * What `scion plan` says against what a run then takes, each in a process of its own.
@@ -52,16 +52,19 @@ const cases: readonly PlanCase[] = [
   { ...usual, shape: "gpt2", lengths: [64, 128], settings: { batchSize: 4, memory: "fast" }, validation: 8 },
   { ...usual, shape: "wide", lengths: [512, 1024], settings: { batchSize: 2 } },
   { ...usual, shape: "tiny", lengths: [16, 64], settings: { batchSize: 32 } },
+  { ...usual, shape: "smollm2", lengths: [128, 256], settings: { batchSize: 2, baseWeights: "f16" } },
+  { ...usual, shape: "smollm2", lengths: [128, 256], settings: { batchSize: 2, baseWeights: "q8" } },
+  { ...usual, shape: "wide", lengths: [128, 256], settings: { batchSize: 2, baseWeights: "q4" } },
 ];
 
 const { values } = parseArgs({ options: { only: { type: "string" }, json: { type: "string" } } });
 const only = values.only?.split(",").map(Number);
-const side = fileURLToPath(new URL("side-plan.ts", import.meta.url));
+const side = await compiled("side-plan");
 const folder = await mkdtemp(join(tmpdir(), "scion-plan-"));
 
 async function ask(what: "write" | "plan" | "train", planned: PlanCase): Promise<string> {
   const model = join(folder, planned.shape);
-  const args = ["--import", "tsx", side, what, model, JSON.stringify(planned)];
+  const args = [side, what, model, JSON.stringify(planned)];
   const { stdout } = await promisify(execFile)(process.execPath, args);
   return stdout;
 }
@@ -69,6 +72,7 @@ async function ask(what: "write" | "plan" | "train", planned: PlanCase): Promise
 function describe({ shape, method, methodOptions, settings, lengths: [from, to], validation }: PlanCase): string {
   const how = [`${method}${methodOptions["rank"] ? ` r=${methodOptions["rank"]}` : ""}`];
   how.push(`${settings.batchSize} × ${from === to ? to : `${from}–${to}`} tokens`, settings.memory ?? "balanced");
+  if (settings.baseWeights) how.push(`base in ${settings.baseWeights}`);
   if (settings.accumulationSteps) how.push(`${settings.accumulationSteps} batches an update`);
   if (validation > 0) how.push("evaluated");
   return `${shape}, ${how.join(", ")}`;

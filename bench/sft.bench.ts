@@ -37,7 +37,7 @@ const warmups = 3; // first updates are slow on both sides; they train but are n
 const folder = await mkdtemp(join(tmpdir(), "scion-bench-"));
 try {
   await writeInputs(folder, shape);
-  const sides = openSides(folder, { threads: values.threads, memory: values.memory, python: values.python });
+  const sides = await openSides(folder, { threads: values.threads, memory: values.memory, python: values.python });
   for (let update = 0; update < updates; update++) {
     const batch = schedule.at(update).indices.map((i) => examples[i] as Job["examples"][number]); // indices of examples
     for (const side of sides) await side.step({ examples: batch, learning_rate: 5e-4 });

@@ -11,7 +11,7 @@ import type { Job } from "./side.ts";
 
 /*
  * One method's side of the benchmark of methods, with the protocol of `side_peft.py`:
- * tsx side-method.ts <model folder> <row> <rank> <threads> <memory choice>
+ * node side-method.js <model folder> <row> <rank> <threads> <memory choice>
  */
 const [folder = "", name = "", rank = "8", threads = "1", memory = "balanced"] = process.argv.slice(2);
 const row = methodRows[name];

@@ -13,7 +13,7 @@ import { shapeOf, writeModel } from "./inputs.ts";
 import type { PlanCase, RunMeasurement } from "./plan.bench.ts";
 
 /*
- * One configuration, planned or trained for a few updates: tsx side-plan.ts write|plan|train <folder> <case as JSON>
+ * One configuration, planned or trained for a few updates: node side-plan.js write|plan|train <folder> <case as JSON>
  */
 const [what = "", folder = "", json = ""] = process.argv.slice(2);
 const { shape, method, methodOptions, settings, lengths, validation, threads } = JSON.parse(json) as PlanCase; // our own

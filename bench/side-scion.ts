@@ -14,7 +14,7 @@ import type { Job } from "./side.ts";
 
 /*
  * Scion's side of the benchmarks, with the protocol of `side_peft.py`:
- * tsx side-scion.ts <model folder> <adapter folder> <threads> [<memory choice>]
+ * node side-scion.js <model folder> <adapter folder> <threads> [<memory choice>]
  */
 const [folder = "", adapterFolder = "", threads = "1", memory = trainDefaults.memory] = process.argv.slice(2);
 const model = await openModel(nodeStorage, folder);

@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { createInterface } from "node:readline";
 import type { Readable, Writable } from "node:stream";
 import { fileURLToPath } from "node:url";
+import { compiled } from "./compiled.ts";
 
 /** One update: a batch of token sequences, with the loss on what follows each prompt. */
 export interface Job {
@@ -42,13 +43,13 @@ export class Side {
 }
 
 /** Scion, and PEFT when its Python is given, on the model and adapter that `writeInputs` made in a folder. */
-export function openSides(
+export async function openSides(
   folder: string,
   { threads, memory, python }: { threads: string; memory: string; python?: string | undefined },
-): readonly Side[] {
+): Promise<readonly Side[]> {
   const args = [join(folder, "model"), join(folder, "adapter"), threads];
   const here = (file: string): string => fileURLToPath(new URL(file, import.meta.url));
-  const sides = [new Side("scion", process.execPath, ["--import", "tsx", here("side-scion.ts"), ...args, memory])];
+  const sides = [new Side("scion", process.execPath, [await compiled("side-scion"), ...args, memory])];
   if (python) sides.push(new Side("peft", python, [here("side_peft.py"), ...args]));
   return sides;
 }

@@ -34,7 +34,7 @@ const memory = values.memory as MemoryChoiceName; // just checked
 const folder = await mkdtemp(join(tmpdir(), "scion-bench-"));
 try {
   await writeInputs(folder, shape);
-  const sides = openSides(folder, values);
+  const sides = await openSides(folder, values);
   for (let round = 0; round < warmups + rounds; round++) {
     const rng = createRng(round, "ids");
     const ids = Array.from({ length: tokens }, () => rng.integer(shape.config.vocab_size));

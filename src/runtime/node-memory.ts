@@ -1,6 +1,5 @@
 import { freemem, totalmem } from "node:os";
-import { setFlagsFromString } from "node:v8";
-import { runInNewContext } from "node:vm";
+import { MessageChannel } from "node:worker_threads";
 import type { MemoryUse } from "./platform.ts";
 
 /** What this process takes, and what the machine or its container leaves to it. */
@@ -11,20 +10,15 @@ export function nodeMemory(): MemoryUse {
   return { processBytes, availableBytes: Math.max(0, Math.min(allowed, freemem())) };
 }
 
-let collect: (() => void) | undefined;
+const { port1: drain, port2: end } = new MessageChannel();
+end.close();
 
 /**
- * Free the memory of buffers that nobody reads any more, now. Left to itself, V8 frees the bytes of a model's weights
- * minutes after ONNX Runtime has copied them, with the first training steps on top of them.
+ * Free the memory of buffers that nobody reads any more, now: they are sent to a port that nobody listens to, and are
+ * empty afterwards. Left to itself, V8 keeps the bytes of a model's weights for minutes after ONNX Runtime has copied
+ * them, and tens of megabytes of parameters that later ones have replaced.
  */
-export function freeBuffers(buffers: readonly Uint8Array[]): void {
-  // A transferred buffer is empty for whoever still holds it; the one that took its bytes is garbage at once.
-  for (const { buffer } of buffers) if (buffer instanceof ArrayBuffer) structuredClone(buffer, { transfer: [buffer] });
-  collect ??= exposeGc();
-  collect();
-}
-
-function exposeGc(): () => void {
-  setFlagsFromString("--expose-gc");
-  return runInNewContext("gc") as () => void; // the flag defines it in new contexts
+export function freeBuffers(buffers: readonly ArrayBufferView[]): void {
+  for (const buffer of new Set(buffers.map(({ buffer }) => buffer)))
+    if (buffer instanceof ArrayBuffer) drain.postMessage(undefined, [buffer]);
 }

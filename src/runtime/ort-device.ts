@@ -24,8 +24,8 @@ export function createOrtDevice(
   options: {
     readonly provider: string;
     readonly threads?: number;
-    /** Frees what was handed over to compile a program, once ONNX Runtime has copied it. */
-    readonly freeBuffers?: (buffers: readonly Uint8Array[]) => void;
+    /** Frees what was handed over to compile a program, once ONNX Runtime has copied it, and replaced buffers. */
+    readonly freeBuffers?: (buffers: readonly ArrayBufferView[]) => void;
   },
 ): Device {
   return new OrtDevice(ort, options);
@@ -46,7 +46,7 @@ class OrtDevice implements Device {
   readonly provider: string;
   readonly #ort: OrtApi;
   readonly #threads: number | undefined;
-  readonly #freeBuffers: (buffers: readonly Uint8Array[]) => void;
+  readonly #freeBuffers: (buffers: readonly ArrayBufferView[]) => void;
   readonly #programs = new Map<ProgramId, OrtProgram>();
   readonly #buffers = new Map<string, OrtTensor>();
   /** Identity programs that move tensors to and from the GPU. */
@@ -120,7 +120,7 @@ class OrtDevice implements Device {
   discard(names: readonly string[]): Promise<void> {
     return this.#inTurn(async () => {
       for (const name of names) {
-        this.#buffers.get(name)?.dispose();
+        this.#drop(name);
         this.#buffers.delete(name);
       }
     });
@@ -222,8 +222,14 @@ class OrtDevice implements Device {
   }
 
   #replace(name: string, value: OrtTensor): void {
-    this.#buffers.get(name)?.dispose();
+    this.#drop(name);
     this.#buffers.set(name, value);
+  }
+
+  #drop(name: string): void {
+    const buffer = this.#buffers.get(name);
+    if (buffer?.location === "cpu") this.#freeBuffers([fromOrt(buffer).data]);
+    buffer?.dispose();
   }
 
   #patch({ buffer, axis, places }: Patch, value: OrtTensor): void {
