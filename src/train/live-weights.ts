@@ -1,7 +1,7 @@
 import { assert } from "../errors.ts";
 import { graph, type Tensor, type Value } from "../graph/index.ts";
 import type { LiveWeight } from "../methods/index.ts";
-import { transpose } from "../ops/index.ts";
+import { expandLike, scatterElements, transpose, unsqueeze } from "../ops/index.ts";
 import type { Device, Patch } from "../runtime/device.ts";
 import { compileGraph } from "../runtime/program.ts";
 
@@ -62,6 +62,15 @@ export function columnsToWrite(
     output: upright ? now : transpose(now, [1, 0]),
     patch: { buffer: leaf.name, axis: upright ? 1 : 0, places: columns.name },
   };
+}
+
+/** A copy of a weight with its trained columns as they are now; `whole` is laid as the weight is. */
+export function putColumns(whole: Value, { columns, values, layout, trained }: LiveWeight): Value {
+  const now = values(trained);
+  const upright = layout === "out,in";
+  const updates = upright ? now : transpose(now, [1, 0]);
+  const axis = upright ? 1 : 0;
+  return scatterElements(whole, expandLike(unsqueeze(columns, [1 - axis]), updates), updates, axis);
 }
 
 /** Some columns of [out, in], whichever way it is stored, as [out, count]. */

@@ -16,7 +16,7 @@ import {
   type TargetModules,
 } from "../methods/index.ts";
 import type { PretrainedModel } from "../models/index.ts";
-import { add, expandLike, gather, mul, scatterElements, transpose, unsqueeze } from "../ops/index.ts";
+import { add, gather, mul } from "../ops/index.ts";
 import type { OptimizerChoice } from "../optim/index.ts";
 import { bytesOfValue, type Symbols } from "../plan/memory.ts";
 import type { Patch } from "../runtime/device.ts";
@@ -37,6 +37,7 @@ import {
   useSparsity,
 } from "../transforms/index.ts";
 import { type BaseWeights, type BaseWeightsName, baseWeights } from "./base-weights.ts";
+import { putColumns } from "./live-weights.ts";
 import { type MemoryChoiceName, memoryChoices } from "./memory.ts";
 import { chooseObjective, type ObjectiveChoice } from "./objectives/index.ts";
 import { stateName, updateOutputs } from "./update.ts";
@@ -164,14 +165,6 @@ function holdLive(hold: BaseWeights["hold"], live: readonly LiveWeight[]): BaseW
       rows: (indices) => gather(putColumns(whole(), weight), indices),
     };
   };
-}
-
-function putColumns(whole: Value, { columns, values, layout, trained }: LiveWeight): Value {
-  const now = values(trained);
-  const upright = layout === "out,in";
-  const updates = upright ? now : transpose(now, [1, 0]);
-  const axis = upright ? 1 : 0;
-  return scatterElements(whole, expandLike(unsqueeze(columns, [1 - axis]), updates), updates, axis);
 }
 
 function close(
