@@ -5,12 +5,15 @@ import type { Tensor } from "../src/graph/index.ts";
 import { memoryStorage } from "../src/io/memory-storage.ts";
 import { openSafetensors, writeSafetensors } from "../src/io/safetensors.ts";
 import { type Adapter, attach, chooseMethod, initialTensor, sublayerTargets } from "../src/methods/index.ts";
+import { openModel, type PretrainedModel } from "../src/models/index.ts";
 import { chooseOptimizer } from "../src/optim/index.ts";
 import type { Device } from "../src/runtime/device.ts";
 import { openNodeDevice } from "../src/runtime/node.ts";
+import { nodeStorage } from "../src/runtime/node-storage.ts";
 import { makeBatch } from "../src/train/data/index.ts";
 import { meanLoss, openEvaluator } from "../src/train/evaluator.ts";
 import { openTrainer } from "../src/train/trainer.ts";
+import { golden } from "./helpers/golden.ts";
 import { randomExamples, randomModel, tinyLlama } from "./helpers/tiny-model.ts";
 
 let device: Device;
@@ -75,6 +78,33 @@ describe("in a model", () => {
     ]);
     const size = trainables.reduce((sum, { value }) => sum + value.shape.map(Number).reduce((a, b) => a * b, 1), 0);
     expect(size).toBe(544); // k = 32, d = 8, n = 4, two layers
+  });
+
+  it.each([
+    ["bert-base", "compacter", 544, 320],
+    ["bert-base", "compacter++", 304, 320],
+    ["t5", "compacter", 1024, 384], // never behind cross-attention
+    ["t5", "compacter++", 544, 384],
+  ])("of %s, %s trains %i values, and %i of norms", async (name, method, adapters, norms) => {
+    const model = await openModel(nodeStorage, golden(`encoders/${name}`));
+    const sizeOf = (frozenNorms: boolean): number => {
+      const asked = chooseMethod(method, { reduction: 4, frozenNorms });
+      const { choice, targets } = sublayerTargets({ ...model, sublayers: model.architecture.sublayers }, asked);
+      const { outputModule } = model.architecture;
+      const { trainables } = attach(model.predict().outputs, { choice, targets, outputModule, training: true });
+      return trainables.reduce((sum, { value }) => sum + value.shape.map(Number).reduce((a, b) => a * b, 1), 0);
+    };
+    expect([sizeOf(true), sizeOf(false)]).toEqual([adapters, adapters + norms]);
+  });
+
+  it("reads what the block's norm gives where blocks norm their sums, and the sum where they do not", async () => {
+    const asked = (placement: string) => chooseMethod("compacter++", { reduction: 4, placement });
+    const bert = await openModel(nodeStorage, golden("encoders/bert-base"));
+    const t5 = await openModel(nodeStorage, golden("encoders/t5"));
+    const place = (model: PretrainedModel, placement: string): unknown =>
+      sublayerTargets({ ...model, sublayers: model.architecture.sublayers }, asked(placement));
+    expect(() => place(bert, "residual")).toThrow(/norm what they add[\s\S]*use the placement normed/);
+    expect(() => place(t5, "normed")).toThrow(/no norm changes[\s\S]*use the placement residual/);
   });
 
   it("names both sizes that do not divide, and what would", async () => {

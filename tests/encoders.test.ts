@@ -1,18 +1,16 @@
 import { readdirSync } from "node:fs";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { readAdapter, writeAdapter } from "../src/export/index.ts";
-import { graph, type Tensor, tensor } from "../src/graph/index.ts";
+import type { Tensor } from "../src/graph/index.ts";
 import { memoryStorage } from "../src/io/memory-storage.ts";
 import { chooseMethod } from "../src/methods/index.ts";
-import { openModel, type PretrainedModel } from "../src/models/index.ts";
+import { openModel } from "../src/models/index.ts";
 import { chooseOptimizer } from "../src/optim/index.ts";
 import type { Device } from "../src/runtime/device.ts";
 import { openNodeDevice } from "../src/runtime/node.ts";
 import { nodeStorage } from "../src/runtime/node-storage.ts";
-import { compileGraph } from "../src/runtime/program.ts";
-import type { Batch } from "../src/train/data/index.ts";
-import { chooseObjective } from "../src/train/objectives/index.ts";
 import { openTrainer } from "../src/train/trainer.ts";
+import { batchAt, chooseObjectiveOf, outputOf, relativeError } from "./helpers/encoder-batches.ts";
 import { golden, readGolden } from "./helpers/golden.ts";
 
 let device: Device;
@@ -26,37 +24,12 @@ const names = readdirSync(golden("encoders"), { withFileTypes: true })
   .filter((entry) => entry.isDirectory() && !entry.name.endsWith(".adapter"))
   .map(({ name }) => name);
 
-/** The only output of a model, on the inputs of a golden file. */
-async function outputOf(model: PretrainedModel, inputs: ReadonlyMap<string, Tensor>): Promise<Tensor> {
-  const open = model.predict();
-  const program = await compileGraph(device, graph(open));
-  const feeds = Object.fromEntries(program.graph.inputs.map(({ name }) => [name, inputs.get(name) as Tensor]));
-  const outputs = Object.values(await program.run({ feeds }));
-  await program.release();
-  return outputs[0] as Tensor;
-}
-
-/** Largest difference at tokens that are there, relative to the largest size in the reference. */
-function relativeError(found: Tensor, expected: Tensor, inputs: ReadonlyMap<string, Tensor>): number {
-  expect(found.shape).toEqual(expected.shape);
-  const mask = inputs.get("attention_mask");
-  const perToken = mask && expected.shape.length === 3 && !inputs.has("decoder_input_ids");
-  const width = expected.shape.at(-1) ?? 1;
-  let [worst, largest] = [0, 1e-12];
-  for (let i = 0; i < expected.data.length; i++) {
-    if (perToken && Number(mask.data[Math.floor(i / width)]) === 0) continue;
-    worst = Math.max(worst, Math.abs(Number(found.data[i]) - Number(expected.data[i])));
-    largest = Math.max(largest, Math.abs(Number(expected.data[i])));
-  }
-  return worst / largest;
-}
-
 describe("outputs agree with transformers", () => {
   it.each(names)("%s", async (name) => {
     const expected = await readGolden(`encoders/${name}.expected.safetensors`);
     const model = await openModel(nodeStorage, golden(`encoders/${name}`));
     // Float32 sums in another order over two layers: a few units in the last place.
-    const found = await outputOf(model, expected);
+    const found = await outputOf(device, model.predict(), expected);
     expect(relativeError(found, expected.get("output") as Tensor, expected)).toBeLessThan(1e-5);
     expect(model.unused).toEqual([]);
   });
@@ -69,68 +42,10 @@ describe("RETSim", () => {
   ] as const)("%s agrees with the formulas in torch", async (task, output) => {
     const expected = await readGolden("retsim-tiny.expected.safetensors");
     const model = await openModel(nodeStorage, golden("retsim-tiny"), { task });
-    const found = await outputOf(model, expected);
+    const found = await outputOf(device, model.predict(), expected);
     expect(relativeError(found, expected.get(output) as Tensor, expected)).toBeLessThan(1e-5);
   });
 });
-
-const objectiveOf: Readonly<Record<string, string>> = {
-  "sequence-classification": "classification",
-  "image-classification": "classification",
-  regression: "regression",
-  "token-classification": "token-classification",
-  "seq2seq-lm": "seq2seq-lm",
-};
-
-/** One batch of a curve, as the model's objective is fed. */
-function batchAt(curve: ReadonlyMap<string, Tensor>, step: number, task: string): Batch {
-  const feeds: Record<string, Tensor> = {};
-  for (const [name, values] of curve)
-    if (name.startsWith(`${step}.`)) feeds[name.slice(String(step).length + 1)] = values;
-  const { labels } = feeds as { labels: Tensor };
-  const [batch = 1, seq = 1] = (feeds["input_ids"] ?? labels).shape;
-  if (task === "seq2seq-lm") {
-    const count = Math.ceil(labels.data.length / 16) * 16;
-    const padded = (of: (i: number, there: boolean) => number): number[] =>
-      Array.from({ length: count }, (_, i) => (i < labels.data.length ? of(i, true) : 0));
-    feeds["target_positions"] = tensor(
-      "int64",
-      [count],
-      padded((i) => i),
-    );
-    feeds["label_weights"] = tensor(
-      "float32",
-      [count],
-      padded((_, there) => Number(there)),
-    );
-    feeds["labels"] = tensor(
-      "int64",
-      [count],
-      padded((i) => Number(labels.data[i] ?? 0)),
-    );
-    return {
-      feeds,
-      sizes: { batch, seq, target: labels.shape[1] ?? 1, chunk: count / 16 },
-      tokens: 0,
-      targets: labels.data.length,
-    };
-  }
-  if (task === "token-classification") {
-    const given = Array.from(labels.data, Number);
-    feeds["labels"] = tensor(
-      "int64",
-      [given.length],
-      given.map((label) => Math.max(0, label)),
-    );
-    feeds["label_weights"] = tensor(
-      "float32",
-      [given.length],
-      given.map((label) => Number(label >= 0)),
-    );
-    return { feeds, sizes: { batch, seq }, tokens: 0, targets: given.filter((label) => label >= 0).length };
-  }
-  return { feeds, sizes: { batch, seq }, tokens: 0, targets: labels.data.length };
-}
 
 const tuned = names.filter((name) => readdirSync(golden("encoders")).includes(`${name}.curve.safetensors`));
 
@@ -183,9 +98,3 @@ describe("ten steps of LoRA with the head trained whole have PEFT's losses", () 
     }
   });
 });
-
-function chooseObjectiveOf({ task }: PretrainedModel): ReturnType<typeof chooseObjective> {
-  const name = objectiveOf[task] ?? task;
-  const kinds = { classification: "label", regression: "score", "token-classification": "tags" } as const;
-  return chooseObjective(name, {}, kinds[name as keyof typeof kinds] ?? "target");
-}

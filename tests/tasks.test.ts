@@ -148,6 +148,46 @@ describe("a model is tuned, judged, saved and judged again the same", () => {
   });
 });
 
+describe.each([
+  ["sequence-classification", "bert-base", () => rows("moods", moods)],
+  [
+    "seq2seq-lm",
+    "t5",
+    () =>
+      rows(
+        "targets",
+        moods.map(({ text }) => ({ source: text, target: "the mat" })),
+      ),
+  ],
+] as const)("%s of %s is tuned, saved and judged again the same", (task, name, make) => {
+  const residual = name === "t5" ? "residual" : "normed";
+  it.each([
+    ["dora", { rank: 2 }],
+    ["adalora", { initialRank: 4, targetRank: 2 }],
+    ["paca", { rank: 2 }],
+    ["compacter", { reduction: 4 }],
+    ["compacter++", { reduction: 4, placement: residual }],
+    ["phm", { reduction: 4 }],
+    ["bottleneck", { reduction: 8, frozenNorms: true }],
+  ] as const)("by %s", async (method, methodOptions) => {
+    const path = await make();
+    const source = join(root, name);
+    const model = await loadModel(source, { platform, task, labelsFrom: path });
+    const data = await loadData(model, path);
+    const options = { device, maxSteps: 3, batchSize: 4, learningRate: 1e-2, method, methodOptions } as const;
+    const { adapter } = await tune(model, data, options);
+    const judged = await evaluate(model, data.train, { device, adapter });
+    const fresh = await loadModel(source, { platform, task, labelsFrom: path });
+    expect((await evaluate(fresh, data.train, { device })).loss).not.toBeCloseTo(judged.loss, 5);
+    const saved = join(root, `${task}-${method}`);
+    await exportModel(model, method === "dora" || method.endsWith("a") ? "peft" : "adapterhub", saved, { adapter });
+    const again = await loadModel(source, { platform, task, forAdapter: saved });
+    const read = await loadAdapter(again, saved);
+    const { loss } = await evaluate(again, (await loadData(again, path)).train, { device, adapter: read });
+    expect(loss).toBeCloseTo(judged.loss, 5);
+  });
+});
+
 describe("labels that do not fit", () => {
   it("are refused for a head that is there, by name, unless it starts anew", async () => {
     const path = await rows("other", [...moods, { text: "a", label: "glads" }, { text: "a", label: "calmer" }]);

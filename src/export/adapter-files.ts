@@ -2,7 +2,6 @@ import { TuneError } from "../errors.ts";
 import { isFloat, type LazyTensor, type Tensor } from "../graph/index.ts";
 import { isAdapterHub } from "../io/adapterhub.ts";
 import { assertFinite, toFloat32 } from "../io/convert.ts";
-import { readJsonObject } from "../io/json.ts";
 import { isMlxAdapter } from "../io/mlx.ts";
 import { type PeftLayout, type PeftWholeWeights, readPeftAdapter, writePeftAdapter } from "../io/peft.ts";
 import { targetedByPeft } from "../io/peft-targets.ts";
@@ -22,7 +21,8 @@ import {
   throwMismatch,
   weightsInPlace,
 } from "../methods/index.ts";
-import type { Labels, PretrainedModel, TaskName } from "../models/index.ts";
+import type { PretrainedModel } from "../models/index.ts";
+import { taskFiles } from "./adapter-task.ts";
 import { readAdapterHubFolder } from "./adapterhub-files.ts";
 import { readMlx } from "./mlx-files.ts";
 import { type CardOptions, cardFiles, readRunRecord, titleOf } from "./model-card.ts";
@@ -78,32 +78,10 @@ export async function writeAdapter(
     layout: method.peft,
     beside: {
       ...(await cardFiles(storage, model.folder, about)),
-      ...(model.labels ? { [taskFile]: { task: model.task, labels: model.labels } } : {}),
+      ...taskFiles(model),
     },
     ...(inPlace ? { whole: { ...inPlace, tensors: whole } } : {}),
     task: model.task,
-  });
-}
-
-/** Beside an adapter for a model with labels: what they are called. PEFT reads past it. */
-const taskFile = "task.json";
-
-/**
- * What an adapter's model is made for, and the names of its labels, where the adapter says so.
- * @throws {TuneError} `malformed-json`, and `adapter-mismatch` where it names no task and labels.
- */
-export async function readAdapterTask(
-  storage: Storage,
-  folder: string,
-): Promise<{ readonly task: TaskName; readonly labels: Labels } | undefined> {
-  const path = joinPath(folder, taskFile);
-  if ((await storage.sizeBytes(path)) === undefined) return undefined;
-  const { task, labels } = await readJsonObject(storage, path);
-  if (typeof task === "string" && Array.isArray(labels) && labels.every((label) => typeof label === "string"))
-    return { task: task as TaskName, labels }; // opening the model refuses what is no task
-  throw new TuneError("adapter-mismatch", "The file names no task and labels.", {
-    at: path,
-    fix: "save the adapter again, or remove the file and name the task and labels",
   });
 }
 

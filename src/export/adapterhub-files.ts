@@ -15,6 +15,7 @@ import {
   weightsInPlace,
 } from "../methods/index.ts";
 import type { PretrainedModel } from "../models/index.ts";
+import { taskFiles } from "./adapter-task.ts";
 
 /** AdapterHub's kinds of adapters, by method. */
 const kinds: Readonly<Record<string, AdapterHubSettings["kind"]>> = {
@@ -39,8 +40,8 @@ function endsOf(model: PretrainedModel): SublayerEnds {
 }
 
 /**
- * Write an adapter as the folder that AdapterHub's `load_adapter` reads; weights that were trained beside it (norms) stand in
- * a file of their own.
+ * Write an adapter as the folder that AdapterHub's `load_adapter` reads; weights that were trained beside it (norms,
+ * heads) stand in a file of their own.
  * @throws {TuneError} `no-adapter-form` for methods that AdapterHub has not, and `write-failed`.
  */
 export async function writeAdapterHubFolder(
@@ -55,12 +56,10 @@ export async function writeAdapterHubFolder(
   const { outputModule } = model.architecture;
   const modules = adaptedModules(outputs, { choice, ...adapter, outputModule });
   const config = choice.config as unknown as BottleneckConfig & Partial<CompacterConfig>; // of the methods above
-  const afterNorm = modules.some((module) => module.endsWith(".output.dense"));
-  if (kind === undefined || (config.placement === "residual" && afterNorm)) {
-    const what = kind === undefined ? `${choice.method.name} tuning` : "adapters of the residual before its norm";
-    throw new TuneError("no-adapter-form", `AdapterHub has no form for ${what}.`, {
+  if (kind === undefined) {
+    throw new TuneError("no-adapter-form", `AdapterHub has no form for ${choice.method.name} tuning.`, {
       at: folder,
-      fix: kind === undefined ? "export it for PEFT" : "use the other placement (sublayer)",
+      fix: "export it for PEFT",
     });
   }
   const ends = endsOf(model);
@@ -80,13 +79,13 @@ export async function writeAdapterHubFolder(
     reduction: config.reduction,
     terms: config.terms ?? 4,
     fastRank: config.fastRank ?? 1,
-    readsResidual: config.placement === "residual",
+    readsResidual: config.placement !== "sublayer",
     activation: config.activation,
     frozenRule: config.frozenRule ?? false,
   };
   const { hiddenSize } = model.sizes;
   const { className } = model.architecture;
-  const described = { ends, hiddenSize, className, modelType: model.modelType, baseModel };
+  const described = { ends, hiddenSize, className, modelType: model.modelType, baseModel, beside: taskFiles(model) };
   await writeAdapterHub(storage, folder, { settings, tensors, ...(rule ? { rule } : {}), base }, described);
 }
 
@@ -98,12 +97,13 @@ export async function readAdapterHubFolder(storage: Storage, folder: string, mod
   const { settings, tensors, rule, base } = await readAdapterHub(storage, folder, endsOf(model));
   const { kind, attention, reduction, terms, fastRank, readsResidual, activation, frozenRule } = settings;
   const method = kind === "dense" ? "bottleneck" : kind === "phm" ? "phm" : attention ? "compacter" : "compacter++";
+  const { normed = false } = model.architecture.sublayers ?? {};
   const owners = [...new Set([...base.keys()].map((name) => name.slice(0, name.lastIndexOf("."))))];
   const choice = chooseMethod(
     method,
     {
       ...{ reduction, activation, positions: attention ? "both" : "feed-forward" },
-      placement: readsResidual ? "residual" : "sublayer",
+      placement: readsResidual ? (normed ? "normed" : "residual") : "sublayer",
       frozenNorms: owners.length === 0,
       ...(kind === "dense" ? {} : { terms }),
       ...(kind === "compacter" ? { fastRank, frozenRule } : {}),

@@ -3,6 +3,7 @@
  * The formats themselves are in `io/`; here models and adapters are put into them.
  */
 export * from "./adapter-files.ts";
+export * from "./adapter-task.ts";
 export * from "./adapterhub-files.ts";
 export * from "./as-lora.ts";
 export { bibtex } from "./bibtex.ts";

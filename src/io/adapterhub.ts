@@ -20,7 +20,7 @@ export interface AdapterHubSettings {
   readonly reduction: number;
   readonly terms: number;
   readonly fastRank: number;
-  /** Reads the residual stream instead of the sublayer's output. */
+  /** Reads the residual stream (in BERT, what the block's norm makes of it) instead of the sublayer's output. */
   readonly readsResidual: boolean;
   readonly activation: "gelu_new" | "gelu";
   readonly frozenRule: boolean;
@@ -143,6 +143,7 @@ export async function writeAdapterHub(
   adapter: AdapterHubAdapter<Tensor>,
   {
     ends,
+    beside,
     ...model
   }: {
     readonly ends: SublayerEnds;
@@ -150,6 +151,8 @@ export async function writeAdapterHub(
     readonly className: string;
     readonly modelType: string;
     readonly baseModel: string;
+    /** Other JSON files of the folder, by name. */
+    readonly beside: Readonly<Record<string, JsonObject>>;
   },
 ): Promise<void> {
   const { settings, tensors, rule, base } = adapter;
@@ -171,6 +174,9 @@ export async function writeAdapterHub(
   await writeFolder(storage, folder, async (staging) => {
     await storage.write(joinPath(staging, configFile), `${JSON.stringify(configOf(settings, model), null, 2)}\n`);
     await writeSafetensors(storage, joinPath(staging, weightsFile), entries);
+    for (const [file, json] of Object.entries(beside)) {
+      await storage.write(joinPath(staging, file), `${JSON.stringify(json, null, 2)}\n`);
+    }
     const trained = [...base].map(([weight, tensor]) => ({ name: weight, tensor }));
     if (trained.length > 0) await writeSafetensors(storage, joinPath(staging, baseFile), trained);
   });

@@ -3,6 +3,7 @@ import {
   constant,
   type InputValue,
   input,
+  type Node,
   type ParameterValue,
   parameter,
   type Tensor,
@@ -11,7 +12,7 @@ import {
   weight as weightValue,
   withScope,
 } from "../graph/index.ts";
-import { Add, findOp, type LinearSite, mul, transpose, where } from "../ops/index.ts";
+import { Add, findOp, LayerNormalization, type LinearSite, mul, transpose, where } from "../ops/index.ts";
 import { rebuild, rewrite } from "../transforms/index.ts";
 import { isInPlace, nameInModule, readersOfWeights, type WeightInPlace, weightsInPlace } from "./in-place.ts";
 import { linearModules, linearOf } from "./linear.ts";
@@ -131,7 +132,8 @@ function besideLinear(outputs: Readonly<Record<string, Value>>, options: AttachO
     return base;
   };
   const shared = new Map<string, Trainable>();
-  const behind = new Map<Value, (sum: Value) => Value>(); // what a sublayer gives -> what is made of the residual with it
+  // What a sublayer gives, and then what the block adds it to -> what is made of that sum, or of its norm and it.
+  const behind = new Map<Value, Grow>();
   const live = new Map<string, LiveWeight>();
   const liveForm = options.live && method.live;
   if (training && method.live) refuseShared(method.name, outputs, chosen);
@@ -146,12 +148,7 @@ function besideLinear(outputs: Readonly<Record<string, Value>>, options: AttachO
       const unchanged = inputs.every((value, i) => value === node.inputs[i]);
       if (!linear || !x) {
         const results = unchanged ? node.outputs : rebuild(node, inputs);
-        const ended =
-          findOp(node.domain, node.op) === Add ? node.inputs.find((value) => value && behind.has(value)) : undefined;
-        const [sum] = results;
-        const grown = ended && sum && behind.get(ended)?.(sum);
-        if (ended) behind.delete(ended);
-        return grown ? [grown] : results;
+        return grownBehind(behind, node, results, inputs) ?? results;
       }
       const { inFeatures, outFeatures, layout } = linear;
       const now = (value: Value): Value => inputs[node.inputs.indexOf(value)] ?? value;
@@ -189,11 +186,13 @@ function besideLinear(outputs: Readonly<Record<string, Value>>, options: AttachO
         return where(mask, mul(value, scale), constant(0, value.dtype));
       };
       const { adapt } = liveForm ?? method;
-      if (method.readsResidual?.(config)) {
+      const reads = method.readsBehind?.(config);
+      if (reads) {
         const { scope } = node;
-        behind.set(node.outputs[0] as Value, (sum) =>
-          withScope(scope, () => adapt({ site, x: sum, y: sum, bias: undefined, dropout }, read, config)),
-        );
+        behind.set(node.outputs[0] as Value, {
+          reads,
+          from: (x, y) => withScope(scope, () => adapt({ site, x, y, bias: undefined, dropout }, read, config)),
+        });
         return [y];
       }
       return withScope(node.scope, () => [adapt({ site, x, y, bias, dropout }, read, config)]);
@@ -202,7 +201,7 @@ function besideLinear(outputs: Readonly<Record<string, Value>>, options: AttachO
   if (behind.size > 0) {
     throw new TuneError("bad-option", "The model does not add what its sublayers give to the residual as it is.", {
       at: method.name,
-      fix: "use the other placement (sublayer)",
+      fix: "use the placement behind the sublayer itself (sublayer)",
     });
   }
   return {
@@ -211,6 +210,35 @@ function besideLinear(outputs: Readonly<Record<string, Value>>, options: AttachO
     dropoutMasks,
     live: [...live.values()],
   };
+}
+
+/** An adapter behind a block's sum: what it makes of the sum y, reading x. */
+interface Grow {
+  readonly reads: "residual" | "norm";
+  readonly from: (x: Value, y: Value) => Value;
+}
+
+/** What a node gives where an adapter stands behind it: the sum that ends a sublayer, or the norm of such a sum. */
+function grownBehind(
+  behind: Map<Value, Grow>,
+  node: Node,
+  results: readonly Value[],
+  inputs: readonly (Value | undefined)[],
+): readonly Value[] | undefined {
+  const op = findOp(node.domain, node.op);
+  const ended =
+    op === Add || op === LayerNormalization ? node.inputs.find((value) => value && behind.has(value)) : undefined;
+  const grow = ended && behind.get(ended);
+  const [result] = results;
+  if (!ended || !grow || !result) return undefined;
+  behind.delete(ended);
+  if (op === Add && grow.reads === "residual") return [grow.from(result, result)];
+  if (op === Add) {
+    behind.set(node.outputs[0] as Value, grow); // its norm comes next
+    return undefined;
+  }
+  const [sum, ...others] = inputs;
+  return rebuild(node, [grow.from(result, sum as Value), ...others]);
 }
 
 /** What a method's departure leaves of a weight, computed when it is read. */

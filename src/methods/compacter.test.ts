@@ -202,6 +202,38 @@ it("fast matrices start within Xavier's bounds", () => {
   expect(xavierBound(1, 6)).toBeCloseTo(1.3093073414, 9);
 });
 
+it("a fresh down-projection of hidden size 768 is about 2e-5 wide, not zero", () => {
+  const { method, config } = chooseMethod("compacter", {});
+  const weight = parameter("w", "float32", [768, 768]);
+  const site = { module: "m", weight, inFeatures: 768, outFeatures: 768, layout: "out,in" } as const;
+  const specs = method.parameters(site, config);
+  const drawn = (name: string, seed: number): ArrayLike<number> => {
+    const { shape, initial } = specs[name] as NonNullable<(typeof specs)[string]>;
+    const size = shape.reduce((a, b) => a * b, 1);
+    return (initial as (rng: unknown, size: number) => Float32Array)(createRng(seed, name), size); // all are drawn
+  };
+  const seeds = Array.from({ length: 40 }, (_, seed) => seed);
+  const squares = seeds.map((seed) => {
+    const [rule, left, right] = [drawn("rule", seed), drawn("left_down", seed), drawn("right_down", seed)];
+    let sum = 0;
+    for (let ab = 0; ab < 16; ab++) {
+      for (let p = 0; p < 192; p++) {
+        for (let q = 0; q < 6; q++) {
+          const terms = [0, 1, 2, 3].map(
+            (i) => (rule[16 * i + ab] ?? 0) * (left[192 * i + p] ?? 0) * (right[6 * i + q] ?? 0),
+          );
+          sum += terms.reduce((a, b) => a + b, 0) ** 2;
+        }
+      }
+    }
+    return sum / (768 * 24);
+  });
+  const deviation = Math.sqrt(squares.reduce((a, b) => a + b, 0) / seeds.length);
+  // √4·1e-4·(0.24935/√3)·(1.30931/√3); few numbers are drawn.
+  expect(deviation / 2.177e-5).toBeGreaterThan(0.85);
+  expect(deviation / 2.177e-5).toBeLessThan(1.15);
+});
+
 /** Trained values beside layers·positions sublayers of a model [hidden], norms apart. */
 function countOf(method: string, options: Record<string, number>, hidden: number, sublayers: number): number {
   const choice = chooseMethod(method, { ...options });

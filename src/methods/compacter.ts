@@ -3,13 +3,21 @@ import { type Fields, flag, integer, oneOf } from "../fields.ts";
 import { constant, type Value } from "../graph/index.ts";
 import type { Rng } from "../linalg/index.ts";
 import { add, gelu, gemm, mul, reshape, transpose } from "../ops/index.ts";
-import { type Citation, defineMethod, type Method, type ParameterSpec, type Parameters, type Site } from "./method.ts";
+import {
+  type Attachment,
+  type Citation,
+  defineMethod,
+  type Method,
+  type ParameterSpec,
+  type Parameters,
+  type Site,
+} from "./method.ts";
 
 /** Options of adapters behind sublayers. */
 export interface BottleneckConfig {
   readonly reduction: number;
   readonly positions: "both" | "feed-forward";
-  readonly placement: "sublayer" | "residual";
+  readonly placement: "sublayer" | "residual" | "normed";
   readonly activation: "gelu_new" | "gelu";
   readonly frozenNorms: boolean;
 }
@@ -29,8 +37,8 @@ const bottleneckFields: Fields<BottleneckConfig> = {
   reduction: integer(32, "hidden size over the width of the bottleneck", { min: 1 }),
   positions: oneOf(["both", "feed-forward"], "behind attention and feed-forward, or behind the feed-forward alone"),
   placement: oneOf(
-    ["sublayer", "residual"],
-    "reads what the sublayer gives, or what the block adds it to (AdapterHub's ++)",
+    ["sublayer", "residual", "normed"],
+    "reads what the sublayer gives, what the block adds it to (AdapterHub's ++), or the norm of that (the same in BERT)",
   ),
   activation: oneOf(["gelu_new", "gelu"], "between down and up: by tanh, or exact"),
   frozenNorms: flag(false, "leave the model's norms as they are, as AdapterHub does"),
@@ -80,9 +88,9 @@ export function phmDense(x: Value, rule: Value, fast: Value, bias: Value): Value
 
 type Project = (x: Value, side: "down" | "up") => Value;
 
-/** h + up(activation(down(h))), h what the sublayer gives; or read from the residual and added to it. */
-function behind(y: Value, project: Project, { activation }: BottleneckConfig): Value {
-  const inner = project(y, "down");
+/** y + up(activation(down(h))): h is y, what the sublayer gives or what the block adds it to; or the norm of that. */
+function behind({ x, y }: Attachment, project: Project, { activation, placement }: BottleneckConfig): Value {
+  const inner = project(placement === "normed" ? x : y, "down");
   const active = gelu(inner, activation === "gelu" ? "none" : "tanh");
   return add(y, project(active, "up"));
 }
@@ -139,8 +147,8 @@ function checkSizes(site: Site, config: BottleneckConfig & { readonly terms?: nu
   );
 }
 
-function readsResidual({ placement }: BottleneckConfig): boolean {
-  return placement === "residual";
+function reads({ placement }: BottleneckConfig): "residual" | "norm" | undefined {
+  return placement === "sublayer" ? undefined : placement === "normed" ? "norm" : "residual";
 }
 
 function notMergeable(name: string): never {
@@ -172,7 +180,7 @@ function makeCompacter(
     rates: [3e-4, 1e-3, 3e-3, 1e-2],
     sublayers: true,
     form: "adapterhub",
-    readsResidual,
+    readsBehind: reads,
     check: checkSizes,
     parameters: (site, config) => {
       const { terms: n, fastRank, frozenRule } = config;
@@ -187,9 +195,9 @@ function makeCompacter(
       };
       return { rule, ...Object.fromEntries(own) };
     },
-    adapt: ({ y }, parameter, config) =>
+    adapt: (attachment, parameter, config) =>
       behind(
-        y,
+        attachment,
         (x, side) => phmLinear(x, parameter("rule"), ...parts(parameter, ["left", "right", "bias"] as const, side)),
         config,
       ),
@@ -229,7 +237,7 @@ export const phm: Method<PhmConfig> = defineMethod<PhmConfig>({
   rates: [3e-4, 1e-3, 3e-3, 1e-2],
   sublayers: true,
   form: "adapterhub",
-  readsResidual,
+  readsBehind: reads,
   check: checkSizes,
   parameters: (site, config) => {
     const { terms: n } = config;
@@ -240,8 +248,8 @@ export const phm: Method<PhmConfig> = defineMethod<PhmConfig>({
     ]);
     return Object.fromEntries(own);
   },
-  adapt: ({ y }, parameter, config) =>
-    behind(y, (x, side) => phmDense(x, ...parts(parameter, ["rule", "fast", "bias"] as const, side)), config),
+  adapt: (attachment, parameter, config) =>
+    behind(attachment, (x, side) => phmDense(x, ...parts(parameter, ["rule", "fast", "bias"] as const, side)), config),
   merge: () => notMergeable("phm"),
 });
 
@@ -262,7 +270,7 @@ export const bottleneck: Method<BottleneckConfig> = defineMethod<BottleneckConfi
   rates: [3e-4, 1e-3, 3e-3, 1e-2],
   sublayers: true,
   form: "adapterhub",
-  readsResidual,
+  readsBehind: reads,
   check: checkSizes,
   parameters: (site, config) => {
     const own = sidesOf(site, config).flatMap(([side, into, out]): [string, ParameterSpec][] => [
@@ -271,9 +279,9 @@ export const bottleneck: Method<BottleneckConfig> = defineMethod<BottleneckConfi
     ]);
     return Object.fromEntries(own);
   },
-  adapt: ({ y }, parameter, config) =>
+  adapt: (attachment, parameter, config) =>
     behind(
-      y,
+      attachment,
       (x, side) => {
         const [weight, c] = parts(parameter, ["weight", "bias"] as const, side);
         return gemm(x, weight, { transB: true, c });

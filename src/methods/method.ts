@@ -177,8 +177,11 @@ export interface Method<Config extends object = object> {
    * which (`positions`), whether it reads what the block adds up (`placement`), and whether norms stay (`frozenNorms`).
    */
   readonly sublayers?: boolean;
-  /** Whether `adapt` gets, and gives, what the block adds a sublayer's output to instead of that output. */
-  readonly readsResidual?: (config: Config) => boolean;
+  /**
+   * What `adapt` gets as y, and gives, instead of a sublayer's output: what the block adds that output to; and as x, what
+   * the block's norm makes of it (`norm`), which then norms what `adapt` gives.
+   */
+  readonly readsBehind?: (config: Config) => "residual" | "norm" | undefined;
   /** Four peak learning rates to sweep where methods are compared, lowest first, where they are not those of LoRA. */
   readonly rates?: readonly [number, number, number, number];
   /** Options that give its update the rank and the scale (alpha / rank) of a LoRA; absent where it has no such thing. */

@@ -178,6 +178,8 @@ export interface Family<Config = unknown> {
 export interface Sublayers {
   readonly attention: RegExp;
   readonly feedForward: RegExp;
+  /** Whether a block norms what it adds a sublayer's output to before it goes on, as BERT does. */
+  readonly normed?: true;
 }
 
 /** A family of causal language models. Adding one is adding such a record and one line in `models/index.ts`. */

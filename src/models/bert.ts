@@ -82,7 +82,11 @@ export const bert: Encoder<BertConfig> = {
   prefix: "bert",
   ignored: /(embeddings\.position_ids|^cls\..*|pooler\.dense\.(weight|bias))$/,
   defaultTargets: ["query", "value"],
-  sublayers: { attention: /.*\.attention\.output\.dense/, feedForward: /.*\.layer\.\d+\.output\.dense/ },
+  sublayers: {
+    attention: /.*\.attention\.output\.dense/,
+    feedForward: /.*\.layer\.\d+\.output\.dense/,
+    normed: true,
+  },
   configure: (json) => {
     const reader = readConfig(json);
     const config = readBert(reader);

@@ -52,7 +52,11 @@ export const debertaV2: Encoder<DebertaConfig> = {
   prefix: "deberta",
   ignored: /(embeddings\.position_ids|^lm_predictions\..*|^mask_predictions\..*|^cls\..*)$/,
   defaultTargets: ["query_proj", "value_proj"],
-  sublayers: { attention: /.*\.attention\.output\.dense/, feedForward: /.*\.layer\.\d+\.output\.dense/ },
+  sublayers: {
+    attention: /.*\.attention\.output\.dense/,
+    feedForward: /.*\.layer\.\d+\.output\.dense/,
+    normed: true,
+  },
 
   configure: (json) => {
     const reader = readConfig(json);

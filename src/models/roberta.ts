@@ -21,7 +21,11 @@ export const roberta: Encoder<BertConfig> = {
   prefix: "roberta",
   ignored: /(embeddings\.position_ids|^lm_head\..*|pooler\.dense\.(weight|bias))$/,
   defaultTargets: ["query", "value"],
-  sublayers: { attention: /.*\.attention\.output\.dense/, feedForward: /.*\.layer\.\d+\.output\.dense/ },
+  sublayers: {
+    attention: /.*\.attention\.output\.dense/,
+    feedForward: /.*\.layer\.\d+\.output\.dense/,
+    normed: true,
+  },
   configure: (json) => {
     const reader = readConfig(json);
     const config = { ...readBert(reader), padId: reader.integer("pad_token_id", 1) };
