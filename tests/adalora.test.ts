@@ -108,6 +108,63 @@ it("kept triplets are the budget's, and a resumed run prunes as one left alone",
   await second.close();
 });
 
+it("computes what the base model computes before the first update, and keeps two numbers more of an element than Adam", async () => {
+  const model = await randomModel();
+  const settings = {
+    targets: "all-linear",
+    optimizer,
+    maxGradNorm: 1,
+    memory: "balanced",
+    seed: 0,
+    steps: 10,
+  } as const;
+  const batch = makeBatch(randomExamples(4), { padId: 0 });
+  const open = (method: string, options: Record<string, number>): Promise<Trainer> =>
+    openTrainer(device, model, { choice: chooseMethod(method, options), accumulates: false, ...settings });
+  const trainer = await open("adalora", { initialRank: 4, targetRank: 2 });
+  const lora = await open("lora", { rank: 4 }); // starts as the base model too
+  expect((await trainer.step(1, [batch], 1e-2)).loss).toBe((await lora.step(1, [batch], 1e-2)).loss);
+  const sizes = new Map<string, number>();
+  for (const [name, { data }] of await trainer.state()) {
+    const kind = /#(.*)$/.exec(name)?.[1] ?? "";
+    sizes.set(kind, (sizes.get(kind) ?? 0) + data.length);
+  }
+  const elements = trainer.trainedParameters;
+  expect(Object.fromEntries(sizes)).toEqual({
+    "": elements,
+    m: elements,
+    v: elements,
+    sensitivity: elements,
+    uncertainty: elements,
+    pruned: 4 * trainer.trainables.filter(({ key }) => key === "E").length,
+  });
+  await trainer.close();
+  await lora.close();
+});
+
+it("brings P and Q near orthogonality by its penalty, and not without", async () => {
+  const model = await randomModel();
+  const distances: number[][] = [];
+  for (const orthogonalWeight of [0.5, 1e-9]) {
+    const trainer = await openTrainer(device, model, {
+      choice: chooseMethod("adalora", { initialRank: 4, targetRank: 2, budgetWarmup: 60, orthogonalWeight }),
+      ...{ targets: ["q_proj", "up_proj"], optimizer: chooseOptimizer("adamw"), maxGradNorm: 1, memory: "balanced" },
+      ...{ accumulates: false, seed: 0, steps: 200 },
+    });
+    const found: number[] = [];
+    for (let step = 1; step <= 60; step++) {
+      const batch = makeBatch(randomExamples(4, 64, step), { padId: 0 });
+      const { penalty = Number.NaN } = (await trainer.step(step, [batch], 5e-3)).measures;
+      found.push(penalty / orthogonalWeight);
+    }
+    distances.push([found[0] ?? 0, found.at(-1) ?? 0]);
+    await trainer.close();
+  }
+  const [[start = 0, end = 0] = [], [, left = 0] = []] = distances;
+  expect(start / end).toBeGreaterThan(10);
+  expect(start / left).toBeLessThan(2);
+});
+
 it("adds its penalty once an update, however many batches the update has", async () => {
   const model = await randomModel();
   const choice = chooseMethod("adalora", { initialRank: 4, targetRank: 2 });

@@ -351,6 +351,22 @@ describe("plain LoRA", () => {
       ).toBeLessThan(1e-5);
       await writeAdapter(storage, "own", model, adapter, { baseModel: "base" });
       expect(await lastLogits(model, rows, await readAdapter(storage, "own", model))).toEqual(expected);
+      // What is stored is what is left, a number for λ beside a column and a row, and what was pruned away is of no size.
+      const { tensors } = await openSafetensors(storage, "own/adapter_model.safetensors");
+      const bytes = [...tensors.values()].reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
+      const units = [...parameters].flatMap(([name, { shape }]): number[] => {
+        if (!name.endsWith("_E")) return [];
+        const [a, b] = ["_A", "_B"].map((end) => parameters.get(name.replace(/_E$/, end))?.shape ?? []);
+        const rank = own.some(([first], i) => first === name && i === 1)
+          ? 0
+          : own[0]?.[0] === name
+            ? 2
+            : (shape[0] ?? 0);
+        return [rank * ((a?.[1] ?? 0) + (b?.[0] ?? 0) + 1)];
+      });
+      expect(bytes).toBe(4 * units.reduce((sum, size) => sum + size, 0));
+      const empty = tensors.get(`base_model.model.${second}.lora_A`);
+      expect(empty?.shape).toEqual([0, 32]);
     },
   );
 

@@ -209,6 +209,21 @@ describe("importance", () => {
     const b = second.get("m0.B") ?? [];
     expect(mean(b.filter((_, i) => i % 2 === 1))).toBeCloseTo(0.0020164125, 9);
     expect(second.get("m0.E")?.[0]).toBeCloseTo(0.0021047063, 9);
+    // Of a triplet: λ's number, and the means over its column and its row.
+    const triplets = (scores: ReadonlyMap<string, readonly number[]>): number[] =>
+      (["m0", "m1"] as const).flatMap((module) =>
+        [0, 1].map((i) => {
+          const [row, width] = [scores.get(`${module}.A`) ?? [], modules[module].A.shape[1] ?? 0];
+          const columns = (scores.get(`${module}.B`) ?? []).filter((_, at) => at % 2 === i);
+          return (scores.get(`${module}.E`)?.[i] ?? 0) + mean(columns) + mean(row.slice(i * width, (i + 1) * width));
+        }),
+      );
+    const expected = [
+      [0.002263125, 0.001275, 0.00067065, 0.001429275],
+      [0.0048320906, 0.0040197563, 0.0033410036, 0.0026684411],
+    ];
+    expect(triplets(scoresOf(1))).toEqual(expected[0]?.map((x) => expect.closeTo(x, 9)));
+    expect(triplets(second)).toEqual(expected[1]?.map((x) => expect.closeTo(x, 9)));
   });
 
   it("decides which triplets a budget keeps, and magnitude would decide otherwise", () => {
