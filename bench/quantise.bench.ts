@@ -47,7 +47,7 @@ async function measureModel(): Promise<void> {
   const { model: source = "", calibration = "", evaluation = "" } = values;
   const model = await loadModel(source, { platform: nodePlatform });
   const maxLength = Math.min(256, model.pretrained.sizes.contextLength);
-  const data = await loadData(model, calibration, { validationPath: evaluation, maxLength });
+  const data = await loadData(model, calibration, { validationPath: evaluation, maxLength, tooLong: "truncate" });
   const rows: (QuantizedRow & { readonly bits: string })[] = [];
   console.log("| bits | scheme | bits a weight | loss | perplexity | file |\n| --- | --- | --- | --- | --- | --- |");
   for (const bits of values.bits.split(",")) {

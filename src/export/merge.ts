@@ -43,7 +43,8 @@ export function mergeAdapter(device: Device, model: PretrainedModel, adapter: Ad
     const read = inPlace
       ? async () => copyOf(adapter.parameters.get(name) as Tensor) // checkParameters has found every parameter
       : () => merger.merge(weight.source, layout, own);
-    files.set(name, { ...weight.source, read });
+    const { scaled: _codes, ...stored } = weight.source; // what is merged is no longer what the codes say
+    files.set(name, { ...stored, read });
     if (module !== weight.name) tuned.add(weight.source); // full tuning trains what modules share as one
   }
   separateReaders(outputs, tuned, files);

@@ -1,16 +1,9 @@
-import {
-  constant,
-  type LazyTensor,
-  makeNode,
-  sizeOf,
-  type Tensor,
-  type Value,
-  type WeightValue,
-  weight,
-} from "../graph/index.ts";
+import { constant, makeNode, type Tensor, type Value, type WeightValue } from "../graph/index.ts";
 import { castTensor, toFloat32 } from "../io/convert.ts";
 import { add, cast, findOp, gather, gemm, type LinearSite, mul, sub } from "../ops/index.ts";
 import { rewrite } from "../transforms/index.ts";
+import { blockProduct } from "./block-product.ts";
+import { derived, type WeightSite } from "./derived-weights.ts";
 
 /** What the matrices of an exported graph are held in. Vectors, and what is computed between products, stay float32. */
 export interface OnnxDtype {
@@ -21,11 +14,6 @@ export interface OnnxDtype {
   readonly product: (x: Value, site: WeightSite) => Value;
   /** Rows of a table of embeddings, in float32. */
   readonly rows: (table: WeightValue, indices: Value) => Value;
-}
-
-/** A product with a weight. */
-interface WeightSite extends Pick<LinearSite, "layout" | "inFeatures" | "outFeatures"> {
-  readonly weight: WeightValue;
 }
 
 /** Names as transformers.js has them. */
@@ -63,23 +51,9 @@ export const onnxDtypes: Readonly<Record<OnnxDtypeName, OnnxDtype>> = {
   /** ONNX Runtime's MatMulNBits, which its WebAssembly and WebGPU builds have; embeddings in 8 bits. */
   q4: {
     suffix: "_q4",
-    summary: "4-bit integers, a scale for each 32 values of a row; embeddings in 8 bits",
-    product: (x, site) => {
-      const { codes, scales } = blockCodes(site);
-      const [tokens = 1] = x.shape;
-      return resultOf({
-        op: "MatMulNBits",
-        domain: "com.microsoft",
-        inputs: [x, codes, scales],
-        attributes: {
-          K: { type: "int", value: site.inFeatures },
-          N: { type: "int", value: site.outFeatures },
-          bits: { type: "int", value: 4 },
-          block_size: { type: "int", value: blockSize },
-        },
-        outputs: [{ dtype: "float32", shape: [tokens, site.outFeatures] }],
-      });
-    },
+    summary:
+      "4-bit integers, a scale for each 32 values of a row, or the codes of a packed model where they fit; embeddings in 8 bits",
+    product: blockProduct,
     rows: rowsOf8,
   },
 };
@@ -109,31 +83,12 @@ function resultOf(options: Parameters<typeof makeNode>[0]): Value {
 
 function halves(value: WeightValue): WeightValue {
   const { source } = value;
-  const read = async (): Promise<Tensor> => {
+  const read = async (): Promise<Tensor["data"]> => {
     const values = await toFloat32(source);
     const clamped = values.data.map((x) => Math.min(65504, Math.max(-65504, x)));
-    return castTensor({ ...values, data: clamped }, "float16");
+    return castTensor({ ...values, data: clamped }, "float16").data;
   };
-  return derived(value, "float16", "float16", source.shape, read);
-}
-
-/** Weights that are made of another when they are written; the same ones for the same weight. */
-const made = new WeakMap<WeightValue, Map<string, WeightValue>>();
-
-function derived(
-  value: WeightValue,
-  key: string,
-  dtype: "float16" | "float32" | "uint8",
-  shape: readonly number[],
-  read: LazyTensor["read"],
-): WeightValue {
-  const own = made.get(value) ?? new Map<string, WeightValue>();
-  made.set(value, own);
-  const width = { float16: 2, float32: 4, uint8: 1 }[dtype];
-  const source = { dtype, shape, sizeBytes: width * sizeOf(shape), read };
-  const found = own.get(key) ?? weight(`${value.name}_${key}`, source, dtype);
-  own.set(key, found);
-  return found;
+  return derived(value, "float16", { dtype: "float16", shape: source.shape, read });
 }
 
 /** The code of zero: unsigned bytes, for products of signed ones saturate on processors without VNNI. */
@@ -145,20 +100,25 @@ function rowCodes(value: WeightValue, layout: LinearSite["layout"]): { codes: We
   const [a = 1, b = 1] = value.source.shape;
   const [outs, ins] = upright ? [a, b] : [b, a];
   return {
-    codes: derived(value, "quantized", "uint8", [ins, outs], async () => {
-      const { data } = await toFloat32(value.source);
-      const scales = rowScales(data, outs, ins, upright);
-      const codes = new Uint8Array(data.length);
-      for (let o = 0; o < outs; o++) {
-        for (let i = 0; i < ins; i++) {
-          codes[i * outs + o] = code8(data[upright ? o * ins + i : i * outs + o] ?? 0, scales[o] ?? 1);
+    codes: derived(value, "quantized", {
+      dtype: "uint8",
+      shape: [ins, outs],
+      read: async () => {
+        const { data } = await toFloat32(value.source);
+        const scales = rowScales(data, outs, ins, upright);
+        const codes = new Uint8Array(data.length);
+        for (let o = 0; o < outs; o++) {
+          for (let i = 0; i < ins; i++) {
+            codes[i * outs + o] = code8(data[upright ? o * ins + i : i * outs + o] ?? 0, scales[o] ?? 1);
+          }
         }
-      }
-      return { dtype: "uint8", shape: [ins, outs], data: codes };
+        return codes;
+      },
     }),
-    scales: derived(value, "scale", "float32", [outs], async () => {
-      const { data } = await toFloat32(value.source);
-      return { dtype: "float32", shape: [outs], data: rowScales(data, outs, ins, upright) };
+    scales: derived(value, "scale", {
+      dtype: "float32",
+      shape: [outs],
+      read: async () => rowScales((await toFloat32(value.source)).data, outs, ins, upright),
     }),
   };
 }
@@ -179,15 +139,19 @@ function code8(value: number, scale: number): number {
 /** Rows of a table held as bytes: scale·(code − 128). */
 function rowsOf8(table: WeightValue, indices: Value): Value {
   const [count = 1, width = 1] = table.source.shape;
-  const codes = derived(table, "rows_quantized", "uint8", [count, width], async () => {
-    const { data } = await toFloat32(table.source);
-    const scales = rowScales(data, count, width, true);
-    const all = Uint8Array.from(data, (value, at) => code8(value, scales[Math.floor(at / width)] ?? 1));
-    return { dtype: "uint8", shape: [count, width], data: all };
+  const codes = derived(table, "rows_quantized", {
+    dtype: "uint8",
+    shape: [count, width],
+    read: async () => {
+      const { data } = await toFloat32(table.source);
+      const scales = rowScales(data, count, width, true);
+      return Uint8Array.from(data, (value, at) => code8(value, scales[Math.floor(at / width)] ?? 1));
+    },
   });
-  const scales = derived(table, "rows_scale", "float32", [count, 1], async () => {
-    const { data } = await toFloat32(table.source);
-    return { dtype: "float32", shape: [count, 1], data: rowScales(data, count, width, true) };
+  const scales = derived(table, "rows_scale", {
+    dtype: "float32",
+    shape: [count, 1],
+    read: async () => rowScales((await toFloat32(table.source)).data, count, width, true),
   });
   return mul(sub(cast(gather(codes, indices), "float32"), rowZero), gather(scales, indices));
 }
@@ -200,53 +164,4 @@ function quantiseInput(x: Value): readonly [Value, Value, Value] {
     { dtype: "uint8", shape: [] },
   ] as const;
   return makeNode({ op: "DynamicQuantizeLinear", inputs: [x], outputs }).outputs as unknown as [Value, Value, Value]; // three
-}
-
-const blockSize = 32;
-
-/**
- * 4-bit codes [out, blocks, 16], two to a byte, the first in the lower half, and scales [out·blocks]:
- * w = scale·(code − 8). The value of largest magnitude becomes code 0, for there is one more below zero than above.
- */
-function blockCodes({ weight: value, layout, inFeatures, outFeatures }: WeightSite): {
-  codes: WeightValue;
-  scales: WeightValue;
-} {
-  const blocks = Math.ceil(inFeatures / blockSize);
-  const half = blockSize / 2;
-  const encode = async (): Promise<{ codes: Uint8Array; scales: Float32Array }> => {
-    const { data } = await toFloat32(value.source);
-    const at = (o: number, i: number): number =>
-      i < inFeatures ? (data[layout === "out,in" ? o * inFeatures + i : i * outFeatures + o] ?? 0) : 0;
-    const codes = new Uint8Array(outFeatures * blocks * half);
-    const scales = new Float32Array(outFeatures * blocks);
-    for (let block = 0; block < scales.length; block++) {
-      const [o, start] = [Math.floor(block / blocks), (block % blocks) * blockSize];
-      let extreme = 0;
-      for (let i = 0; i < blockSize; i++) {
-        const w = at(o, start + i);
-        if (Math.abs(w) > Math.abs(extreme)) extreme = w;
-      }
-      const scale = extreme / -8;
-      scales[block] = scale;
-      for (let i = 0; i < blockSize; i++) {
-        const code = scale === 0 ? 8 : Math.min(15, Math.max(0, Math.round(at(o, start + i) / scale) + 8));
-        const place = block * half + (i >> 1);
-        codes[place] = (codes[place] ?? 0) | (code << (4 * (i & 1)));
-      }
-    }
-    return { codes, scales };
-  };
-  return {
-    codes: derived(value, "q4", "uint8", [outFeatures, blocks, half], async () => ({
-      dtype: "uint8",
-      shape: [outFeatures, blocks, half],
-      data: (await encode()).codes,
-    })),
-    scales: derived(value, "q4_scales", "float32", [outFeatures * blocks], async () => ({
-      dtype: "float32",
-      shape: [outFeatures * blocks],
-      data: (await encode()).scales,
-    })),
-  };
 }

@@ -86,7 +86,13 @@ export interface ScaledCodes {
   readonly codes: LazyTensor;
   /** float32 [planes, row groups, column groups]. */
   readonly scales: LazyTensor;
+  /** How many values a code can take: the largest less the least of a group, plus one. */
+  readonly levels: number;
   readonly rowGroup: number;
+  /** Columns that share a scale; the last group may have fewer. */
+  readonly columnGroup: number;
+  /** Whether the columns of a group follow one another. */
+  readonly inOrder: boolean;
   /** int64 [columns], g of each column; absent where every column has a scale of its own, or all share one. */
   readonly columnGroups: LazyTensor | undefined;
 }

@@ -21,11 +21,11 @@ export interface Footprint {
  */
 
 /** The compiler's own heap, and a session however small. */
-const sessionBytes = 45e6;
+const sessionBytes = 60e6;
 /** A node in our graph, in the model file and in ONNX Runtime's session. */
-const nodeBytes = 15e3;
+const nodeBytes = 10e3;
 /** Best fit in ever larger regions leaves gaps: the arena takes this much more than is alive at once. */
-const arenaFactor = 1.35;
+const arenaFactor = 1.5;
 
 /**
  * The peak memory of a process on a CPU that opens programs one after the other, keeps them, and runs them.

@@ -155,7 +155,7 @@ export function dequantised(entry: PackedEntry): LazyTensor {
 }
 
 /** The codes and scales of an entry, unpacked when they are read: what training the scales needs. */
-function scaledCodes({ shape, read }: PackedEntry): ScaledCodes {
+function scaledCodes({ shape, parts: stored, read }: PackedEntry): ScaledCodes {
   const { rows, columns, bits, coding, rowGroup, columnGroup } = shape;
   const { rowGroups, columnGroups } = groupsOf(shape);
   const planes = coding === "binary" ? bits : 1;
@@ -171,7 +171,10 @@ function scaledCodes({ shape, read }: PackedEntry): ScaledCodes {
   });
   const grouped = columnGroups > 1 && columnGroup > 1;
   return {
+    levels: coding === "uniform" ? 2 ** bits : 2,
     rowGroup,
+    columnGroup,
+    inOrder: !stored.some(({ name }) => name.endsWith(".order")),
     codes: lazy(coding === "uniform" && bits > 7 ? "int16" : "int8", [planes, rows, columns], signedCodes),
     scales: lazy("float32", [planes, rowGroups, columnGroups], ({ scaleKind, scales }) =>
       scaleValues(scaleKind, scales),

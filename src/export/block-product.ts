@@ -1,0 +1,176 @@
+import {
+  type LazyTensor,
+  makeNode,
+  type ScaledCodes,
+  type Tensor,
+  type Value,
+  type WeightValue,
+} from "../graph/index.ts";
+import { toFloat32 } from "../io/convert.ts";
+import { gather } from "../ops/index.ts";
+import { derived, type WeightSite } from "./derived-weights.ts";
+
+/*
+ * ONNX Runtime's MatMulNBits (com.microsoft): codes [out, blocks, bytes], the first in the lower half of a byte, a scale
+ * for each block, and w = scale·(code − zero), where zero is the middle unless zero points are given.
+ */
+
+/** What a product reads. */
+interface Blocks {
+  readonly bits: 4 | 8;
+  readonly blockSize: number;
+  readonly codes: WeightValue;
+  readonly scales: WeightValue;
+  readonly zeros?: WeightValue;
+  /** Which inputs the columns of the codes multiply, where it is not theirs. */
+  readonly order?: WeightValue;
+}
+
+/** x·Wᵀ: with a packed model's own codes where the operator can say them, with the weights rounded to 4 bits otherwise. */
+export function blockProduct(x: Value, site: WeightSite): Value {
+  const { scaled } = site.weight.source;
+  const blocks = (scaled && ownBlocks(site, scaled)) ?? roundedBlocks(site);
+  const { bits, blockSize, codes, scales, zeros, order } = blocks;
+  const [tokens = 1] = x.shape;
+  const { outputs } = makeNode({
+    op: "MatMulNBits",
+    domain: "com.microsoft",
+    inputs: [order ? gather(x, order, 1) : x, codes, scales, ...(zeros ? [zeros] : [])],
+    attributes: {
+      K: { type: "int", value: site.inFeatures },
+      N: { type: "int", value: site.outFeatures },
+      bits: { type: "int", value: bits },
+      block_size: { type: "int", value: blockSize },
+    },
+    outputs: [{ dtype: "float32", shape: [tokens, site.outFeatures] }],
+  });
+  return outputs[0] as Value; // it has one
+}
+
+const usualBlock = 32;
+
+/** 4 bits without zero points. The value of largest magnitude of a block becomes code 0: there is one more below zero. */
+function roundedBlocks({ weight: value, layout, inFeatures, outFeatures }: WeightSite): Blocks {
+  const blocks = Math.ceil(inFeatures / usualBlock);
+  const half = usualBlock / 2;
+  const encode = async (): Promise<{ codes: Uint8Array; scales: Float32Array }> => {
+    const { data } = await toFloat32(value.source);
+    const at = (o: number, i: number): number =>
+      i < inFeatures ? (data[layout === "out,in" ? o * inFeatures + i : i * outFeatures + o] ?? 0) : 0;
+    const codes = new Uint8Array(outFeatures * blocks * half);
+    const scales = new Float32Array(outFeatures * blocks);
+    for (let block = 0; block < scales.length; block++) {
+      const [o, start] = [Math.floor(block / blocks), (block % blocks) * usualBlock];
+      let extreme = 0;
+      for (let i = 0; i < usualBlock; i++) {
+        const w = at(o, start + i);
+        if (Math.abs(w) > Math.abs(extreme)) extreme = w;
+      }
+      const scale = extreme / -8;
+      scales[block] = scale;
+      for (let i = 0; i < usualBlock; i++) {
+        const code = scale === 0 ? 8 : Math.min(15, Math.max(0, Math.round(at(o, start + i) / scale) + 8));
+        const place = block * half + (i >> 1);
+        codes[place] = (codes[place] ?? 0) | (code << (4 * (i & 1)));
+      }
+    }
+    return { codes, scales };
+  };
+  const codeShape = [outFeatures, blocks, half];
+  const scaleShape = [outFeatures * blocks];
+  return {
+    bits: 4,
+    blockSize: usualBlock,
+    codes: derived(value, "q4", { dtype: "uint8", shape: codeShape, read: async () => (await encode()).codes }),
+    scales: derived(value, "q4_scales", {
+      dtype: "float32",
+      shape: scaleShape,
+      read: async () => (await encode()).scales,
+    }),
+  };
+}
+
+/**
+ * Codes of evenly spaced values in groups along the row, as they are: nothing is rounded again. Undefined for what the
+ * operator has no form for: several planes, scales that rows share, groups that are no multiple of a power of two.
+ */
+function ownBlocks({ weight: value, inFeatures, outFeatures }: WeightSite, scaled: ScaledCodes): Blocks | undefined {
+  const { levels, rowGroup, columnGroup, inOrder, columnGroups } = scaled;
+  const [planes = 1] = scaled.codes.shape;
+  if (planes !== 1 || rowGroup !== 1 || levels > 256) return undefined;
+  const wholeRow = columnGroup >= inFeatures;
+  const blockSize = wholeRow ? usualBlock : powerOfTwoIn(columnGroup);
+  if (blockSize < 16) return undefined;
+  const bits = levels <= 16 ? 4 : 8;
+  const blocks = Math.ceil(inFeatures / blockSize);
+  const groups = Math.ceil(inFeatures / columnGroup);
+  const blockBytes = (blockSize * bits) / 8;
+  const zeroBytes = Math.ceil((blocks * bits) / 8);
+  const order = async (): Promise<BigInt64Array> => {
+    if (inOrder || !columnGroups) return BigInt64Array.from({ length: inFeatures }, (_, k) => BigInt(k));
+    const of = await whole(columnGroups);
+    return BigInt64Array.from(
+      Array.from({ length: inFeatures }, (_, k) => k).sort((a, b) => Number(of[a]) - Number(of[b]) || a - b),
+      BigInt,
+    );
+  };
+  const encode = async (): Promise<{ codes: Uint8Array; zeros: Uint8Array }> => {
+    const [signed, columns] = [await whole(scaled.codes), await order()];
+    const codes = new Uint8Array(outFeatures * blocks * blockBytes);
+    const zeros = new Uint8Array(outFeatures * zeroBytes);
+    for (let o = 0; o < outFeatures; o++) {
+      for (let block = 0; block < blocks; block++) {
+        const from = block * blockSize;
+        const to = Math.min(inFeatures, from + blockSize);
+        const code = (i: number): number => Number(signed[o * inFeatures + Number(columns[i])]);
+        let zero = 0;
+        for (let i = from; i < to; i++) zero = Math.max(zero, -code(i));
+        put(zeros.subarray(o * zeroBytes, (o + 1) * zeroBytes), block, zero, bits);
+        const into = codes.subarray((o * blocks + block) * blockBytes, (o * blocks + block + 1) * blockBytes);
+        for (let i = from; i < to; i++) put(into, i - from, code(i) + zero, bits);
+      }
+    }
+    return { codes, zeros };
+  };
+  return {
+    bits,
+    blockSize,
+    codes: derived(value, "codes", {
+      dtype: "uint8",
+      shape: [outFeatures, blocks, blockBytes],
+      read: async () => (await encode()).codes,
+    }),
+    scales: derived(value, "code_scales", {
+      dtype: "float32",
+      shape: [outFeatures * blocks],
+      read: async () => {
+        const scales = await whole(scaled.scales);
+        return Float32Array.from({ length: outFeatures * blocks }, (_, at) => {
+          const group = Math.floor(((at % blocks) * blockSize) / columnGroup);
+          return Number(scales[Math.floor(at / blocks) * groups + group]);
+        });
+      },
+    }),
+    zeros: derived(value, "code_zeros", {
+      dtype: "uint8",
+      shape: [outFeatures * zeroBytes],
+      read: async () => (await encode()).zeros,
+    }),
+    ...(inOrder ? {} : { order: derived(value, "code_order", { dtype: "int64", shape: [inFeatures], read: order }) }),
+  };
+}
+
+/** Store a code in 4 bits, the first of a byte in its lower half, or in 8. */
+function put(bytes: Uint8Array, index: number, code: number, bits: 4 | 8): void {
+  if (bits === 8) bytes[index] = code;
+  else bytes[index >> 1] = (bytes[index >> 1] ?? 0) | (code << (4 * (index & 1)));
+}
+
+/** The largest power of two that divides `count`, 256 at most. */
+function powerOfTwoIn(count: number): number {
+  return Math.min(256, count & -count);
+}
+
+async function whole(tensor: LazyTensor): Promise<Tensor["data"]> {
+  return (await tensor.read()).data;
+}
