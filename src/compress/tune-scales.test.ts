@@ -121,18 +121,22 @@ it("alpha on weights that are not packed is refused, naming the layer", async ()
   await expect(running).rejects.toMatchObject({ code: "not-packed", at: expect.stringContaining("q_proj") });
 });
 
-it("LoRA is tuned on a packed base", async () => {
+it.each(["lora", "dora", "paca"])("%s is tuned on a packed base, and folds into its weights", async (name) => {
   const base = await packed("shiftadd");
   const before = await measure(base);
   const { adapter } = await train({
     device,
     model: base,
-    choice: chooseMethod("lora", { rank: 4 }),
+    choice: chooseMethod(name, { rank: 4 }),
     targets: "all-linear",
     settings: resolveSettings({ maxSteps: 10, learningRate: 1e-2, batchSize: 24 }),
     train: examples,
     validation: [],
     padId: 0,
   });
-  expect(await measure(base, adapter)).toBeLessThan(before);
+  const after = await measure(base, adapter);
+  expect(after).toBeLessThan(before);
+  const merged = mergeAdapter(device, base, adapter);
+  expect(await measure(merged.model)).toBeCloseTo(after, 4);
+  await merged.close();
 });
