@@ -96,7 +96,10 @@ export async function openPackedDecoder(
   const memory = arena.create({ shared });
   const views = viewsOf(memory);
   // The largest first: what reading it takes beside it is over before the rest is there.
-  for (const one of loadings.sort((a, b) => b.sizeBytes - a.sizeBytes)) await one.load(views);
+  for (const one of loadings.sort((a, b) => b.sizeBytes - a.sizeBytes)) {
+    const copied = await one.load(views);
+    host.freeBuffers?.(copied);
+  }
   const built = program.steps();
   assert(programBytes(built.steps) <= steps.bytes, "the program fits its room");
   writeProgram(views.words, steps.at, built.steps);

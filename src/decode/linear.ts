@@ -18,7 +18,8 @@ import type { LowRankUpdate } from "./updates.ts";
 /** Something that is read from the file into kernel memory. */
 export interface Loading {
   readonly sizeBytes: number;
-  load(views: Views): Promise<void>;
+  /** @returns what was read and has been copied, so that its memory can be given back. */
+  load(views: Views): Promise<readonly ArrayBufferView[]>;
 }
 
 /** A linear map in kernel memory. */
@@ -60,7 +61,12 @@ export function layOutLinear(layout: Layout, recipe: LinearRecipe): Linear {
   const product = entry && layOutPacked(arena, entry.shape, { entryBytes: layout.entryBytes });
   const update = layOutUpdate(layout, module);
   if (entry && product) {
-    loadings.push({ sizeBytes: entry.sizeBytes, load: async (views) => product.load(views, await entry.read()) });
+    const load = async (views: Views): Promise<readonly ArrayBufferView[]> => {
+      const matrix = await entry.read();
+      product.load(views, matrix);
+      return [matrix.planes, matrix.scales];
+    };
+    loadings.push({ sizeBytes: entry.sizeBytes, load });
     return {
       outputs,
       outputBytes,
@@ -115,12 +121,13 @@ export function layOutTensor(layout: Layout, name: string, transpose?: readonly 
       if (kind === 0) {
         const values = await finite(name, source);
         views.floats.set(transpose ? transposed(values, ...transpose) : values, at / 4);
-        return;
+        return [values];
       }
       const stored = await source.read();
       assertFinite(name, stored);
       assert(stored.data instanceof Uint16Array, "two bytes a number");
       new Uint16Array(views.bytes.buffer).set(stored.data, at / 2);
+      return [stored.data];
     },
   });
   return { at, kind };
@@ -135,6 +142,7 @@ export function layOutVector(layout: Layout, name: string, bytes?: number, addsO
     load: async (views) => {
       const values = await finite(name, source);
       views.floats.set(addsOne ? values.map((value) => value + 1) : values, at / 4);
+      return [values];
     },
   });
   return at;
@@ -175,7 +183,9 @@ function layOutDequantised({ arena, loadings }: Layout, entry: PackedEntry): Pla
   loadings.push({
     sizeBytes: entry.sizeBytes,
     load: async (views) => {
-      views.floats.set(dequantise(await entry.read()), at / 4);
+      const values = dequantise(await entry.read());
+      views.floats.set(values, at / 4);
+      return [values];
     },
   });
   return { at, kind: 0 };
@@ -197,7 +207,10 @@ function layOutUpdate({ arena, updates, loadings }: Layout, module: string): Upd
     const { at } = arena.reserve(4 * sizeOf(shape));
     loadings.push({
       sizeBytes: 4 * sizeOf(shape),
-      load: async ({ floats }) => floats.set(data as Float32Array, at / 4), // adapters are float32
+      load: async ({ floats }) => {
+        floats.set(data as Float32Array, at / 4); // adapters are float32
+        return []; // whoever opened the adapter keeps it
+      },
     });
     return at;
   };

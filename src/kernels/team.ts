@@ -12,7 +12,7 @@ export interface ThreadStart {
   readonly control: number;
 }
 
-/** Where threads can be had. A platform gives it; nothing else starts threads. */
+/** Where threads and memory can be had. A platform gives it; nothing else starts threads. */
 export interface ThreadHost {
   /** Threads that can work at the same time on one memory: 1 where memory cannot be shared. */
   readonly threads: number;
@@ -20,6 +20,8 @@ export interface ThreadHost {
   readonly maySleep: boolean;
   /** Start a thread that calls {@link serveTeam}; the promise settles when it is ready. The result ends it by force. */
   startThread(start: ThreadStart): Promise<() => void>;
+  /** Free the memory of buffers that nobody reads any more, now, where that can be done. */
+  readonly freeBuffers?: (buffers: readonly ArrayBufferView[]) => void;
 }
 
 /** Threads that run programs together. */

@@ -2,11 +2,13 @@ import { availableParallelism } from "node:os";
 import { Worker } from "node:worker_threads";
 import { TuneError } from "../errors.ts";
 import type { ThreadHost } from "../kernels/team.ts";
+import { freeBuffers } from "./node-memory.ts";
 
 /** Worker threads that share kernel memory. They never keep the process alive. */
 export const nodeThreads: ThreadHost = {
   threads: availableParallelism(),
   maySleep: true,
+  freeBuffers,
   startThread: (start) =>
     new Promise((resolve, reject) => {
       const worker = openWorker(start);
