@@ -29,13 +29,16 @@ const floor = {
 
 const lora = (rank: number): MethodChoice => chooseMethod("lora", { rank, alpha: 2 * rank });
 
+/** What the benchmark of a step trains. */
+export const loraRow: MethodRow = { choice: lora, targets: "all-linear", peer: "lora" };
+
 /** Every row by name. Adding one is adding a record here. */
 export const methodRows: Readonly<Record<string, MethodRow>> = {
   floor: {
     choice: () => ({ method: floor, config: {} }),
     targets: ["layers.0.self_attn.q_proj", "layers.0.self_attn.k_proj", "layers.0.self_attn.v_proj"],
   },
-  lora: { choice: lora, targets: "all-linear", peer: "lora" },
+  lora: loraRow,
   dora: { choice: (rank) => chooseMethod("dora", { rank, alpha: 2 * rank }), targets: "all-linear" },
   adalora: {
     // The run is longer than the benchmark, so that every update selects and masks, the dearest kind.

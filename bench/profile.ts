@@ -5,14 +5,15 @@ import { parseArgs } from "node:util";
 import { type MemoryChoiceName, memoryChoices } from "../src/train/memory.ts";
 import { trainDefaults } from "../src/train/settings.ts";
 import { shapeOf, writeModel } from "./inputs.ts";
+import { methodRows } from "./method-rows.ts";
 import { type BarChart, drawBars } from "./profile-picture.ts";
 import { profileStep, total, type Use } from "./step-profile.ts";
 
 /*
- * Where a LoRA step's time and memory go, by operator and by part of the model: time from ONNX Runtime's own profile,
+ * Where a training step's time and memory go, by operator and by part of the model: time from ONNX Runtime's own profile,
  * memory as what is alive between operators when most is.
  *   npm run profile -- [--shape llama8|smollm2] [--tokens 512] [--threads 2] [--steps 5]
- *     [--memory fast|balanced|small] [--picture profile.svg]
+ *     [--memory fast|balanced|small] [--row lora|paca|…] [--picture profile.svg]
  */
 const { values } = parseArgs({
   options: {
@@ -21,15 +22,19 @@ const { values } = parseArgs({
     threads: { type: "string", default: "2" },
     steps: { type: "string", default: "5" },
     memory: { type: "string", default: trainDefaults.memory },
+    row: { type: "string", default: "lora" },
     picture: { type: "string" },
   },
 });
 if (!Object.hasOwn(memoryChoices, values.memory)) throw new Error(`there is no memory choice ${values.memory}`);
+const row = methodRows[values.row];
+if (!row) throw new Error(`there is no row ${values.row}; rows: ${Object.keys(methodRows).join(", ")}`);
 const shape = shapeOf(values.shape);
 const folder = await mkdtemp(join(tmpdir(), "scion-profile-"));
 try {
   await writeModel(folder, shape);
   const { time, memory, productShare, savedBytes } = await profileStep(folder, shape, {
+    row,
     tokens: Number(values.tokens),
     threads: Number(values.threads),
     memory: values.memory as MemoryChoiceName, // checked above
@@ -37,7 +42,7 @@ try {
   });
   const milliseconds = (amount: number): string => `${amount.toFixed(1)} ms`;
   const megabytes = (amount: number): string => `${(amount / 1e6).toFixed(1)} MB`;
-  const title = `${shape.title}; ${values.tokens} tokens, ${values.threads} threads, memory ${values.memory}`;
+  const title = `${shape.title}; ${values.row}, ${values.tokens} tokens, ${values.threads} threads, memory ${values.memory}`;
   console.log(`${title}\n`);
   const charts = [
     tabulate("time by operator", time, "op", milliseconds),

@@ -2,7 +2,6 @@ import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createRng } from "../src/linalg/index.ts";
-import { chooseMethod } from "../src/methods/index.ts";
 import { openModel } from "../src/models/index.ts";
 import { findOp } from "../src/ops/index.ts";
 import { chooseOptimizer } from "../src/optim/index.ts";
@@ -15,6 +14,7 @@ import type { MemoryChoiceName } from "../src/train/memory.ts";
 import { buildTraining } from "../src/train/step.ts";
 import { openTrainer } from "../src/train/trainer.ts";
 import type { BenchShape } from "./inputs.ts";
+import type { MethodRow } from "./method-rows.ts";
 
 /** What one operator of a step took, or what it gave that was alive when most was. */
 export interface Use {
@@ -25,7 +25,7 @@ export interface Use {
   readonly amount: number;
 }
 
-/** Where the time and the memory of a LoRA step went. */
+/** Where the time and the memory of a step went. */
 export interface StepProfile {
   /** A step's operators by ONNX Runtime's own profile, in milliseconds: the mean over steps. */
   readonly time: readonly Use[];
@@ -42,17 +42,19 @@ export async function profileStep(
   folder: string,
   { config, rank }: BenchShape,
   options: {
+    readonly row: MethodRow;
     readonly tokens: number;
     readonly threads: number;
     readonly memory: MemoryChoiceName;
     readonly steps: number;
   },
 ): Promise<StepProfile> {
-  const { tokens, threads, memory, steps } = options;
+  const { row, tokens, threads, memory, steps } = options;
   const model = await openModel(nodeStorage, join(folder, "model"));
   const settings = {
-    choice: chooseMethod("lora", { rank, alpha: 16 }),
-    targets: "all-linear",
+    choice: row.choice(rank),
+    targets: row.targets,
+    ...(row.baseWeights ? { baseWeights: row.baseWeights } : {}),
     optimizer: chooseOptimizer("adamw"),
     maxGradNorm: 1,
     memory,
@@ -66,12 +68,16 @@ export async function profileStep(
   const written = await mkdtemp(join(tmpdir(), "scion-profile-"));
   try {
     const device = await openNodeDevice({ worker: false, threads });
-    const trainer = await openTrainer(profiled(device, join(written, "profile")), model, { ...settings, seed: 0 });
+    const trainer = await openTrainer(profiled(device, join(written, "profile")), model, {
+      ...settings,
+      seed: 0,
+      steps: 10_000,
+    });
     for (let step = 1; step <= steps + 1; step++) await trainer.step(step, [batchOf(step)], 1e-3);
     await trainer.close();
     await device.close();
     const time = await readProfile(written, steps);
-    const { graph, savedBytes } = buildTraining(model, settings).gradient;
+    const { graph, savedBytes } = buildTraining(model, { ...settings, patches: true }).gradient;
     const { atPeak } = liveMemory(graph, batchOf(1).sizes);
     return {
       time,
@@ -95,6 +101,7 @@ export function total(uses: readonly Use[]): number {
 function profiled(device: Device, profile: string): Device {
   return {
     provider: device.provider,
+    patches: device.patches === true,
     compile: (source) => device.compile({ ...source, tuning: { ...source.tuning, profile } }),
     run: (request) => device.run(request),
     upload: (name, tensor) => device.upload(name, tensor),

@@ -6,6 +6,7 @@ import { createRng } from "../src/linalg/index.ts";
 import { type MemoryChoiceName, memoryChoices } from "../src/train/memory.ts";
 import { trainDefaults } from "../src/train/settings.ts";
 import { shapeOf, writeInputs } from "./inputs.ts";
+import { loraRow } from "./method-rows.ts";
 import { openSides, type Side, worstLossDifference } from "./side.ts";
 import { profileStep, type StepProfile } from "./step-profile.ts";
 
@@ -41,7 +42,10 @@ try {
     for (const side of sides) await side.step({ examples: [{ ids, prompt: 0 }], learning_rate: 1e-3 });
   }
   for (const side of sides) side.end();
-  await report(sides, await profileStep(folder, shape, { tokens, threads: Number(values.threads), memory, steps: 5 }));
+  await report(
+    sides,
+    await profileStep(folder, shape, { row: loraRow, tokens, threads: Number(values.threads), memory, steps: 5 }),
+  );
 } finally {
   await rm(folder, { recursive: true });
 }

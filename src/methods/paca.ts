@@ -111,7 +111,8 @@ function deltaOutput(x: Value, parameter: Parameters, config: PacaConfig): Value
 
 /** The trained columns, [out, rank], from what they are in the pretrained weight. */
 function columnsNow(pretrained: Value, parameter: Parameters, config: PacaConfig): Value {
-  return add(pretrained, mul(parameter("delta"), pacaScale(config)));
+  const [delta, scale] = [parameter("delta"), pacaScale(config)];
+  return add(pretrained, scale === 1 ? delta : mul(delta, scale));
 }
 
 /**
