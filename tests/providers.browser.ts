@@ -1,20 +1,16 @@
 import { openWebDevice, type WebDeviceOptions } from "../src/runtime/web.ts";
-import { tinyTraining } from "./helpers/tiny-training.ts";
+import { type TinyRun, tinyTraining } from "./helpers/tiny-training.ts";
 
 /** What the page of `providers.test.ts` can be asked to do. */
 export interface TrainingPage {
-  train(
-    options: WebDeviceOptions,
-    steps: number,
-    config?: Readonly<Record<string, unknown>>,
-  ): Promise<readonly number[]>;
+  train(options: WebDeviceOptions, steps: number, run?: TinyRun): Promise<readonly number[]>;
 }
 
 const page: TrainingPage = {
-  train: async (options, steps, config) => {
+  train: async (options, steps, run) => {
     const device = await openWebDevice(options);
     try {
-      return await tinyTraining(device, steps, config);
+      return await tinyTraining(device, steps, run);
     } finally {
       await device.close();
     }

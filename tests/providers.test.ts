@@ -3,17 +3,17 @@ import type { DeviceOptions } from "../src/runtime/device.ts";
 import { openNodeDevice } from "../src/runtime/node.ts";
 import { launchChromium } from "./helpers/chromium.ts";
 import { servePage } from "./helpers/serve.ts";
-import { tinyTraining } from "./helpers/tiny-training.ts";
+import { type TinyRun, tinyTraining } from "./helpers/tiny-training.ts";
 import type { TrainingPage } from "./providers.browser.ts";
 
 declare const scion: TrainingPage; // in the page
 
 const steps = 8;
 
-async function inNode(options: DeviceOptions): Promise<readonly number[]> {
+async function inNode(options: DeviceOptions, run: TinyRun = {}, count = steps): Promise<readonly number[]> {
   const device = await openNodeDevice(options);
   try {
-    return await tinyTraining(device, steps);
+    return await tinyTraining(device, count, run);
   } finally {
     await device.close();
   }
@@ -50,6 +50,24 @@ describe("the same LoRA steps have the same losses", () => {
   });
 });
 
+/** Updates of each: enough to prune and to write, and WebGPU in software is slow. */
+const few = 4;
+/** Methods that do something besides their forward pass, or write into weights. */
+const others: readonly TinyRun[] = [
+  { method: "adalora", options: { initialRank: 4, targetRank: 2, alpha: 8, budgetWarmup: 1, budgetFinal: 2 } },
+  { method: "paca", options: { rank: 4, alpha: 8 } },
+];
+
+describe.each(others)("the same steps of $method have the same losses", (run) => {
+  it("on WebGPU in Node, where nothing is written into weights", async ({ skip }) => {
+    const losses = await inNode({ provider: "webgpu" }, run, few).catch((error: unknown) => {
+      if (process.platform === "linux" && process.arch === "x64") throw error;
+      return skip("WebGPU does not start on this system");
+    });
+    expectSame(losses, await inNode({ worker: false, threads: 1 }, run, few));
+  });
+});
+
 const browser = await launchChromium();
 if (browser === undefined) console.warn("No Chromium was found: training in a page is not tested.");
 
@@ -69,6 +87,16 @@ describe.skipIf(browser === undefined)("and in a page", () => {
     await page?.addScriptTag({ url: "/page.js", type: "module" });
     const losses = await page?.evaluate(([chosen, count]) => scion.train(chosen, count), [options, steps] as const);
     expectSame(losses ?? [], await inNode({ worker: false, threads: 1 }));
+    await page?.close();
+  });
+
+  it.each(others)("in WebAssembly by $method", async (run) => {
+    const page = await browser?.newPage();
+    await page?.goto(server.url);
+    await page?.addScriptTag({ url: "/page.js", type: "module" });
+    const asked = [{ provider: "wasm", threads: 2 }, few, run] as const;
+    const losses = await page?.evaluate(([chosen, count, own]) => scion.train(chosen, count, own), asked);
+    expectSame(losses ?? [], await inNode({ worker: false, threads: 1 }, run, few));
     await page?.close();
   });
 });

@@ -5,20 +5,29 @@ import { makeBatch } from "../../src/train/data/index.ts";
 import { openTrainer } from "../../src/train/trainer.ts";
 import { randomExamples, randomModel, tinyLlama } from "./tiny-model.ts";
 
-/** The losses of a few LoRA steps on a tiny model, with dropout: the same program on whatever device is given. */
+/** What is trained by {@link tinyTraining}: LoRA with dropout on a tiny Llama unless told otherwise. */
+export interface TinyRun {
+  readonly config?: Readonly<Record<string, unknown>>;
+  readonly method?: string;
+  readonly options?: Readonly<Record<string, number>>;
+}
+
+/** The losses of a few steps on a tiny model: the same program on whatever device is given. */
 export async function tinyTraining(
   device: Device,
   steps: number,
-  config: Readonly<Record<string, unknown>> = tinyLlama,
+  { config = tinyLlama, method = "lora", options = { rank: 4, alpha: 8, dropout: 0.1 } }: TinyRun = {},
 ): Promise<readonly number[]> {
-  const trainer = await openTrainer(device, await randomModel(config), {
-    choice: chooseMethod("lora", { rank: 4, alpha: 8, dropout: 0.1 }),
+  const model = await randomModel(config);
+  const trainer = await openTrainer(device, model, {
+    choice: chooseMethod(method, options),
     targets: "all-linear",
     optimizer: chooseOptimizer("adamw", { weightDecay: 0.01 }),
     maxGradNorm: 1,
     memory: "balanced",
     accumulates: false,
     seed: 3,
+    steps,
   });
   const examples = randomExamples(4 * steps);
   const losses: number[] = [];
