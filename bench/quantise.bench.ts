@@ -9,6 +9,7 @@
  * as loud), which the files do not hold: it compares schemes, and says nothing of the model they come from.
  */
 import { writeFile } from "node:fs/promises";
+import { basename } from "node:path";
 import { parseArgs } from "node:util";
 import {
   type BitsChoice,
@@ -72,7 +73,7 @@ async function measureModel(): Promise<void> {
       },
     });
   }
-  if (values.picture !== undefined) await writeFile(values.picture, drawQuality(source, rows));
+  if (values.picture !== undefined) await writeFile(values.picture, drawQuality(basename(source), rows));
 }
 
 async function measureMatrices(path: string, only: string): Promise<void> {
