@@ -34,6 +34,8 @@ export {
   type ComparisonOptions,
   type DiagnoseOptions,
   diagnose,
+  diagnoseFiles,
+  type FileDiagnosisOptions,
   type Mended,
   type MendOptions,
   mend,

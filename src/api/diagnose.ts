@@ -9,6 +9,7 @@ import {
   deviceProducts,
   diagnosePairs,
   fileJournal,
+  filePairs,
   folderCache,
   hashMatrices,
   type MatrixDiagnosis,
@@ -26,9 +27,12 @@ import {
 } from "../diagnose/index.ts";
 import { TuneError } from "../errors.ts";
 import { type MergedModel, mergeAdapter, writeSafetensorsFolder } from "../export/index.ts";
+import { openSafetensors, type Safetensors } from "../io/safetensors.ts";
+import type { Storage } from "../io/storage.ts";
 import type { Adapter } from "../methods/index.ts";
 import type { PretrainedModel } from "../models/index.ts";
 import type { Device, DeviceOptions } from "../runtime/device.ts";
+import type { Platform } from "../runtime/platform.ts";
 import type { LoadedModel } from "./load-model.ts";
 
 /** What is compared with the base, and where. */
@@ -62,24 +66,65 @@ export interface DiagnoseOptions extends ComparisonOptions {
  * @throws {TuneError} `bad-option`, `models-differ`, `not-finite-weight`, `interrupted`.
  */
 export function diagnose(base: LoadedModel, options: DiagnoseOptions): Promise<DiagnosisReport> {
-  return compare(base, options, async ({ pairs, settings, tools, tuned }) => {
-    const journal = options.journal === undefined ? undefined : fileJournal(base.platform.storage, options.journal);
-    const { signal } = options;
-    const matrices = await diagnosePairs(pairs, settings, {
-      ...tools,
-      ...(journal ? { journal } : {}),
-      ...(signal ? { signal } : {}),
-    });
-    if (matrices.length < pairs.length) {
-      throw new TuneError("interrupted", `Stopped after ${matrices.length} of ${pairs.length} matrices.`, {
-        ...(options.journal === undefined ? {} : { at: options.journal }),
-        fix: "start it again: what is done is not done again",
-      });
-    }
-    const report = await reportOf(base, options, { pairs, settings, matrices, tuned });
-    await journal?.remove();
-    return report;
+  return compare(base, options, (opened) =>
+    look(opened, options, base.platform.storage, (matrices) => reportOf(base, options, { ...opened, matrices })),
+  );
+}
+
+/** What of {@link DiagnoseOptions} applies to files of any model. */
+export type FileDiagnosisOptions = Omit<DiagnoseOptions, "adapter" | "adapterName" | "tuned" | "fused">;
+
+/**
+ * The same for two safetensors files of a model that need not be known: every matrix that they hold, by its name, as
+ * [out, in]. What is stored as [in, out] has its outputs on the right side.
+ * @throws {TuneError} `file-not-found`, `damaged-file`, and as {@link diagnose}.
+ */
+export async function diagnoseFiles(
+  platform: Platform,
+  files: { readonly base: string; readonly tuned: string },
+  options: FileDiagnosisOptions = {},
+): Promise<DiagnosisReport> {
+  const given = settingsOf(options);
+  resolveDiagnosis(given);
+  const { storage } = platform;
+  const [base, tuned] = [await openSafetensors(storage, files.base), await openSafetensors(storage, files.tuned)];
+  const pairs = filePairs(base.tensors, tuned.tensors, files.tuned);
+  const settings = resolveFor(pairs, given);
+  const { tools, close } = await openTools(platform, options);
+  try {
+    return await look({ pairs, settings, tools }, options, storage, async (matrices) => ({
+      ...files,
+      ...(await summed({ pairs, settings, matrices })),
+      warnings: [...warningsOf(matrices, settings), ...precisionWarning(storedAs(base), storedAs(tuned))],
+      matrices,
+    }));
+  } finally {
+    await close();
+  }
+}
+
+/** Look at all pairs, keeping a journal where one is wanted. */
+async function look(
+  { pairs, settings, tools }: Pick<Opened, "pairs" | "settings" | "tools">,
+  { journal: path, signal }: Pick<DiagnoseOptions, "journal" | "signal">,
+  storage: Storage,
+  report: (matrices: readonly MatrixDiagnosis[]) => Promise<DiagnosisReport>,
+): Promise<DiagnosisReport> {
+  const journal = path === undefined ? undefined : fileJournal(storage, path);
+  const matrices = await diagnosePairs(pairs, settings, {
+    ...tools,
+    ...(journal ? { journal } : {}),
+    ...(signal ? { signal } : {}),
   });
+  if (matrices.length < pairs.length) {
+    throw new TuneError("interrupted", `Stopped after ${matrices.length} of ${pairs.length} matrices.`, {
+      ...(path === undefined ? {} : { at: path }),
+      fix: "start it again: what is done is not done again",
+    });
+  }
+  const done = await report(matrices);
+  await journal?.remove();
+  return done;
 }
 
 /** How to mend. */
@@ -125,7 +170,7 @@ export async function mend(base: LoadedModel, options: MendOptions): Promise<Men
     );
     const model = { ...(options.tuned ?? base) };
     return {
-      report: await reportOf(base, options, { pairs, settings, matrices, tuned }),
+      report: await reportOf(base, options, { pairs, settings, matrices }),
       scaled: corrections.reduce((sum, { left }) => sum + left.cols, 0),
       model: { ...model, pretrained: mendedModel(tuned, corrections) },
       unmended: { ...model, pretrained: tuned },
@@ -161,7 +206,7 @@ async function compare<T>(
 }
 
 async function open(base: LoadedModel, options: ComparisonOptions): Promise<Opened> {
-  const { adapter, tuned: other, cacheFolder, cache, onProgress } = options;
+  const { adapter, tuned: other } = options;
   if ((adapter === undefined) === (other === undefined)) {
     throw new TuneError(
       "bad-option",
@@ -174,33 +219,55 @@ async function open(base: LoadedModel, options: ComparisonOptions): Promise<Open
   }
   const given = settingsOf(options);
   resolveDiagnosis(given); // what is wrong with the options themselves, before anything is opened
-  const device = options.device ?? (await base.platform.openDevice(options.deviceOptions));
-  const products = deviceProducts(device);
+  const { device, tools, close: closeTools } = await openTools(base.platform, options);
   let merged: MergedModel | undefined;
   const close = async (): Promise<void> => {
     await merged?.close();
-    await products.close();
-    if (!options.device) await device.close();
+    await closeTools();
   };
   try {
     merged = adapter && mergeAdapter(device, base.pretrained, adapter);
     const tuned = merged?.model ?? (other as LoadedModel).pretrained; // one of the two is there
-    const fused = given.fused === true;
-    const pairs = matrixPairs({ base: base.pretrained, tuned, ...adapterOf(options), fused });
-    const settings = resolveDiagnosis(
-      given,
-      pairs.map(({ rows, cols }) => (given.side === "right" ? cols : rows)),
-    );
-    const tools: DiagnosisTools = {
-      products,
-      cache: cache ?? (cacheFolder === undefined ? memoryCache() : folderCache(base.platform.storage, cacheFolder)),
-      ...(onProgress ? { onProgress } : {}),
-    };
-    return { pairs, settings, tools, tuned, close };
+    const pairs = matrixPairs({
+      base: base.pretrained,
+      tuned,
+      ...adapterOf(options),
+      fused: given.fused === true,
+    });
+    return { pairs, settings: resolveFor(pairs, given), tools, tuned, close };
   } catch (error) {
     await close();
     throw error;
   }
+}
+
+/** A device for products, and where decompositions are kept. */
+async function openTools(
+  platform: Platform,
+  { device: given, deviceOptions, cacheFolder, cache, onProgress }: ComparisonOptions,
+): Promise<{ readonly device: Device; readonly tools: DiagnosisTools; readonly close: () => Promise<void> }> {
+  const device = given ?? (await platform.openDevice(deviceOptions));
+  const products = deviceProducts(device);
+  return {
+    device,
+    tools: {
+      products,
+      cache: cache ?? (cacheFolder === undefined ? memoryCache() : folderCache(platform.storage, cacheFolder)),
+      ...(onProgress ? { onProgress } : {}),
+    },
+    close: async () => {
+      await products.close();
+      if (!given) await device.close();
+    },
+  };
+}
+
+/** Settings with defaults, checked against the lengths of the vectors. */
+function resolveFor(pairs: readonly MatrixPair[], given: Partial<DiagnosisSettings>): DiagnosisSettings {
+  return resolveDiagnosis(
+    given,
+    pairs.map(({ rows, cols }) => (given.side === "right" ? cols : rows)),
+  );
 }
 
 function settingsOf({ k, eps, side, method, fused }: ComparisonOptions): Partial<DiagnosisSettings> {
@@ -220,37 +287,45 @@ function adapterOf({ adapter }: ComparisonOptions): { readonly adapter?: Adapter
 async function reportOf(
   base: LoadedModel,
   { tuned: other, adapterName }: ComparisonOptions,
-  {
-    pairs,
-    settings,
-    matrices,
-  }: Pick<Opened, "pairs" | "settings" | "tuned"> & { readonly matrices: readonly MatrixDiagnosis[] },
+  found: Pick<Opened, "pairs" | "settings"> & { readonly matrices: readonly MatrixDiagnosis[] },
 ): Promise<DiagnosisReport> {
-  const { k, eps, side, fused } = settings;
-  const hashes: string[] = [];
-  for (const pair of pairs) hashes.push(await hashMatrices(await pair.base()));
-  const bytes = new TextEncoder().encode(hashes.join(""));
-  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
+  const { settings, matrices } = found;
+  const differing = other ? precisionWarning(base.pretrained.storedAs, other.pretrained.storedAs) : [];
   return {
     base: base.source,
     tuned: other?.source ?? adapterName ?? "adapter",
-    k,
-    eps,
-    side,
-    fused,
-    baseHash: Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join(""),
-    ...countsOf(matrices),
-    warnings: [...warningsOf(matrices, settings), ...precisionWarning(base, other)],
+    ...(await summed(found)),
+    warnings: [...warningsOf(matrices, settings), ...differing],
     matrices,
   };
 }
 
+/** What a report says of all matrices together. */
+async function summed({
+  pairs,
+  settings: { k, eps, side, fused },
+  matrices,
+}: Pick<Opened, "pairs" | "settings"> & { readonly matrices: readonly MatrixDiagnosis[] }): Promise<
+  Omit<DiagnosisReport, "base" | "tuned" | "warnings" | "matrices">
+> {
+  const hashes: string[] = [];
+  for (const pair of pairs) hashes.push(await hashMatrices(await pair.base()));
+  const bytes = new TextEncoder().encode(hashes.join(""));
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
+  const baseHash = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  return { k, eps, side, fused, baseHash, ...countsOf(matrices) };
+}
+
+/** The types that a file holds its matrices in. */
+function storedAs({ tensors }: Safetensors): ReadonlySet<string> {
+  return new Set([...tensors.values()].flatMap(({ dtype, shape }) => (shape.length === 2 ? [dtype] : [])));
+}
+
 /** A base in 16 bits beside a tuned model in 32 differs by its roundings everywhere. */
-function precisionWarning(base: LoadedModel, other: LoadedModel | undefined): readonly DiagnosisWarning[] {
-  if (!other) return [];
-  const [held, tuned] = [base, other].map(({ pretrained }) => [...pretrained.storedAs].sort().join(", "));
-  if (held === tuned) return [];
-  return [{ code: "precision-differs", matrices: [], detail: `${held} in the base, ${tuned} in the tuned model` }];
+function precisionWarning(base: Iterable<string>, tuned: Iterable<string>): readonly DiagnosisWarning[] {
+  const [before, after] = [base, tuned].map((dtypes) => [...dtypes].sort().join(", "));
+  if (before === after) return [];
+  return [{ code: "precision-differs", matrices: [], detail: `${before} in the base, ${after} in the tuned model` }];
 }
 
 /** Write a mended model as a Hugging Face folder. */

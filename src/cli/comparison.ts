@@ -64,28 +64,42 @@ function checked(parse: (text: string) => number): (text: string) => number {
   };
 }
 
+/** What the flags say of any comparison, with a progress line that `done` clears. */
+export function comparisonOptions(flags: ComparisonFlags): {
+  readonly options: Omit<ComparisonOptions, "adapter" | "adapterName" | "tuned">;
+  readonly done: () => void;
+} {
+  const progress = createProgress(process.stderr);
+  const { k, eps, side, method, fused = false, cache } = flags;
+  return {
+    done: () => progress.clear(),
+    options: {
+      ...{ k, eps, side, method, fused },
+      cacheFolder: cache,
+      deviceOptions: deviceOptions(flags),
+      onProgress: ({ done, total, name, method: how }) =>
+        progress.update(`${done}/${total}  ${name}${how === undefined ? "" : ` (${how})`}`),
+    },
+  };
+}
+
 /** Load what the flags name. */
 export async function loadComparison(
   flags: ComparisonFlags,
   output: Output,
 ): Promise<{ readonly base: LoadedModel; readonly options: ComparisonOptions; readonly done: () => void }> {
-  const progress = createProgress(process.stderr);
   const named = { ...(flags.adapter === undefined ? {} : { adapter: flags.adapter }) };
   const { model: base, adapter } = await loadFlags({ model: flags.base, ...named }, output);
   const tuned = flags.tuned === undefined ? undefined : (await loadFlags({ model: flags.tuned }, output)).model;
-  const { k, eps, side, method, fused = false, cache } = flags;
+  const { options, done } = comparisonOptions(flags);
   return {
     base,
-    done: () => progress.clear(),
+    done,
     options: {
-      ...{ k, eps, side, method, fused },
-      cacheFolder: cache,
+      ...options,
       ...(adapter ? { adapter } : {}),
       ...(flags.adapter === undefined ? {} : { adapterName: flags.adapter }),
       ...(tuned ? { tuned } : {}),
-      deviceOptions: deviceOptions(flags),
-      onProgress: ({ done, total, name, method: how }) =>
-        progress.update(`${done}/${total}  ${name}${how === undefined ? "" : ` (${how})`}`),
     },
   };
 }

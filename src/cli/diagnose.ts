@@ -1,5 +1,12 @@
 import type { Command } from "commander";
-import { type ComparisonFlags, describeReport, loadComparison, withComparison } from "./comparison.ts";
+import { type DiagnoseOptions, type DiagnosisReport, TuneError } from "../index.ts";
+import {
+  type ComparisonFlags,
+  comparisonOptions,
+  describeReport,
+  loadComparison,
+  withComparison,
+} from "./comparison.ts";
 import type { Output } from "./output.ts";
 
 interface DiagnoseFlags extends ComparisonFlags {
@@ -17,25 +24,27 @@ Examples:
   $ scion diagnose --base ./model --adapter runs/tune/adapter
   $ scion diagnose --base ./model --tuned ./tuned --output diagnosis
   $ scion diagnose -b ./model -a runs/tune/adapter --eps 0.6 --json
+  $ scion diagnose --base before.safetensors --tuned after.safetensors
 
 An intruder is one of the k leading singular vectors of a tuned matrix that is like none of the base's: its
 absolute cosine with each of them is below eps. Models that have many forget more (docs/diagnosis.md).
+Two safetensors files of a model that Scion does not know are compared matrix by matrix, each taken as [out, in]
+(--side right for outputs where a file stores [in, out]).
 With --output, a diagnosis that is cut short goes on where it was when it is started again.`,
     );
 }
 
 /** Run it. */
 export async function run(flags: DiagnoseFlags, output: Output): Promise<number> {
-  const { diagnose, drawCounts, drawSimilarities, drawSpectra, remarkable, reportPage } = await import("../index.ts");
+  const { drawCounts, drawSimilarities, drawSpectra, remarkable, reportPage } = await import("../index.ts");
   const { exitCodes } = await import("./failure.ts");
   const { listenForInterrupt } = await import("./interrupt.ts");
   const { nodePlatform } = await import("../runtime/node.ts");
-  const { base, options, done } = await loadComparison(flags, output);
+  const { look, done } = await prepare(flags, output);
   const folder = flags.output;
   const stop = listenForInterrupt(output, "Stopping after this matrix");
   try {
-    const report = await diagnose(base, {
-      ...options,
+    const report = await look({
       signal: stop.signal,
       ...(folder === undefined ? {} : { journal: `${folder}/progress.jsonl` }),
     });
@@ -60,4 +69,30 @@ export async function run(flags: DiagnoseFlags, output: Output): Promise<number>
     done();
     stop.release();
   }
+}
+
+/** What the flags compare: models, or files of weights. */
+async function prepare(
+  flags: DiagnoseFlags,
+  output: Output,
+): Promise<{
+  readonly look: (how: Pick<DiagnoseOptions, "signal" | "journal">) => Promise<DiagnosisReport>;
+  readonly done: () => void;
+}> {
+  const { diagnose, diagnoseFiles } = await import("../index.ts");
+  const { nodePlatform } = await import("../runtime/node.ts");
+  const isFile = (path: string | undefined): path is string => path?.endsWith(".safetensors") === true;
+  if (isFile(flags.base) && isFile(flags.tuned)) {
+    const { options, done } = comparisonOptions(flags);
+    const files = { base: flags.base, tuned: flags.tuned };
+    return { look: (how) => diagnoseFiles(nodePlatform, files, { ...options, ...how }), done };
+  }
+  if (isFile(flags.base) || isFile(flags.tuned)) {
+    throw new TuneError("bad-option", "One of the two is a file and the other is not.", {
+      at: flags.base,
+      fix: "compare a model's folder with --tuned or --adapter folders, or two safetensors files by --base and --tuned",
+    });
+  }
+  const { base, options, done } = await loadComparison(flags, output);
+  return { look: (how) => diagnose(base, { ...options, ...how }), done };
 }

@@ -51,8 +51,9 @@ export async function diagnosePairs(
   const { journal, onProgress, signal } = tools;
   const known = (await journal?.read()) ?? new Map<string, MatrixDiagnosis>();
   const results: MatrixDiagnosis[] = [];
-  for (const [i, pair] of pairs.entries()) {
+  for (const [i, lazy] of pairs.entries()) {
     if (signal?.aborted) break;
+    const pair = readOnce(lazy);
     onProgress?.({ done: i, total: pairs.length, name: pair.name });
     const key = journal ? await keyOf(pair, settings) : "";
     const found = known.get(key);
@@ -62,6 +63,22 @@ export async function diagnosePairs(
     onProgress?.({ done: i + 1, total: pairs.length, name: pair.name, method: diagnosis.method });
   }
   return results;
+}
+
+/** A pair whose weights are read when they are first asked for, and kept as long as it is. */
+function readOnce(pair: MatrixPair): MatrixPair {
+  let [base, tuned]: [ReturnType<MatrixPair["base"]>?, ReturnType<MatrixPair["tuned"]>?] = [];
+  return {
+    ...pair,
+    base: () => {
+      base ??= pair.base();
+      return base;
+    },
+    tuned: () => {
+      tuned ??= pair.tuned();
+      return tuned;
+    },
+  };
 }
 
 /** What decides a result: the content of both matrices, and the question. */

@@ -5,6 +5,7 @@
  */
 export * from "./base-svd.ts";
 export * from "./diagnose.ts";
+export * from "./file-pairs.ts";
 export * from "./journal.ts";
 export * from "./mend.ts";
 export * from "./pairs.ts";

@@ -80,24 +80,21 @@ function asTensor({ rows, cols, data }: Matrix): Tensor<"float32"> {
   return { dtype: "float32", shape: [rows, cols], data: data instanceof Float32Array ? data : new Float32Array(data) };
 }
 
-/** SHA-256 of the sizes and values of matrices, in hexadecimal: the same content has the same hash, wherever it is. */
+/** Digests of what has been hashed: weights are large, and asked for by content more than once. */
+const digests = new WeakMap<Floats, Promise<ArrayBuffer>>();
+
+/**
+ * SHA-256 of the sizes and values of matrices, in hexadecimal: the same content has the same hash, wherever it is. Values
+ * must not change once they have been hashed.
+ */
 export async function hashMatrices(...matrices: readonly Matrix[]): Promise<string> {
-  const parts = matrices.map(({ rows, cols, data }) => ({
-    head: new Uint32Array([rows, cols, data.BYTES_PER_ELEMENT]),
-    data,
-  }));
-  const hashes: Uint8Array[] = [];
-  for (const { head, data } of parts) {
-    hashes.push(new Uint8Array(head.buffer));
-    hashes.push(new Uint8Array(await crypto.subtle.digest("SHA-256", bytesOf(data) as Uint8Array<ArrayBuffer>)));
-  }
-  const whole = new Uint8Array(hashes.reduce((sum, part) => sum + part.length, 0));
-  let at = 0;
-  for (const part of hashes) {
-    whole.set(part, at);
-    at += part.length;
-  }
-  const digest = await crypto.subtle.digest("SHA-256", whole);
+  const parts = matrices.map(async ({ rows, cols, data }) => {
+    const digest = digests.get(data) ?? crypto.subtle.digest("SHA-256", bytesOf(data) as Uint8Array<ArrayBuffer>);
+    digests.set(data, digest);
+    const head = new Uint8Array(new Uint32Array([rows, cols, data.BYTES_PER_ELEMENT]).buffer);
+    return [...head, ...new Uint8Array(await digest)];
+  });
+  const digest = await crypto.subtle.digest("SHA-256", Uint8Array.from((await Promise.all(parts)).flat()));
   return Array.from(new Uint8Array(digest), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 

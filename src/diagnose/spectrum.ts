@@ -7,6 +7,7 @@ import {
   isPositiveDefinite,
   type LeadingTriplets,
   type LinearOperator,
+  leadingOfUpdatedDiagonal,
   leadingTriplets,
   lowRankPlus,
   type Matrix,
@@ -16,6 +17,7 @@ import {
   svd,
   toFloat64,
   transposed,
+  type UpdatedDiagonal,
   zeroMatrix,
 } from "../linalg/index.ts";
 import type { LowRank } from "./pairs.ts";
@@ -77,7 +79,7 @@ export async function rotatedSpectrum(
   { left, right }: LowRank,
   options: SpectrumOptions,
 ): Promise<Spectrum | undefined> {
-  const { k, products, onWork } = options;
+  const { k, products } = options;
   const q = base.S.length;
   const [U0, Vt0] = [await products.place(base.U), await products.place(base.Vt)];
   try {
@@ -88,20 +90,16 @@ export async function rotatedSpectrum(
       ...Vt0,
       apply: (X: Matrix) => Vt0.applyTransposed(X),
     });
-    const operator = diagonalPlus(
-      Float64Array.from(base.S),
-      stacked(B, beyondLeft?.R),
-      transposed(stacked(transposed(A), beyondRight?.R)),
-    );
-    const small = Math.min(operator.rows, operator.cols);
+    const core: UpdatedDiagonal = {
+      values: Float64Array.from(base.S),
+      B: stacked(B, beyondLeft?.R),
+      A: transposed(stacked(transposed(A), beyondRight?.R)),
+    };
+    const small = Math.min(core.B.rows, core.A.cols);
     const found =
       small <= 4 * k
-        ? await wholeOf(operator, k)
-        : await leadingTriplets(operator, k, {
-            rng: createRng(7, "rotated"),
-            near: stacked(B, beyondLeft?.R),
-            ...(onWork ? { onProduct: onWork } : {}),
-          });
+        ? await wholeOf(core, k)
+        : await leadingOfUpdatedDiagonal(core, k, { rng: createRng(7, "rotated") });
     if (found.converged < Math.min(k, found.U.cols)) return undefined;
     const turnedU = found.U; // [q + r', k]
     const count = Math.min(k, turnedU.cols);
@@ -167,8 +165,9 @@ function back(
   return result;
 }
 
-/** Every triplet of a small operator. */
-async function wholeOf(operator: LinearOperator, k: number): Promise<Omit<LeadingTriplets, "residuals">> {
+/** By a whole decomposition of a small core. */
+async function wholeOf(core: UpdatedDiagonal, k: number): Promise<Omit<LeadingTriplets, "residuals">> {
+  const operator = diagonalPlus(core.values, core.B, core.A);
   const identity = zeroMatrix(operator.cols, operator.cols);
   for (let i = 0; i < operator.cols; i++) identity.data[i * operator.cols + i] = 1;
   const { U, S, Vt } = svd(toFloat64(await operator.apply(identity)));
@@ -197,15 +196,13 @@ export async function certifiedSpectrum(
   const dense = "left" in tuned ? undefined : await products.place(tuned);
   try {
     const W = "left" in tuned ? lowRankPlus(W0, tuned.left, tuned.right) : (dense ?? W0);
-    const near = "left" in tuned && tuned.left.cols > 0 ? { near: tuned.left } : {};
-    const after = await leadingTriplets(W, k, { rng: createRng(7, "tuned"), ...near, ...onProduct });
+    const after = await leadingTriplets(W, k, { rng: createRng(7, "tuned"), ...onProduct });
     if (after.converged < after.S.length) return undefined;
     // The tuned vectors are near the base's, but where intruders are; more of the base's are wanted than of theirs.
     const wanted = Math.min(Math.max(32, 2 * k), base.rows, base.cols);
     const before = await leadingTriplets(W0, wanted, {
       rng: createRng(7, "base"),
-      near: after.U,
-      restarts: 3,
+      enough: k,
       ...onProduct,
     });
     const known = columnsOf(before.U, 0, before.converged);

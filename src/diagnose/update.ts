@@ -65,7 +65,7 @@ export async function measureDense(
     return { ...measures, rank: full ? null : measures.rank };
   }
   const placed = await products.place(update);
-  const { S } = await leadingTriplets(placed, 1, { rng: createRng(3, "update"), block: 8, iterations: 6, restarts: 2 });
+  const { S } = await leadingTriplets(placed, 1, { rng: createRng(3, "update"), iterations: 8, looks: 2 });
   await placed.release();
   return { spectral: S[0] ?? 0, frobenius: frobeniusNorm(update), effectiveRank: null, rank: null };
 }

@@ -3,8 +3,9 @@
  * large is handed in as a product (`Multiply`): this room knows no device.
  */
 export { invertUpper, isPositiveDefinite, upperFactor } from "./cholesky.ts";
+export { leadingOfUpdatedDiagonal, type UpdatedDiagonal } from "./diagonal-plus.ts";
 export { type Eigh, eigh } from "./eigh.ts";
-export { gram, type LeadingOptions, type LeadingTriplets, leadingTriplets } from "./krylov.ts";
+export { type LeadingOptions, leadingTriplets } from "./krylov.ts";
 export { boundWeights, type WeightOptions, type Weights } from "./lanczos.ts";
 export {
   besides,
@@ -26,5 +27,6 @@ export {
 export { type Multiply, type MultiplyOptions, matmul } from "./multiply.ts";
 export { diagonalPlus, type LinearOperator, lowRankPlus, operatorOf } from "./operator.ts";
 export { type Qr, qr } from "./qr.ts";
+export { gram, type LeadingTriplets } from "./ritz.ts";
 export { createRng, type Rng, splitMix64, xoshiro128 } from "./rng.ts";
 export { type Svd, svd } from "./svd.ts";

@@ -21,7 +21,7 @@ export interface WeightOptions {
   readonly highest: number;
   /** Stop as soon as every vector is bounded below this or found above it. */
   readonly decideAt: number;
-  /** Products with W·Wᵀ. */
+  /** Products with W·Wᵀ, at most; most vectors are decided after some thirty. */
   readonly steps?: number;
   readonly onProduct?: () => void;
 }
@@ -38,12 +38,12 @@ export async function boundWeights(
   X: Matrix,
   options: WeightOptions,
 ): Promise<readonly Weights[]> {
-  const { known, lowest, highest, decideAt, steps = 48, onProduct } = options;
+  const { known, lowest, highest, decideAt, steps = 320, onProduct } = options;
   const { rows } = operator;
   const aside = makeBasis(rows, known.cols + 1);
   aside.add(known);
   const runs = Array.from({ length: X.cols }, (_, j) => {
-    const vector = Float64Array.from(columnsOf(X, j, j + 1).data);
+    const vector = new Float64Array(columnsOf(X, j, j + 1).data);
     aside.removeFrom(vector, 1);
     aside.removeFrom(vector, 1);
     const rho = norm(vector, 0, rows);
@@ -52,6 +52,7 @@ export async function boundWeights(
   });
   const results: Weights[] = runs.map(({ rho }) => ({ bound: rho, found: 0 }));
   for (const run of runs) run.open = run.rho >= decideAt;
+  let look = 8; // steps after which bounds are computed, which takes longer than a step
   for (let step = 0; step < steps; step++) {
     const active = runs.filter(({ open }) => open);
     if (active.length === 0) break;
@@ -60,10 +61,12 @@ export async function boundWeights(
       run.basis.add({ rows, cols: 1, data: run.vector });
       for (let i = 0; i < rows; i++) block.data[i * active.length + j] = run.vector[i] ?? 0;
     }
+    const looks = step + 1 >= look || step + 1 === steps;
+    if (looks) look = Math.ceil(1.2 * look);
     const image = transposed(await operator.apply(await operator.applyTransposed(block)));
     onProduct?.();
     for (const [j, run] of active.entries()) {
-      const next = Float64Array.from(image.data.subarray(j * rows, (j + 1) * rows));
+      const next = new Float64Array(image.data.subarray(j * rows, (j + 1) * rows));
       run.alpha.push(dot(next, 0, run.vector, 0, rows));
       // Along everything before, twice: Lanczos forgets what it has found otherwise, and would find it again.
       for (let pass = 0; pass < 2; pass++) {
@@ -75,7 +78,7 @@ export async function boundWeights(
       const ended = length <= 1e-7 * highest; // the vector is a sum of so many singular vectors
       if (!ended) scale(next, 0, 1 / length, rows);
       run.vector = next;
-      if (!ended && step % 4 !== 3 && step < steps - 1) continue;
+      if (!ended && !looks) continue;
       const at = runs.indexOf(run);
       const found = foundWeight(run.alpha, run.beta, run.rho, highest);
       const bound = ended ? found : run.rho * Math.sqrt(largestWeight(run.alpha, run.beta, lowest, highest));

@@ -64,7 +64,12 @@ const wholeSide = 384;
  */
 async function largestTriplets(weight: Matrix<Float64Array>, count: number): Promise<Svd<Float64Array>> {
   if (Math.min(weight.rows, weight.cols) <= wholeSide) return svd(weight);
-  return leadingTriplets(operatorOf(weight), count, { rng: createRng(0, "pissa"), iterations: 3, restarts: 1 });
+  return leadingTriplets(operatorOf(weight), count, {
+    rng: createRng(0, "pissa"),
+    block: Math.max(16, Math.ceil(count / 2)),
+    iterations: 3,
+    looks: 1,
+  });
 }
 
 /** How A and B get their initial values: drawn, or computed from the weight. `scale` is the factor on B·A. */
