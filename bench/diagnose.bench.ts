@@ -39,7 +39,7 @@ if (Math.log2(size) % 1 !== 0)
   throw new Error("--size must be a power of two: its singular vectors are made by Hadamard transforms");
 
 const folder = await mkdtemp(join(tmpdir(), "scion-bench-diagnose-"));
-const device = await openNodeDevice();
+const device = await openNodeDevice({ worker: false });
 const products = deviceProducts(device);
 try {
   const { base, svd } = await makeBase();

@@ -76,7 +76,8 @@ export function comparisonOptions(flags: ComparisonFlags): {
     options: {
       ...{ k, eps, side, method, fused },
       cacheFolder: cache,
-      deviceOptions: deviceOptions(flags),
+      // Products with large matrices: handing those to a worker takes longer than multiplying by them.
+      deviceOptions: { ...deviceOptions(flags), worker: false },
       onProgress: ({ done, total, name, method: how }) =>
         progress.update(`${done}/${total}  ${name}${how === undefined ? "" : ` (${how})`}`),
     },
