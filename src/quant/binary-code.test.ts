@@ -111,6 +111,8 @@ describe("binary codes", () => {
     fc.assert(
       fc.property(vectors, fc.integer({ min: 1, max: 3 }), fc.integer({ min: -6, max: 6 }), (weights, terms, power) => {
         const found = code(weights, { bits: 3, terms, rounds: 10 });
+        // A plane that has nothing left but rounding noise may fall below 2⁻⁶³, where what can be stored ends.
+        fc.pre(found.alpha.every((scale) => scale === 0 || Math.abs(scale) > 2 ** -50));
         const scaled = code(
           weights.map((w) => w * 2 ** power),
           { bits: 3, terms, rounds: 10 },
