@@ -57,7 +57,7 @@ function measuresOf(values: Float64Array): UpdateMeasures {
 export async function measureDense(
   update: Matrix<Float64Array>,
   products: Products,
-  wholeUpTo = 512,
+  wholeUpTo = 1024,
 ): Promise<UpdateMeasures> {
   if (Math.min(update.rows, update.cols) <= wholeUpTo) {
     const measures = measuresOf(svd(update).S);
