@@ -1,4 +1,4 @@
-import { escapeText } from "./svg.ts";
+import { escapeText, svgPage } from "./svg.ts";
 
 const [left, top, cell, tall] = [64, 64, 74, 26];
 const colours = ["#f2efe4", "#d9ead3", "#9ccfa4", "#5aa56f", "#2f7d4f", "#1d5a37", "#134428", "#0b2f1b", "#06200f"];
@@ -23,20 +23,14 @@ export function drawBits(title: string, matrices: readonly MatrixBits[]): string
     }),
   );
   const width = Math.max(left + kinds.length * cell + 24, 420);
-  return [
-    `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${top + layers.length * tall + 24}" font-family="system-ui, sans-serif" font-size="11" fill="#1c2b22">`,
-    `<title>${escapeText(title)}</title>`,
-    `<rect width="100%" height="100%" fill="#fff"/>`,
-    `<text x="16" y="24" font-size="14" font-weight="600">${escapeText(title)}</text>`,
+  return svgPage(title, { width: width, height: top + layers.length * tall + 24 }, [
     ...kinds.map(
       (kind, x) =>
         `<text x="${left + x * cell + cell / 2}" y="${top - 10}" text-anchor="middle">${escapeText(kind)}</text>`,
     ),
     ...layers.map((layer, y) => `<text x="${left - 10}" y="${top + y * tall + 16}" text-anchor="end">${layer}</text>`),
     ...cells,
-    "</svg>",
-    "",
-  ].join("\n");
+  ]);
 }
 
 /** The same as lines of text. */

@@ -1,6 +1,6 @@
 import type { ComparedRow, ComparisonResult, Spread } from "../index.ts";
 import { count } from "./progress.ts";
-import { escapeText } from "./svg.ts";
+import { escapeText, svgPage } from "./svg.ts";
 
 const colours = ["#2f7d4f", "#b4532a", "#2b5d9b", "#8a4fa3", "#a08a1f", "#4a4a4a", "#c23b6b", "#1d8a8a"];
 const [margin, labels, panelWide, across, tall] = [16, 100, 190, 4, 24];
@@ -35,17 +35,11 @@ export function drawComparison(title: string, result: ComparisonResult): string 
         `<text x="${margin}" y="${top + line * panelTall + 24 + i * tall + 12}" fill="${colourOf(i)}" font-weight="600">${escapeText(name)}</text>`,
     ),
   );
-  return [
-    `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${sweepTop + 300}" font-family="system-ui, sans-serif" font-size="11" fill="#1c2b22">`,
-    `<title>${escapeText(title)}</title>`,
-    `<rect width="100%" height="100%" fill="#fff"/>`,
-    `<text x="${margin}" y="26" font-size="14" font-weight="600">${escapeText(title)}</text>`,
+  return svgPage(title, { width: width, height: sweepTop + 300 }, [
     ...names,
     ...drawn,
     drawSweeps(rows, { x: margin + labels, y: sweepTop, wide: across * panelWide - gap, high: 220 }),
-    "</svg>",
-    "",
-  ].join("\n");
+  ]);
 }
 
 function panelsOf({ rows, tested }: ComparisonResult): readonly Panel[] {

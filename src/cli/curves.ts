@@ -1,6 +1,6 @@
 import type { RunSummary } from "../index.ts";
 import { count } from "./progress.ts";
-import { escapeText } from "./svg.ts";
+import { escapeText, svgPage } from "./svg.ts";
 
 const [left, top, width, height] = [64, 44, 640, 300];
 const colours = ["#2f7d4f", "#b4532a", "#2b5d9b", "#8a4fa3", "#a08a1f", "#4a4a4a", "#c23b6b", "#1d8a8a"];
@@ -25,18 +25,16 @@ export function drawCurves(title: string, runs: readonly RunSummary[]): string {
     const label = `<text x="${left + width + 14}" y="${top + 14 + 18 * i}" fill="${colour}">${escapeText(folder)}</text>`;
     return `<polyline points="${line.join(" ")}" fill="none" stroke="${colour}" stroke-width="1.5"/>${dots.join("")}${label}`;
   });
-  return [
-    `<svg xmlns="http://www.w3.org/2000/svg" width="${left + width + 260}" height="${Math.max(top + height + 56, top + 18 * runs.length + 20)}" font-family="system-ui, sans-serif" font-size="11" fill="#1c2b22">`,
-    `<title>${escapeText(title)}</title>`,
-    `<rect width="100%" height="100%" fill="#fff"/>`,
-    `<text x="16" y="24" font-size="14" font-weight="600">${escapeText(title)}</text>`,
-    ...marks,
-    `<text x="${left}" y="${top + height + 20}">0</text><text x="${left + width}" y="${top + height + 20}" text-anchor="end">${count(last)}</text>`,
-    `<text x="${left}" y="${top + height + 42}">loss in nats over updates; lines: training, smoothed; dots: validation</text>`,
-    ...drawn,
-    "</svg>",
-    "",
-  ].join("\n");
+  return svgPage(
+    title,
+    { width: left + width + 260, height: Math.max(top + height + 56, top + 18 * runs.length + 20) },
+    [
+      ...marks,
+      `<text x="${left}" y="${top + height + 20}">0</text><text x="${left + width}" y="${top + height + 20}" text-anchor="end">${count(last)}</text>`,
+      `<text x="${left}" y="${top + height + 42}">loss in nats over updates; lines: training, smoothed; dots: validation</text>`,
+      ...drawn,
+    ],
+  );
 }
 
 /** Means over a fiftieth of the run on either side. */

@@ -1,5 +1,5 @@
 import type { Command } from "commander";
-import { type DiagnoseOptions, type DiagnosisReport, TuneError } from "../index.ts";
+import type { DiagnoseOptions, DiagnosisReport } from "../index.ts";
 import {
   type ComparisonFlags,
   comparisonOptions,
@@ -79,7 +79,7 @@ async function prepare(
   readonly look: (how: Pick<DiagnoseOptions, "signal" | "journal">) => Promise<DiagnosisReport>;
   readonly done: () => void;
 }> {
-  const { diagnose, diagnoseFiles } = await import("../index.ts");
+  const { diagnose, diagnoseFiles, TuneError } = await import("../index.ts");
   const { nodePlatform } = await import("../runtime/node.ts");
   const isFile = (path: string | undefined): path is string => path?.endsWith(".safetensors") === true;
   if (isFile(flags.base) && isFile(flags.tuned)) {

@@ -3,7 +3,7 @@ import type { RateSearch } from "../index.ts";
 import { deviceOptions, loadFlags, realNumber, wholeNumber } from "./model.ts";
 import { type Output, strong } from "./output.ts";
 import { createProgress } from "./progress.ts";
-import { escapeText } from "./svg.ts";
+import { svgPage } from "./svg.ts";
 import { loadTuningData, type TuningFlags, tuningChoice, withTuning } from "./tuning.ts";
 
 interface LrFlags extends TuningFlags {
@@ -85,11 +85,7 @@ export function drawSearch(title: string, { points, suggested, lowest }: RateSea
   );
   const mark = (rate: number, colour: string, label: string, row: number): string =>
     `<line x1="${x(rate)}" y1="${top}" x2="${x(rate)}" y2="${top + height}" stroke="${colour}" stroke-dasharray="4 3"/><text x="${left + width + 14}" y="${top + 14 + 18 * row}" fill="${colour}">${label} ${rate.toExponential(1)}</text>`;
-  return [
-    `<svg xmlns="http://www.w3.org/2000/svg" width="${left + width + 200}" height="${top + height + 56}" font-family="system-ui, sans-serif" font-size="11" fill="#1c2b22">`,
-    `<title>${escapeText(title)}</title>`,
-    `<rect width="100%" height="100%" fill="#fff"/>`,
-    `<text x="16" y="24" font-size="14" font-weight="600">${escapeText(title)}</text>`,
+  return svgPage(title, { width: left + width + 200, height: top + height + 56 }, [
     ...decades.map(
       (rate) =>
         `<line x1="${x(rate)}" y1="${top}" x2="${x(rate)}" y2="${top + height}" stroke="#dde5df"/><text x="${x(rate)}" y="${top + height + 18}" text-anchor="middle">${rate.toExponential(0)}</text>`,
@@ -100,7 +96,5 @@ export function drawSearch(title: string, { points, suggested, lowest }: RateSea
     mark(suggested, "#b4532a", "falls fastest at", 0),
     mark(lowest, "#2b5d9b", "lowest at", 1),
     `<text x="${left}" y="${top + height + 42}">loss over the learning rate; grey: each update, green: smoothed</text>`,
-    "</svg>",
-    "",
-  ].join("\n");
+  ]);
 }

@@ -1,5 +1,5 @@
 import type { ModuleRank } from "../index.ts";
-import { escapeText } from "./svg.ts";
+import { escapeText, svgPage } from "./svg.ts";
 
 const [left, top, cell] = [150, 60, 26];
 
@@ -22,11 +22,7 @@ export function drawRanks(title: string, ranks: readonly ModuleRank[]): string {
   });
   const total = ranks.reduce((sum, { rank }) => sum + rank, 0);
   const [width, bottom] = [left + layers.length * cell + 24, top + kinds.length * cell];
-  return [
-    `<svg xmlns="http://www.w3.org/2000/svg" width="${Math.max(width, 460)}" height="${bottom + 34}" font-family="system-ui, sans-serif" font-size="11" fill="#1c2b22">`,
-    `<title>${escapeText(title)}</title>`,
-    `<rect width="100%" height="100%" fill="#fff"/>`,
-    `<text x="16" y="22" font-size="14" font-weight="600">${escapeText(title)}</text>`,
+  return svgPage(title, { width: Math.max(width, 460), height: bottom + 34 }, [
     ...layers.map(
       (layer, i) =>
         `<text x="${left + i * cell + cell / 2 - 1}" y="${top - 8}" text-anchor="middle">${escapeText(layer)}</text>`,
@@ -37,7 +33,5 @@ export function drawRanks(title: string, ranks: readonly ModuleRank[]): string {
     ),
     ...cells,
     `<text x="16" y="${bottom + 20}">layers from left to right; ${total} in all, ${(total / Math.max(1, ranks.length)).toFixed(2)} a matrix</text>`,
-    "</svg>",
-    "",
-  ].join("\n");
+  ]);
 }

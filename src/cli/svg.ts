@@ -2,3 +2,20 @@
 export function escapeText(content: string): string {
   return content.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
 }
+
+/** A picture on white with its title in the corner: an SVG document. */
+export function svgPage(
+  title: string,
+  { width, height }: { readonly width: number; readonly height: number },
+  body: readonly string[],
+): string {
+  return [
+    `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" font-family="system-ui, sans-serif" font-size="11" fill="#1c2b22">`,
+    `<title>${escapeText(title)}</title>`,
+    `<rect width="100%" height="100%" fill="#fff"/>`,
+    `<text x="16" y="24" font-size="14" font-weight="600">${escapeText(title)}</text>`,
+    ...body,
+    "</svg>",
+    "",
+  ].join("\n");
+}
