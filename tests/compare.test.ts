@@ -191,7 +191,7 @@ it("is a command that writes a table and a picture", async () => {
   ];
   const { code, stdout, stderr } = await scion(flags);
   expect(code, stderr).toBe(0);
-  const end = jsonLines(stdout).at(-1) as unknown as ComparisonResult;
+  const end = jsonLines(stdout).at(-1) as unknown as ComparisonResult; // what the last line of the command holds
   expect(end.rows.map(({ name, options: { rank, alpha } }) => [name, rank, alpha])).toEqual([
     ["lora", 4, 4],
     ["paca", 4, 4],

@@ -97,7 +97,7 @@ function roundedBlocks({ weight: value, layout, inFeatures, outFeatures }: Weigh
 function ownBlocks({ weight: value, inFeatures, outFeatures }: WeightSite, scaled: ScaledCodes): Blocks | undefined {
   const { levels, rowGroup, columnGroup, inOrder, columnGroups } = scaled;
   const [planes = 1] = scaled.codes.shape;
-  if (planes !== 1 || rowGroup !== 1 || levels > 256) return undefined;
+  if (planes !== 1 || rowGroup !== 1) return undefined;
   const wholeRow = columnGroup >= inFeatures;
   const blockSize = wholeRow ? usualBlock : powerOfTwoIn(columnGroup);
   if (blockSize < 16) return undefined;

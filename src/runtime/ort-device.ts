@@ -138,7 +138,7 @@ class OrtDevice implements Device {
   async close(): Promise<void> {
     if (this.#closed) return;
     const ended = this.#inTurn(async () => {
-      for (const buffer of this.#buffers.values()) buffer.dispose();
+      for (const name of this.#buffers.keys()) this.#drop(name);
       this.#buffers.clear();
       for (const program of this.#programs.values()) await releaseProgram(program);
       this.#programs.clear();
