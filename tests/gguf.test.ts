@@ -147,8 +147,7 @@ describe("every family", () => {
 
   it.each(Object.keys(families))("%s", async (name) => {
     const model = await modelOf(name);
-    // llama.cpp reads more into a general.name with "phi3" in it than its architecture.
-    const title = name.replace(/\W+/g, "-").replace("phi3", "phi-three");
+    const title = name.replace(/\W+/g, "-");
     const folder = await exported(title, model, ["f32", "q8_0"]);
     const file = (dtype: string): string => join(folder, `${title}-${dtype}.gguf`);
 
@@ -165,6 +164,34 @@ describe("every family", () => {
     if (!llama) return;
     const theirs = await continueInLlamaCpp(llama, file("f32"), prompt, { count });
     expect(theirs.ids).toEqual(await continueHere(model, prompt, count));
+  });
+
+  it("strips white space behind special tokens as its tokenizer does, whatever the folder is called", async () => {
+    const folder = join(root, "stripping");
+    const symbols = [..."abcdefghijklmnopqrstuvwxyzĠĊ"];
+    const special = ["<unk>", "<s>", "<|endoftext|>", "</s>", "<|user|>"];
+    const bytes = { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: true };
+    const vocab = Object.fromEntries([...special, ...symbols].map((token, id) => [token, id]));
+    const model = { ...(await randomModel()), folder };
+    const text = "<|user|>\n hi <s> you</s>\nwell";
+    for (const [title, strips] of [
+      ["of-Phi-3", false],
+      ["of-phi3", true],
+      ["tuned", true],
+      ["plain", false],
+    ] as const) {
+      const added = special.map((content, id) => ({ id, content, special: true, rstrip: strips && id >= 3 }));
+      const bpe = { type: "BPE", unk_token: "<unk>", vocab, merges: [] };
+      const json = { added_tokens: added, pre_tokenizer: bytes, decoder: bytes, model: bpe };
+      await nodeStorage.write(join(folder, "tokenizer.json"), JSON.stringify(json));
+      const file = join(await exported(title, model, ["f32"]), `${title}-f32.gguf`);
+      const { metadata } = await read(file);
+      expect(/phi-?3/i.test(String(metadata["general.name"])), title).toBe(strips);
+      if (!llama) continue;
+      const theirs = await llama.loadModel({ modelPath: file, gpuLayers: 0 });
+      expect([...theirs.tokenize(text, true)], title).toEqual((await loadTokenizer(nodeStorage, folder)).encode(text));
+      await theirs.dispose();
+    }
   });
 
   it("is refused where llama.cpp's does something else, everything at once", async () => {

@@ -37,6 +37,8 @@ export interface GgufTokenizer {
   readonly metadata: GgufMetadata;
   /** The token whose embedding each of its tokens has. */
   readonly rows: readonly number[];
+  /** Whether its special tokens take the white space behind them away, as Phi-3's do. */
+  readonly stripsAsPhi3: boolean;
 }
 
 /**
@@ -54,7 +56,7 @@ export async function tokenizerMetadata(
 ): Promise<GgufTokenizer> {
   const rows = Array.from({ length: options.vocabSize }, (_, id) => id);
   if (!(await storage.list(folder)).includes("tokenizer.json")) {
-    return { metadata: { "tokenizer.ggml.model": text("none") }, rows };
+    return { metadata: { "tokenizer.ggml.model": text("none") }, rows, stripsAsPhi3: false };
   }
   const json = await readJsonObject(storage, joinPath(folder, "tokenizer.json"));
   const tokenizer = await loadTokenizer(storage, folder);
@@ -100,7 +102,28 @@ export async function tokenizerMetadata(
     "tokenizer.ggml.add_eos_token": bool(false),
     ...(template === undefined ? {} : { "tokenizer.chat_template": text(template) }),
   };
-  return { metadata, rows };
+  return { metadata, rows, stripsAsPhi3: stripsAsPhi3(json) };
+}
+
+/** Phi-3's special tokens that leave the white space behind them alone. */
+const leftAlone: readonly string[] = ["<unk>", "<s>", "<|endoftext|>"];
+
+/** Whether all added tokens but three strip to the right, `</s>` among them: what llama.cpp knows of Phi-3. */
+function stripsAsPhi3({ added_tokens: added }: JsonObject): boolean {
+  const entries = (Array.isArray(added) ? added : []).filter(isJsonObject);
+  const strips = new Map(entries.map(({ content, rstrip }) => [String(content), rstrip === true]));
+  const expected = [...leftAlone, "</s>"].every((token) => strips.has(token));
+  return expected && [...strips].every(([token, does]) => does !== leftAlone.includes(token));
+}
+
+/**
+ * `general.name` of a title. llama.cpp strips white space behind special tokens where it finds "phi-3" or "phi3" there,
+ * whatever the architecture, and refuses the file when the vocabulary lacks Phi-3's tokens (src/llama-vocab.cpp); there
+ * is no other way to ask for it.
+ */
+export function ggufName(title: string, { stripsAsPhi3 }: Pick<GgufTokenizer, "stripsAsPhi3">): string {
+  if (!stripsAsPhi3) return title.replace(/phi-?3/gi, (name) => `${name.slice(0, 3)} 3`);
+  return /phi-?3/i.test(title) ? title : `${title} (phi-3)`;
 }
 
 /** Every token as the vocabulary spells it, and what kind it is. */

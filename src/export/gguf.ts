@@ -14,7 +14,7 @@ import {
 import { joinPath, type Storage, writeFolder } from "../io/storage.ts";
 import { type Adapter, adaptedModules, configAt, type LoraConfig, loraScale, parameterName } from "../methods/index.ts";
 import type { GgufForm, GgufPart, PretrainedModel } from "../models/index.ts";
-import { checkPreTokenizer, noForm, tokenizerMetadata } from "./gguf-tokenizer.ts";
+import { checkPreTokenizer, ggufName, noForm, tokenizerMetadata } from "./gguf-tokenizer.ts";
 import { type CardOptions, cardFiles, titleOf } from "./model-card.ts";
 import { copyLicence, writeFiles } from "./model-files.ts";
 
@@ -49,7 +49,7 @@ export async function writeGgufFolder(
   const tokenizer = await tokenizerMetadata(storage, model.folder, { vocabSize, ...cutting });
   const title = titleOf(folder);
   const metadataFor = (dtype: GgufTypeName): GgufMetadata => ({
-    ...described(form, { kind: "model", title, baseModel, dtype }),
+    ...described(form, { kind: "model", title: ggufName(title, tokenizer), baseModel, dtype }),
     "general.quantization_version": uint32(2),
     ...prefixed(form),
     [`${form.architecture}.vocab_size`]: uint32(tokenizer.rows.length),
