@@ -113,7 +113,7 @@ describe("a disk that is full", () => {
     expect(readFileSync(at("disk-metrics.jsonl"), "utf8")).toBe(readFileSync(at("whole/metrics.jsonl"), "utf8"));
   });
 
-  it.skipIf(own.status !== 0)("and one that is read-only, before anything is loaded into ONNX Runtime", () => {
+  it.skipIf(own.status !== 0)("and one that is read-only: exit code 2, and an error with its code that says so", () => {
     const disk = at("disk-ro");
     const script = `mkdir -p "${disk}" && mount -t tmpfs -o ro tmpfs "${disk}" && "${process.execPath}" --import tsx src/cli/main.ts tune -m "${quickstart}" -d "${heldout}" --max-steps 2 -o "${disk}/run"; echo "ended $?"`;
     const { stdout, stderr } = spawnSync("unshare", ["-Urm", "sh", "-c", script], { cwd: root, encoding: "utf8" });
