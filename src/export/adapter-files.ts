@@ -147,7 +147,7 @@ async function readAny(storage: Storage, folder: string, model: PretrainedModel)
 
 async function readPeft(storage: Storage, folder: string, model: PretrainedModel): Promise<ReadAdapter> {
   const layouts = [...methods.values()].flatMap(({ peft }): PeftLayout[] => (peft ? [peft] : []));
-  const { config, layout, tensors, whole } = await readPeftAdapter(storage, folder, layouts);
+  const { config, layout, tensors, whole, untrained } = await readPeftAdapter(storage, folder, layouts);
   const translation = translations[layout.type];
   if (!translation) throw new Error(`${layout.type} has a layout and no translation`);
   const stored = new Map<string, Readonly<Record<string, Tensor>>>();
@@ -172,6 +172,7 @@ async function readPeft(storage: Storage, folder: string, model: PretrainedModel
     }
   }
   for (const [name, lazy] of whole.tensors) parameters.set(name, await readChecked(name, lazy));
+  await checkUntrained(untrained, model, folder);
   return {
     choice,
     targets: [...own.keys()],
@@ -195,6 +196,35 @@ function inPlaceOf({ modules, biases, tensors }: PeftWholeWeights<LazyTensor>): 
     return known ? [] : [owner];
   });
   return { modules: [...new Set([...named, ...others])], biases };
+}
+
+/** Largest relative rounding of bfloat16, in which either side may have been held. */
+const rounding = 2 ** -8;
+
+/**
+ * The weights that an adapter stands beside are the model's own.
+ * @throws {TuneError} `adapter-mismatch` naming those that are not.
+ */
+async function checkUntrained(
+  untrained: ReadonlyMap<string, LazyTensor>,
+  model: PretrainedModel,
+  folder: string,
+): Promise<void> {
+  if (untrained.size === 0) return;
+  const sites = linearModules(model.predict().outputs); // by module, for a weight that is tied has another's name
+  const problems: string[] = [];
+  for (const [name, lazy] of untrained) {
+    const weight = model.weights.get(name) ?? sites.get(name.replace(/\.weight$/, ""))?.weight;
+    if (weight?.kind !== "weight") continue; // its module is missed by name where the adapter is held against the model
+    const [own, found] = [await weight.source.read(), await readChecked(name, lazy)];
+    if (own.shape.join() !== found.shape.join()) continue; // nor does what was trained fit: see `mismatches`
+    const same = own.data.every((value, i) => {
+      const [ours, theirs] = [Number(value), Number(found.data[i])];
+      return Math.abs(ours - theirs) <= 2 * rounding * Math.abs(ours);
+    });
+    if (!same) problems.push(`${name} beside the adapter is not the model's own`);
+  }
+  throwMismatch(problems, folder);
 }
 
 async function readChecked(name: string, lazy: LazyTensor): Promise<Tensor> {

@@ -3,9 +3,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { golden, readGolden } from "../../tests/helpers/golden.ts";
+import { difference, lastLogits as lastLogitsOn, lastOf, rowsOf } from "../../tests/helpers/logits.ts";
 import { randomModel } from "../../tests/helpers/tiny-model.ts";
 import { waveAdapter } from "../../tests/helpers/wave-adapter.ts";
-import { openDecoder } from "../generate/index.ts";
 import { type Tensor, tensor } from "../graph/index.ts";
 import { memoryStorage } from "../io/memory-storage.ts";
 import { readPeftAdapter } from "../io/peft.ts";
@@ -25,35 +25,8 @@ beforeAll(async () => {
 });
 afterAll(() => device.close());
 
-/** Scores after the last token of each row. */
-async function lastLogits(model: PretrainedModel, rows: readonly number[][], adapter?: Adapter): Promise<number[]> {
-  const decoder = await openDecoder(device, model, adapter);
-  const at = await decoder.start(rows);
-  const logits = at.logits.flatMap((scores) => [...scores]);
-  await at.end();
-  await decoder.close();
-  return logits;
-}
-
-function rowsOf({ shape, data }: Tensor): number[][] {
-  const [rows = 0, columns = 0] = shape;
-  return Array.from({ length: rows }, (_, i) => Array.from(data.slice(i * columns, (i + 1) * columns), Number));
-}
-
-/** The scores at the last position of each row of [batch, seq, vocab] logits. */
-function lastOf({ shape, data }: Tensor): number[] {
-  const [batch = 0, seq = 0, vocab = 0] = shape;
-  return Array.from({ length: batch }, (_, i) =>
-    [...data.slice((i * seq + seq - 1) * vocab, (i + 1) * seq * vocab)].map(Number),
-  ).flat();
-}
-
-function difference(a: readonly number[], b: readonly number[]): number {
-  const scale = Math.max(...b.map(Math.abs));
-  return a.length === b.length
-    ? Math.max(...a.map((x, i) => Math.abs(x - (b[i] ?? 0)))) / scale
-    : Number.POSITIVE_INFINITY;
-}
+const lastLogits = (model: PretrainedModel, rows: readonly number[][], adapter?: Adapter): Promise<number[]> =>
+  lastLogitsOn(device, model, rows, adapter);
 
 /** An adapter of the method with every tensor random. */
 async function randomAdapter(

@@ -40,6 +40,8 @@ export interface PeftAdapter {
   readonly baseModel: string | undefined;
   readonly tensors: AdapterTensors<LazyTensor>;
   readonly whole: PeftWholeWeights<LazyTensor>;
+  /** The base model's own embeddings and output layers, which PEFT saves too where they are adapted or resized. */
+  readonly untrained: ReadonlyMap<string, LazyTensor>;
 }
 
 const configFile = "adapter_config.json";
@@ -214,10 +216,11 @@ function sortTensors(
   layout: PeftLayout,
   settings: Omit<PeftWholeWeights<LazyTensor>, "tensors">,
   at: string,
-): Pick<PeftAdapter, "tensors" | "whole"> {
+): Pick<PeftAdapter, "tensors" | "whole" | "untrained"> {
   const suffixes = Object.entries(spokenBy(tensors, layout));
   const modules = new Map<string, Record<string, LazyTensor>>();
   const whole = new Map<string, LazyTensor>();
+  const untrained = new Map<string, LazyTensor>();
   const problems: Problem[] = [];
   const bad = (what: string, fix: string): void => {
     problems.push({ code: "peft-bad-tensors", what, fix });
@@ -237,7 +240,7 @@ function sortTensors(
       parts[key] = tensor;
       modules.set(module, parts);
     } else if (own !== undefined) {
-      whole.set(own, tensor);
+      (/\.(base_layer\.weight|original_module\.\w+)$/.test(name) ? untrained : whole).set(own, tensor);
     } else {
       const named = suffixes.some(([, suffix]) => adapterNamed(name, suffix));
       const expected = suffixes.map(([, suffix]) => suffix).join(" or ");
@@ -261,7 +264,7 @@ function sortTensors(
   }
   if (tensors.size === 0) bad("it holds no tensor.", "save the adapter again; it is empty");
   throwProblems(problems, at);
-  return { tensors: modules, whole: { ...settings, modules: held, tensors: whole } };
+  return { tensors: modules, whole: { ...settings, modules: held, tensors: whole }, untrained };
 }
 
 /** Embeddings and output layers, which PEFT saves whole of its own accord (`save_embedding_layers`). */
@@ -270,8 +273,8 @@ const embeddings = /(^|\.)(embed_tokens|lm_head|wte|embed_in|embed_out|word_embe
 const headNames: readonly string[] = ["classifier", "score"];
 
 /**
- * The base model's name of a tensor that was trained whole; undefined for any other tensor. Older versions of PEFT left
- * their wrappers in the names (`.modules_to_save.default`).
+ * The base model's name of a tensor that is no adapter's own; undefined for any other tensor. PEFT's wrappers are in
+ * the names of older versions (`.modules_to_save.default`), and of those that save embeddings of their own accord.
  */
 function wholeName(
   name: string,
@@ -279,8 +282,7 @@ function wholeName(
 ): string | undefined {
   const plain = name
     .slice(prefix.length)
-    .replace(/\.modules_to_save(\.default)?\./, ".")
-    .replace(".base_layer.", ".");
+    .replace(/\.(modules_to_save(\.default)?|original_module|base_layer)(?=\.)/g, "");
   const trained =
     embeddings.test(plain) ||
     modules.some((saved) => isInModule(plain, saved)) ||
