@@ -1,10 +1,18 @@
 import { readFile } from "node:fs/promises";
 import { expect, it } from "vitest";
+import { end, start } from "../scripts/providers/table.ts";
 import { referenceFiles } from "../scripts/reference/index.ts";
+import { supportedModelTypes } from "../src/models/index.ts";
 
 it("docs/reference and the README's table are what the records say (npm run docs)", async () => {
   for (const [path, text] of Object.entries(await referenceFiles())) {
     const written = await readFile(new URL(`../${path}`, import.meta.url), "utf8").catch(() => "");
     expect(written, `${path}: npm run docs`).toBe(text);
   }
+});
+
+it("docs/providers.md says of every family where it was trained (npm run providers)", async () => {
+  const page = await readFile(new URL("../docs/providers.md", import.meta.url), "utf8");
+  const rows = page.slice(page.indexOf(start), page.indexOf(end)).matchAll(/^\| `([^`]+)` \|/gm);
+  expect([...rows].map(([, modelType]) => modelType)).toEqual(supportedModelTypes);
 });

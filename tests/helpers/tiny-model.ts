@@ -36,7 +36,7 @@ export async function randomModel(
       read: async () => {
         const rng = createRng(seed, name);
         const scale = shape.length === 1 ? 0.05 : 1 / Math.sqrt(shape.at(-1) ?? 1);
-        const centre = name.endsWith("norm.weight") ? 1 : 0;
+        const centre = /norm\w*\.weight$/i.test(name) ? 1 : 0;
         const data = Float32Array.from({ length: size }, () => centre + scale * rng.normal());
         return castTensor({ dtype: "float32", shape, data } satisfies Tensor, stored);
       },
