@@ -149,6 +149,8 @@ interface CurveCase {
 }
 
 const lora = chooseMethod("lora", { rank: 8, alpha: 16 });
+/** Tokens whose rows are trained. */
+const seen = [1, 17, 40];
 const curves: readonly CurveCase[] = [
   {
     file: "curve-lora",
@@ -184,15 +186,17 @@ const curves: readonly CurveCase[] = [
     [
       ["curve-whole", "llama-tiny", ["q_proj", "v_proj"], { modules: ["lm_head", "model.norm"] }],
       ["curve-bias", "llama-rope", ["q_proj", "down_proj"], { modules: ["embed_tokens"], biases: "all" }],
+      ["curve-tokens", "llama-tiny", ["q_proj", "v_proj"], { tokens: { embed_tokens: seen, lm_head: seen } }, 5e-3],
+      ["curve-tokens-tied", "llama-rope", ["q_proj", "v_proj"], { tokens: { embed_tokens: seen } }, 5e-3],
     ] as const
-  ).map(([file, base, targets, inPlace]) => ({
+  ).map(([file, base, targets, inPlace, rate = 2e-3]) => ({
     file,
     base,
     choice: chooseMethod("lora", { rank: 8, alpha: 16 }, {}, inPlace),
     targets,
     weightDecay: 0.01,
     accumulate: 1,
-    rate: () => 2e-3,
+    rate: () => rate,
   })),
   ...(
     [

@@ -1,5 +1,6 @@
 import {
   chooseMethod,
+  endsOfPath,
   type InPlace,
   type MethodConfig,
   methods,
@@ -7,6 +8,7 @@ import {
   sublayerTargets,
   type TargetModules,
 } from "../methods/index.ts";
+import { vocabularyTensors } from "../models/index.ts";
 import { chooseObjective } from "../train/objectives/index.ts";
 import type { PlanOptions } from "../train/plan.ts";
 import { resolveSettings, type TrainSettings } from "../train/settings.ts";
@@ -40,7 +42,8 @@ export async function describeRun(
   data: Pick<LoadedData, "train" | "validation"> & Partial<Pick<LoadedData, "kind" | "mixture">>,
   { method, methodOptions, objective, objectiveOptions, targetModules, patterns, inPlace, ...settings }: TuningChoice,
 ): Promise<PlanOptions> {
-  const asked = chooseMethod(method ?? "lora", methodOptions, patterns, withHead(model, method ?? "lora", inPlace));
+  const besides = withHead(model, method ?? "lora", withNewTokens(model, inPlace));
+  const asked = chooseMethod(method ?? "lora", methodOptions, patterns, besides);
   const { choice, targets } = asked.method.sublayers
     ? sublayerTargets({ ...model.pretrained, sublayers: model.pretrained.architecture.sublayers }, asked)
     : { choice: asked, targets: targetModules ?? model.pretrained.architecture.defaultTargets };
@@ -59,8 +62,21 @@ export async function describeRun(
   };
 }
 
+/** The rows of new tokens are trained in embeddings and output layer. */
+function withNewTokens({ pretrained, newTokens = [] }: LoadedModel, inPlace: Partial<InPlace> = {}): Partial<InPlace> {
+  if (newTokens.length === 0) return inPlace;
+  const modules = vocabularyTensors(pretrained).map((name) => name.slice(0, name.lastIndexOf(".")));
+  const trained = new Set([...(inPlace.modules ?? [])]);
+  const rows = modules.filter((module) => ![...trained].some((whole) => endsOfPath(module, whole)));
+  const tokens = Object.fromEntries(rows.map((module): [string, readonly number[]] => [module, newTokens]));
+  return { ...inPlace, tokens: { ...tokens, ...inPlace.tokens } };
+}
+
 /** Beside an adapter, a head is trained whole; a method in place of every weight trains it anyway. */
 function withHead({ pretrained }: LoadedModel, method: string, inPlace: Partial<InPlace> = {}): Partial<InPlace> {
-  if (methods.get(method)?.attaches === "weight") return inPlace;
+  if (methods.get(method)?.attaches === "weight") {
+    const { tokens: _trainedAnyway, ...rest } = inPlace;
+    return rest;
+  }
   return { ...inPlace, modules: [...new Set([...pretrained.headModules, ...(inPlace.modules ?? [])])] };
 }

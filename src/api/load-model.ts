@@ -1,9 +1,10 @@
 import { TuneError } from "../errors.ts";
 import { readAdapterTask } from "../export/index.ts";
 import { loadTokenizer, type TextTokenizer } from "../io/tokenizer.ts";
-import { type Labels, openModel, type PretrainedModel, type TaskName } from "../models/index.ts";
+import { type Labels, openModel, type PretrainedModel, type TaskName, withVocabulary } from "../models/index.ts";
 import type { Platform } from "../runtime/platform.ts";
 import { mergeLabels, tasks } from "../train/tasks/index.ts";
+import { chooseVocabulary } from "./vocabulary.ts";
 
 /** A model ready to be tuned, run or exported: its graph and weights, its tokenizer, and where it runs. */
 export interface LoadedModel {
@@ -15,6 +16,8 @@ export interface LoadedModel {
   readonly source: string;
   /** The local folder that holds its files. */
   readonly folder: string;
+  /** Ids of tokens whose rows tuning trains: {@link LoadModelOptions.newTokens}. */
+  readonly newTokens?: readonly number[];
 }
 
 /** How a model is found. */
@@ -32,6 +35,11 @@ export interface LoadModelOptions {
   readonly newHead?: boolean;
   /** Draws a head that starts anew. */
   readonly seed?: number;
+  /**
+   * Tokens to add to the vocabulary, such as `<think>`, or that it has already: tuning trains their rows in the embeddings
+   * and the output layer, besides what its method trains.
+   */
+  readonly newTokens?: readonly string[];
   /** Called while files are fetched from the hub. */
   readonly onDownload?: (progress: DownloadProgress) => void;
 }
@@ -49,8 +57,11 @@ export interface DownloadProgress {
  * @throws {TuneError} what finding, checking and reading its files throws.
  */
 export async function loadModel(source: string, options: LoadModelOptions): Promise<LoadedModel> {
-  const { platform, onDownload, forAdapter, labelsFrom, labels: given, ...choice } = options;
-  const folder = await platform.findModel(source, onDownload ? { onDownload } : {});
+  const { onDownload, forAdapter, labelsFrom, labels: given, newTokens = [], ...choice } = options;
+  const { platform: base, ...head } = choice;
+  const folder = await base.findModel(source, onDownload ? { onDownload } : {});
+  const vocabulary = await chooseVocabulary(base.storage, folder, { newTokens, forAdapter });
+  const platform = { ...base, storage: vocabulary.storage };
   const inData = async (task: TaskName): Promise<Labels | undefined> => {
     const { labels, read } = tasks[task];
     if (!labels || labelsFrom === undefined) return undefined;
@@ -59,17 +70,19 @@ export async function loadModel(source: string, options: LoadModelOptions): Prom
   };
   const made = forAdapter === undefined ? undefined : await readAdapterTask(platform.storage, forAdapter);
   const labels = given ?? made?.labels ?? inData;
-  const pretrained = await openModel(platform.storage, folder, {
+  const opened = await openModel(platform.storage, folder, {
     ...(made ? { task: made.task } : {}),
-    ...choice,
+    ...head,
     labels,
   });
+  const pretrained = withVocabulary(opened, vocabulary.size);
   let tokenizer: Promise<TextTokenizer> | undefined;
   return {
     pretrained,
     platform,
     source,
     folder,
+    ...(vocabulary.newTokens.length > 0 ? { newTokens: vocabulary.newTokens } : {}),
     tokenizer: openTokenizer,
   };
 

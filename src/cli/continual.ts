@@ -4,7 +4,7 @@ import type { ContinualResult } from "../index.ts";
 import { deviceOptions, loadFlags } from "./model.ts";
 import type { Output } from "./output.ts";
 import { count, createProgress, duration } from "./progress.ts";
-import { loadTuningData, type TuningFlags, tuningChoice, withTuning } from "./tuning.ts";
+import { headOf, loadTuningData, type TuningFlags, tuningChoice, withTuning } from "./tuning.ts";
 
 interface ContinualFlags extends TuningFlags {
   readonly then: readonly string[];
@@ -42,7 +42,7 @@ export async function run(flags: ContinualFlags, output: Output): Promise<number
   const { loadData, tuneInOrder } = await import("../index.ts");
   const { exitCodes } = await import("./failure.ts");
   const { listenForInterrupt } = await import("./interrupt.ts");
-  const { model } = await loadFlags(flags, output);
+  const { model } = await loadFlags(flags, output, headOf(flags));
   const tasks = [];
   for (const [i, data] of [flags.data, ...flags.then.map((file) => [file])].entries()) {
     const [first = ""] = data;

@@ -4,7 +4,7 @@ import { deviceOptions, loadFlags, realNumber, wholeNumber } from "./model.ts";
 import { type Output, strong } from "./output.ts";
 import { createProgress } from "./progress.ts";
 import { svgPage } from "./svg.ts";
-import { loadTuningData, type TuningFlags, tuningChoice, withTuning } from "./tuning.ts";
+import { headOf, loadTuningData, type TuningFlags, tuningChoice, withTuning } from "./tuning.ts";
 
 interface LrFlags extends TuningFlags {
   readonly from: number;
@@ -34,7 +34,7 @@ export async function define(command: Command): Promise<void> {
 /** Run it. */
 export async function run(flags: LrFlags, output: Output): Promise<number> {
   const { findLearningRate } = await import("../index.ts");
-  const { model } = await loadFlags(flags, output);
+  const { model } = await loadFlags(flags, output, headOf(flags));
   const cache = `${flags.picture}.data`;
   const data = await loadTuningData(model, flags, output, cache);
   const progress = createProgress(process.stderr);

@@ -117,7 +117,7 @@ export async function loadAdapters(
 export async function loadFlags(
   flags: ModelFlags,
   output: Output,
-  head: Pick<LoadModelOptions, "labelsFrom" | "newHead" | "seed"> = {},
+  head: Pick<LoadModelOptions, "labelsFrom" | "newHead" | "newTokens" | "seed"> = {},
 ): Promise<{ readonly model: LoadedModel; readonly adapter: Adapter | undefined }> {
   const progress = createProgress(process.stderr);
   const model = await loadModel(flags.model, {

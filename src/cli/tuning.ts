@@ -29,6 +29,7 @@ export interface TuningFlags extends ModelFlags {
   readonly rankPattern?: Readonly<Record<string, number>>;
   readonly alphaPattern?: Readonly<Record<string, number>>;
   readonly modulesToSave?: string;
+  readonly newTokens?: string;
   readonly bias?: InPlace["biases"];
   readonly validation?: number;
   readonly validationData?: string;
@@ -83,6 +84,7 @@ export async function withTuning(
     .option("--rank-pattern <list>", "ranks of some modules: down_proj=16,layers.0.self_attn.q_proj=4", modulePattern)
     .option("--alpha-pattern <list>", "alphas of some modules, in the same way", modulePattern)
     .option("--modules-to-save <names>", "modules to train and save whole besides, such as lm_head,embed_tokens")
+    .option("--new-tokens <list>", "tokens to add to the vocabulary, or that it has: their rows are trained besides")
     .addOption(
       new Option("--bias <which>", "biases to train: none, of the adapted modules, or all")
         .choices(["none", "adapted", "all"])
@@ -181,9 +183,10 @@ export async function tuningChoice(flags: TuningFlags, { kind }: Pick<LoadedData
 }
 
 /** The head that the flags ask for: its labels are those of the data. */
-export function headOf(flags: TuningFlags): Pick<LoadModelOptions, "labelsFrom" | "newHead" | "seed"> {
+export function headOf(flags: TuningFlags): Pick<LoadModelOptions, "labelsFrom" | "newHead" | "newTokens" | "seed"> {
   const labelsFrom = flags.data.map((source) => dataSource(source).path);
-  return { labelsFrom, newHead: flags["newHead"] === true, seed: Number(flags["seed"]) };
+  const newTokens = flags.newTokens === undefined ? {} : { newTokens: namesOf(flags.newTokens) };
+  return { labelsFrom, newHead: flags["newHead"] === true, seed: Number(flags["seed"]), ...newTokens };
 }
 
 /** Read the data that the flags name, and say what it is; large data is streamed through a cache in `folder`. */

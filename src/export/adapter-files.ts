@@ -18,12 +18,17 @@ import {
   methods,
   mismatches,
   parameterName,
+  type TokenRows,
   throwMismatch,
+  tokenRowsKey,
+  type WeightInPlace,
   weightsInPlace,
 } from "../methods/index.ts";
 import type { PretrainedModel } from "../models/index.ts";
 import { taskFiles } from "./adapter-task.ts";
+import { tokenizerFiles } from "./adapter-tokens.ts";
 import { readAdapterHubFolder } from "./adapterhub-files.ts";
+import { changedRows } from "./changed-rows.ts";
 import { readMlx } from "./mlx-files.ts";
 import { type CardOptions, cardFiles, readRunRecord, titleOf } from "./model-card.ts";
 import { isScales, readScales } from "./packed-folder.ts";
@@ -71,7 +76,13 @@ export async function writeAdapter(
   });
   const { inPlace } = adapter.choice;
   const { all } = weightsInPlace(outputs, inPlace, new Set(modules));
-  const whole = new Map(all.map(({ value: { name } }) => [name, adapter.parameters.get(name) as Tensor])); // attached, so there
+  const valuesOf = ({ value: { name } }: WeightInPlace): Tensor => adapter.parameters.get(name) as Tensor; // attached, so there
+  const whole = new Map(all.filter(({ rows }) => !rows).map((own) => [own.value.name, valuesOf(own)]));
+  const ofTokens = all.filter(({ rows }) => rows);
+  const tokens = {
+    indices: Object.fromEntries(ofTokens.map(({ module, rows = [] }) => [module.split(".").at(-1) ?? module, rows])),
+    rows: new Map(ofTokens.map((own) => [own.module, valuesOf(own)])),
+  };
   const about = { adapter, ...options, title: titleOf(folder), library: "peft", task: model.task };
   await writePeftAdapter(storage, folder, {
     ...written,
@@ -79,8 +90,9 @@ export async function writeAdapter(
     beside: {
       ...(await cardFiles(storage, model.folder, about)),
       ...taskFiles(model),
+      ...(ofTokens.length > 0 ? await tokenizerFiles(storage, model.folder) : {}),
     },
-    ...(inPlace ? { whole: { ...inPlace, tensors: whole } } : {}),
+    ...(inPlace ? { whole: { ...inPlace, tensors: whole, tokens } } : {}),
     task: model.task,
   });
 }
@@ -164,15 +176,24 @@ async function readPeft(storage: Storage, folder: string, model: PretrainedModel
     at: joinPath(folder, "adapter_config.json"),
     weight: (module) => uprightWeight(model, module, folder),
   });
-  const choice = whole.tensors.size === 0 ? read.choice : { ...read.choice, inPlace: inPlaceOf(whole) };
+  const {
+    tensors: inWhole,
+    rows,
+    indices,
+  } = layout.tokenRows === true
+    ? await changedRows(model, whole)
+    : { tensors: whole.tensors, rows: new Map(), indices: {} };
+  const inPlace = inPlaceOf({ ...whole, tensors: inWhole }, indices);
+  const choice = { ...read.choice, ...(inPlace ? { inPlace } : {}) };
   const parameters = new Map<string, Tensor>();
   for (const [module, parts] of own) {
     for (const [key, values] of Object.entries(parts)) {
       parameters.set(parameterName(module, choice.method.name, key), values);
     }
   }
-  for (const [name, lazy] of whole.tensors) parameters.set(name, await readChecked(name, lazy));
-  await checkUntrained(untrained, model, folder);
+  for (const [name, lazy] of inWhole) parameters.set(name, await readChecked(name, lazy));
+  for (const [module, values] of rows) parameters.set(`${module}.${tokenRowsKey}`, values);
+  await checkUntrained(untrained, model, { replaced: whole.tensors, folder });
   return {
     choice,
     targets: [...own.keys()],
@@ -186,7 +207,9 @@ async function readPeft(storage: Storage, folder: string, model: PretrainedModel
  * PEFT's names of modules may end inside a word of a path; where one does, the modules' whole names stand for it, as for
  * embeddings that PEFT saved without being asked.
  */
-function inPlaceOf({ modules, biases, tensors }: PeftWholeWeights<LazyTensor>): InPlace {
+function inPlaceOf({ modules, biases, tensors }: PeftWholeWeights<LazyTensor>, tokens: TokenRows): InPlace | undefined {
+  const ofTokens = Object.keys(tokens).length > 0;
+  if (tensors.size === 0 && !ofTokens) return undefined;
   const owners = [...tensors.keys()].map((name) => name.slice(0, name.lastIndexOf(".")));
   const isWord = (owner: string, saved: string): boolean => `.${owner}.`.includes(`.${saved}.`);
   const named = modules.filter((saved) => owners.every((owner) => !owner.endsWith(saved) || isWord(owner, saved)));
@@ -195,7 +218,7 @@ function inPlaceOf({ modules, biases, tensors }: PeftWholeWeights<LazyTensor>): 
     const known = named.some((saved) => isWord(owner, saved)) || (biases !== "none" && name.endsWith(".bias"));
     return known ? [] : [owner];
   });
-  return { modules: [...new Set([...named, ...others])], biases };
+  return { modules: [...new Set([...named, ...others])], biases, ...(ofTokens ? { tokens } : {}) };
 }
 
 /** Largest relative rounding of bfloat16, in which either side may have been held. */
@@ -208,7 +231,7 @@ const rounding = 2 ** -8;
 async function checkUntrained(
   untrained: ReadonlyMap<string, LazyTensor>,
   model: PretrainedModel,
-  folder: string,
+  { replaced, folder }: { readonly replaced: ReadonlyMap<string, LazyTensor>; readonly folder: string },
 ): Promise<void> {
   if (untrained.size === 0) return;
   const sites = linearModules(model.predict().outputs); // by module, for a weight that is tied has another's name
@@ -218,7 +241,10 @@ async function checkUntrained(
     if (weight?.kind !== "weight") continue; // its module is missed by name where the adapter is held against the model
     const [own, found] = [await weight.source.read(), await readChecked(name, lazy)];
     if (own.shape.join() !== found.shape.join()) continue; // nor does what was trained fit: see `mismatches`
+    // Last rows may be those of new tokens, which start at random; what replaces them is what counts.
+    const compared = replaced.has(name) ? own.data.length / 2 : own.data.length;
     const same = own.data.every((value, i) => {
+      if (i >= compared) return true;
       const [ours, theirs] = [Number(value), Number(found.data[i])];
       return Math.abs(ours - theirs) <= 2 * rounding * Math.abs(ours);
     });

@@ -4,6 +4,7 @@
  */
 export * from "./adapter-files.ts";
 export * from "./adapter-task.ts";
+export * from "./adapter-tokens.ts";
 export * from "./adapterhub-files.ts";
 export * from "./as-lora.ts";
 export { bibtex } from "./bibtex.ts";

@@ -10,6 +10,7 @@ import {
   nameInModule,
   readersOfWeights,
   type Trainable,
+  withRows,
 } from "../methods/index.ts";
 import { type PretrainedModel, untied } from "../models/index.ts";
 import type { LinearSite } from "../ops/index.ts";
@@ -37,15 +38,16 @@ export function mergeAdapter(device: Device, model: PretrainedModel, adapter: Ad
   const files = new Map<string, LazyTensor>([...model.weights].map(([name, { source }]) => [name, source]));
   const tuned = new Set<LazyTensor>();
   for (const [name, own] of groupByTensor(trainables)) {
-    const [{ module, weight, inPlace }] = own as [Trainable]; // a group has members
+    const [{ module, weight, inPlace, rows, value }] = own as [Trainable]; // a group has members
     assert(weight.kind === "weight", "an adapter stands beside pretrained weights");
     const layout = sites.get(module)?.layout ?? "out,in";
-    const read = inPlace
-      ? async () => copyOf(adapter.parameters.get(name) as Tensor) // checkParameters has found every parameter
-      : () => merger.merge(weight.source, layout, own);
+    const trained = adapter.parameters.get(value.name) as Tensor; // checkParameters has found every parameter
+    const inPlaceNow = async (): Promise<Tensor> =>
+      rows ? withRows(await weight.source.read(), rows, trained) : copyOf(trained);
+    const read = inPlace ? inPlaceNow : () => merger.merge(weight.source, layout, own);
     const { scaled: _codes, ...stored } = weight.source; // what is merged is no longer what the codes say
     files.set(name, { ...stored, read });
-    if (module !== weight.name) tuned.add(weight.source); // full tuning trains what modules share as one
+    if (module !== weight.name && !rows) tuned.add(weight.source); // full tuning and rows train what modules share as one
   }
   separateReaders(outputs, tuned, files);
   const json = [...files.keys()].every((name) => model.weights.has(name)) ? model.json : untied(model.json);
@@ -61,9 +63,9 @@ function copyOf({ dtype, shape, data }: Tensor): Tensor {
 function groupByTensor(trainables: readonly Trainable[]): ReadonlyMap<string, readonly Trainable[]> {
   const groups = new Map<string, Trainable[]>();
   for (const trainable of trainables) {
-    const { inPlace, value, module, weight } = trainable;
+    const { inPlace, value, module, weight, rows } = trainable;
     assert(weight.kind === "weight", "an adapter stands beside pretrained weights");
-    const name = inPlace ? value.name : nameInModule(module, weight);
+    const name = inPlace && !rows ? value.name : nameInModule(module, weight);
     const group = groups.get(name);
     if (group) group.push(trainable);
     else groups.set(name, [trainable]);

@@ -75,7 +75,7 @@ const harmless: ReadonlySet<string> = new Set([
   // Which modules there are, the tensors say.
   ...["exclude_modules", "layers_to_transform"],
   // Read by `peft.ts` for every kind of adapter.
-  ...["modules_to_save", "bias"],
+  ...["modules_to_save", "bias", "trainable_token_indices"],
   ...["auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type"],
   // Settings of options that are themselves off, or that only guide initialisation or the backward pass.
   ...["corda_config", "eva_config", "layers_pattern", "loftq_config", "lora_ga_config", "megatron_core"],

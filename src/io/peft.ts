@@ -2,6 +2,7 @@ import { assert, nearest, TuneError } from "../errors.ts";
 import type { LazyTensor, Tensor } from "../graph/index.ts";
 import { type JsonObject, parseJsonObject } from "./json.ts";
 import { peftTaskType } from "./peft-task.ts";
+import { type PeftTokens, settleTokens, tokenRowsModule, tokenRowsSuffix, tokensConfig } from "./peft-tokens.ts";
 import { pickleRefused } from "./pickle.ts";
 import { type Problem, throwProblems } from "./problems.ts";
 import { type NamedTensor, openSafetensors, writeSafetensors } from "./safetensors.ts";
@@ -15,6 +16,8 @@ export interface PeftLayout {
   readonly dialect?: Readonly<Record<string, string>>;
   /** The key of the config that is true for this layout, where several share a type. */
   readonly flag?: string;
+  /** Whether its config has `trainable_token_indices`. */
+  readonly tokenRows?: boolean;
 }
 
 /** Module name -> the tensors that adapt it, under our names (`A`, `B`). */
@@ -28,6 +31,8 @@ export interface PeftWholeWeights<T extends Tensor | LazyTensor> {
   readonly biases: "none" | "adapted" | "all";
   /** By the name that the base model has for them. */
   readonly tensors: ReadonlyMap<string, T>;
+  /** `trainable_token_indices`: rows of embeddings and output layers. */
+  readonly tokens?: PeftTokens<T>;
 }
 
 /** A PEFT adapter folder, opened. */
@@ -76,11 +81,19 @@ export async function readPeftAdapter(
   }
   const { tensors } = await openSafetensors(storage, weightsPath);
   const { base_model_name_or_path: base } = config;
+  const sorted = sortTensors(tensors, layout, wholeSettings(config, configPath), weightsPath);
+  if (sorted.tokenRows.size > 0 && layout.tokenRows !== true) {
+    const what = `an adapter of type ${layout.type} has no rows of single tokens.`;
+    throw new TuneError("peft-bad-tensors", what, { at: weightsPath, fix: "merge the adapter in PEFT instead" });
+  }
+  const tokens = await settleTokens(config, sorted.tokenRows, { configAt: configPath, weightsAt: weightsPath });
   return {
     config,
     layout,
     baseModel: typeof base === "string" && base !== "" ? base : undefined,
-    ...sortTensors(tensors, layout, wholeSettings(config, configPath), weightsPath),
+    tensors: sorted.tensors,
+    whole: { ...sorted.whole, ...(tokens ? { tokens } : {}) },
+    untrained: sorted.untrained,
   };
 }
 
@@ -123,6 +136,8 @@ export async function writePeftAdapter(
     const [module, own] = splitName(name);
     entries.push({ name: `${prefix}${module}.${tensors.has(module) ? "base_layer." : ""}${own}`, tensor });
   }
+  for (const [module, tensor] of whole?.tokens?.rows ?? [])
+    entries.push({ name: `${prefix}${module}.${tokenRowsSuffix}`, tensor });
   const sorted = Object.fromEntries(Object.entries(config).sort(([a], [b]) => (a < b ? -1 : 1)));
   await writeFolder(storage, folder, async (staging) => {
     await storage.write(joinPath(staging, configFile), JSON.stringify(sorted, null, 2));
@@ -166,8 +181,9 @@ function adapterNamed(name: string, suffix: string): boolean {
   return parts.at(-2 - rest.length) === first && parts.slice(parts.length - rest.length).join() === rest.join();
 }
 
-function wholeConfig({ modules, biases }: PeftWholeWeights<Tensor | LazyTensor>): JsonObject {
+function wholeConfig({ modules, biases, tokens }: PeftWholeWeights<Tensor | LazyTensor>): JsonObject {
   return {
+    ...(tokens ? tokensConfig(tokens) : {}),
     modules_to_save: modules.length > 0 ? modules : null,
     bias: biases === "adapted" ? "lora_only" : biases,
   };
@@ -216,11 +232,12 @@ function sortTensors(
   layout: PeftLayout,
   settings: Omit<PeftWholeWeights<LazyTensor>, "tensors">,
   at: string,
-): Pick<PeftAdapter, "tensors" | "whole" | "untrained"> {
+): Pick<PeftAdapter, "tensors" | "whole" | "untrained"> & { readonly tokenRows: ReadonlyMap<string, LazyTensor> } {
   const suffixes = Object.entries(spokenBy(tensors, layout));
   const modules = new Map<string, Record<string, LazyTensor>>();
   const whole = new Map<string, LazyTensor>();
   const untrained = new Map<string, LazyTensor>();
+  const tokenRows = new Map<string, LazyTensor>();
   const problems: Problem[] = [];
   const bad = (what: string, fix: string): void => {
     problems.push({ code: "peft-bad-tensors", what, fix });
@@ -228,6 +245,7 @@ function sortTensors(
   for (const [name, tensor] of tensors) {
     const found = suffixes.find(([, suffix]) => name.endsWith(`.${suffix}`));
     const own = wholeName(name, settings);
+    const ofTokens = tokenRowsModule(name);
     if (!name.startsWith(prefix)) {
       bad(
         `${name} does not start with "${prefix}": PEFT would pass over it and use zeros.`,
@@ -239,8 +257,13 @@ function sortTensors(
       const parts = modules.get(module) ?? {};
       parts[key] = tensor;
       modules.set(module, parts);
+    } else if (ofTokens !== undefined) {
+      tokenRows.set(ofTokens.slice(prefix.length), tensor);
     } else if (own !== undefined) {
-      (/\.(base_layer\.weight|original_module\.\w+)$/.test(name) ? untrained : whole).set(own, tensor);
+      (/(?<!\.token_adapter)\.(base_layer\.weight|original_module\.\w+)$/.test(name) ? untrained : whole).set(
+        own,
+        tensor,
+      );
     } else {
       const named = suffixes.some(([, suffix]) => adapterNamed(name, suffix));
       const expected = suffixes.map(([, suffix]) => suffix).join(" or ");
@@ -264,7 +287,7 @@ function sortTensors(
   }
   if (tensors.size === 0) bad("it holds no tensor.", "save the adapter again; it is empty");
   throwProblems(problems, at);
-  return { tensors: modules, whole: { ...settings, modules: held, tensors: whole }, untrained };
+  return { tensors: modules, tokenRows, whole: { ...settings, modules: held, tensors: whole }, untrained };
 }
 
 /** Embeddings and output layers, which PEFT saves whole of its own accord (`save_embedding_layers`). */
@@ -282,7 +305,7 @@ function wholeName(
 ): string | undefined {
   const plain = name
     .slice(prefix.length)
-    .replace(/\.(modules_to_save(\.default)?|original_module|base_layer)(?=\.)/g, "");
+    .replace(/\.(modules_to_save(\.default)?|original_module|(token_adapter\.)?base_layer)(?=\.)/g, "");
   const trained =
     embeddings.test(plain) ||
     modules.some((saved) => isInModule(plain, saved)) ||

@@ -30,6 +30,8 @@ export interface TextTokenizer {
   decode(ids: ArrayLike<number>, options?: { readonly skipSpecialTokens?: boolean }): string;
   /** A token as the vocabulary spells it; undefined for an id that it lacks. */
   tokenOf(id: number): string | undefined;
+  /** The id of a token as the vocabulary spells it; undefined for one that it lacks. */
+  idOf(token: string): number | undefined;
 }
 
 /** The parsed files that make a tokenizer; everything but `tokenizer` may be absent. */
@@ -164,6 +166,7 @@ export function createTokenizer(files: TokenizerFiles, at = "tokenizer"): TextTo
       });
     },
     tokenOf: (id) => library.id_to_token(id),
+    idOf: (token) => library.token_to_id(token),
   };
 }
 

@@ -225,7 +225,7 @@ export const adalora: Method<AdaloraConfig> = defineMethod<AdaloraConfig>({
       };
     },
   },
-  peft: { type: "ADALORA", tensors: { A: "lora_A", B: "lora_B", E: "lora_E" } },
+  peft: { type: "ADALORA", tensors: { A: "lora_A", B: "lora_B", E: "lora_E" }, tokenRows: true },
 });
 
 function budgetScalars(plan: BudgetPlan, step: number): Readonly<Record<string, number>> {

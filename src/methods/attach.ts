@@ -19,6 +19,7 @@ import { linearModules, linearOf } from "./linear.ts";
 import type { ParameterSpec, Parameters, Site } from "./method.ts";
 import { checkPatterns, configAt, type MethodChoice } from "./table.ts";
 import { chooseModules, type TargetModules } from "./targets.ts";
+import { rowsOf, tokenRowsKey } from "./token-rows.ts";
 
 /** A tensor that an attached method trains. */
 export interface Trainable {
@@ -34,6 +35,8 @@ export interface Trainable {
   readonly weight: Value;
   /** Whether it stands in place of the weight, whatever the method does. */
   readonly inPlace: boolean;
+  /** The rows of the weight that it stands in place of; all of it unless given. */
+  readonly rows?: readonly number[];
   /** Whether training changes it; an adapter has tensors besides that only say where it acts. */
   readonly trained: boolean;
   /** What is wrong with values that come from outside, if anything. */
@@ -148,7 +151,7 @@ function besideLinear(outputs: Readonly<Record<string, Value>>, options: AttachO
       const unchanged = inputs.every((value, i) => value === node.inputs[i]);
       if (!linear || !x) {
         const results = unchanged ? node.outputs : rebuild(node, inputs);
-        return grownBehind(behind, node, results, inputs) ?? results;
+        return inPlace.after(node, inputs, results) ?? grownBehind(behind, node, results, inputs) ?? results;
       }
       const { inFeatures, outFeatures, layout } = linear;
       const now = (value: Value): Value => inputs[node.inputs.indexOf(value)] ?? value;
@@ -286,9 +289,11 @@ function refuseShared(method: string, outputs: Readonly<Record<string, Value>>, 
 }
 
 /** A weight that is trained in place, as what is trained. */
-export function trainedInPlace({ value, module, weight }: WeightInPlace): Trainable {
+export function trainedInPlace({ value, module, weight, rows }: WeightInPlace): Trainable {
   const decays = value.shape.length >= 2;
-  return { value, module, key: "weight", initial: "weight", decays, rate: 1, weight, inPlace: true, trained: true };
+  const made = { value, module, decays, rate: 1, weight, inPlace: true, trained: true };
+  if (rows === undefined) return { ...made, key: "weight", initial: "weight" };
+  return { ...made, key: tokenRowsKey, initial: { fromWeight: (whole) => rowsOf(whole, rows) }, rows };
 }
 
 function inPlaceOfWeights(outputs: Readonly<Record<string, Value>>, { choice }: AttachOptions): Attached {

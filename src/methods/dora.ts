@@ -60,6 +60,7 @@ export const dora: Method<LoraConfig> = defineMethod<LoraConfig>({
     type: "LORA",
     flag: "use_dora",
     tensors: { A: "lora_A.weight", B: "lora_B.weight", magnitude: "lora_magnitude_vector" },
+    tokenRows: true,
   },
 });
 

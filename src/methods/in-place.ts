@@ -9,6 +9,7 @@ import {
   weight,
 } from "../graph/index.ts";
 import { linearOf } from "./linear.ts";
+import { rowsFor, type TokenRows, type TrainedRows, tokenRowsKey, withTrainedRows } from "./token-rows.ts";
 
 /** Weights of the model that are trained where they stand, besides what a method adds. */
 export interface InPlace {
@@ -19,6 +20,8 @@ export interface InPlace {
   readonly modules: readonly string[];
   /** Biases: none, those of the maps that a method attaches to, or all of the model's. */
   readonly biases: "none" | "adapted" | "all";
+  /** Tokens whose rows are trained in embeddings and output layers, by module (PEFT's `trainable_token_indices`). */
+  readonly tokens?: TokenRows;
 }
 
 /** A weight that is trained where a module reads it. */
@@ -26,6 +29,8 @@ export interface WeightInPlace {
   readonly value: ParameterValue;
   readonly module: string;
   readonly weight: WeightValue;
+  /** The rows of the weight that are trained; all of it unless given. */
+  readonly rows?: readonly number[];
 }
 
 /** Weights that are trained in place. */
@@ -36,15 +41,25 @@ export interface WeightsInPlace {
    * that shares with the trained one what it reads.
    */
   readonly at: (node: Node, index: number) => ParameterValue | WeightValue | undefined;
+  /** What a node gives where rows of a weight that it reads are trained, from what it gives of these inputs otherwise. */
+  readonly after: (
+    node: Node,
+    inputs: readonly (Value | undefined)[],
+    results: readonly Value[],
+  ) => readonly Value[] | undefined;
 }
 
 /**
  * The module that reads a weight at an input of a node: the linear map itself for its matrix, even when the matrix is
  * another module's too (tied embeddings); otherwise the module that the weight is named for.
  */
-function readerOf(node: Node, index: number, { name }: WeightValue): string {
-  const own = name.slice(0, Math.max(0, name.lastIndexOf(".")));
-  return linearOf(node)?.weight === node.inputs[index] ? node.scope : own;
+function readerOf(node: Node, index: number, weight: WeightValue): string {
+  return linearOf(node)?.weight === node.inputs[index] ? node.scope : ownerOf(weight);
+}
+
+/** The module that a weight is named for. */
+function ownerOf({ name }: WeightValue): string {
+  return name.slice(0, Math.max(0, name.lastIndexOf(".")));
 }
 
 /** The name of a weight as one module reads it: its own, or another for a module that borrows it. */
@@ -87,7 +102,7 @@ export function weightsInPlace(
   inPlace: InPlace | undefined,
   adapted: ReadonlySet<string>,
 ): WeightsInPlace {
-  if (inPlace === undefined) return { all: [], at: () => undefined };
+  if (inPlace === undefined) return { all: [], at: () => undefined, after: () => undefined };
   const chosen = new Map<string, WeightInPlace>();
   const readers = readersOfWeights(outputs);
   let biases = 0;
@@ -102,7 +117,7 @@ export function weightsInPlace(
     }
   }
   const all = [...chosen.values()];
-  refuseUnknown(inPlace, [...new Set([...readers.values()].flatMap((modules) => [...modules]))]);
+  refuseUnknown(inPlace.modules, [...new Set([...readers.values()].flatMap((modules) => [...modules]))]);
   if (inPlace.biases !== "none" && biases === 0) {
     throw new TuneError("bad-option", `The model has no ${inPlace.biases === "all" ? "" : "such "}biases to train.`, {
       at: `biases: ${inPlace.biases}`,
@@ -110,8 +125,9 @@ export function weightsInPlace(
     });
   }
   const apart = new Map<string, WeightValue>();
+  const rows = trainedRows(readers, inPlace, new Set([...chosen.values()].map((whole) => whole.weight)), adapted);
   return {
-    all,
+    all: [...all, ...rows.values()],
     at: (node, index) => {
       const value = node.inputs[index];
       if (value?.kind !== "weight") return undefined;
@@ -123,11 +139,41 @@ export function weightsInPlace(
       apart.set(name, own);
       return own;
     },
+    after: (node, inputs, [y, ...others]) => {
+      const found = node.inputs.map((value) => value && rows.get(value)).find((own) => own !== undefined);
+      return found && y && [withTrainedRows(node, inputs, y, found), ...others];
+    },
   };
 }
 
-function refuseUnknown(inPlace: InPlace, modules: readonly string[]): void {
-  const unknown = inPlace.modules.filter((name) => !modules.some((module) => endsOfPath(module, name)));
+/** The weights of which some tokens' rows are trained. */
+function trainedRows(
+  readers: ReadonlyMap<WeightValue, ReadonlySet<string>>,
+  { tokens = {} }: InPlace,
+  whole: ReadonlySet<WeightValue>,
+  adapted: ReadonlySet<string>,
+): ReadonlyMap<Value, TrainedRows> {
+  const rows = new Map<Value, TrainedRows>();
+  for (const [read, modules] of readers) {
+    const own = rowsFor(tokens, read, modules);
+    if (own === undefined) continue;
+    const module = ownerOf(read);
+    const rival = whole.has(read) ? module : [...modules].find((reader) => adapted.has(reader));
+    if (rival !== undefined) {
+      throw new TuneError("bad-option", `${rival} is tuned otherwise already, and tokens of it are to be trained.`, {
+        at: "trained tokens",
+        fix: `leave ${rival} out of the target modules and of the modules to save, or train no single tokens`,
+      });
+    }
+    const value = parameter(`${module}.${tokenRowsKey}`, "float32", [own.length, Number(read.shape[1])]);
+    rows.set(read, { value, module, weight: read, rows: own });
+  }
+  refuseUnknown(Object.keys(tokens), [...new Set([...readers.values()].flatMap((modules) => [...modules]))]);
+  return rows;
+}
+
+function refuseUnknown(named: readonly string[], modules: readonly string[]): void {
+  const unknown = named.filter((name) => !modules.some((module) => endsOfPath(module, name)));
   if (unknown.length === 0) return;
   const ends = [...new Set(modules.flatMap((module) => module.split(".")))].filter((part) => !/^\d*$/.test(part));
   const what = unknown.map((name) => {

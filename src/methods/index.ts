@@ -23,3 +23,4 @@ export * from "./side-by-side.ts";
 export * from "./sublayers.ts";
 export * from "./table.ts";
 export * from "./targets.ts";
+export * from "./token-rows.ts";

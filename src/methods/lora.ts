@@ -128,5 +128,5 @@ export const lora: Method<LoraConfig> = defineMethod<LoraConfig>({
     const scale = loraScale(config);
     return { A, B: { ...B, data: Float32Array.from(B.data as Float32Array, (value) => scale * value) } }; // as trained
   },
-  peft: { type: "LORA", tensors: { A: "lora_A.weight", B: "lora_B.weight" } },
+  peft: { type: "LORA", tensors: { A: "lora_A.weight", B: "lora_B.weight" }, tokenRows: true },
 });

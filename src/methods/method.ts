@@ -162,6 +162,8 @@ export interface PeftForm {
   readonly dialect?: Readonly<Record<string, string>>;
   /** The key of its config that is true for this method, where several share a type. */
   readonly flag?: string;
+  /** Whether its config has `trainable_token_indices`. */
+  readonly tokenRows?: boolean;
 }
 
 /** An adapter method (or full tuning). Adding one is adding such a record and one line in `methods/index.ts`. */

@@ -128,7 +128,15 @@ function wholeWeights(
   const asked = [...adapters.values()].flatMap(({ choice: { inPlace } }) => (inPlace ? [inPlace] : []));
   if (asked.length === 0) return { outputs, trainables: [] };
   const biases = asked.map((inPlace) => inPlace.biases);
+  const tokens = asked.flatMap((own) => (own.tokens ? [own.tokens] : []));
+  if (tokens.some((own) => JSON.stringify(own) !== JSON.stringify(tokens[0]))) {
+    throw new TuneError("bad-option", "Adapters that trained other tokens cannot stand side by side.", {
+      at: [...adapters.keys()].join(", "),
+      fix: "use one at a time",
+    });
+  }
   const union: InPlace = {
+    ...(tokens[0] ? { tokens: tokens[0] } : {}),
     modules: [...new Set(asked.flatMap(({ modules }) => modules))],
     biases: biases.includes("all") ? "all" : biases.includes("adapted") ? "adapted" : "none",
   };
@@ -136,7 +144,8 @@ function wholeWeights(
   const replaced = rewrite(Object.values(outputs), {
     node: (node, rewritten) => {
       const inputs = rewritten.map((value, i) => inPlace.at(node, i) ?? value);
-      return inputs.every((value, i) => value === node.inputs[i]) ? node.outputs : rebuild(node, inputs);
+      const results = inputs.every((value, i) => value === node.inputs[i]) ? node.outputs : rebuild(node, inputs);
+      return inPlace.after(node, inputs, results) ?? results;
     },
   });
   return {

@@ -104,19 +104,27 @@ export function chooseMethod(
     }
   }
   const used = Object.values(patterns).some((values) => Object.keys(values).length > 0);
-  const { modules = [], biases = "none" } = inPlace;
-  const trained = modules.length > 0 || biases !== "none";
+  const { modules = [], biases = "none", tokens = {} } = inPlace;
+  const ofTokens = Object.keys(tokens).length > 0;
+  const trained = modules.length > 0 || biases !== "none" || ofTokens;
   if (trained && method.attaches === "weight") {
     throw new TuneError("bad-option", `${method.name} tuning trains every weight in place already.`, {
       at: method.name,
       fix: "leave out the modules and biases to train, or choose a method that leaves the weights alone",
     });
   }
+  if (ofTokens && method.peft?.tokenRows !== true) {
+    const able = [...methods.values()].filter(({ peft }) => peft?.tokenRows === true).map(({ name: other }) => other);
+    throw new TuneError("bad-option", `Adapters of ${method.name} have no place for the rows of single tokens.`, {
+      at: method.name,
+      fix: `use ${able.join(", ")}, or full`,
+    });
+  }
   return {
     method,
     config: resolve(options),
     ...(used ? { patterns } : {}),
-    ...(trained ? { inPlace: { modules, biases } } : {}),
+    ...(trained ? { inPlace: { modules, biases, ...(ofTokens ? { tokens } : {}) } } : {}),
   };
 }
 

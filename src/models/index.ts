@@ -33,3 +33,4 @@ export {
 } from "./model.ts";
 export type { DecodeRecipe, LayerRecipe, LinearRecipe, NormRecipe, RopeRecipe } from "./recipe.ts";
 export { findArchitecture, supportedModelTypes } from "./table.ts";
+export { vocabularyTensors, withVocabulary } from "./vocabulary.ts";

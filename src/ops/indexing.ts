@@ -377,7 +377,14 @@ export function topIndices(x: Value, count: number, axis = -1): Value {
   return indices;
 }
 
-/** data with the elements at `indices` along an axis replaced by updates; both have one shape. */
-export function scatterElements(data: Value, indices: Value, updates: Value, axis: number): Value {
-  return apply(ScatterElements, [data, indices, updates], { axis: int(axis) });
+/** data with the elements at `indices` along an axis replaced by updates, or added to; both have one shape. */
+export function scatterElements(
+  data: Value,
+  indices: Value,
+  updates: Value,
+  axis: number,
+  reduction: "none" | "add" = "none",
+): Value {
+  const how: Attributes = reduction === "none" ? {} : { reduction: { type: "string", value: reduction } };
+  return apply(ScatterElements, [data, indices, updates], { axis: int(axis), ...how });
 }

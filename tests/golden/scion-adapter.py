@@ -1,5 +1,5 @@
-"""Writes scion-adapter.expected.safetensors: logits of llama-tiny with the adapter that Scion wrote, as PEFT computes
-them (versions in requirements.txt).
+"""Writes <folder>.expected.safetensors: logits of the tiny models with the adapters that Scion wrote, as PEFT computes them
+(versions in requirements.txt). Where they have rows of new tokens, the model is given the room first, as PEFT wants it.
 
 Run in this folder, after scion-adapter.ts: python scion-adapter.py
 """
@@ -10,11 +10,19 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 torch.set_num_threads(1)
-base = AutoModelForCausalLM.from_pretrained("llama-tiny", dtype=torch.float32).eval()
-ids = torch.tensor([[1, 5, 9, 33, 2, 7], [4, 4, 8, 1, 60, 11]])
-with torch.no_grad():
-    plain = base(ids).logits
-    model = PeftModel.from_pretrained(base, "scion-adapter").eval()
-    logits = model(ids).logits
-assert (logits - plain).abs().max() > 1e-2
-save_file({"input_ids": ids, "logits": logits.contiguous()}, "scion-adapter.expected.safetensors")
+for folder, name, rows in [
+    ("scion-adapter", "llama-tiny", 64),
+    ("scion-tokens", "llama-tiny", 66),
+    ("scion-tokens-tied", "llama-rope", 66),
+]:
+    base = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, attn_implementation="eager").eval()
+    ids = torch.tensor([[1, 5, 9, 33, 2, 7], [4, 4, 8, 1, 60, 11]])
+    if rows > 64:
+        base.resize_token_embeddings(rows)
+        ids = torch.tensor([[1, 5, 64, 33, 65, 3], [3, 4, 8, 64, 60, 65]])
+    with torch.no_grad():
+        plain = base(ids).logits
+        model = PeftModel.from_pretrained(base, folder).eval()
+        logits = model(ids).logits
+    assert (logits - plain).abs().max() > 1e-2
+    save_file({"input_ids": ids, "logits": logits.contiguous()}, f"{folder}.expected.safetensors")
