@@ -27,8 +27,11 @@ export interface LoadModelOptions {
   readonly task?: TaskName;
   /** Names of the labels of its head; those of the model unless given. */
   readonly labels?: Labels;
-  /** An adapter's folder: task and labels are those that it was trained for. */
-  readonly forAdapter?: string;
+  /**
+   * An adapter's folder, or several: task and labels are those that the first was trained for. The vocabulary is that of an
+   * adapter which brings a tokenizer of its own, or rows of more tokens.
+   */
+  readonly forAdapter?: string | readonly string[];
   /** A data file whose labels the head is for: those of the model are checked, or a head that starts anew has them. */
   readonly labelsFrom?: string | readonly string[];
   /** Let the head start anew, whatever the files hold. */
@@ -57,10 +60,11 @@ export interface DownloadProgress {
  * @throws {TuneError} what finding, checking and reading its files throws.
  */
 export async function loadModel(source: string, options: LoadModelOptions): Promise<LoadedModel> {
-  const { onDownload, forAdapter, labelsFrom, labels: given, newTokens = [], ...choice } = options;
+  const { onDownload, forAdapter = [], labelsFrom, labels: given, newTokens = [], ...choice } = options;
   const { platform: base, ...head } = choice;
   const folder = await base.findModel(source, onDownload ? { onDownload } : {});
-  const vocabulary = await chooseVocabulary(base.storage, folder, { newTokens, forAdapter });
+  const adapters = typeof forAdapter === "string" ? [forAdapter] : forAdapter;
+  const vocabulary = await chooseVocabulary(base.storage, folder, { newTokens, adapters });
   const platform = { ...base, storage: vocabulary.storage };
   const inData = async (task: TaskName): Promise<Labels | undefined> => {
     const { labels, read } = tasks[task];
@@ -68,7 +72,7 @@ export async function loadModel(source: string, options: LoadModelOptions): Prom
     const paths = typeof labelsFrom === "string" ? [labelsFrom] : labelsFrom;
     return mergeLabels(await Promise.all(paths.map(async (path) => labels(await read(platform.storage, path)))));
   };
-  const made = forAdapter === undefined ? undefined : await readAdapterTask(platform.storage, forAdapter);
+  const made = adapters[0] === undefined ? undefined : await readAdapterTask(platform.storage, adapters[0]);
   const labels = given ?? made?.labels ?? inData;
   const opened = await openModel(platform.storage, folder, {
     ...(made ? { task: made.task } : {}),

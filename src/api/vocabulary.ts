@@ -22,12 +22,12 @@ export interface Vocabulary {
 export async function chooseVocabulary(
   storage: Storage,
   folder: string,
-  { newTokens, forAdapter }: { readonly newTokens: readonly string[]; readonly forAdapter: string | undefined },
+  { newTokens, adapters }: { readonly newTokens: readonly string[]; readonly adapters: readonly string[] },
 ): Promise<Vocabulary> {
-  const brought = forAdapter === undefined ? undefined : await readAdapterVocabulary(storage, forAdapter);
-  const files = brought?.files ?? {};
+  const all = await Promise.all(adapters.map((adapter) => readAdapterVocabulary(storage, adapter)));
+  const files = all.find((brought) => Object.keys(brought.files).length > 0)?.files ?? {};
   const own = Object.keys(files).length === 0 ? storage : withOtherFiles(storage, inFolder(folder, files));
-  const rows = brought?.rows ?? 0;
+  const rows = Math.max(0, ...all.map((brought) => brought.rows));
   if (newTokens.length === 0) {
     const size = own === storage ? 0 : (await loadTokenizer(own, folder)).vocabSize;
     return { storage: own, size: Math.max(rows, size), newTokens: [] };

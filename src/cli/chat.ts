@@ -5,6 +5,7 @@ import { type SamplingFlags, samplingOf, withSampling } from "./generate.ts";
 import {
   type AdaptersFlags,
   deviceOptions,
+  forAdapters,
   loadAdapters,
   loadFlags,
   type ModelFlags,
@@ -37,7 +38,7 @@ Example:
 export async function run(flags: ChatFlags, output: Output): Promise<number> {
   const { openSession } = await import("../index.ts");
   const { adapter: _adapters, ...modelFlags } = flags;
-  const { model } = await loadFlags(modelFlags, output);
+  const { model } = await loadFlags(modelFlags, output, forAdapters(flags));
   const adapters = await loadAdapters(model, flags);
   let use = flags.use === undefined ? (Object.keys(adapters)[0] ?? null) : used(flags);
   const chats = (await model.tokenizer()).chatTemplates.size > 0;

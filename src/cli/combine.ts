@@ -1,6 +1,15 @@
 import { type Command, Option } from "commander";
 import type { Combination } from "../index.ts";
-import { collect, deviceOptions, loadAdapters, loadFlags, type ModelFlags, wholeNumber, withModel } from "./model.ts";
+import {
+  collect,
+  deviceOptions,
+  forAdapters,
+  loadAdapters,
+  loadFlags,
+  type ModelFlags,
+  wholeNumber,
+  withModel,
+} from "./model.ts";
 import type { Output } from "./output.ts";
 
 interface CombineFlags extends Omit<ModelFlags, "adapter"> {
@@ -40,7 +49,7 @@ The ways are those of PEFT's add_weighted_adapter.`,
 export async function run(flags: CombineFlags, output: Output): Promise<number> {
   const { combine, exportModel } = await import("../index.ts");
   const { adapter: _adapters, ...modelFlags } = flags;
-  const { model } = await loadFlags(modelFlags, output);
+  const { model } = await loadFlags(modelFlags, output, forAdapters(flags));
   const adapters = await loadAdapters(model, flags);
   const weights = flags.weights?.split(",").map(Number);
   const adapter = combine(model, adapters, {

@@ -3,6 +3,7 @@ import type { Lookups, Prompt } from "../index.ts";
 import {
   type AdaptersFlags,
   deviceOptions,
+  forAdapters,
   loadAdapters,
   loadFlags,
   type ModelFlags,
@@ -94,7 +95,7 @@ A model with a chat template answers the prompt as a user's message; one without
 export async function run(flags: GenerateFlags, output: Output): Promise<number> {
   const { openSession } = await import("../index.ts");
   const { adapter: _adapters, ...modelFlags } = flags;
-  const { model } = await loadFlags(modelFlags, output);
+  const { model } = await loadFlags(modelFlags, output, forAdapters(flags));
   const adapters = await loadAdapters(model, flags);
   const text = flags.prompt === "-" ? await readInput() : flags.prompt;
   const tokenizer = await model.tokenizer();

@@ -92,14 +92,28 @@ export function sideBySide(
   return only !== undefined && others.length === 0 && use === undefined ? { adapter: only } : { adapters };
 }
 
+/** The folders of adapters, and the names given to them. */
+function named({
+  adapter = [],
+}: AdaptersFlags): readonly { readonly given: string | undefined; readonly folder: string }[] {
+  return (typeof adapter === "string" ? [adapter] : adapter).map((text) => {
+    const [, given, folder = text] = /^([\w-]+)=(.+)$/.exec(text) ?? [];
+    return { given, folder };
+  });
+}
+
+/** The folders of the adapters that the flags name, for which a model is loaded. */
+export function forAdapters(flags: AdaptersFlags): Pick<LoadModelOptions, "forAdapter"> {
+  return { forAdapter: named(flags).map(({ folder }) => folder) };
+}
+
 /** Load the adapters that the flags name, by name: the one given, or the folder's last part that is not `adapter`. */
 export async function loadAdapters(
   model: LoadedModel,
   { adapter = [] }: AdaptersFlags,
 ): Promise<Readonly<Record<string, Adapter>>> {
   const adapters: Record<string, Adapter> = {};
-  for (const text of typeof adapter === "string" ? [adapter] : adapter) {
-    const [, given, folder = text] = /^([\w-]+)=(.+)$/.exec(text) ?? [];
+  for (const { given, folder } of named({ adapter })) {
     const parts = folder.split(/[\\/]/).filter((part) => part !== "" && part !== "adapter");
     const name = given ?? parts.at(-1) ?? "adapter";
     if (adapters[name] !== undefined || name === "none") {
@@ -117,7 +131,7 @@ export async function loadAdapters(
 export async function loadFlags(
   flags: ModelFlags,
   output: Output,
-  head: Pick<LoadModelOptions, "labelsFrom" | "newHead" | "newTokens" | "seed"> = {},
+  head: Pick<LoadModelOptions, "forAdapter" | "labelsFrom" | "newHead" | "newTokens" | "seed"> = {},
 ): Promise<{ readonly model: LoadedModel; readonly adapter: Adapter | undefined }> {
   const progress = createProgress(process.stderr);
   const model = await loadModel(flags.model, {

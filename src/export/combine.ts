@@ -176,9 +176,13 @@ function refuse(adapters: readonly WeightedAdapter[], { how, rank }: CombineOpti
     });
   }
   if (adapters.some(({ adapter }) => adapter.choice.inPlace !== undefined)) {
-    throw new TuneError("no-adapter-form", "An adapter with whole modules or biases cannot be added to others.", {
-      at: "combining adapters",
-      fix: "use adapters that were trained without them",
-    });
+    throw new TuneError(
+      "no-adapter-form",
+      "An adapter with whole modules, biases or tokens cannot be added to others.",
+      {
+        at: "combining adapters",
+        fix: "use adapters that were trained without them",
+      },
+    );
   }
 }

@@ -87,9 +87,10 @@ export async function writeGgufAdapter(
   options: GgufOptions,
 ): Promise<void> {
   const { choice } = adapter;
-  const whole = choice.inPlace !== undefined && (choice.inPlace.modules.length > 0 || choice.inPlace.biases !== "none");
+  const { modules: saved = [], biases = "none", tokens } = choice.inPlace ?? {};
+  const whole = saved.length > 0 || biases !== "none" || tokens !== undefined;
   if (choice.method.peft?.type !== "LORA" || choice.method.peft.flag !== undefined || whole) {
-    const what = whole ? "modules or biases that are trained whole" : `${choice.method.name} tuning`;
+    const what = whole ? "modules, biases or tokens that are trained in place" : `${choice.method.name} tuning`;
     throw new TuneError("no-adapter-form", `llama.cpp has no adapters for ${what}.`, {
       at: folder,
       fix: "export the merged model (gguf)",

@@ -57,7 +57,7 @@ export async function writeMlx(
   const { choice } = adapter;
   const { method } = choice;
   if (choice.inPlace !== undefined) {
-    throw new TuneError("no-adapter-form", "mlx-lm has no adapters with whole modules or biases beside them.", {
+    throw new TuneError("no-adapter-form", "mlx-lm has no adapters with whole modules, biases or tokens beside them.", {
       at: folder,
       fix: "export merged weights (safetensors), which mlx_lm.convert reads",
     });

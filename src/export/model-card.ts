@@ -127,8 +127,9 @@ export function modelCard(
 function describeAdapter({ choice, targets }: Adapter): string {
   const { method, config } = choice;
   const settings = Object.entries(config).map(([name, value]) => `${name} ${value}`);
-  const { modules = [], biases = "none" } = choice.inPlace ?? {};
-  const besides = [...modules, ...(biases === "none" ? [] : [`biases (${biases})`])];
+  const { modules = [], biases = "none", tokens = {} } = choice.inPlace ?? {};
+  const rows = Object.entries(tokens).map(([module, ids]) => `${ids.length} tokens of ${module}`);
+  const besides = [...modules, ...(biases === "none" ? [] : [`biases (${biases})`]), ...rows];
   const where = [showTargets(targets), ...(besides.length > 0 ? ["with", besides.join(", ")] : [])].join(" ");
   return `Tuned by ${method.name}${settings.length > 0 ? ` (${settings.join(", ")})` : ""} on ${where}.`;
 }

@@ -94,7 +94,9 @@ export async function generateTarget(
     const modules =
       inPlace?.modules.filter((module) => [...there.keys()].some((name) => endsOfPath(name, module))) ?? [];
     const kept =
-      inPlace && (modules.length > 0 || inPlace.biases !== "none") ? { inPlace: { ...inPlace, modules } } : {};
+      inPlace && (modules.length > 0 || inPlace.biases !== "none" || inPlace.tokens)
+        ? { inPlace: { ...inPlace, modules } }
+        : {};
     return { choice: { ...rest, ...kept }, targets: all.filter((module) => there.has(module)) };
   }
 

@@ -216,7 +216,6 @@ describe("a LoRA config", () => {
     ["use_qalora", true],
     ["lora_bias", true],
     ["layer_replication", [[0, 1]]],
-    ["trainable_token_indices", [1]],
     ["target_parameters", ["experts"]],
     ["alora_invocation_tokens", [1]],
     ["init_lora_weights", "pissa_niter_4"],
