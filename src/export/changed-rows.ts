@@ -15,7 +15,7 @@ export interface ChangedRows {
 
 /**
  * PEFT saves embeddings and output layers whole once the vocabulary has grown, whatever was trained of them. What counts
- * are the rows that the model does not have: those named as trained, and those that are others than the model's.
+ * are the rows that the model does not have: those named as trained, and those that are others than the model's. Where most are others, the module was trained whole.
  */
 export async function changedRows(
   model: PretrainedModel,
@@ -37,6 +37,7 @@ export async function changedRows(
     const [saved, pretrained] = [await toFloat32(lazy), await own.read()];
     const trained = indices[module] ?? [];
     const changed = differing(saved, pretrained).filter((row) => !trained.includes(row));
+    if (trained.length === 0 && changed.length > Number(saved.shape[0]) / 2) continue; // the module itself was trained
     left.delete(name);
     for (const [copy, twin] of tensors) {
       if (!model.weights.has(copy) && sameValues(await toFloat32(twin), saved)) left.delete(copy); // a tied output layer's
