@@ -231,20 +231,23 @@ describe("the sweep", () => {
   });
 });
 
-describe("schemes on a layer with outlying and correlated inputs", () => {
-  const size = 128;
+describe("schemes on layers with outlying and correlated inputs", () => {
+  const size = 256;
+  const tokens = 4096;
 
   /** Low-rank inputs with four loud channels; heavy-tailed weights with uneven columns and rows. */
   function layer(seed: number) {
     const rng = createRng(seed, "layer");
-    const mixing = Float64Array.from({ length: size * 32 }, () => rng.normal());
-    const x = Array.from({ length: 1536 }, () => {
-      const z = Array.from({ length: 32 }, () => rng.normal());
-      return Array.from({ length: size }, (_, j) => {
-        const value = z.reduce((sum, part, i) => sum + part * (mixing[j * 32 + i] ?? 0), 2 * rng.normal());
-        return j < 4 ? 8 * value : value;
+    const mixing = Float64Array.from({ length: size * 64 }, () => rng.normal());
+    const inputsOf = (count: number): readonly (readonly number[])[] =>
+      Array.from({ length: count }, () => {
+        const z = Float64Array.from({ length: 64 }, () => rng.normal());
+        return Array.from({ length: size }, (_, j) => {
+          let value = 2 * rng.normal();
+          for (let i = 0; i < 64; i++) value += (z[i] ?? 0) * (mixing[j * 64 + i] ?? 0);
+          return j < 4 ? 8 * value : value;
+        });
       });
-    });
     const [columnScale, rowScale] = [0.4, 0.3].map((spread) =>
       Array.from({ length: size }, () => Math.exp(spread * rng.normal())),
     );
@@ -256,33 +259,59 @@ describe("schemes on a layer with outlying and correlated inputs", () => {
       { length: size * size },
       (_, i) => 0.02 * student() * (columnScale?.[i % size] ?? 1) * (rowScale?.[Math.floor(i / size)] ?? 1),
     );
+    const hessian = hessianOf(inputsOf(tokens));
     return {
-      site: { name: "w", rows: size, columns: size, weight, hessian: hessianOf(x.slice(0, 1280)) },
-      held: x.slice(1280),
+      site: { name: "w", rows: size, columns: size, weight, hessian },
+      heldOut: hessianOf(inputsOf(tokens / 4)),
     };
   }
 
-  it("have the errors of the paper's order, on inputs that they have not seen", () => {
-    const { site: own, held } = layer(1);
-    const zero = outputError(own.weight, new Float64Array(size * size), held);
-    const error = (name: string, bits: number, options = {}): number => {
-      const { scheme, config } = chooseScheme(name, options);
-      return outputError(own.weight, dequantise(scheme.quantise(own, bits, config).matrix), held) / zero;
-    };
-    for (const bits of [2, 3]) {
-      const [rtn, bcqRow, gptq] = [
-        error("rtn", bits, { groupSize: 0 }),
-        error("bcq", bits),
-        error("gptq", bits, { groupSize: 0 }),
-      ];
-      const column = error("shiftadd", bits);
-      expect(rtn).toBeGreaterThan(bcqRow);
-      expect(rtn / column).toBeGreaterThan(4);
-      expect(gptq / column).toBeGreaterThan(1.3);
-      expect(bcqRow / column).toBeGreaterThan(2);
-      expect(error("shiftadd", bits, { blockWise: true }) / column).toBeLessThan(1.6);
-      expect(error("shiftadd", bits, { terms: 1 }) / column).toBeGreaterThan(1.15);
-      expect(error("shiftadd", bits, { terms: 2 }) / column).toBeLessThan(1.3);
+  /** ‖X(W − Q)ᵀ‖² from XᵀX. */
+  function errorBy({ columns, values }: Hessian, original: ArrayLike<number>, quantised: ArrayLike<number>): number {
+    let sum = 0;
+    const difference = new Float64Array(columns);
+    for (let row = 0; row < original.length / columns; row++) {
+      for (let j = 0; j < columns; j++)
+        difference[j] = (original[row * columns + j] ?? 0) - (quantised[row * columns + j] ?? 0);
+      for (let j = 0; j < columns; j++) {
+        let dot = 0;
+        for (let k = 0; k < columns; k++) dot += (values[j * columns + k] ?? 0) * (difference[k] ?? 0);
+        sum += dot * (difference[j] ?? 0);
+      }
     }
+    return sum;
+  }
+
+  const layers = [1, 2, 3, 4, 5].map(layer);
+
+  /** Relative output error on inputs that the scheme has not seen: the median over five layers. */
+  function error(name: string, bits: number, options = {}): number {
+    const { scheme, config } = chooseScheme(name, options);
+    const errors = layers.map(({ site: own, heldOut }) => {
+      const { matrix } = scheme.quantise(own, bits, config);
+      const zero = errorBy(heldOut, own.weight, new Float64Array(size * size));
+      return errorBy(heldOut, own.weight, dequantise(matrix)) / zero;
+    });
+    return errors.sort((a, b) => a - b)[2] ?? Number.NaN;
+  }
+
+  it.each([2, 3])("have the errors of the paper's order at %i bits", (bits) => {
+    const rtn = error("rtn", bits, { groupSize: 0 });
+    const gptq = error("gptq", bits, { groupSize: 0 });
+    const bcqRow = error("bcq", bits);
+    const swept = error("bcq", bits, { compensate: true });
+    const [one, two, three] = [1, 2, 3].map((terms) => error("shiftadd", bits, { terms })) as [number, number, number];
+    const blocks = error("shiftadd", bits, { blockWise: true });
+    const rising = [three, blocks, gptq, bcqRow, rtn];
+    expect(rising).toEqual(rising.toSorted((a, b) => a - b));
+    for (const worse of [swept, two, one]) expect(worse).toBeGreaterThan(three);
+    expect(one).toBeGreaterThan(two);
+    expect(one < gptq).toBe(bits === 2); // a single power of two is too coarse for more planes
+    // In proportion to three terms, column-wise; the expected medians are of another draw of such layers.
+    const expected = bits === 2 ? [9.2, 2.9, 4.0, 1.29, 1.04, 1.37, 1.12] : [8.0, 2.1, 3.9, 1.15, 1.15, 2.18, 1.15];
+    [rtn, gptq, bcqRow, swept, two, one, blocks].forEach((found, i) => {
+      expect(found / three / (expected[i] ?? 0)).toBeGreaterThan(1 / 2);
+      expect(found / three / (expected[i] ?? 0)).toBeLessThan(2);
+    });
   });
 });
