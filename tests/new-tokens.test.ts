@@ -20,14 +20,25 @@ import { memoryStorage } from "../src/io/memory-storage.ts";
 import { readPeftAdapter } from "../src/io/peft.ts";
 import { openSafetensors, writeSafetensors } from "../src/io/safetensors.ts";
 import { chatTemplateOf } from "../src/io/tokenizer.ts";
-import type { Adapter } from "../src/methods/index.ts";
-import { openModel, type PretrainedModel, withVocabulary } from "../src/models/index.ts";
+import { type Adapter, chooseMethod, type MethodChoice } from "../src/methods/index.ts";
+import {
+  openModel,
+  type PretrainedModel,
+  supportedModelTypes,
+  vocabularyTensors,
+  withVocabulary,
+} from "../src/models/index.ts";
+import { chooseOptimizer } from "../src/optim/index.ts";
 import type { Device } from "../src/runtime/device.ts";
 import { nodePlatform, openNodeDevice } from "../src/runtime/node.ts";
 import { nodeStorage } from "../src/runtime/node-storage.ts";
+import { openTrainer } from "../src/train/trainer.ts";
 import { root } from "./helpers/cli.ts";
+import { familyBatch } from "./helpers/family-training.ts";
 import { golden, readGolden } from "./helpers/golden.ts";
 import { continueInLlamaCpp, openLlamaCpp } from "./helpers/llama-cpp.ts";
+import { tinyConfig } from "./helpers/tiny-configs.ts";
+import { randomModel } from "./helpers/tiny-model.ts";
 import { waveAdapter } from "./helpers/wave-adapter.ts";
 
 let device: Device;
@@ -256,6 +267,49 @@ describe("new tokens", () => {
     expect(await refused({ inPlace: { tokens: { embed_token: [1] } } }, plain)).toMatchObject({
       code: "unknown-target-modules",
     });
+  });
+});
+
+describe("the gradient of a token's row is that of the whole embeddings", () => {
+  /** What one step of plain gradient descent makes of a model's trained tensors, less what they were. */
+  async function moved(model: PretrainedModel, choice: MethodChoice): Promise<ReadonlyMap<string, readonly number[]>> {
+    const { objective, batch } = familyBatch(model, 1);
+    const trainer = await openTrainer(device, model, {
+      ...{ choice, objective, targets: "all-linear", memory: "balanced", maxGradNorm: 0, accumulates: false, seed: 3 },
+      optimizer: chooseOptimizer("sgd", { momentum: 0 }),
+    });
+    const before = (await trainer.adapter()).parameters;
+    await trainer.step(1, [batch], 1);
+    const after = (await trainer.adapter()).parameters;
+    await trainer.close();
+    return new Map(
+      [...after].map(([name, { data }]) => {
+        const old = before.get(name)?.data ?? [];
+        return [name, Array.from(data as ArrayLike<number>, (value, i) => value - Number(old[i]))];
+      }),
+    );
+  }
+
+  it.each(supportedModelTypes)("%s", async (modelType) => {
+    const model = await randomModel(await tinyConfig(modelType));
+    const modules = vocabularyTensors(model).map((name) => name.replace(/\.weight$/, ""));
+    if (modules.length === 0) return; // pixels and characters have no rows
+    const { input_ids: read } = familyBatch(model, 1).batch.feeds;
+    const seen = [...new Set(Array.from(read?.data ?? [], Number))];
+    const asked = [
+      ...seen.slice(0, 3),
+      Array.from({ length: 64 }, (_, id) => id).find((id) => !seen.includes(id)) ?? 0,
+    ];
+    const tokens = Object.fromEntries(modules.map((module) => [module, asked]));
+    const rows = await moved(model, chooseMethod("lora", { rank: 2 }, {}, { tokens, modules: model.headModules }));
+    const whole = await moved(model, chooseMethod("full"));
+    for (const module of modules) {
+      const all = whole.get(`${module}.weight`) ?? [];
+      const width = all.length / model.sizes.vocabSize;
+      const expected = asked.flatMap((id) => all.slice(id * width, (id + 1) * width));
+      expect(Math.max(...expected.map(Math.abs))).toBeGreaterThan(0);
+      expect(difference(rows.get(`${module}.trainable_tokens`) ?? [], expected)).toBeLessThan(1e-4);
+    }
   });
 });
 

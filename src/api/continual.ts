@@ -148,7 +148,9 @@ async function mergedOf(
   names: readonly string[],
 ): Promise<LoadedModel> {
   const folder = joinPath(output, `${task + 1}-${names[task]}`, "model");
-  return { ...(await loadModel(folder, { platform: model.platform })), tokenizer: model.tokenizer };
+  const { tokenizer, newTokens } = model;
+  const merged = await loadModel(folder, { platform: model.platform });
+  return { ...merged, tokenizer, ...(newTokens ? { newTokens } : {}) };
 }
 
 /** Loss on each task: on what it held back, or on what it was tuned on where nothing was. */

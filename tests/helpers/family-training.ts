@@ -3,8 +3,8 @@ import { chooseMethod } from "../../src/methods/index.ts";
 import type { PretrainedModel } from "../../src/models/index.ts";
 import { chooseOptimizer } from "../../src/optim/index.ts";
 import type { Device } from "../../src/runtime/device.ts";
-import { type ExampleKind, layoutOf, type TokenizedExample } from "../../src/train/data/index.ts";
-import { chooseObjective } from "../../src/train/objectives/index.ts";
+import { type Batch, type ExampleKind, layoutOf, type TokenizedExample } from "../../src/train/data/index.ts";
+import { chooseObjective, type ObjectiveChoice } from "../../src/train/objectives/index.ts";
 import { tasks } from "../../src/train/tasks/index.ts";
 import { openTrainer } from "../../src/train/trainer.ts";
 import { randomModel } from "./tiny-model.ts";
@@ -22,12 +22,12 @@ export async function familyTraining(
   steps: number,
 ): Promise<FamilyRun> {
   const model = await randomModel(config);
-  const choice = chooseObjective(undefined, {}, tasks[model.task].kindOf(randomExample(model, 0)));
+  const { objective } = familyBatch(model, 0);
   const { headModules: modules } = model;
   const trainer = await openTrainer(device, model, {
     choice: chooseMethod("lora", { rank: 2, alpha: 4 }, {}, modules.length > 0 ? { modules } : undefined),
     targets: "all-linear",
-    objective: choice,
+    objective,
     optimizer: chooseOptimizer("adamw", { weightDecay: 0.01 }),
     maxGradNorm: 1,
     memory: "balanced",
@@ -37,12 +37,20 @@ export async function familyTraining(
   });
   const reports = [];
   for (let step = 1; step <= steps; step++) {
-    const examples = [2 * step, 2 * step + 1].map((seed) => paired(model, seed, choice.objective.learnsFrom));
-    const batch = choice.objective.batch(examples, layoutOf(model, 0));
-    reports.push(await trainer.step(step, [batch], 1e-2));
+    reports.push(await trainer.step(step, [familyBatch(model, 2 * step).batch], 1e-2));
   }
   await trainer.close();
   return { losses: reports.map(({ loss }) => loss), gradNorms: reports.map(({ gradNorm }) => gradNorm) };
+}
+
+/** A batch of two examples of the objective that a model's task has. */
+export function familyBatch(
+  model: PretrainedModel,
+  seed: number,
+): { readonly objective: ObjectiveChoice; readonly batch: Batch } {
+  const objective = chooseObjective(undefined, {}, tasks[model.task].kindOf(randomExample(model, 0)));
+  const examples = [seed, seed + 1].map((each) => paired(model, each, objective.objective.learnsFrom));
+  return { objective, batch: objective.objective.batch(examples, layoutOf(model, 0)) };
 }
 
 /** One short text, or one image, with answers to whatever is asked of it. */
