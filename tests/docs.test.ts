@@ -1,13 +1,28 @@
+import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { expect, it } from "vitest";
 import { end, start } from "../scripts/providers/table.ts";
+import { checked, type Kind } from "../scripts/reference/checked.ts";
 import { referenceFiles } from "../scripts/reference/index.ts";
+import { recordNames } from "../scripts/reference/records.ts";
 import { supportedModelTypes } from "../src/models/index.ts";
 
 it("docs/reference and the README's table are what the records say (npm run docs)", async () => {
   for (const [path, text] of Object.entries(await referenceFiles())) {
     const written = await readFile(new URL(`../${path}`, import.meta.url), "utf8").catch(() => "");
     expect(written, `${path}: npm run docs`).toBe(text);
+  }
+});
+
+it("of every record it is said what checks it, of none that is gone, by tests that are there", () => {
+  for (const [kind, names] of Object.entries(recordNames())) {
+    const checks = checked[kind as Kind]; // its keys are kinds
+    expect(Object.keys(checks).sort(), kind).toEqual([...names].sort());
+    for (const [name, { tests }] of Object.entries(checks)) {
+      expect(tests.length, name).toBeGreaterThan(0);
+      for (const path of tests)
+        expect([path, existsSync(new URL(`../${path}`, import.meta.url))]).toEqual([path, true]);
+    }
   }
 });
 

@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { readAdapter, writeAdapter } from "../src/export/index.ts";
 import type { Tensor } from "../src/graph/index.ts";
 import { memoryStorage } from "../src/io/memory-storage.ts";
-import { chooseMethod } from "../src/methods/index.ts";
+import { attach, chooseMethod } from "../src/methods/index.ts";
 import { openModel } from "../src/models/index.ts";
 import { chooseOptimizer } from "../src/optim/index.ts";
 import type { Device } from "../src/runtime/device.ts";
@@ -96,5 +96,20 @@ describe("ten steps of LoRA with the head trained whole have PEFT's losses", () 
       );
       expect(worst, key).toBeLessThan(2e-3); // ten steps of Adam, whose first steps are signs of gradients
     }
+  });
+});
+
+describe("PEFT's adapters give PEFT's outputs", () => {
+  it.each(tuned)("%s", async (name) => {
+    const expected = await readGolden(`encoders/${name}.adapted.safetensors`);
+    const model = await openModel(nodeStorage, golden(`encoders/${name}`));
+    const adapter = await readAdapter(nodeStorage, golden(`encoders/${name}.adapter`), model);
+    const { outputModule } = model.architecture;
+    const plain = model.predict();
+    const { outputs } = attach(plain.outputs, { ...adapter, outputModule, training: false });
+    for (const [buffer, values] of adapter.parameters) await device.upload(buffer, values);
+    const found = await outputOf(device, { inputs: plain.inputs, outputs }, expected);
+    await device.discard([...adapter.parameters.keys()]);
+    expect(relativeError(found, expected.get("logits") as Tensor, expected)).toBeLessThan(1e-5);
   });
 });

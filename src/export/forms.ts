@@ -74,7 +74,8 @@ export const exportForms: Readonly<Record<ExportFormName, AdapterForm | ModelFor
     use: 'pipeline("text-generation", folder, { dtype })',
     dtypes: Object.keys(onnxDtypes),
     holds: "model",
-    checked: "transformers.js generates from every family's folder what Scion generates",
+    checked:
+      "transformers.js generates from every family's folder what Scion generates, and its pipelines say what Scion says",
     write: async (storage, folder, model, options) => {
       await writeTransformersJsFolder(storage, folder, model, { ...options, dtypes: options.dtypes.map(onnxDtype) });
     },

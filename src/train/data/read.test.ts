@@ -152,6 +152,9 @@ describe("plain text", () => {
 test("the ending of a file chooses the parser", async () => {
   const storage = memoryStorage({ "a.JSONL": pair, "a.txt": "hi", "a.xml": "x", "bad.txt": new Uint8Array([0xff]) });
   expect((await readDataset(storage, "a.JSONL")).format.name).toBe("prompt/completion");
+  await storage.write("a.ndjson", `${pair}\n${pair}`);
+  await storage.write("a.json", `[${pair}, ${pair}]`);
+  for (const name of ["a.ndjson", "a.json"]) expect((await readDataset(storage, name)).rows).toHaveLength(2);
   expect((await readDataset(storage, "a.txt")).rows).toEqual([{ line: 1, value: { text: "hi" } }]);
   await expect(readDataset(storage, "a.xml")).rejects.toMatchObject({ code: "unknown-data-file" });
   await expect(readDataset(storage, "bad.txt")).rejects.toMatchObject({ code: "not-utf8" });

@@ -55,7 +55,7 @@ export async function readRows<Format extends RowFormat>(
   if (parse === undefined) {
     throw new TuneError("unknown-data-file", `The ending of the file does not tell what it holds.`, {
       at: path,
-      fix: `use one of ${[...Object.keys(parsers), "txt"].map((name) => `.${name}`).join(", ")}`,
+      fix: `use one of ${dataEndings.map((name) => `.${name}`).join(", ")}`,
     });
   }
   return checkRows(await parse(await storage.read(path), path), path, formats);
@@ -85,6 +85,9 @@ const parsers: Readonly<Record<string, Parser>> = {
   tsv: table,
   parquet,
 };
+
+/** Endings of the files that {@link readDataset} reads. */
+export const dataEndings: readonly string[] = [...Object.keys(parsers), "txt"];
 
 /**
  * Parse JSON Lines, or one list of objects, and check every row. Blank lines, CRLF and a byte order mark are fine.
