@@ -12,12 +12,12 @@ import {
   weight as weightValue,
   withScope,
 } from "../graph/index.ts";
-import { Add, findOp, LayerNormalization, type LinearSite, mul, transpose, where } from "../ops/index.ts";
+import { Add, findOp, LayerNormalization, type LinearSite, mul, transpose, turned, where } from "../ops/index.ts";
 import { rebuild, rewrite } from "../transforms/index.ts";
 import { isInPlace, nameInModule, readersOfWeights, type WeightInPlace, weightsInPlace } from "./in-place.ts";
 import { linearModules, linearOf } from "./linear.ts";
-import type { ParameterSpec, Parameters, Site } from "./method.ts";
-import { checkPatterns, configAt, type MethodChoice } from "./table.ts";
+import type { LiveForm, ParameterSpec, Parameters, Site } from "./method.ts";
+import { checkPatterns, configAt, type MethodChoice, type MethodConfig } from "./table.ts";
 import { chooseModules, type TargetModules } from "./targets.ts";
 import { rowsOf, tokenRowsKey } from "./token-rows.ts";
 
@@ -45,7 +45,10 @@ export interface Trainable {
 
 /** A pretrained weight of which training keeps some columns current, for one module. */
 export interface LiveWeight {
-  /** What the module reads: a buffer whose columns are written, or the frozen weight, to be read with them put in. */
+  /**
+   * What the module reads: a buffer [in, out] whose rows are written, whichever way the model has the weight, or the
+   * frozen weight, to be read with its columns put in.
+   */
   readonly leaf: ParameterValue | WeightValue;
   readonly pretrained: WeightValue;
   readonly module: string;
@@ -54,10 +57,11 @@ export interface LiveWeight {
   readonly columns: ParameterValue;
   /** These columns as they are in the pretrained weight, [out, count]. */
   readonly original: ParameterValue;
-  /** These columns now, given what is trained. */
-  readonly values: (parameter: Parameters) => Value;
-  /** What is trained, before an update. */
-  readonly trained: Parameters;
+  /** What is trained, [out, count]. */
+  readonly trained: ParameterValue;
+  /** Columns now, from what they were and what is trained, element by element, as the config has it. */
+  readonly values: (original: Value, trained: Value) => Value;
+  readonly config: MethodConfig;
 }
 
 /** A mask that training draws anew on every run: bool, each element kept with probability 1 − rate. */
@@ -170,15 +174,13 @@ function besideLinear(outputs: Readonly<Record<string, Value>>, options: AttachO
       const { read } = made;
       let leaf: Value = weight;
       if (liveForm && options.live) {
-        const { columns } = liveForm;
-        const own =
-          live.get(node.scope) ??
-          liveWeight(site, options.live, read, columns, (pretrained, now) => liveForm.values(pretrained, now, config));
+        const own = live.get(node.scope) ?? liveWeight(site, options.live, liveForm, read, config);
         live.set(node.scope, own);
         leaf = own.leaf;
       }
       const current = inputs.map((value) => (value === weight ? leaf : value));
-      const [y] = unchanged && leaf === weight ? node.outputs : rebuild(node, current);
+      const rebuilt = leaf.kind === "parameter" && layout === "out,in" ? turned : rebuild;
+      const [y] = unchanged && leaf === weight ? node.outputs : rebuilt(node, current);
       assert(y !== undefined, "a linear node has an output");
       const dropout = (value: Value, rate: number): Value => {
         if (!training || rate === 0) return value;
@@ -257,20 +259,23 @@ function departedWeight(choice: MethodChoice, site: Site): WeightValue | undefin
 }
 
 function liveWeight(
-  { module, weight: pretrained, layout, outFeatures }: Site,
+  { module, weight: pretrained, layout, inFeatures, outFeatures }: Site,
   mode: "buffer" | "decoded",
-  trained: Parameters,
-  key: string,
-  values: (pretrained: Value, parameter: Parameters) => Value,
+  form: LiveForm<MethodConfig>,
+  read: Parameters,
+  config: MethodConfig,
 ): LiveWeight {
-  const columns = trained(key);
-  assert(pretrained.kind === "weight" && columns.kind === "parameter", "a pretrained weight, and a tensor beside it");
+  const [columns, trained] = [read(form.columns), read(form.trained)];
+  assert(pretrained.kind === "weight", "a pretrained weight");
+  assert(columns.kind === "parameter" && trained.kind === "parameter", "tensors beside it");
   const name = `${pretrained.name}#live`;
-  const [count = 0] = columns.shape;
-  const original = parameter(`${name}#original`, "float32", [outFeatures, Number(count)]);
   const { source } = pretrained;
-  const leaf = mode === "buffer" ? parameter(name, "float32", source.shape) : weightValue(name, source);
-  return { leaf, pretrained, module, layout, columns, original, trained, values: (read) => values(original, read) };
+  return {
+    ...{ pretrained, module, layout, columns, trained, config },
+    leaf: mode === "buffer" ? parameter(name, "float32", [inFeatures, outFeatures]) : weightValue(name, source),
+    original: parameter(`${name}#original`, "float32", trained.shape.map(Number)),
+    values: (original, now) => form.values(original, now, config),
+  };
 }
 
 /** A weight whose columns change cannot be another module's too. */

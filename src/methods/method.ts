@@ -242,8 +242,13 @@ export interface LiveForm<Config extends object = object> {
   readonly columns: string;
   /** The output of the map: y is computed with the current weight, and needs the gradient of what is trained. */
   readonly adapt: (attachment: Attachment, parameters: Parameters, config: Config) => Value;
-  /** These columns now, [out, count], from what they are in the pretrained weight. */
-  readonly values: (pretrained: Value, parameters: Parameters, config: Config) => Value;
+  /** The short name of what is trained, [out, count]. */
+  readonly trained: string;
+  /**
+   * These columns now, from what they are in the pretrained weight and what is trained. Element by element: they may be
+   * those of several weights, end to end.
+   */
+  readonly values: (pretrained: Value, trained: Value, config: Config) => Value;
 }
 
 /** The trainable values of one site, by short name; reading one that the method does not declare is an error. */

@@ -109,9 +109,9 @@ function deltaOutput(x: Value, parameter: Parameters, config: PacaConfig): Value
   return gemm(x, parameter("delta"), { transB: true, alpha: pacaScale(config) });
 }
 
-/** The trained columns, [out, rank], from what they are in the pretrained weight. */
-function columnsNow(pretrained: Value, parameter: Parameters, config: PacaConfig): Value {
-  const [delta, scale] = [parameter("delta"), pacaScale(config)];
+/** The trained columns, from what they are in the pretrained weight. */
+function columnsNow(pretrained: Value, delta: Value, config: PacaConfig): Value {
+  const scale = pacaScale(config);
   return add(pretrained, scale === 1 ? delta : mul(delta, scale));
 }
 
@@ -141,11 +141,12 @@ export const paca: Method<PacaConfig> = defineMethod<PacaConfig>({
   parameters: tensors,
   adapt: ({ x, y }, parameter, config) => add(y, deltaOutput(gather(x, parameter("indices"), 1), parameter, config)),
   merge: (weight, parameter, config) => {
-    const columns = columnsNow(gather(weight, parameter("indices"), 1), parameter, config);
+    const columns = columnsNow(gather(weight, parameter("indices"), 1), parameter("delta"), config);
     return scatterElements(weight, expandLike(unsqueeze(parameter("indices"), [0]), columns), columns, 1);
   },
   live: {
     columns: "indices",
+    trained: "delta",
     // The weight holds the delta already: y is whole, and so is dx. What is added to it is only there to be differentiated.
     adapt: ({ x, y }, parameter, config) =>
       graft(y, deltaOutput(detach(gather(x, parameter("indices"), 1)), parameter, config)),

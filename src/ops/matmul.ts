@@ -11,7 +11,7 @@ import {
   sizeOf,
   type Value,
 } from "../graph/index.ts";
-import { apply, defineOp, describe, type LinearSite, type Op, type Reference, required } from "./op.ts";
+import { apply, applyAll, defineOp, describe, type LinearSite, type Op, type Reference, required } from "./op.ts";
 import { broadcastAll, broadcastOffset, eachIndex, spread, stridesOf } from "./reference.ts";
 import { reshapeTo, scale, transposeLast } from "./shape.ts";
 
@@ -201,6 +201,11 @@ function linearSite(node: Node, layout: LinearSite["layout"]): LinearSite | unde
   const [rows, columns] = [weight.shape[0] ?? 0, weight.shape[1] ?? 0];
   const [outFeatures, inFeatures] = layout === "out,in" ? [rows, columns] : [columns, rows];
   return { x, weight, bias, layout, inFeatures, outFeatures };
+}
+
+/** A linear map's node that reads its weight [out, in], reading it as [in, out]. */
+export function turned({ attributes }: Node, inputs: readonly (Value | undefined)[]): readonly Value[] {
+  return applyAll(Gemm, inputs, { ...attributes, transB: int(0) });
 }
 
 /** a [..., m, k] · b [..., k, n]. */

@@ -46,17 +46,31 @@ export interface RunRequest {
   readonly feeds: Readonly<Record<string, Tensor>>;
   /** Input name -> name of the resident buffer it reads. */
   readonly reads?: Readonly<Record<string, string>>;
-  /** Resident output -> name of the buffer it replaces once the run has ended (never before). Others are dropped. */
-  readonly writes?: Readonly<Record<string, string>>;
-  /** Resident output -> the part of a buffer that it replaces, likewise; where {@link Device.patches} is true. */
-  readonly patches?: Readonly<Record<string, Patch>>;
+  /**
+   * Resident output -> the buffer it replaces once the run has ended (never before), or, where {@link Device.patches} is
+   * true, the buffers that it is cut into. Others are dropped.
+   */
+  readonly writes?: Writes;
+  /** Resident output -> the parts of buffers that it replaces, likewise; where {@link Device.patches} is true. */
+  readonly patches?: Readonly<Record<string, readonly Patch[]>>;
 }
 
-/** Some slices of a buffer of two axes: rows (axis 0) or columns (axis 1). */
+/** Outputs and the buffers that they replace: one, or several of which the output holds the elements end to end. */
+export type Writes = Readonly<Record<string, string | readonly Piece[]>>;
+
+/** A buffer that is a piece of an output. */
+export interface Piece {
+  readonly buffer: string;
+  readonly shape: readonly number[];
+}
+
+/**
+ * Some rows of a buffer [rows, width]. The output holds them as columns, [width, count], each patch's after the one
+ * before: a matrix that is kept turned has its columns in one piece each, which is many times faster to write.
+ */
 export interface Patch {
   readonly buffer: string;
-  readonly axis: 0 | 1;
-  /** The buffer, int64 [count], that says which. */
+  /** The buffer, int64 [count], that says which rows. */
   readonly places: string;
 }
 
@@ -69,7 +83,10 @@ export interface Patch {
 export interface Device {
   /** `cpu`, `webgpu`, `cuda` or `wasm`: the execution provider that programs run on. */
   readonly provider: string;
-  /** Whether runs can replace parts of a buffer: where buffers lie in memory that this side writes. No when absent. */
+  /**
+   * Whether runs can replace parts of a buffer, and cut an output into several: where buffers lie in memory that this
+   * side writes. No when absent.
+   */
   readonly patches?: boolean;
   /**
    * Compile a model.

@@ -1,7 +1,7 @@
 import type { InferenceSession, Tensor as OrtTensor } from "onnxruntime-common";
 import { assert, nearest, TuneError } from "../errors.ts";
-import type { DType, Tensor } from "../graph/index.ts";
-import type { Device, Patch, ProgramId, ProgramSource, RunRequest } from "./device.ts";
+import { type DType, sizeOf, type Tensor } from "../graph/index.ts";
+import type { Device, Patch, Piece, ProgramId, ProgramSource, RunRequest } from "./device.ts";
 import { identityModel } from "./identity-model.ts";
 import { ortError } from "./ort-error.ts";
 import { fromOrt, type OrtApi, toOrt } from "./ort-tensor.ts";
@@ -49,6 +49,8 @@ class OrtDevice implements Device {
   readonly #freeBuffers: (buffers: readonly ArrayBufferView[]) => void;
   readonly #programs = new Map<ProgramId, OrtProgram>();
   readonly #buffers = new Map<string, OrtTensor>();
+  /** How many buffers lie in the same memory, where it is more than one. */
+  readonly #sharers = new Map<ArrayBufferLike, number>();
   /** Identity programs that move tensors to and from the GPU. */
   readonly #movers = new Map<string, InferenceSession>();
   #made = 0;
@@ -93,11 +95,11 @@ class OrtDevice implements Device {
       const outputs = await this.#runSession(session, inputs);
       const returned: Record<string, Tensor> = {};
       for (const [name, value] of Object.entries(outputs)) {
-        const buffer = writes[name];
-        const patch = patches[name];
-        if (patch !== undefined) this.#patch(patch, value);
-        if (buffer !== undefined) this.#replace(buffer, value);
-        else if (resident.has(name)) value.dispose();
+        const written = writes[name];
+        if (patches[name] !== undefined) this.#patch(patches[name], value);
+        if (typeof written === "string") this.#replace(written, value);
+        else if (written !== undefined) this.#cut(written, value);
+        else if (resident.has(name)) this.#free(value);
         else returned[name] = fromOrt(value);
       }
       return returned;
@@ -226,29 +228,60 @@ class OrtDevice implements Device {
     this.#buffers.set(name, value);
   }
 
-  #drop(name: string): void {
-    const buffer = this.#buffers.get(name);
-    if (buffer?.location === "cpu") this.#freeBuffers([fromOrt(buffer).data]);
-    buffer?.dispose();
+  /** Buffers that are views of one output, which lies in memory until the last of them is dropped. */
+  #cut(pieces: readonly Piece[], value: OrtTensor): void {
+    assert(this.patches, `outputs of ${this.provider} cannot be cut`);
+    const { dtype, data } = fromOrt(value);
+    let start = 0;
+    for (const { buffer, shape } of pieces) {
+      const end = start + sizeOf(shape);
+      this.#replace(buffer, toOrt(this.#ort, { dtype, shape, data: data.subarray(start, end) }));
+      start = end;
+    }
+    assert(start === data.length, `${pieces.map(({ buffer }) => buffer).join(", ")} are not all of an output`);
+    this.#sharers.set(data.buffer, pieces.length);
   }
 
-  #patch({ buffer, axis, places }: Patch, value: OrtTensor): void {
+  #drop(name: string): void {
+    const buffer = this.#buffers.get(name);
+    if (buffer) this.#free(buffer);
+  }
+
+  #free(value: OrtTensor): void {
+    if (value.location === "cpu") {
+      const { data } = fromOrt(value);
+      const others = (this.#sharers.get(data.buffer) ?? 1) - 1;
+      if (others > 0) this.#sharers.set(data.buffer, others);
+      else {
+        this.#sharers.delete(data.buffer);
+        this.#freeBuffers([data]);
+      }
+    }
+    value.dispose();
+  }
+
+  #patch(patches: readonly Patch[], value: OrtTensor): void {
     assert(this.patches, `buffers of ${this.provider} cannot be written in parts`);
-    const [whole, part, at] = [fromOrt(this.#bufferOf(buffer)), fromOrt(value), fromOrt(this.#bufferOf(places))];
-    assert(whole.data instanceof Float32Array && part.data instanceof Float32Array, "weights are float32");
-    const [rows = 0, width = 0] = whole.shape;
-    const count = at.data.length;
-    assert(part.shape.join() === (axis === 0 ? [count, width] : [rows, count]).join(), `${buffer} has no such part`);
-    const indices = Array.from(at.data, Number);
-    if (axis === 0) {
-      indices.forEach((row, i) => {
-        (whole.data as Float32Array).set((part.data as Float32Array).subarray(i * width, (i + 1) * width), row * width);
-      });
-      return;
+    const { data: parts } = fromOrt(value);
+    let start = 0;
+    for (const { buffer, places } of patches) {
+      const [{ shape, data: whole }, { data: rows }] = [this.#bufferOf(buffer), this.#bufferOf(places)].map(
+        fromOrt,
+      ) as [Tensor, Tensor];
+      assert(whole instanceof Float32Array && parts instanceof Float32Array, "weights are float32");
+      const [height = 0, width = 0] = shape;
+      const count = rows.length;
+      for (let i = 0; i < count; i++) {
+        const to = Number(rows[i]) * width;
+        assert(to >= 0 && to < height * width, `${buffer} has no row ${rows[i]}`);
+        for (let j = 0; j < width; j++) whole[to + j] = parts[start + j * count + i] ?? Number.NaN;
+      }
+      start += width * count;
     }
-    for (let row = 0, from = 0, to = 0; row < rows; row++, to += width) {
-      for (const column of indices) whole.data[to + column] = part.data[from++] ?? Number.NaN;
-    }
+    assert(
+      start === parts.length,
+      `the parts of ${patches.map(({ buffer }) => buffer).join(", ")} are not all of an output`,
+    );
   }
 
   #bufferOf(name: string): OrtTensor {

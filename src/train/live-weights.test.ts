@@ -53,7 +53,7 @@ function put(): Readonly<Record<string, Value>> {
   const leaf = weight("W", { dtype: "float32", shape: [3, 4], sizeBytes: 48, read: () => Promise.reject(new Error()) });
   const now = putColumns(decoded, {
     ...{ leaf, pretrained: leaf, module: "m", layout: "out,in", columns, original: whole },
-    ...{ values: () => whole, trained: () => whole },
+    ...{ values: () => whole, trained: whole, config: {} },
   });
   const y = gemm(x, now, { transB: true, c: bias });
   const [dP, dx] = differentiate(lossOf(y), [whole, x]) as [Value, Value];

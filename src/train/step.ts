@@ -19,7 +19,7 @@ import type { PretrainedModel } from "../models/index.ts";
 import { add, gather, mul } from "../ops/index.ts";
 import type { OptimizerChoice } from "../optim/index.ts";
 import { bytesOfValue, type Symbols } from "../plan/memory.ts";
-import type { Patch } from "../runtime/device.ts";
+import type { Patch, Writes } from "../runtime/device.ts";
 import {
   broadcastLate,
   compose,
@@ -37,7 +37,7 @@ import {
   useSparsity,
 } from "../transforms/index.ts";
 import { type BaseWeights, type BaseWeightsName, baseWeights } from "./base-weights.ts";
-import { putColumns } from "./live-weights.ts";
+import { type LivePack, putColumns } from "./live-weights.ts";
 import { type MemoryChoiceName, memoryChoices } from "./memory.ts";
 import { chooseObjective, type ObjectiveChoice } from "./objectives/index.ts";
 import { stateName, updateOutputs } from "./update.ts";
@@ -59,17 +59,20 @@ export interface StepOptions {
   readonly accumulates: boolean;
   /** Operators beyond operator set 21 that the runtime has kernels for; none unless given. */
   readonly kernels?: ReadonlySet<string>;
-  /** Whether parts of the device's buffers can be replaced, so that methods may train weights where they are. */
+  /**
+   * Whether the device can replace parts of buffers, so that methods may train weights where they are, and cut outputs
+   * into buffers.
+   */
   readonly patches?: boolean;
 }
 
 /** A graph, and which of its inputs and outputs stay on the device. */
 export interface StepGraph {
   readonly graph: Graph;
-  /** Output -> the resident buffer it replaces. Parameters are read from buffers of their own names. */
-  readonly writes: Readonly<Record<string, string>>;
-  /** Output -> the part of a resident buffer that it replaces. */
-  readonly patches: Readonly<Record<string, Patch>>;
+  /** Output -> the resident buffer it replaces, or those it is cut into. Parameters are read from buffers of their own names. */
+  readonly writes: Writes;
+  /** Output -> the parts of resident buffers that it replaces. */
+  readonly patches: Readonly<Record<string, readonly Patch[]>>;
   /** Bytes of the forward pass kept for the backward pass, for a batch of {@link nominal} size. */
   readonly savedBytes: number;
 }
@@ -85,6 +88,8 @@ export interface TrainingGraphs {
   readonly zeros: readonly ParameterValue[];
   /** Scalar outputs of the update that the method reports. */
   readonly reports: readonly string[];
+  /** Weights whose columns an update writes, by packs of what is trained. */
+  readonly live: readonly LivePack[];
 }
 
 /** The sizes at which what to keep and what to recompute is weighed: one row of 512 tokens, all of them labels. */
@@ -102,9 +107,7 @@ export function buildTraining(model: PretrainedModel, options: StepOptions): Tra
   const live = liveMode(options);
   const attached = attach(open.outputs, { choice, targets, outputModule, training: true, ...(live ? { live } : {}) });
   const defined = objective.loss({ tuned: attached.outputs, pretrained: open.outputs }, config);
-  const scalars = stackProducts(gatherEarly(compose([defined.loss, ...Object.values(defined.measures)])), {
-    except: attached.live.map(({ leaf }) => leaf),
-  });
+  const scalars = stackProducts(gatherEarly(compose([defined.loss, ...Object.values(defined.measures)])));
   const loss = scalars[0] as Value; // as many as before
   const measures = Object.fromEntries(Object.keys(defined.measures).map((name, i) => [name, scalars[i + 1] as Value]));
   const parameters = attached.trainables.flatMap(({ value, trained }) => (trained ? [value] : []));
@@ -120,6 +123,7 @@ export function buildTraining(model: PretrainedModel, options: StepOptions): Tra
       attached,
       zeros: update.state,
       reports: update.reports,
+      live: update.live,
     };
   }
   const carry = input("carry", "float32", []);
@@ -143,6 +147,7 @@ export function buildTraining(model: PretrainedModel, options: StepOptions): Tra
     attached,
     zeros: [...update.state, ...sums],
     reports: update.reports,
+    live: update.live,
   };
 }
 

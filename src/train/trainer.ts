@@ -12,7 +12,7 @@ import {
 import type { PretrainedModel } from "../models/index.ts";
 import { operatorSet } from "../ops/index.ts";
 import type { OptimizerChoice } from "../optim/index.ts";
-import type { Device, Patch } from "../runtime/device.ts";
+import type { Device, Patch, Writes } from "../runtime/device.ts";
 import { compileGraph, type Program } from "../runtime/program.ts";
 import { kernelsOf } from "../runtime/provider.ts";
 import type { BaseWeightsName } from "./base-weights.ts";
@@ -89,8 +89,8 @@ const normName = "grad_norm";
 interface Compiled {
   readonly program: Program;
   readonly reads: Readonly<Record<string, string>>;
-  readonly writes: Readonly<Record<string, string>>;
-  readonly patches: Readonly<Record<string, Patch>>;
+  readonly writes: Writes;
+  readonly patches: Readonly<Record<string, readonly Patch[]>>;
 }
 
 /**
@@ -114,7 +114,7 @@ export async function openTrainer(device: Device, model: PretrainedModel, option
   const update = graphs.update && (await compileStep(device, graphs.update, prepack));
 
   await placeInitial(device, graphs, options.seed);
-  const live = liveWeights(device, graphs.attached.live);
+  const live = liveWeights(device, graphs.attached.live, graphs.live);
   await live.place();
 
   // A scalar that no parameter's update uses (decay, when nothing decays) is not an input of the graph.

@@ -1,5 +1,5 @@
 import { assert } from "../errors.ts";
-import { type InputValue, input, type ParameterValue, parameter, sizeOf, type Value } from "../graph/index.ts";
+import { type InputValue, input, type ParameterValue, parameter, type Value } from "../graph/index.ts";
 import {
   type Attached,
   configAt,
@@ -8,32 +8,30 @@ import {
   type Trainable,
   type TrainedSite,
 } from "../methods/index.ts";
-import { add, concat, maxSplitParts, reshape, split } from "../ops/index.ts";
+import { add } from "../ops/index.ts";
 import { clipByGlobalNorm, globalNorm, type OptimizerChoice, type StateSpec } from "../optim/index.ts";
-import type { Patch } from "../runtime/device.ts";
+import type { Patch, Piece, Writes } from "../runtime/device.ts";
 import { differentiate } from "../transforms/index.ts";
-import { columnsToWrite } from "./live-weights.ts";
+import { columnsToWrite, type LivePack, livePack } from "./live-weights.ts";
+import { flatten, packsOf, ruleOf, unflatten } from "./packs.ts";
 
 /** The graph of an update: outputs, the buffers they replace, and the buffers it starts with zeros. */
 export interface Update {
   readonly outputs: Readonly<Record<string, Value>>;
-  readonly writes: Readonly<Record<string, string>>;
+  readonly writes: Writes;
   readonly state: readonly ParameterValue[];
   /** Outputs that the method reports of an update: `penalty`, and what its hooks name. */
   readonly reports: readonly string[];
-  /** Output -> the part of a buffer that it replaces. */
-  readonly patches: Readonly<Record<string, Patch>>;
+  /** Output -> the parts of buffers that it replaces. */
+  readonly patches: Readonly<Record<string, readonly Patch[]>>;
+  /** The weights of which these are columns. */
+  readonly live: readonly LivePack[];
 }
 
 /** The buffer of an optimiser tensor. */
 export function stateName(parameterName: string, state: string): string {
   return `${parameterName}#${state}`;
 }
-
-/** Parameters larger than this are updated by themselves: a copy would cost more than the operators it saves. */
-const largestPacked = 32768;
-/** Packs grow to about this many elements, which stay in a processor's cache between one operator and the next. */
-const packSize = 65536;
 
 /**
  * Clip gradients by their global norm and update every parameter, with what the method adds to an update: its penalty's
@@ -43,14 +41,19 @@ const packSize = 65536;
 export function updateOutputs(
   { trainables: all, live }: Pick<Attached, "trainables" | "live">,
   gradients: readonly Value[],
-  options: { readonly choice: MethodChoice; readonly maxGradNorm: number; readonly optimizer: OptimizerChoice },
+  options: {
+    readonly choice: MethodChoice;
+    readonly maxGradNorm: number;
+    readonly optimizer: OptimizerChoice;
+    readonly patches?: boolean;
+  },
 ): Update {
   const { choice } = options;
   const { optimizer, config } = options.optimizer;
   const trainables = all.filter(({ trained }) => trained);
   const { name: method, training: hooks = {} } = choice.method;
   const outputs: Record<string, Value> = {};
-  const writes: Record<string, string> = {};
+  const writes: Record<string, string | readonly Piece[]> = {};
   const state: ParameterValue[] = [];
   const reports: string[] = [];
   const put = (buffer: string, value: Value): void => {
@@ -90,8 +93,9 @@ export function updateOutputs(
   outputs["grad_norm"] = norm;
   const after = new Map<Trainable, Value>();
   const scores = new Map<Trainable, Value>();
-  packs.forEach(({ members }, i) => {
+  const next = packs.map(({ members }, i): Value => {
     const [first] = members as [Trainable]; // a pack has members
+    const parameters = members.map(({ value }) => value);
     const gradient = clipped[i] as Value; // one gradient a pack
     const shape = gradient.shape.map(Number);
     const stateOf = (specs: Readonly<Record<string, StateSpec>>): ((name: string) => Value) => {
@@ -101,9 +105,9 @@ export function updateOutputs(
       return (name) => own.get(name) as Value; // one of the names
     };
     const { decays, rate, inPlace } = ruleOf(first);
-    const next = optimizer.update(
+    const updated = optimizer.update(
       {
-        parameter: flatten(members.map(({ value }) => value)),
+        parameter: flatten(parameters),
         gradient,
         state: stateOf(optimizer.state(shape, config)),
         scalar,
@@ -115,22 +119,23 @@ export function updateOutputs(
     const track = inPlace ? undefined : hooks.track;
     const tracked = track?.update(
       {
-        parameter: next.parameter,
+        parameter: updated.parameter,
         gradient,
         state: stateOf(Object.fromEntries(track.state.map((name) => [name, { dtype: "float32", shape }]))),
         scalar,
       },
       choice.config,
     );
-    for (const [name, tensor] of Object.entries({ ...next.state, ...tracked?.state }))
+    for (const [name, tensor] of Object.entries({ ...updated.state, ...tracked?.state }))
       put(stateName(first.value.name, name), tensor);
-    unflatten(next.parameter, members).forEach((value, j) => {
+    unflatten(updated.parameter, parameters).forEach((value, j) => {
       after.set(members[j] as Trainable, value); // one value a member
     });
     if (tracked)
-      unflatten(tracked.score, members).forEach((value, j) => {
+      unflatten(tracked.score, parameters).forEach((value, j) => {
         scores.set(members[j] as Trainable, value); // likewise
       });
+    return updated.parameter;
   });
   const scored = sitesOf(choice, scores);
   const unscored = (): never => {
@@ -141,27 +146,34 @@ export function updateOutputs(
     { scalar, state: (name, shape) => kept(stateName(method, name), { dtype: "float32", shape }) },
     choice.config,
   );
-  for (const [trainable, value] of after) {
-    put(trainable.value.name, settled?.parameters.get(trainable.module)?.[trainable.key] ?? value);
-  }
+  const settledOf = ({ module, key }: Trainable): Value | undefined => settled?.parameters.get(module)?.[key];
+  const patches: Record<string, readonly Patch[]> = {};
+  const livePacks: LivePack[] = [];
+  packs.forEach(({ members }, i) => {
+    const values = members.map((member) => settledOf(member) ?? (after.get(member) as Value)); // every member is there
+    const whole = members.some(settledOf) ? flatten(values) : (next[i] as Value); // a vector a pack
+    const { name } = (members[0] as Trainable).value;
+    if (members.length > 1 && options.patches) {
+      outputs[`next ${name}`] = whole;
+      writes[`next ${name}`] = members.map(({ value }) => ({ buffer: value.name, shape: value.shape.map(Number) }));
+    } else {
+      members.forEach(({ value }, j) => {
+        put(value.name, values[j] as Value); // a value a member
+      });
+    }
+    const written = livePack(
+      members.map(({ value }) => value),
+      live,
+    );
+    if (!written) return;
+    livePacks.push(written);
+    const columns = columnsToWrite(written, whole);
+    outputs[`columns ${name}`] = columns.output;
+    patches[`columns ${name}`] = columns.patches;
+  });
   for (const [name, value] of Object.entries(settled?.state ?? {})) put(stateName(method, name), value);
   for (const [name, value] of Object.entries(settled?.reports ?? {})) report(name, value);
-  const patches: Record<string, Patch> = {};
-  for (const weight of live) {
-    if (weight.leaf.kind !== "parameter") continue;
-    const own = (key: string): Value => {
-      const found = trainables.find(
-        ({ module, inPlace, key: name }) => module === weight.module && !inPlace && name === key,
-      );
-      const value = found && (settled?.parameters.get(found.module)?.[key] ?? after.get(found));
-      assert(value !== undefined, `${weight.module} has no trained tensor ${key}`);
-      return value;
-    };
-    const { output, patch } = columnsToWrite(weight, own);
-    outputs[`columns ${weight.leaf.name}`] = output;
-    patches[`columns ${weight.leaf.name}`] = patch;
-  }
-  return { outputs, writes, state, reports, patches };
+  return { outputs, writes, state, reports, patches, live: livePacks };
 }
 
 /** The method's trained tensors by module, each as the value given for it; what is trained in place is not its business. */
@@ -181,47 +193,4 @@ function sitesOf(choice: MethodChoice, values: ReadonlyMap<Trainable, Value>): r
       return value;
     },
   }));
-}
-
-/** What decides how a parameter is updated, besides the run. */
-function ruleOf({ decays, rate, inPlace }: Trainable): Pick<Trainable, "decays" | "rate" | "inPlace"> {
-  return { decays, rate, inPlace };
-}
-
-/** Indices of the parameters that are updated together, in their order. */
-function packsOf(trainables: readonly Trainable[]): readonly (readonly number[])[] {
-  const packs: number[][] = [];
-  const open = new Map<string, { pack: number[]; size: number }>();
-  trainables.forEach((trainable, i) => {
-    const { value } = trainable;
-    const rule = JSON.stringify(ruleOf(trainable));
-    const size = sizeOf(value.shape.map(Number));
-    const current = open.get(rule);
-    if (size > largestPacked) packs.push([i]);
-    else if (current && current.pack.length < maxSplitParts && current.size + size <= packSize) {
-      current.pack.push(i);
-      current.size += size;
-    } else {
-      const pack = [i];
-      packs.push(pack);
-      open.set(rule, { pack, size });
-    }
-  });
-  return packs;
-}
-
-/** End to end as one vector; a single value stays as it is. */
-function flatten(values: readonly Value[]): Value {
-  const [first] = values as [Value]; // never empty
-  if (values.length === 1) return first;
-  return concat(
-    values.map((value) => reshape(value, [sizeOf(value.shape.map(Number))])),
-    0,
-  );
-}
-
-function unflatten(packed: Value, members: readonly Trainable[]): readonly Value[] {
-  if (members.length === 1) return [packed];
-  const shapes = members.map(({ value }) => value.shape.map(Number));
-  return split(packed, shapes.map(sizeOf), 0).map((part, i) => reshape(part, shapes[i] as number[])); // a part a member
 }

@@ -7,17 +7,14 @@ const largestStack = 256;
 
 /**
  * One product where several narrow ones read the same input: x·[A₁; A₂; …]ᵀ is read off for each. A product with a few
- * columns takes as long as it takes to read x, and so do its gradients. `except` are buffers that are whole weights.
+ * columns takes as long as it takes to read x, and so do its gradients.
  */
-export function stackProducts(
-  outputs: readonly Value[],
-  { except = [] }: { readonly except?: readonly Value[] } = {},
-): readonly Value[] {
+export function stackProducts(outputs: readonly Value[]): readonly Value[] {
   const open = new Map<Value, Node[]>(); // by x
   const groups = new Map<Node, Node[]>();
   for (const node of topologicalOrder(outputs)) {
     const [x] = node.inputs;
-    if (!x || !isNarrow(node) || except.includes(matrixOf(node))) continue;
+    if (!x || !isNarrow(node)) continue;
     const group = open.get(x);
     if (group && group.length < maxSplitParts && sumOf([...group, node]) <= largestStack) group.push(node);
     else open.set(x, [node]);

@@ -1,0 +1,52 @@
+import { sizeOf, type Value } from "../graph/index.ts";
+import type { Trainable } from "../methods/index.ts";
+import { concat, maxSplitParts, reshape, split } from "../ops/index.ts";
+
+/** Parameters larger than this are updated by themselves: a copy would cost more than the operators it saves. */
+const largestPacked = 32768;
+/** Packs grow to about this many elements, which stay in a processor's cache between one operator and the next. */
+const packSize = 65536;
+
+/** What decides how a parameter is updated, besides the run. */
+export function ruleOf({ decays, rate, inPlace }: Trainable): Pick<Trainable, "decays" | "rate" | "inPlace"> {
+  return { decays, rate, inPlace };
+}
+
+/** Indices of the parameters that are updated together, in their order. */
+export function packsOf(trainables: readonly Trainable[]): readonly (readonly number[])[] {
+  const packs: number[][] = [];
+  const open = new Map<string, { pack: number[]; size: number }>();
+  trainables.forEach((trainable, i) => {
+    const { value } = trainable;
+    const rule = JSON.stringify(ruleOf(trainable));
+    const size = sizeOf(value.shape.map(Number));
+    const current = open.get(rule);
+    if (size > largestPacked) packs.push([i]);
+    else if (current && current.pack.length < maxSplitParts && current.size + size <= packSize) {
+      current.pack.push(i);
+      current.size += size;
+    } else {
+      const pack = [i];
+      packs.push(pack);
+      open.set(rule, { pack, size });
+    }
+  });
+  return packs;
+}
+
+/** End to end as one vector; a single value stays as it is. */
+export function flatten(values: readonly Value[]): Value {
+  const [first] = values as [Value]; // never empty
+  if (values.length === 1) return first;
+  return concat(
+    values.map((value) => reshape(value, [sizeOf(value.shape.map(Number))])),
+    0,
+  );
+}
+
+/** Values shaped as others are, from the vector that they are end to end. */
+export function unflatten(packed: Value, like: readonly Value[]): readonly Value[] {
+  if (like.length === 1) return [packed];
+  const shapes = like.map(({ shape }) => shape.map(Number));
+  return split(packed, shapes.map(sizeOf), 0).map((part, i) => reshape(part, shapes[i] as number[])); // a part a member
+}
