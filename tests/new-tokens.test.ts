@@ -4,7 +4,6 @@ import { join } from "node:path";
 import { env, pipeline, type TextGenerationPipeline } from "@huggingface/transformers";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { mergeAdapter, readAdapter, writeAdapter, writeSafetensorsFolder } from "../src/export/index.ts";
-import { openDecoder } from "../src/generate/index.ts";
 import { type Tensor, tensor } from "../src/graph/index.ts";
 import {
   exportModel,
@@ -37,6 +36,7 @@ import { root } from "./helpers/cli.ts";
 import { familyBatch } from "./helpers/family-training.ts";
 import { golden, readGolden } from "./helpers/golden.ts";
 import { continueInLlamaCpp, openLlamaCpp } from "./helpers/llama-cpp.ts";
+import { difference, lastLogits, lastOf, rowsOf } from "./helpers/logits.ts";
 import { tinyConfig } from "./helpers/tiny-configs.ts";
 import { randomModel } from "./helpers/tiny-model.ts";
 import { waveAdapter } from "./helpers/wave-adapter.ts";
@@ -47,31 +47,9 @@ beforeAll(async () => {
 });
 afterAll(() => device.close());
 
-/** Scores after the last token of each row, [rows × vocab]. */
-async function lastLogits(model: PretrainedModel, rows: readonly number[][], adapter?: Adapter): Promise<number[]> {
-  const decoder = await openDecoder(device, model, adapter);
-  const at = await decoder.start(rows);
-  const logits = at.logits.flatMap((scores) => [...scores]);
-  await at.end();
-  await decoder.close();
-  return logits;
-}
-
-/** The rows of [batch, seq] ids, and the last scores of [batch, seq, vocab] logits. */
+/** The rows of ids in a golden file, and the scores at the end of each. */
 function expectedOf(file: ReadonlyMap<string, Tensor>): { readonly rows: number[][]; readonly logits: number[] } {
-  const { shape, data } = file.get("logits") as Tensor;
-  const [batch = 0, seq = 0, vocab = 0] = shape;
-  const ids = Array.from((file.get("input_ids") as Tensor).data, Number);
-  const each = Array.from({ length: batch }, (_, i) => i);
-  return {
-    rows: each.map((i) => ids.slice(i * seq, (i + 1) * seq)),
-    logits: each.flatMap((i) => Array.from(data.slice((i * seq + seq - 1) * vocab, (i + 1) * seq * vocab), Number)),
-  };
-}
-
-function difference(a: readonly number[], b: readonly number[]): number {
-  expect(a).toHaveLength(b.length);
-  return Math.max(...a.map((x, i) => Math.abs(x - (b[i] ?? 0)))) / Math.max(...b.map(Math.abs));
+  return { rows: rowsOf(file.get("input_ids") as Tensor), logits: lastOf(file.get("logits") as Tensor) };
 }
 
 describe("PEFT's adapters with trained tokens", () => {
@@ -87,7 +65,7 @@ describe("PEFT's adapters with trained tokens", () => {
     const model = withVocabulary(await openModel(nodeStorage, golden(base)), vocabSize);
     const adapter = await readAdapter(nodeStorage, golden(folder), model);
     const { rows, logits } = expectedOf(await readGolden(`${folder}.expected.safetensors`));
-    expect(difference(await lastLogits(model, rows, adapter), logits)).toBeLessThan(1e-5);
+    expect(difference(await lastLogits(device, model, rows, adapter), logits)).toBeLessThan(1e-5);
 
     const storage = memoryStorage();
     await writeAdapter(storage, "adapter", model, adapter, { baseModel: base });
@@ -103,7 +81,7 @@ describe("PEFT's adapters with trained tokens", () => {
     await merged.close();
     const opened = await openModel(storage, "merged");
     expect(opened.sizes.vocabSize).toBe(vocabSize);
-    expect(difference(await lastLogits(opened, rows), logits)).toBeLessThan(1e-5);
+    expect(difference(await lastLogits(device, opened, rows), logits)).toBeLessThan(1e-5);
   });
 
   it.each([
@@ -117,7 +95,7 @@ describe("PEFT's adapters with trained tokens", () => {
     for (const name of ["adapter_config.json", "adapter_model.safetensors"])
       expect(await storage.read(`out/${name}`), name).toEqual(await nodeStorage.read(golden(`${folder}/${name}`)));
     const { rows, logits } = expectedOf(await readGolden(`${folder}.expected.safetensors`));
-    expect(difference(await lastLogits(model, rows, adapter), logits)).toBeLessThan(1e-5);
+    expect(difference(await lastLogits(device, model, rows, adapter), logits)).toBeLessThan(1e-5);
   });
 
   it("hold the rows alone, not the embeddings", async () => {
