@@ -225,6 +225,8 @@ describe("new tokens", () => {
   it("are refused where they cannot be", async () => {
     await expect(opened(["<call>", "<call>"])).rejects.toMatchObject({ code: "bad-option" });
     await expect(opened([" "])).rejects.toMatchObject({ code: "bad-option" });
+    const tiny = await openModel(nodeStorage, golden("llama-tiny"));
+    expect(() => withVocabulary(tiny, 1e9)).toThrow(expect.objectContaining({ code: "bad-option" }));
     const model = await opened();
     const loaded = await loadData(model, data);
     const refused = async (choice: TuningChoice, of = model): Promise<unknown> =>

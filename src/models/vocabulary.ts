@@ -10,13 +10,26 @@ export function vocabularyTensors({ architecture, json, task, labels, sizes }: P
   return larger.filter(({ name, shape }) => shapes.get(name) !== shape.join()).map(({ name }) => name);
 }
 
+/** No vocabulary grows to more than so many times its size and a few thousand: files of strangers ask for it. */
+const mostGrowth = 16;
+
 /**
  * The same model with rows for `size` tokens. New rows are the mean of those there, as transformers' `mean_resizing` makes
  * them but for its noise (Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language Models").
- * @throws {TuneError} `bad-option` for a packed model, whose codes cannot grow.
+ * @throws {TuneError} `bad-option` for a packed model, whose codes cannot grow, and for sizes out of all proportion.
  */
 export function withVocabulary(model: PretrainedModel, size: number): PretrainedModel {
   if (size <= model.sizes.vocabSize) return model;
+  if (size > mostGrowth * (model.sizes.vocabSize + 4096)) {
+    throw new TuneError(
+      "bad-option",
+      `A vocabulary of ${size} tokens is asked for; the model has ${model.sizes.vocabSize}.`,
+      {
+        at: model.folder,
+        fix: "use the tokenizer and the adapter of this model",
+      },
+    );
+  }
   const growing = new Set(vocabularyTensors(model));
   if (model.packed || growing.size === 0) {
     const why = model.packed ? "A packed model's" : `A ${model.modelType} model's`;
