@@ -97,6 +97,26 @@ describe("in a model", () => {
     expect([sizeOf(true), sizeOf(false)]).toEqual([adapters, adapters + norms]);
   });
 
+  it.each([true, false])("leaves the slow rule as it was drawn where it is frozen: %s", async (frozenRule) => {
+    const model = await randomModel();
+    const asked = chooseMethod("compacter", { reduction: 4, frozenRule });
+    const { choice, targets } = sublayerTargets({ ...model, sublayers: model.architecture.sublayers }, asked);
+    const settings = { maxGradNorm: 1, memory: "balanced", accumulates: false, seed: 1 } as const;
+    const trainer = await openTrainer(device, model, {
+      ...{ choice, targets, optimizer: chooseOptimizer("adamw"), ...settings },
+    });
+    const ruleNow = async (): Promise<Tensor | undefined> =>
+      (await trainer.adapter()).parameters.get("shared.compacter_rule");
+    const drawn = await ruleNow();
+    const batch = makeBatch(randomExamples(6), { padId: 0 });
+    const losses: number[] = [];
+    for (let step = 1; step <= 3; step++) losses.push((await trainer.step(step, [batch], 1e-2)).loss);
+    expect(losses[2]).toBeLessThan(losses[0] ?? 0);
+    if (frozenRule) expect(await ruleNow()).toEqual(drawn);
+    else expect(await ruleNow()).not.toEqual(drawn);
+    await trainer.close();
+  });
+
   it("reads what the block's norm gives where blocks norm their sums, and the sum where they do not", async () => {
     const asked = (placement: string) => chooseMethod("compacter++", { reduction: 4, placement });
     const bert = await openModel(nodeStorage, golden("encoders/bert-base"));

@@ -1,7 +1,8 @@
 import { afterAll, beforeAll, expect, it } from "vitest";
-import type { Tensor } from "../src/graph/index.ts";
+import { graph, parameter, type Tensor } from "../src/graph/index.ts";
 import { chooseMethod } from "../src/methods/index.ts";
 import { openModel } from "../src/models/index.ts";
+import { reference } from "../src/ops/index.ts";
 import { chooseOptimizer } from "../src/optim/index.ts";
 import type { Device } from "../src/runtime/device.ts";
 import { openNodeDevice } from "../src/runtime/node.ts";
@@ -9,6 +10,7 @@ import { nodeStorage } from "../src/runtime/node-storage.ts";
 import type { TokenizedExample } from "../src/train/data/index.ts";
 import { chooseObjective } from "../src/train/objectives/index.ts";
 import { openTrainer } from "../src/train/trainer.ts";
+import { evaluate } from "../src/transforms/index.ts";
 import { golden, readGolden } from "./helpers/golden.ts";
 
 let device: Device;
@@ -55,4 +57,21 @@ it.each([
     );
     expect(worst / largest, key).toBeLessThan(1e-5);
   }
+});
+
+it("the contrastive loss multiplies cosines by its scale", () => {
+  const embeddings = parameter("embeddings", "float32", [4, 2]);
+  const values = [1, 0, 0.6, 0.8, 0.8, 0.6, 0, 1]; // first texts, then second ones: cosines 0.8, 0; 0.96, 0.8
+  const lossAt = (similarityScale: number): number => {
+    const { objective, config } = chooseObjective("contrastive", { similarityScale }, "texts");
+    const { loss } = objective.loss({ tuned: { embeddings }, base: {} } as never, config); // all that it looks at
+    const feeds = new Map([
+      ["embeddings", reference([4, 2], values)],
+      ["own", reference([2], [0, 1], "int64")],
+      ["normaliser", reference([], [2])],
+    ]);
+    return Number(evaluate(graph({ outputs: { loss } }), feeds).get("loss")?.data[0]);
+  };
+  const expected = (s: number): number => (Math.log1p(Math.exp(-0.8 * s)) + Math.log1p(Math.exp(0.16 * s))) / 2;
+  for (const scale of [1, 5, 20]) expect(lossAt(scale)).toBeCloseTo(expected(scale), 6);
 });

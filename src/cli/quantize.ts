@@ -144,7 +144,7 @@ export async function run(flags: QuantizeFlags, output: Output): Promise<number>
     }
     describeReport(result.report, output);
     output.say(
-      `\n${strong("Done")}. Next:\n  scion eval --model ${flags.output} --data heldout.jsonl\n  scion generate --model ${flags.output} "Once upon a time"`,
+      `\n${strong("Done")}. Next:\n  scion eval --model ${flags.output} --data heldout.jsonl\n  scion generate --model ${flags.output} --prompt "Once upon a time"`,
     );
     output.record({ kind: "end", ended: "finished", ...result.report, written: flags.output });
     return exitCodes.done;

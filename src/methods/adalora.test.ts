@@ -122,7 +122,7 @@ describe("importance", () => {
   const track = adalora.training?.track;
 
   /** Scores of every element after both updates, with w held fixed. */
-  function scoresOf(updates: number): ReadonlyMap<string, number[]> {
+  function scoresOf(updates: number, options = config): ReadonlyMap<string, number[]> {
     let state = new Map<string, number[]>();
     let scores = new Map<string, number[]>();
     for (const step of gradients.slice(0, updates)) {
@@ -141,7 +141,7 @@ describe("importance", () => {
             state: (part) => parts.get(part) as Value,
             scalar: scalarOf,
           },
-          config,
+          options,
         );
         if (!made) throw new Error("AdaLoRA tracks importance");
         const found = run(
@@ -224,6 +224,16 @@ describe("importance", () => {
     ];
     expect(triplets(scoresOf(1))).toEqual(expected[0]?.map((x) => expect.closeTo(x, 9)));
     expect(triplets(second)).toEqual(expected[1]?.map((x) => expect.closeTo(x, 9)));
+  });
+
+  it("changes by either decay, as its recurrences say", () => {
+    const own = chooseMethod("adalora", { sensitivityDecay: 0.5, uncertaintyDecay: 0.25 }).config as never;
+    // |λ·g| is 0.5·0.6, then 0.5·0.2: Ī ← 0.5Ī + 0.5I and U ← 0.25U + 0.75|I − Ī|.
+    const [first, second] = [scoresOf(1, own), scoresOf(2, own)];
+    expect(first.get("m0.E#sensitivity")?.[0]).toBeCloseTo(0.15, 9);
+    expect(first.get("m0.E#uncertainty")?.[0]).toBeCloseTo(0.1125, 9);
+    expect(second.get("m0.E#sensitivity")?.[0]).toBeCloseTo(0.125, 9);
+    expect(second.get("m0.E#uncertainty")?.[0]).toBeCloseTo(0.046875, 9);
   });
 
   it("decides which triplets a budget keeps, and magnitude would decide otherwise", () => {

@@ -10,7 +10,7 @@ import { openNodeDevice } from "../runtime/node.ts";
 import { nodeStorage } from "../runtime/node-storage.ts";
 import { compileGraph } from "../runtime/program.ts";
 import { buildTraining } from "../train/step.ts";
-import { openTrainer, type Trainer } from "../train/trainer.ts";
+import { openTrainer, type Trainer, type TrainerOptions } from "../train/trainer.ts";
 import { blockSize, dynamicMap, fromBlocks, toBlocks } from "./blocks.ts";
 import { chooseOptimizer, type OptimizerChoice } from "./table.ts";
 
@@ -24,9 +24,14 @@ const lora = chooseMethod("lora", { rank: 8, alpha: 16 });
 const settings = { choice: lora, targets: "all-linear", maxGradNorm: 1, memory: "balanced" } as const;
 
 /** A trainer of the tiny Llama at the start of a curve of `make_curves.py`. */
-async function trainerAt(curve: ReadonlyMap<string, Tensor>, optimizer: OptimizerChoice): Promise<Trainer> {
+async function trainerAt(
+  curve: ReadonlyMap<string, Tensor>,
+  optimizer: OptimizerChoice,
+  more: Partial<TrainerOptions> = {},
+): Promise<Trainer> {
   const model = await openModel(nodeStorage, golden("llama-tiny"));
-  const trainer = await openTrainer(device, model, { ...settings, optimizer, accumulates: false, seed: 0 });
+  const options = { ...settings, ...more, optimizer, accumulates: false, seed: 0 };
+  const trainer = await openTrainer(device, model, options);
   const initial = trainer.trainables.map(({ value, module, key }): [string, Tensor] => [
     value.name,
     curve.get(`initial.${peftName(module, key)}`) as Tensor,
@@ -72,6 +77,24 @@ describe("stochastic gradient descent goes through torch's losses", () => {
     expect(buffers.some((buffer) => buffer.endsWith("#momentum"))).toBe(options.momentum > 0);
     await trainer.close();
   });
+});
+
+it("AdamW goes through torch's losses with other options than its own", async () => {
+  const curve = await readGolden("curve-adamw-betas.safetensors");
+  const options = { beta1: 0.6, beta2: 0.9, epsilon: 1e-2, weightDecay: 0.2 };
+  const adapter = { choice: chooseMethod("lora", { rank: 2, alpha: 4 }), targets: ["q_proj", "down_proj"] };
+  const worst = async (given: Partial<typeof options>): Promise<number> => {
+    const trainer = await trainerAt(curve, chooseOptimizer("adamw", given), adapter);
+    const losses = await lossesOf(trainer, curve, { steps: 20, rate: 2e-2 });
+    await trainer.close();
+    return Math.max(...losses.map((loss, step) => Math.abs(loss / Number(curve.get("loss")?.data[step]) - 1)));
+  };
+  expect(await worst(options)).toBeLessThan(1e-5);
+  // Each of them counts: without it the losses are others.
+  for (const name of ["beta1", "beta2", "epsilon", "weightDecay"] as const) {
+    const { [name]: _left, ...others } = options;
+    expect(await worst(others), name).toBeGreaterThan(1e-4);
+  }
 });
 
 describe("AdamW with state in 8 bits", () => {

@@ -202,6 +202,60 @@ describe("the sweep", () => {
     expect((errors.at(-1) ?? 1) / outputError(w, new Float64Array(w.length), x)).toBeLessThan(1e-3);
   });
 
+  it("quantises groups of rows and of columns as it would each by itself", () => {
+    const part = (from: number, count: number, columnsFrom = 0, columnCount = columns): Float64Array =>
+      Float64Array.from({ length: count * columnCount }, (_, i) => {
+        const [row, column] = [from + Math.floor(i / columnCount), columnsFrom + (i % columnCount)];
+        return w[row * columns + column] ?? 0;
+      });
+    const quantised = (
+      name: string,
+      options: object,
+      of: Float64Array,
+      rowCount: number,
+      h = hessian,
+    ): Float32Array => {
+      const { scheme, config } = chooseScheme(name, options as never); // its own options
+      const site = { name: "w", rows: rowCount, columns: h.columns, weight: of, hessian: h };
+      return dequantise(scheme.quantise(site, 2, config).matrix);
+    };
+    // Rows are moved by none but their own errors, so those that share scales could stand alone.
+    const byRows = quantised("shiftadd", { rowGroup: 4 }, w, rows);
+    for (const from of [0, 4, 8]) {
+      const alone = quantised("shiftadd", {}, part(from, 4), 4);
+      expect(byRows.slice(from * columns, (from + 4) * columns)).toEqual(alone);
+    }
+    expect(byRows).not.toEqual(quantised("shiftadd", {}, w, rows));
+    // Without compensation a group of columns stands alone too.
+    const flat = (count: number): Hessian => ({
+      columns: count,
+      values: Float64Array.from({ length: count ** 2 }, (_, i) => Number(i % (count + 1) === 0)),
+    });
+    for (const name of ["rtn", "bcq"]) {
+      const whole = quantised(name, { groupSize: 50 }, w, rows);
+      for (const from of [0, 50, 100]) {
+        const alone = quantised(name, { groupSize: 0 }, part(0, rows, from, 50), rows, flat(50));
+        for (let row = 0; row < rows; row++) {
+          const own = whole.slice(row * columns + from, row * columns + from + 50);
+          expect(own, name).toEqual(alone.slice(row * 50, (row + 1) * 50));
+        }
+      }
+    }
+    // Where inputs are uncorrelated there is nothing to compensate: GPTQ is rounding to the nearest, group by group.
+    const plain = { groupSize: 50, activationOrder: false };
+    expect(quantised("gptq", plain, w, rows, flat(columns))).toEqual(quantised("rtn", { groupSize: 50 }, w, rows));
+  });
+
+  it("adds its share of the mean diagonal to the Hessian", () => {
+    const mean = Array.from({ length: columns }, (_, j) => hessian.values[j * (columns + 1)] ?? 0);
+    const added = (0.05 * mean.reduce((sum, value) => sum + value, 0)) / columns;
+    const { damped } = prepareHessian(hessian, { damping: 0.05, activationOrder: false });
+    for (const j of [0, 7, 149]) {
+      expect((damped[j * (columns + 1)] ?? 0) / ((hessian.values[j * (columns + 1)] ?? 0) + added)).toBeCloseTo(1, 12);
+      expect(damped[j * columns + 3]).toBe(j === 3 ? damped[j * columns + 3] : hessian.values[j * columns + 3]);
+    }
+  });
+
   it("mends Hessians of too few tokens, constant inputs and dead inputs, and says so", () => {
     const few = hessianOf(x.slice(0, 3).map((row) => row.map((value, j) => (j === 7 ? 0 : value))));
     const prepared = prepareHessian(few, { damping: 0.01, activationOrder: true });

@@ -120,7 +120,8 @@ def main():
 
     def lora(dtype, **options):
         torch.manual_seed(3)
-        config = LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16, target_modules="all-linear", **options)
+        given = {"r": 8, "lora_alpha": 16, "target_modules": "all-linear"} | options
+        config = LoraConfig(task_type="CAUSAL_LM", **given)
         return get_peft_model(load("llama-tiny", dtype), config, autocast_adapter_dtype=False)
 
     save_curve("curve-lora", lora, steps=50, lr=1e-2)
@@ -132,6 +133,9 @@ def main():
     for name, options in {"momentum": {"momentum": 0.9}, "nesterov": {"momentum": 0.8, "nesterov": True}, "plain": {}}.items():
         rule = lambda groups, lr, options=options: torch.optim.SGD(groups, lr=lr, foreach=False, **options)
         save_curve(f"curve-sgd-{name}", lora, steps=30, lr=0.05, weight_decay=0.02, rule=rule)
+    few = lambda dtype: lora(dtype, r=2, lora_alpha=4, target_modules=["q_proj", "down_proj"])
+    rule = lambda groups, lr: torch.optim.AdamW(groups, lr=lr, betas=(0.6, 0.9), eps=1e-2, foreach=False)
+    save_curve("curve-adamw-betas", few, steps=20, lr=2e-2, weight_decay=0.2, rule=rule)
     save_curve(
         "curve-lora-accumulated",
         lora,

@@ -1,5 +1,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { fileURLToPath } from "node:url";
+import { Command } from "commander";
+import { commands } from "../../src/cli/index.ts";
 
 /** The repository. */
 export const root: string = fileURLToPath(new URL("../..", import.meta.url));
@@ -54,4 +56,32 @@ export function jsonLines(text: string): Record<string, unknown>[] {
     .split("\n")
     .filter((line) => line !== "")
     .map((line) => JSON.parse(line) as Record<string, unknown>); // our own output
+}
+
+/** A command that was run in this process. */
+export interface Ran {
+  readonly code: number;
+  /** What it would write with `--json`. */
+  readonly records: readonly Record<string, unknown>[];
+  /** What it says to people. */
+  readonly said: string;
+}
+
+/** Run a command of `scion` in this process, which takes no time to start. @throws what it throws. */
+export async function runHere(name: string, ...args: readonly string[]): Promise<Ran> {
+  const entry = commands[name];
+  if (entry === undefined) throw new Error(`there is no command ${name}`);
+  const { define, run } = await entry.load();
+  const command = new Command(name).exitOverride().configureOutput({ writeErr: () => undefined });
+  await define(command);
+  command.parse([...args], { from: "user" });
+  const records: Record<string, unknown>[] = [];
+  const said: string[] = [];
+  const output = {
+    ...{ json: true, write: () => undefined },
+    say: (text: string) => void said.push(text),
+    record: (value: unknown) => void records.push(JSON.parse(JSON.stringify(value)) as Record<string, unknown>),
+  };
+  const code = await run(command.opts() as never, output, command.args); // the flags that `define` declared
+  return { code, records, said: said.join("\n") };
 }
