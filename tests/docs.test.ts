@@ -2,8 +2,9 @@ import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { expect, it } from "vitest";
 import { end, start } from "../scripts/providers/table.ts";
-import { checked, type Kind } from "../scripts/reference/checked.ts";
-import { referenceFiles } from "../scripts/reference/index.ts";
+import { type Check, checked, type Kind } from "../scripts/reference/checked.ts";
+import { checkedByCommand, checkedOptions } from "../scripts/reference/checked-options.ts";
+import { definedCommands, referenceFiles } from "../scripts/reference/index.ts";
 import { recordNames } from "../scripts/reference/records.ts";
 import { supportedModelTypes } from "../src/models/index.ts";
 
@@ -14,16 +15,40 @@ it("docs/reference and the README's table are what the records say (npm run docs
   }
 });
 
+/** Checks name tests, all of which are there. */
+function expectTests(checks: Readonly<Record<string, Check>>): void {
+  for (const [name, { tests }] of Object.entries(checks)) {
+    expect(tests.length, name).toBeGreaterThan(0);
+    for (const path of tests) expect([path, existsSync(new URL(`../${path}`, import.meta.url))]).toEqual([path, true]);
+  }
+}
+
 it("of every record it is said what checks it, of none that is gone, by tests that are there", () => {
   for (const [kind, names] of Object.entries(recordNames())) {
     const checks = checked[kind as Kind]; // its keys are kinds
     expect(Object.keys(checks).sort(), kind).toEqual([...names].sort());
-    for (const [name, { tests }] of Object.entries(checks)) {
-      expect(tests.length, name).toBeGreaterThan(0);
-      for (const path of tests)
-        expect([path, existsSync(new URL(`../${path}`, import.meta.url))]).toEqual([path, true]);
-    }
+    expectTests(checks);
   }
+});
+
+it("of every option of every command it is said what checks it, of none that is gone", async () => {
+  const left = new Set(Object.keys(checkedOptions));
+  for (const command of await definedCommands()) {
+    const own = checkedByCommand[command.name()] ?? {};
+    const names = [
+      ...command.options.map((option) => option.attributeName()),
+      ...command.registeredArguments.map((argument) => argument.name()),
+    ];
+    expect(names.filter((name) => own[name] === undefined && checkedOptions[name] === undefined)).toEqual([]);
+    expect(
+      Object.keys(own).filter((name) => !names.includes(name)),
+      command.name(),
+    ).toEqual([]);
+    for (const name of names) if (own[name] === undefined) left.delete(name);
+    expectTests(own);
+  }
+  expect([...left]).toEqual([]);
+  expectTests(checkedOptions);
 });
 
 it("docs/providers.md says of every family where it was trained (npm run providers)", async () => {

@@ -9,7 +9,7 @@ import { defineScheme, type Scheme } from "./scheme.ts";
 import { columnsInOrder, sweep } from "./sweep.ts";
 import { toFloat16 } from "./uniform.ts";
 
-interface BcqConfig extends SweepConfig {
+interface BcqConfig extends Pick<SweepConfig, "damping"> {
   readonly groupSize: number;
   readonly rounds: number;
   readonly compensate: boolean;
@@ -35,7 +35,7 @@ export const bcq: Scheme<BcqConfig> = defineScheme<BcqConfig>({
     groupSize: integer(0, "columns that share scales; 0 for whole rows", { min: 0 }),
     rounds: integer(20, "rounds of alternating optimisation", { min: 0 }),
     compensate: flag(false, "sweep the columns with these scales held fixed"),
-    ...sweepFields,
+    damping: sweepFields.damping,
   },
   readsActivations: false,
   quantise: ({ rows, columns, weight, hessian }, bits, config) => {
