@@ -72,7 +72,7 @@ export const deviceLaws: readonly DeviceLaw[] = [
     },
   },
   {
-    name: "cuts an output into buffers where it can, each to be replaced by itself",
+    name: "cuts an output into buffers where it can, each to be replaced by itself, and joins them",
     check: async (device) => {
       if (!device.patches) return;
       const x = input("x", "float32", [5]);
@@ -87,8 +87,13 @@ export const deviceLaws: readonly DeviceLaw[] = [
         { buffer: "b", shape: [1] },
       ];
       await device.run({ program, feeds, writes: { y: pieces } });
-      await device.upload("a", tensor("float32", [1], [6]));
+      const joined = { x: ["a", "b"] };
+      const again = await device.compile(serialise(graph({ inputs: [x], outputs: { y: y as Value } })));
+      same((await device.run({ program: again, feeds: {}, reads: joined }))["y"], feeds.x);
+      await device.upload("a", tensor("float32", [4], [6, 7, 8, 9]));
       same(await device.download("b"), tensor("float32", [1], [-5]));
+      const other = { y: tensor("float32", [5], [-6, -7, -8, -9, 5]) };
+      same((await device.run({ program: again, feeds: {}, reads: joined }))["y"], other.y);
       await device.run({ program, feeds, writes: { y: pieces } });
       same(await device.download("a"), tensor("float32", [2, 2], [-1, -2, -3, -4]));
       await device.discard(["a"]);

@@ -44,8 +44,11 @@ export interface RunRequest {
   readonly program: ProgramId;
   /** Input name -> tensor sent with this call (copied, so that the caller may change it afterwards). */
   readonly feeds: Readonly<Record<string, Tensor>>;
-  /** Input name -> name of the resident buffer it reads. */
-  readonly reads?: Readonly<Record<string, string>>;
+  /**
+   * Input name -> the resident buffer it reads, or, where {@link Device.patches} is true, the buffers that it reads end to
+   * end as one vector. That takes no copy where they are one output cut into these.
+   */
+  readonly reads?: Reads;
   /**
    * Resident output -> the buffer it replaces once the run has ended (never before), or, where {@link Device.patches} is
    * true, the buffers that it is cut into. Others are dropped.
@@ -54,6 +57,9 @@ export interface RunRequest {
   /** Resident output -> the parts of buffers that it replaces, likewise; where {@link Device.patches} is true. */
   readonly patches?: Readonly<Record<string, readonly Patch[]>>;
 }
+
+/** Inputs and the buffers that they read: one, or several end to end. */
+export type Reads = Readonly<Record<string, string | readonly string[]>>;
 
 /** Outputs and the buffers that they replace: one, or several of which the output holds the elements end to end. */
 export type Writes = Readonly<Record<string, string | readonly Piece[]>>;
@@ -84,8 +90,8 @@ export interface Device {
   /** `cpu`, `webgpu`, `cuda` or `wasm`: the execution provider that programs run on. */
   readonly provider: string;
   /**
-   * Whether runs can replace parts of a buffer, and cut an output into several: where buffers lie in memory that this
-   * side writes. No when absent.
+   * Whether runs can replace parts of a buffer, cut an output into several and join them again: where buffers lie in
+   * memory that this side writes. No when absent.
    */
   readonly patches?: boolean;
   /**

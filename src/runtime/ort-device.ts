@@ -89,7 +89,8 @@ class OrtDevice implements Device {
       const { session, resident } = this.#programOf(program);
       const inputs: Record<string, OrtTensor> = {};
       for (const [name, tensor] of Object.entries(feeds)) inputs[name] = toOrt(this.#ort, tensor);
-      for (const [name, buffer] of Object.entries(reads)) inputs[name] = this.#bufferOf(buffer);
+      for (const [name, buffer] of Object.entries(reads))
+        inputs[name] = typeof buffer === "string" ? this.#bufferOf(buffer) : this.#joined(buffer);
       for (const name of Object.keys({ ...writes, ...patches }))
         assert(resident.has(name), `output ${name} is not resident`);
       const outputs = await this.#runSession(session, inputs);
@@ -240,6 +241,32 @@ class OrtDevice implements Device {
     }
     assert(start === data.length, `${pieces.map(({ buffer }) => buffer).join(", ")} are not all of an output`);
     this.#sharers.set(data.buffer, pieces.length);
+  }
+
+  /** Buffers end to end: a view where they lie so, or else a copy. */
+  #joined(names: readonly string[]): OrtTensor {
+    assert(this.patches, `buffers of ${this.provider} cannot be joined`);
+    const parts = names.map((name) => {
+      const { data } = fromOrt(this.#bufferOf(name));
+      assert(data instanceof Float32Array, "what is joined is float32");
+      return data;
+    });
+    const [first] = parts;
+    assert(first !== undefined, "nothing to join");
+    let end = first.byteOffset;
+    const adjoin = parts.every((part) => {
+      const follows = part.buffer === first.buffer && part.byteOffset === end;
+      end += part.byteLength;
+      return follows;
+    });
+    const size = parts.reduce((sum, { length }) => sum + length, 0);
+    const data = adjoin ? new Float32Array(first.buffer, first.byteOffset, size) : new Float32Array(size);
+    let start = 0;
+    for (const part of adjoin ? [] : parts) {
+      data.set(part, start);
+      start += part.length;
+    }
+    return toOrt(this.#ort, { dtype: "float32", shape: [size], data });
   }
 
   #drop(name: string): void {

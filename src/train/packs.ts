@@ -1,6 +1,6 @@
 import { sizeOf, type Value } from "../graph/index.ts";
 import type { Trainable } from "../methods/index.ts";
-import { concat, maxSplitParts, reshape, split } from "../ops/index.ts";
+import { concat, maxSplitParts, reshape, split, transpose } from "../ops/index.ts";
 
 /** Parameters larger than this are updated by themselves: a copy would cost more than the operators it saves. */
 const largestPacked = 32768;
@@ -34,14 +34,28 @@ export function packsOf(trainables: readonly Trainable[]): readonly (readonly nu
   return packs;
 }
 
-/** End to end as one vector; a single value stays as it is. */
+/**
+ * End to end as one vector; a single value stays as it is. Matrices that were turned one by one are turned together: end
+ * to end they are the rows of one.
+ */
 export function flatten(values: readonly Value[]): Value {
   const [first] = values as [Value]; // never empty
   if (values.length === 1) return first;
+  const wide = values.flatMap((value) => turnedFrom(value) ?? []);
+  if (wide.length === values.length && new Set(wide.map(({ shape }) => shape[0])).size === 1) {
+    const high = transpose(concat(wide, 1), [1, 0]);
+    return reshape(high, [sizeOf(high.shape.map(Number))]);
+  }
   return concat(
     values.map((value) => reshape(value, [sizeOf(value.shape.map(Number))])),
     0,
   );
+}
+
+/** What a matrix was turned from, if it was. */
+function turnedFrom(value: Value): Value | undefined {
+  const turns = value.kind === "result" && value.node.op === "Transpose" && value.shape.length === 2;
+  return turns ? value.node.inputs[0] : undefined;
 }
 
 /** Values shaped as others are, from the vector that they are end to end. */

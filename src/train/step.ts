@@ -19,7 +19,7 @@ import type { PretrainedModel } from "../models/index.ts";
 import { add, gather, mul } from "../ops/index.ts";
 import type { OptimizerChoice } from "../optim/index.ts";
 import { bytesOfValue, type Symbols } from "../plan/memory.ts";
-import type { Patch, Writes } from "../runtime/device.ts";
+import type { Patch, Reads, Writes } from "../runtime/device.ts";
 import {
   broadcastLate,
   compose,
@@ -69,7 +69,9 @@ export interface StepOptions {
 /** A graph, and which of its inputs and outputs stay on the device. */
 export interface StepGraph {
   readonly graph: Graph;
-  /** Output -> the resident buffer it replaces, or those it is cut into. Parameters are read from buffers of their own names. */
+  /** Parameter -> the resident buffers that it reads end to end; others are read from buffers of their own names. */
+  readonly reads: Reads;
+  /** Output -> the resident buffer it replaces, or those it is cut into. */
   readonly writes: Writes;
   /** Output -> the parts of resident buffers that it replaces. */
   readonly patches: Readonly<Record<string, readonly Patch[]>>;
@@ -139,7 +141,7 @@ export function buildTraining(model: PretrainedModel, options: StepOptions): Tra
       "gradient",
       [...inputs, carry],
       { loss, ...measures, ...outputs },
-      { writes, patches: {} },
+      { reads: {}, writes, patches: {} },
       options,
       attached,
     ),
@@ -176,11 +178,12 @@ function close(
   name: string,
   inputs: readonly InputValue[],
   outputs: Readonly<Record<string, Value>>,
-  { writes, patches }: Pick<StepGraph, "writes" | "patches">,
+  { reads, writes, patches }: Pick<StepGraph, "reads" | "writes" | "patches">,
   { memory, baseWeights: held = "f32", kernels = new Set() }: Pick<StepOptions, "memory" | "baseWeights" | "kernels">,
   { live }: Pick<Attached, "live">,
 ): StepGraph {
   const names = Object.keys(outputs);
+  const resident = { reads, writes, patches };
   const hold = holdLive(baseWeights[held].hold, live);
   const plain = expand(Object.values(outputs), kernels);
   const lean = sumProducts(broadcastLate(useSparsity(fold(plain))));
@@ -188,7 +191,7 @@ function close(
     except: (weight) => hold(weight) !== undefined,
   });
   const [loss, ...others] = folded;
-  if (names[0] !== "loss" || loss === undefined) return { graph: assemble(folded, []), writes, patches, savedBytes: 0 };
+  if (names[0] !== "loss" || loss === undefined) return { graph: assemble(folded, []), ...resident, savedBytes: 0 };
   const {
     outputs: lighter,
     repeated,
@@ -198,7 +201,7 @@ function close(
     // Columns are narrow, and what they were picked from is wide.
     repeatable: (node) => !picksColumns(node) && memoryChoices[memory].repeatable(node),
   });
-  return { graph: assemble([loss, ...lighter], [loss, ...repeated]), writes, patches, savedBytes };
+  return { graph: assemble([loss, ...lighter], [loss, ...repeated]), ...resident, savedBytes };
 
   function assemble(values: readonly Value[], first: readonly Value[]): Graph {
     const { values: all, decoded } = holdWeights([...values, ...first], hold);

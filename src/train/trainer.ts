@@ -12,7 +12,7 @@ import {
 import type { PretrainedModel } from "../models/index.ts";
 import { operatorSet } from "../ops/index.ts";
 import type { OptimizerChoice } from "../optim/index.ts";
-import type { Device, Patch, Writes } from "../runtime/device.ts";
+import type { Device, Patch, Reads, Writes } from "../runtime/device.ts";
 import { compileGraph, type Program } from "../runtime/program.ts";
 import { kernelsOf } from "../runtime/provider.ts";
 import type { BaseWeightsName } from "./base-weights.ts";
@@ -88,7 +88,7 @@ const normName = "grad_norm";
 
 interface Compiled {
   readonly program: Program;
-  readonly reads: Readonly<Record<string, string>>;
+  readonly reads: Reads;
   readonly writes: Writes;
   readonly patches: Readonly<Record<string, readonly Patch[]>>;
 }
@@ -200,14 +200,16 @@ export async function openTrainer(device: Device, model: PretrainedModel, option
   return trainer;
 }
 
-async function compileStep(device: Device, { graph, writes, patches }: StepGraph, prepack: boolean): Promise<Compiled> {
+async function compileStep(device: Device, step: StepGraph, prepack: boolean): Promise<Compiled> {
+  const { graph, writes, patches } = step;
   // ONNX Runtime's own rewriting takes longer than a hundred steps of a deep model, finds little that is left to do,
   // and merges what was put there twice to save memory.
   const tuning = { optimization: "disabled", prepack } as const;
   const opset = operatorSet(graph.nodes, 21);
   const residentOutputs = Object.keys({ ...writes, ...patches });
   const program = await compileGraph(device, graph, { residentOutputs, tuning, opset });
-  return { program, writes, patches, reads: Object.fromEntries(graph.parameters.map(({ name }) => [name, name])) };
+  const reads = { ...Object.fromEntries(graph.parameters.map(({ name }) => [name, name])), ...step.reads };
+  return { program, reads, writes, patches };
 }
 
 function runStep(

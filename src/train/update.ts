@@ -1,5 +1,5 @@
 import { assert } from "../errors.ts";
-import { type InputValue, input, type ParameterValue, parameter, type Value } from "../graph/index.ts";
+import { type InputValue, input, type ParameterValue, parameter, sizeOf, type Value } from "../graph/index.ts";
 import {
   type Attached,
   configAt,
@@ -10,7 +10,7 @@ import {
 } from "../methods/index.ts";
 import { add } from "../ops/index.ts";
 import { clipByGlobalNorm, globalNorm, type OptimizerChoice, type StateSpec } from "../optim/index.ts";
-import type { Patch, Piece, Writes } from "../runtime/device.ts";
+import type { Patch, Piece, Reads, Writes } from "../runtime/device.ts";
 import { differentiate } from "../transforms/index.ts";
 import { columnsToWrite, type LivePack, livePack } from "./live-weights.ts";
 import { flatten, packsOf, ruleOf, unflatten } from "./packs.ts";
@@ -18,6 +18,8 @@ import { flatten, packsOf, ruleOf, unflatten } from "./packs.ts";
 /** The graph of an update: outputs, the buffers they replace, and the buffers it starts with zeros. */
 export interface Update {
   readonly outputs: Readonly<Record<string, Value>>;
+  /** Inputs that read several parameters end to end. */
+  readonly reads: Reads;
   readonly writes: Writes;
   readonly state: readonly ParameterValue[];
   /** Outputs that the method reports of an update: `penalty`, and what its hooks name. */
@@ -53,6 +55,7 @@ export function updateOutputs(
   const trainables = all.filter(({ trained }) => trained);
   const { name: method, training: hooks = {} } = choice.method;
   const outputs: Record<string, Value> = {};
+  const reads: Record<string, readonly string[]> = {};
   const writes: Record<string, string | readonly Piece[]> = {};
   const state: ParameterValue[] = [];
   const reports: string[] = [];
@@ -83,6 +86,15 @@ export function updateOutputs(
   const pulls = penalty && differentiate(penalty, values);
   const whole = pulls ? gradients.map((gradient, i) => add(gradient, pulls[i] as Value)) : gradients; // one a parameter
 
+  /** Parameters end to end, as the device holds them or else as the graph puts them together. */
+  const joined = (values: readonly ParameterValue[]): Value => {
+    const [first] = values as [ParameterValue]; // a pack has members
+    if (values.length === 1 || !options.patches) return flatten(values);
+    const name = `${first.name} and others`;
+    reads[name] = values.map((value) => value.name);
+    return parameter(name, "float32", [values.reduce((sum, { shape }) => sum + sizeOf(shape.map(Number)), 0)]);
+  };
+
   const packs = packsOf(trainables).map((members) => ({
     members: members.map((i) => trainables[i] as Trainable), // indices of trainables
     gradient: flatten(members.map((i) => whole[i] as Value)), // one gradient a parameter
@@ -107,7 +119,7 @@ export function updateOutputs(
     const { decays, rate, inPlace } = ruleOf(first);
     const updated = optimizer.update(
       {
-        parameter: flatten(parameters),
+        parameter: joined(parameters),
         gradient,
         state: stateOf(optimizer.state(shape, config)),
         scalar,
@@ -173,7 +185,7 @@ export function updateOutputs(
   });
   for (const [name, value] of Object.entries(settled?.state ?? {})) put(stateName(method, name), value);
   for (const [name, value] of Object.entries(settled?.reports ?? {})) report(name, value);
-  return { outputs, writes, state, reports, patches, live: livePacks };
+  return { outputs, reads, writes, state, reports, patches, live: livePacks };
 }
 
 /** The method's trained tensors by module, each as the value given for it; what is trained in place is not its business. */
