@@ -10,6 +10,7 @@ import {
   topologicalOrder,
   type Value,
   weight,
+  withScope,
 } from "../graph/index.ts";
 import {
   add,
@@ -22,6 +23,7 @@ import {
   maxSplitParts,
   mul,
   reduceMean,
+  reference,
   reshape,
   rotatedHalves,
   sigmoid,
@@ -33,6 +35,7 @@ import {
   transpose,
 } from "../ops/index.ts";
 import { broadcastLate } from "./broadcast-late.ts";
+import { takeColumnsEarly } from "./columns-early.ts";
 import { compose, expand } from "./compose.ts";
 import { differentiate } from "./differentiate.ts";
 import { evaluate } from "./evaluate.ts";
@@ -189,6 +192,40 @@ describe("stackProducts", () => {
     expect(stackProducts(wide)).toEqual(wide);
     expect(stackProducts([product(a)])).toHaveLength(1);
     expect(count(stackProducts([product(a)]), "Split")).toBe(0);
+  });
+});
+
+describe("takeColumnsEarly", () => {
+  const x = parameter("x", "float32", [3, 4]);
+  const matrix = parameter("W", "float32", [4, 2]);
+  const given = new Map([
+    ["x", spread([3, 4])],
+    ["W", spread([4, 2], -1, 1, 0.1)],
+    ["first", reference([2], [0, 3], "int64")],
+    ["second", reference([1], [2], "int64")],
+  ]);
+  /** A module's product, and the columns of its input that the places say. */
+  const module = (scope: string, of: Value): readonly Value[] =>
+    withScope(scope, () => [matmul(of, matrix), gather(of, parameter(scope, "int64", [scope === "first" ? 2 : 1]), 1)]);
+  const run = (outputs: readonly Value[]): readonly Float64Array[] => {
+    const named = Object.fromEntries(outputs.map((value, i) => [`y${i}`, value]));
+    return [...evaluate(graph({ outputs: named }), given).values()].map(({ data }) => data);
+  };
+
+  it("picks once for all modules that read an input, before the first of them computes", () => {
+    const before = [...module("first", x), ...module("second", x)];
+    const after = takeColumnsEarly(before);
+    expect(run(after)).toEqual(run(before));
+    expect([count(after, "Gather"), count(after, "Reshape"), count(after, "MatMul")]).toEqual([1, 1, 2]);
+    for (const product of [after[0], after[2]]) expect(count([product as Value], "Gather")).toBe(1);
+  });
+
+  it("leaves what other modules make of the input alone, and what is gathered by rows", () => {
+    const [picked, other] = [module("first", x), withScope("other", () => matmul(x, matrix))];
+    const rows = gather(x, parameter("second", "int64", [1]), 0);
+    const after = takeColumnsEarly([...picked, other, rows]);
+    expect(run(after)).toEqual(run([...picked, other, rows]));
+    expect(after.slice(2)).toEqual([other, rows]);
   });
 });
 
