@@ -13,6 +13,7 @@ export type Kind =
   | "baseWeights"
   | "schedules"
   | "schemes"
+  | "exports"
   | "data"
   | "files"
   | "tasks";
@@ -144,6 +145,32 @@ export const checked: Readonly<Record<Kind, Readonly<Record<string, Check>>>> = 
     gptq: by("a float64 reference: the inverse Hessian's factor, and the error of a worked example", sweep),
     bcq: by("a float64 reference: the error of a worked example, swept and not", sweep),
     rtn: by("a float64 reference: the error of a worked example", sweep),
+  },
+  exports: {
+    "transformers.js": by(
+      "transformers.js generates what Scion generates, for every family, and its pipelines say what Scion says (BERT, ViT, T5); logits in fewer bits",
+      "tests/transformers-js.test.ts",
+      "tests/pipelines.test.ts",
+    ),
+    safetensors: by(
+      "PEFT's logits when it is read back, the same from shards; names and shapes are those of transformers' file",
+      exported,
+    ),
+    gguf: by(
+      "parsed by @huggingface/gguf; llama.cpp generates what Scion generates, for every family",
+      "tests/gguf.test.ts",
+    ),
+    peft: by("PEFT's logits with adapters that Scion wrote are Scion's", exported, "tests/new-tokens.test.ts"),
+    lora: by("the same logits as the adapter it was made of", exported),
+    mlx: by("read back; the logits stay what they were", exported),
+    adapterhub: by(
+      "read back; names and shapes are those that AdapterHub writes",
+      "tests/compacter.test.ts",
+      adapterHub,
+    ),
+    "gguf-lora": by("llama.cpp generates with it what Scion generates", "tests/gguf.test.ts"),
+    scales: by("the same loss as the packed model with these scales", "src/compress/tune-scales.test.ts"),
+    packed: by("the same loss as the scales beside the model they were made for", "src/compress/tune-scales.test.ts"),
   },
   data: {
     messages: by(

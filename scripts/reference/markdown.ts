@@ -12,5 +12,5 @@ export function code(text: string): string {
 
 /** A page that a script makes: what it is about, then its parts. */
 export function page(title: string, about: string, ...parts: readonly string[]): string {
-  return `${[`# ${title}`, "<!-- made by npm run docs; edit the records in src instead -->", about, ...parts].join("\n\n")}\n`;
+  return `${[`# ${title}`, "<!-- made by npm run docs; edit the records in src, and what checks them in scripts/reference, instead -->", about, ...parts].join("\n\n")}\n`;
 }

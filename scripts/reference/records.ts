@@ -133,13 +133,13 @@ export function recordPages(): Readonly<Record<string, string>> {
     "exports.md": page(
       "Exports",
       "What `scion export --to` writes, and `exportModel` in code. Every folder has a model card with the run's settings, a hash of its data, the licence that the base model states and the papers to cite.",
-      ...Object.entries(exportForms).map(([name, { summary, use, dtypes, checked, holds }]) =>
+      ...Object.entries(exportForms).map(([name, { summary, use, dtypes, holds }]) =>
         [
           `## ${name}`,
           `${summary[0]?.toUpperCase()}${summary.slice(1)}${holds === "adapter" ? "; the base model goes with it" : ""}.`,
           `\`\`\`\n${use}\n\`\`\``,
           ...(dtypes.length > 0 ? [`\`--dtype\`: ${names(dtypes)}; several with commas between them.`] : []),
-          `Checked: ${checked}.`,
+          checkedLine("exports", name),
         ].join("\n\n"),
       ),
     ),
@@ -156,6 +156,7 @@ export function recordNames(): Readonly<Record<Kind, readonly string[]>> {
     baseWeights: Object.keys(baseWeights),
     schedules: Object.keys(schedules),
     schemes: [...schemes.keys()],
+    exports: Object.keys(exportForms),
     data: dataFormats.map(({ name }) => name),
     files: dataEndings,
     tasks: Object.keys(tasks).filter((name) => tasks[name as keyof typeof tasks].formats !== dataFormats), // its keys

@@ -10,6 +10,7 @@ import { type Tensor, tensor } from "../graph/index.ts";
 import { memoryStorage } from "../io/memory-storage.ts";
 import { readPeftAdapter } from "../io/peft.ts";
 import { openSafetensors, writeSafetensors } from "../io/safetensors.ts";
+import type { Storage } from "../io/storage.ts";
 import { type Adapter, chooseMethod, methods, type Patterns } from "../methods/index.ts";
 import { openModel, type PretrainedModel } from "../models/index.ts";
 import { chooseOptimizer } from "../optim/index.ts";
@@ -419,6 +420,24 @@ describe("plain LoRA", () => {
 });
 
 describe("merged weights", () => {
+  it.each(["llama-tiny", "gpt2-tiny"])(
+    "of %s have the names, shapes and dtypes of transformers' file",
+    async (base) => {
+      const model = await openModel(nodeStorage, golden(base));
+      const merged = mergeAdapter(device, model, await randomAdapter(model, "lora", { rank: 2 }));
+      const storage = memoryStorage();
+      await writeSafetensorsFolder(storage, "out", merged.model, { baseModel: base });
+      await merged.close();
+      const layoutOf = async (of: Storage, path: string): Promise<unknown> => {
+        const { tensors } = await openSafetensors(of, path);
+        return Object.fromEntries([...tensors].map(([name, { dtype, shape }]) => [name, [dtype, shape]]));
+      };
+      expect(await layoutOf(storage, "out/model.safetensors")).toEqual(
+        await layoutOf(nodeStorage, golden(`${base}/model.safetensors`)),
+      );
+    },
+  );
+
   it.each([
     ["llama-tiny", "lora", { rank: 4 }],
     ["gpt2-tiny", "lora", { rank: 4 }],

@@ -32,8 +32,6 @@ interface FormBase {
   readonly use: string;
   /** What its numbers can be held in; the first unless something is asked for. Empty where there is one way. */
   readonly dtypes: readonly string[];
-  /** What tests check it against. */
-  readonly checked: string;
 }
 
 /** A form that holds the adapter alone, to be used with its base model. */
@@ -74,8 +72,6 @@ export const exportForms: Readonly<Record<ExportFormName, AdapterForm | ModelFor
     use: 'pipeline("text-generation", folder, { dtype })',
     dtypes: Object.keys(onnxDtypes),
     holds: "model",
-    checked:
-      "transformers.js generates from every family's folder what Scion generates, and its pipelines say what Scion says",
     write: async (storage, folder, model, options) => {
       await writeTransformersJsFolder(storage, folder, model, { ...options, dtypes: options.dtypes.map(onnxDtype) });
     },
@@ -85,7 +81,6 @@ export const exportForms: Readonly<Record<ExportFormName, AdapterForm | ModelFor
     use: "AutoModelForCausalLM.from_pretrained(folder)",
     dtypes: [],
     holds: "model",
-    checked: "read back; transformers reads the same layout",
     write: writeSafetensorsFolder,
   },
   gguf: {
@@ -93,7 +88,6 @@ export const exportForms: Readonly<Record<ExportFormName, AdapterForm | ModelFor
     use: "llama-cli -m folder/name-f16.gguf, or ollama create name -f folder/Modelfile",
     dtypes: ["f16", "q8_0", "f32"],
     holds: "model",
-    checked: "parsed by @huggingface/gguf; llama.cpp generates what Scion generates",
     write: async (storage, folder, model, options) => {
       await writeGgufFolder(storage, folder, model, { ...options, dtypes: options.dtypes.map(ggufType) });
     },
@@ -103,7 +97,6 @@ export const exportForms: Readonly<Record<ExportFormName, AdapterForm | ModelFor
     use: "PeftModel.from_pretrained(base, folder)",
     dtypes: [],
     holds: "adapter",
-    checked: "PEFT's logits with adapters that Scion wrote are Scion's",
     write: writeAdapter,
   },
   lora: {
@@ -111,7 +104,6 @@ export const exportForms: Readonly<Record<ExportFormName, AdapterForm | ModelFor
     use: "PeftModel.from_pretrained(base, folder)",
     dtypes: [],
     holds: "adapter",
-    checked: "the same logits as the adapter it was made of",
     write: (storage, folder, model, adapter, options) =>
       writeAdapter(storage, folder, model, asLora(model, adapter, folder), options),
   },
@@ -120,7 +112,6 @@ export const exportForms: Readonly<Record<ExportFormName, AdapterForm | ModelFor
     use: "mlx_lm.load(model, adapter_path=folder)",
     dtypes: [],
     holds: "adapter",
-    checked: "read back; the logits stay what they were",
     write: writeMlx,
   },
   adapterhub: {
@@ -128,7 +119,6 @@ export const exportForms: Readonly<Record<ExportFormName, AdapterForm | ModelFor
     use: "model.load_adapter(folder)",
     dtypes: [],
     holds: "adapter",
-    checked: "read back; names and shapes are those that AdapterHub writes",
     write: writeAdapterHubFolder,
   },
   "gguf-lora": {
@@ -136,7 +126,6 @@ export const exportForms: Readonly<Record<ExportFormName, AdapterForm | ModelFor
     use: "llama-cli -m base.gguf --lora folder/name-lora-f16.gguf",
     dtypes: ["f16", "f32"],
     holds: "adapter",
-    checked: "llama.cpp generates with it what Scion generates",
     write: async (storage, folder, model, adapter, options) => {
       const dtypes = options.dtypes.map(ggufType);
       await writeGgufAdapter(storage, folder, model, asLora(model, adapter, folder), { ...options, dtypes });
@@ -147,7 +136,6 @@ export const exportForms: Readonly<Record<ExportFormName, AdapterForm | ModelFor
     use: "scion generate --model packed --adapter folder",
     dtypes: [],
     holds: "adapter",
-    checked: "the same logits as the packed model with these scales",
     write: writeScales,
   },
   packed: {
@@ -155,7 +143,6 @@ export const exportForms: Readonly<Record<ExportFormName, AdapterForm | ModelFor
     use: "scion generate --model folder",
     dtypes: [],
     holds: "adapter",
-    checked: "the same logits as the adapter beside the model it was made for",
     write: writePackedWithScales,
   },
 };
