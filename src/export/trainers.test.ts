@@ -3,6 +3,7 @@ import { golden, readGolden } from "../../tests/helpers/golden.ts";
 import { difference, lastLogits, lastOf, rowsOf } from "../../tests/helpers/logits.ts";
 import type { Tensor } from "../graph/index.ts";
 import { memoryStorage } from "../io/memory-storage.ts";
+import { targetedByPeft } from "../io/peft-targets.ts";
 import { openSafetensors, writeSafetensors } from "../io/safetensors.ts";
 import type { Storage } from "../io/storage.ts";
 import { openModel } from "../models/index.ts";
@@ -68,6 +69,22 @@ describe("adapters in the folders that TRL and Unsloth leave", () => {
       expect(again.parameters).toEqual(adapter.parameters);
     },
   );
+});
+
+const kinds = "(?:self_attn|attention|attn|mlp|feed_forward|ffn|dense)";
+const leaves = "(?:q_proj|v_proj|down_proj)";
+/** `target_modules` of versions of Unsloth, early and late: of all layers, of the language layers, and past experts. */
+it.each([
+  `(?:.*?(?:vision|image|visual|patch|language|text).*?${kinds}.*?${leaves}.*?)|(?:\\bmodel\\.layers\\.[\\d]{1,}\\.${kinds}\\.(?:${leaves}))`,
+  `(?:.*?(?:language|text).*?${kinds}.*?${leaves})|(?:\\bmodel\\.layers\\.[\\d]{1,}\\.${kinds}\\.(?:${leaves}))`,
+  `(?:.*?(?:language|text).*?${kinds}.*?\\.${leaves})|(?:\\bmodel\\.layers\\.[\\d]{1,}(?!.*\\.experts\\.\\d)\\..*?${kinds}.*?\\.(?:${leaves}))`,
+])("an expression of Unsloth's chooses the modules that PEFT gives it: %s", (expression) => {
+  const targeted = targetedByPeft({ target_modules: expression }, "lm_head");
+  const modules = [
+    ...["model.layers.0.self_attn.q_proj", "model.layers.11.mlp.down_proj"],
+    ...["model.layers.0.self_attn.k_proj", "model.layers.0.mlp.up_proj", "lm_head", "model.norm"],
+  ];
+  expect(modules.filter((module) => targeted?.(module))).toEqual(modules.slice(0, 2));
 });
 
 it("what PEFT kept of the base beside an adapted output layer has to be the model's own", async () => {
