@@ -10,7 +10,7 @@ import { openModel } from "../models/index.ts";
 import type { Device } from "../runtime/device.ts";
 import { openNodeDevice } from "../runtime/node.ts";
 import { nodeStorage } from "../runtime/node-storage.ts";
-import { mergeAdapter, readAdapter, writeAdapter } from "./index.ts";
+import { mergeAdapter, readAdapter, writeAdapter, writeMlx } from "./index.ts";
 
 let device: Device;
 beforeAll(async () => {
@@ -69,6 +69,23 @@ describe("adapters in the folders that TRL and Unsloth leave", () => {
       expect(again.parameters).toEqual(adapter.parameters);
     },
   );
+});
+
+it("an adapter of Unsloth on MLX says more than mlx-lm's, and is read as one", async () => {
+  const model = await openModel(nodeStorage, golden("llama-tiny"));
+  const adapter = await readAdapter(nodeStorage, golden("unsloth-last-layer"), model);
+  const storage = memoryStorage();
+  await writeMlx(storage, "in", model, adapter, { baseModel: "base" });
+  const lora = { rank: 2, scale: 2, dropout: 0 };
+  const config = {
+    ...{ fine_tune_type: "lora", peft_type: "LORA", base_model_name_or_path: "unsloth/llama-tiny", num_layers: 2 },
+    ...{ learning_rate: 2e-4, max_steps: 60, max_seq_length: 2048, use_cce: true, base_quantization_config: null },
+    ...{ lora_parameters: lora, ...lora },
+  };
+  await storage.write("in/adapter_config.json", JSON.stringify(config));
+  const read = await readAdapter(storage, "in", model);
+  expect(read.parameters).toEqual(adapter.parameters);
+  expect(read.choice.config).toMatchObject({ rank: 2, alpha: 4 });
 });
 
 const kinds = "(?:self_attn|attention|attn|mlp|feed_forward|ffn|dense)";
