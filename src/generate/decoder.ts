@@ -4,7 +4,8 @@ import { type Adapter, attach, attachSideBySide, checkParameters, type SideBySid
 import type { ModelSizes, PretrainedModel } from "../models/index.ts";
 import type { Device } from "../runtime/device.ts";
 import { compileGraph } from "../runtime/program.ts";
-import { fold } from "../transforms/index.ts";
+import { roughKernelsOf } from "../runtime/provider.ts";
+import { fold, precise } from "../transforms/index.ts";
 
 /** A model ready to continue token sequences on a device, with or without an adapter. */
 export interface Decoder {
@@ -49,7 +50,7 @@ export async function openDecoder(
   const open = model.decode({ logits: "last" });
   const attached = attachAdapters(open.outputs, named, model);
   const names = Object.keys(attached.outputs);
-  const folded = fold(Object.values(attached.outputs));
+  const folded = precise(fold(Object.values(attached.outputs)), roughKernelsOf(device.provider));
   const closed = graph({
     name: "decode",
     inputs: open.inputs,

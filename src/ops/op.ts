@@ -103,6 +103,8 @@ export interface Op {
   readonly contraction?: (node: Node) => Dim;
   /** For an operator that is a formula of others, which runtimes may or may not have a kernel for. */
   readonly composite?: Composite;
+  /** The same of a float32 input from operators that every provider rounds well, for those whose own kernel is rough. */
+  readonly precise?: (x: Value) => Value;
   /** Whether the output is the first input's memory, seen otherwise: it takes neither time nor space. */
   readonly view?: true;
   /** How the node uses a weight as a linear map, if it does. */

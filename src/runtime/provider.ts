@@ -33,6 +33,17 @@ export function kernelsOf(provider: string): ReadonlySet<string> {
 }
 
 /**
+ * Operators that a provider computes less well than float32 can say. WGSL lets sines and cosines be wrong by 2⁻¹¹ from −π
+ * to π and leaves open how wrong they are beyond (W3C, WebGPU Shading Language, accuracy of built-in functions).
+ */
+const roughKernels: Readonly<Record<string, readonly string[]>> = { webgpu: ["Sin", "Cos"] };
+
+/** The operators that a provider computes roughly. */
+export function roughKernelsOf(provider: string): ReadonlySet<string> {
+  return new Set(roughKernels[provider]);
+}
+
+/**
  * Make sure that a device's provider starts on this machine, by compiling a program that does nothing.
  * @throws {TuneError} `provider-unavailable` with ONNX Runtime's reason; the device is then closed.
  */

@@ -3,7 +3,8 @@ import { type Adapter, type Attached, attach, checkParameters } from "../methods
 import type { PretrainedModel } from "../models/index.ts";
 import type { Device } from "../runtime/device.ts";
 import { compileGraph } from "../runtime/program.ts";
-import { fold, gatherEarly, readInPlace } from "../transforms/index.ts";
+import { roughKernelsOf } from "../runtime/provider.ts";
+import { fold, gatherEarly, precise, readInPlace } from "../transforms/index.ts";
 import type { Batch } from "./data/index.ts";
 import { chooseObjective, type ObjectiveChoice } from "./objectives/index.ts";
 
@@ -37,7 +38,7 @@ export async function openEvaluator(
   model: PretrainedModel,
   { adapter, objective }: EvaluatorOptions = {},
 ): Promise<Evaluator> {
-  const { graph: evaluation, attached } = buildEvaluation(model, adapter, objective);
+  const { graph: evaluation, attached } = buildEvaluation(device.provider, model, adapter, objective);
   const program = await compileGraph(device, evaluation);
   const names = (attached?.trainables ?? []).map(({ value }) => value.name);
   let prefix = "";
@@ -69,6 +70,7 @@ export function measuredIn(outputs: Readonly<Record<string, Tensor>>): Measured 
 
 /** The objective of a model as a graph, with an adapter attached or not, dropout off. */
 function buildEvaluation(
+  provider: string,
   model: PretrainedModel,
   adapter: EvaluatorOptions["adapter"],
   { objective, config }: ObjectiveChoice = chooseObjective(undefined),
@@ -78,7 +80,7 @@ function buildEvaluation(
   const attached = adapter && attach(outputs, { ...adapter, outputModule, training: false });
   const defined = objective.loss({ tuned: attached?.outputs ?? outputs, pretrained: outputs }, config);
   const named = { loss: defined.loss, ...defined.measures };
-  const folded = readInPlace(fold(gatherEarly(Object.values(named))));
+  const folded = readInPlace(precise(fold(gatherEarly(Object.values(named))), roughKernelsOf(provider)));
   return {
     graph: graph({
       name: "evaluate",

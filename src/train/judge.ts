@@ -4,7 +4,8 @@ import { type Adapter, attach, checkParameters } from "../methods/index.ts";
 import type { PretrainedModel } from "../models/index.ts";
 import type { Device } from "../runtime/device.ts";
 import { compileGraph } from "../runtime/program.ts";
-import { fold, readInPlace } from "../transforms/index.ts";
+import { roughKernelsOf } from "../runtime/provider.ts";
+import { fold, precise, readInPlace } from "../transforms/index.ts";
 import type { LayoutOptions, TokenizedExample } from "./data/index.ts";
 import { addUp, type Measured, measuredIn } from "./evaluator.ts";
 import type { ObjectiveChoice } from "./objectives/index.ts";
@@ -43,7 +44,7 @@ export async function judgeExamples(
   const [said] = Object.values(tuned);
   assert(said !== undefined, "a model says something");
   const named = { loss: defined.loss, ...defined.measures, [saidName]: said };
-  const folded = readInPlace(fold(Object.values(named)));
+  const folded = readInPlace(precise(fold(Object.values(named)), roughKernelsOf(device.provider)));
   const closed = new Map(Object.keys(named).map((name, i) => [name, folded[i] as Value])); // one a name
   const program = await compileGraph(
     device,

@@ -29,6 +29,7 @@ import {
   gatherEarly,
   holdWeights,
   picksColumns,
+  precise,
   readInPlace,
   recompute,
   stackProducts,
@@ -59,6 +60,8 @@ export interface StepOptions {
   readonly accumulates: boolean;
   /** Operators beyond operator set 21 that the runtime has kernels for; none unless given. */
   readonly kernels?: ReadonlySet<string>;
+  /** Operators that the runtime computes roughly; none unless given. */
+  readonly rough?: ReadonlySet<string>;
   /**
    * Whether the device can replace parts of buffers, so that methods may train weights where they are, and cut outputs
    * into buffers.
@@ -179,13 +182,18 @@ function close(
   inputs: readonly InputValue[],
   outputs: Readonly<Record<string, Value>>,
   { reads, writes, patches }: Pick<StepGraph, "reads" | "writes" | "patches">,
-  { memory, baseWeights: held = "f32", kernels = new Set() }: Pick<StepOptions, "memory" | "baseWeights" | "kernels">,
+  {
+    memory,
+    baseWeights: held = "f32",
+    kernels = new Set(),
+    rough = new Set(),
+  }: Pick<StepOptions, "memory" | "baseWeights" | "kernels" | "rough">,
   { live }: Pick<Attached, "live">,
 ): StepGraph {
   const names = Object.keys(outputs);
   const resident = { reads, writes, patches };
   const hold = holdLive(baseWeights[held].hold, live);
-  const plain = expand(Object.values(outputs), kernels);
+  const plain = precise(expand(Object.values(outputs), kernels), rough);
   const lean = sumProducts(broadcastLate(useSparsity(fold(plain))));
   const folded = readInPlace(takeColumnsEarly(lean), {
     except: (weight) => hold(weight) !== undefined,

@@ -14,7 +14,7 @@ import { operatorSet } from "../ops/index.ts";
 import type { OptimizerChoice } from "../optim/index.ts";
 import type { Device, Patch, Reads, Writes } from "../runtime/device.ts";
 import { compileGraph, type Program } from "../runtime/program.ts";
-import { kernelsOf } from "../runtime/provider.ts";
+import { kernelsOf, roughKernelsOf } from "../runtime/provider.ts";
 import type { BaseWeightsName } from "./base-weights.ts";
 import type { Batch } from "./data/index.ts";
 import { fillDropoutMasks, openDropoutMasks } from "./dropout.ts";
@@ -99,7 +99,12 @@ interface Compiled {
  */
 export async function openTrainer(device: Device, model: PretrainedModel, options: TrainerOptions): Promise<Trainer> {
   const { provider, patches = false } = device;
-  const graphs = buildTraining(model, { ...options, kernels: kernelsOf(provider), patches });
+  const graphs = buildTraining(model, {
+    ...options,
+    kernels: kernelsOf(provider),
+    rough: roughKernelsOf(provider),
+    patches,
+  });
   const { trainables, dropoutMasks } = graphs.attached;
   const { optimizer, config } = options.optimizer;
   if (trainables.length === 0) {

@@ -7,6 +7,7 @@ export * from "./evaluate.ts";
 export * from "./fold.ts";
 export * from "./gather-early.ts";
 export * from "./hold-weights.ts";
+export * from "./precise.ts";
 export * from "./recompute.ts";
 export * from "./rewrite.ts";
 export * from "./share.ts";
