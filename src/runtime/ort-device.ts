@@ -51,6 +51,10 @@ class OrtDevice implements Device {
   readonly #buffers = new Map<string, OrtTensor>();
   /** How many buffers lie in the same memory, where it is more than one. */
   readonly #sharers = new Map<ArrayBufferLike, number>();
+  /** On WebGPU: the program that made a buffer, by the buffer's name. */
+  readonly #makers = new Map<string, OrtProgram>();
+  /** Programs that are released as soon as no buffer of theirs is left. */
+  readonly #leaving = new Set<OrtProgram>();
   /** Identity programs that move tensors to and from the GPU. */
   readonly #movers = new Map<string, InferenceSession>();
   #made = 0;
@@ -86,7 +90,8 @@ class OrtDevice implements Device {
     patches = {},
   }: RunRequest): Promise<Readonly<Record<string, Tensor>>> {
     return this.#inTurn(async () => {
-      const { session, resident } = this.#programOf(program);
+      const maker = this.#programOf(program);
+      const { session, resident } = maker;
       const inputs: Record<string, OrtTensor> = {};
       for (const [name, tensor] of Object.entries(feeds)) inputs[name] = toOrt(this.#ort, tensor);
       for (const [name, buffer] of Object.entries(reads))
@@ -98,7 +103,7 @@ class OrtDevice implements Device {
       for (const [name, value] of Object.entries(outputs)) {
         const written = writes[name];
         if (patches[name] !== undefined) this.#patch(patches[name], value);
-        if (typeof written === "string") this.#replace(written, value);
+        if (typeof written === "string") this.#replace(written, value, maker);
         else if (written !== undefined) this.#cut(written, value);
         else if (resident.has(name)) this.#free(value);
         else returned[name] = fromOrt(value);
@@ -126,6 +131,7 @@ class OrtDevice implements Device {
         this.#drop(name);
         this.#buffers.delete(name);
       }
+      await this.#leave();
     });
   }
 
@@ -134,8 +140,18 @@ class OrtDevice implements Device {
       const found = this.#programs.get(program);
       if (found === undefined) return;
       this.#programs.delete(program);
-      await releaseProgram(found);
+      this.#leaving.add(found);
+      await this.#leave();
     });
+  }
+
+  /** A GPU buffer goes back to the session that made it: onnxruntime-node 1.30 may end the process when that is gone. */
+  async #leave(): Promise<void> {
+    const needed = new Set(this.#makers.values());
+    for (const program of [...this.#leaving].filter((candidate) => !needed.has(candidate))) {
+      this.#leaving.delete(program);
+      await releaseProgram(program);
+    }
   }
 
   async close(): Promise<void> {
@@ -143,6 +159,7 @@ class OrtDevice implements Device {
     const ended = this.#inTurn(async () => {
       for (const name of this.#buffers.keys()) this.#drop(name);
       this.#buffers.clear();
+      await this.#leave();
       for (const program of this.#programs.values()) await releaseProgram(program);
       this.#programs.clear();
       for (const session of this.#movers.values()) await session.release();
@@ -224,9 +241,10 @@ class OrtDevice implements Device {
     return y;
   }
 
-  #replace(name: string, value: OrtTensor): void {
+  #replace(name: string, value: OrtTensor, maker?: OrtProgram): void {
     this.#drop(name);
     this.#buffers.set(name, value);
+    if (this.#onGpu && maker) this.#makers.set(name, maker);
   }
 
   /** Buffers that are views of one output, which lies in memory until the last of them is dropped. */
@@ -270,6 +288,7 @@ class OrtDevice implements Device {
   }
 
   #drop(name: string): void {
+    this.#makers.delete(name);
     const buffer = this.#buffers.get(name);
     if (buffer) this.#free(buffer);
   }
