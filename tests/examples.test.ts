@@ -12,20 +12,13 @@ beforeAll(async () => {
 });
 afterAll(() => rm(folder, { recursive: true, force: true }));
 
-/** Run an example with the package's names answered from the sources, and its output folder put elsewhere. */
+/** Run an example with the package as it is built, and the example's output folder put elsewhere. */
 async function runExample(name: string, outputFolder: string): Promise<string> {
   const code = await readFile(`${root}examples/${name}`, "utf8");
-  const file = join(root, "examples", `.${process.pid}-${name.replace(".mjs", ".mts")}`);
-  const sources = code
-    .replace('"scionwood/node"', '"../src/runtime/node.ts"')
-    .replace('"scionwood"', '"../src/index.ts"')
-    .replaceAll(outputFolder, join(folder, outputFolder));
-  await writeFile(file, sources);
+  const file = join(root, "examples", `.${process.pid}-${name}`);
+  await writeFile(file, code.replaceAll(outputFolder, join(folder, outputFolder)));
   try {
-    const { status, stdout, stderr } = spawnSync(process.execPath, ["--import", "tsx", file], {
-      cwd: root,
-      encoding: "utf8",
-    });
+    const { status, stdout, stderr } = spawnSync(process.execPath, [file], { cwd: root, encoding: "utf8" });
     expect(stderr).toBe("");
     expect(status).toBe(0);
     return stdout;

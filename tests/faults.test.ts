@@ -21,7 +21,7 @@ import type { Device } from "../src/runtime/device.ts";
 import { nodePlatform } from "../src/runtime/node.ts";
 import { nodeStorage } from "../src/runtime/node-storage.ts";
 import { readMetrics } from "../src/train/metrics.ts";
-import { root } from "./helpers/cli.ts";
+import { program, root } from "./helpers/cli.ts";
 
 let folder: string;
 let model: LoadedModel;
@@ -97,7 +97,7 @@ describe("a disk that is full", () => {
   const own = spawnSync("unshare", ["-Urm", "mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", tmpdir()]);
   it.skipIf(own.status !== 0)("a file system of 300 kB: refused with a code; with more space the run goes on", () => {
     const disk = at("disk");
-    const scion = `"${process.execPath}" --import tsx src/cli/main.ts tune -m "${quickstart}" -d "${heldout}" --max-length 128 --max-steps 6 --batch-size 4 --learning-rate 1e-3 --checkpoint-every 2 --rank 2 --no-tensorboard -o "${disk}/run"`;
+    const scion = `"${process.execPath}" ${program} tune -m "${quickstart}" -d "${heldout}" --max-length 128 --max-steps 6 --batch-size 4 --learning-rate 1e-3 --checkpoint-every 2 --rank 2 --no-tensorboard -o "${disk}/run"`;
     const script = [
       `mkdir -p "${disk}" && mount -t tmpfs -o size=300k tmpfs "${disk}"`,
       `${scion} >/dev/null; echo "first $?"`,
@@ -115,7 +115,7 @@ describe("a disk that is full", () => {
 
   it.skipIf(own.status !== 0)("and one that is read-only: exit code 2, and an error with its code that says so", () => {
     const disk = at("disk-ro");
-    const script = `mkdir -p "${disk}" && mount -t tmpfs -o ro tmpfs "${disk}" && "${process.execPath}" --import tsx src/cli/main.ts tune -m "${quickstart}" -d "${heldout}" --max-steps 2 -o "${disk}/run"; echo "ended $?"`;
+    const script = `mkdir -p "${disk}" && mount -t tmpfs -o ro tmpfs "${disk}" && "${process.execPath}" ${program} tune -m "${quickstart}" -d "${heldout}" --max-steps 2 -o "${disk}/run"; echo "ended $?"`;
     const { stdout, stderr } = spawnSync("unshare", ["-Urm", "sh", "-c", script], { cwd: root, encoding: "utf8" });
     expect(stdout).toContain("ended 2");
     expect(stderr).toMatch(/EROFS[\s\S]*that disk is read-only[\s\S]*\(write-failed\)/);

@@ -1,10 +1,12 @@
 import { type ChildProcess, spawn } from "node:child_process";
-import { fileURLToPath } from "node:url";
 import { Command } from "commander";
 import { commands } from "../../src/cli/index.ts";
+import { root } from "./root.ts";
 
-/** The repository. */
-export const root: string = fileURLToPath(new URL("../..", import.meta.url));
+export { root };
+
+/** `scion` as it is built before the tests: what a process of Node is given. */
+export const program = "dist/cli/main.js";
 
 /** A command that ended. */
 export interface Ended {
@@ -19,14 +21,13 @@ interface Started {
   readonly ended: Promise<Ended>;
 }
 
-/** Start `scion` from its sources, in a process of its own. */
+/** Start `scion` in a process of its own. */
 export function startScion(...args: readonly string[]): Started {
   return start(args, {});
 }
 
 function start(args: readonly string[], env: Readonly<Record<string, string>>): Started {
-  const command = ["--import", "tsx", "src/cli/main.ts", ...args];
-  const child = spawn(process.execPath, command, { cwd: root, env: { ...process.env, ...env } });
+  const child = spawn(process.execPath, [program, ...args], { cwd: root, env: { ...process.env, ...env } });
   let stdout = "";
   let stderr = "";
   child.stdout.setEncoding("utf8").on("data", (text) => {

@@ -3,7 +3,7 @@ import { createHash } from "node:crypto";
 import { existsSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { createRng } from "../../src/linalg/index.ts";
-import { root } from "./cli.ts";
+import { program, root } from "./cli.ts";
 
 /** What killing came to. */
 export interface Kills {
@@ -13,12 +13,11 @@ export interface Kills {
   readonly problems: readonly string[];
 }
 
-/** How to kill: how often, where, and by which program (`scion` from its sources unless given). */
+/** How to kill: how often, and where. */
 export interface KillOptions {
   readonly kills: number;
   readonly folder: string;
   readonly seed: number;
-  readonly command?: readonly string[];
   readonly onKill?: (done: number, phase: string) => void;
 }
 
@@ -28,13 +27,12 @@ const steps = 24;
  * Kill runs of `scion tune` and `scion export` at random moments, resume them, and compare with ones left alone: losses and
  * adapters bit by bit, and folders that are there with those that a whole run leaves.
  */
-export async function killAtRandom({ kills, folder, seed, command, onKill }: KillOptions): Promise<Kills> {
+export async function killAtRandom({ kills, folder, seed, onKill }: KillOptions): Promise<Kills> {
   const rng = createRng(seed, "kills");
   const byPhase: Record<string, number> = {};
   const problems: string[] = [];
   const run = (args: readonly string[]): ChildProcess => {
-    const [program = "", ...own] = command ?? [process.execPath, "--import", "tsx", "src/cli/main.ts"];
-    return spawn(program, [...own, ...args], { cwd: root, stdio: ["ignore", "ignore", "pipe"] });
+    return spawn(process.execPath, [program, ...args], { cwd: root, stdio: ["ignore", "ignore", "pipe"] });
   };
   const model = `${root}assets/quickstart/model`;
   const at = (name: string): string => join(folder, name);
