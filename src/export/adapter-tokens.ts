@@ -2,21 +2,19 @@ import { type JsonObject, readJsonObject } from "../io/json.ts";
 import { openSafetensors } from "../io/safetensors.ts";
 import { joinPath, type Storage } from "../io/storage.ts";
 import { readText } from "../io/text.ts";
+import { chatTemplateFile, tokenizerCompanions } from "./model-files.ts";
 
-/** The files of a tokenizer that may stand beside an adapter, as TRL, Unsloth and Scion leave them. */
-const tokenizerNames = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"];
-const templateName = "chat_template.jinja";
-
-/** A tokenizer's files in a folder, as they are written beside an adapter. */
+/** A tokenizer's files in a folder, as TRL, Unsloth and Scion leave them beside an adapter. */
 export async function tokenizerFiles(
   storage: Storage,
   folder: string,
 ): Promise<Readonly<Record<string, JsonObject | string>>> {
   const present = await storage.list(folder);
   const files: Record<string, JsonObject | string> = {};
-  for (const name of tokenizerNames.filter((file) => present.includes(file)))
+  for (const name of tokenizerCompanions.filter((file) => present.includes(file)))
     files[name] = await readJsonObject(storage, joinPath(folder, name));
-  if (present.includes(templateName)) files[templateName] = await readText(storage, joinPath(folder, templateName));
+  if (present.includes(chatTemplateFile))
+    files[chatTemplateFile] = await readText(storage, joinPath(folder, chatTemplateFile));
   return files;
 }
 

@@ -1,4 +1,4 @@
-import { type LazyTensor, type Tensor, tensor } from "../graph/index.ts";
+import type { LazyTensor, Tensor } from "../graph/index.ts";
 import { assertFinite, toFloat32 } from "../io/convert.ts";
 import type { PeftWholeWeights } from "../io/peft.ts";
 import { tokenRowsSuffix } from "../io/peft-tokens.ts";
@@ -15,7 +15,8 @@ export interface ChangedRows {
 
 /**
  * PEFT saves embeddings and output layers whole once the vocabulary has grown, whatever was trained of them. What counts
- * are the rows that the model does not have: those named as trained, and those that are others than the model's. Where most are others, the module was trained whole.
+ * are the rows that the model does not have: those named as trained, and those that are others than the model's. Where most
+ * are others, the module was trained whole.
  */
 export async function changedRows(
   model: PretrainedModel,
@@ -44,11 +45,13 @@ export async function changedRows(
     }
     if (changed.length === 0) continue;
     assertFinite(name, saved);
-    const values = rows.get(module)?.data ?? new Float32Array();
+    const [before, others] = [rows.get(module)?.data ?? new Float32Array(), rowsOf(saved, changed)];
+    const all = new Float32Array(before.length + others.length);
+    all.set(before);
+    all.set(others, before.length);
     const width = Number(saved.shape[1]);
-    const all = Float32Array.from([...values, ...rowsOf(saved, changed)]);
     indices[module] = [...trained, ...changed];
-    rows.set(module, tensor("float32", [all.length / width, width], all));
+    rows.set(module, { dtype: "float32", shape: [all.length / width, width], data: all });
   }
   return { tensors: left, rows, indices };
 }

@@ -1,16 +1,24 @@
 import type { JsonObject } from "../io/json.ts";
 import { joinPath, type Storage } from "../io/storage.ts";
 
-/** Files beside the weights that a model needs to be used, taken along as they are when they are there. */
-const companions = [
+/** The files of a tokenizer, in JSON. */
+export const tokenizerCompanions: readonly string[] = [
   "tokenizer.json",
   "tokenizer_config.json",
   "special_tokens_map.json",
   "added_tokens.json",
+];
+
+/** The file of a chat template. */
+export const chatTemplateFile = "chat_template.jinja";
+
+/** Files beside the weights that a model needs to be used, taken along as they are when they are there. */
+const companions = [
+  ...tokenizerCompanions,
   "vocab.json",
   "merges.txt",
   "generation_config.json",
-  "chat_template.jinja",
+  chatTemplateFile,
   "chat_template.json",
   "preprocessor_config.json",
   "LICENSE",
