@@ -60,8 +60,109 @@ export async function readJsonObject(storage: Storage, path: string): Promise<Js
   return value;
 }
 
+/**
+ * A number of a JSON text in the digits it was written in, where a JavaScript number would be written otherwise: `30.0`,
+ * `1e-05`, `2512292042121000001`.
+ */
+export class JsonNumber {
+  /** As it was written. */
+  readonly text: string;
+
+  constructor(text: string) {
+    this.text = text;
+  }
+
+  /** The nearest JavaScript number, which arithmetic and plain `JSON.stringify` take. */
+  valueOf(): number {
+    return Number(this.text);
+  }
+
+  toJSON(): number {
+    return Number(this.text);
+  }
+
+  toString(): string {
+    return this.text;
+  }
+}
+
+/**
+ * Parse a JSON text as `JSON.parse` does, but numbers that JavaScript would write otherwise become {@link JsonNumber}s;
+ * {@link stringifyExactJson} writes them as they stood.
+ * @throws {SyntaxError} what `JSON.parse` throws.
+ */
+export function parseExactJson(text: string): unknown {
+  const plain: unknown = JSON.parse(text);
+  const mark = absentFrom(text, "number");
+  let marked = "";
+  let done = 0;
+  for (let i = 0; i < text.length; i++) {
+    const char = text.charCodeAt(i);
+    if (char === quote) {
+      for (i++; text.charCodeAt(i) !== quote; i++) if (text.charCodeAt(i) === backslash) i++;
+    } else if (char === minus || (char >= zero && char <= nine)) {
+      numberAt.lastIndex = i;
+      const digits = numberAt.exec(text)?.[0] ?? "0"; // the text is valid
+      if (String(Number(digits)) !== digits) {
+        marked += `${text.slice(done, i)}{"${mark}":"${digits}"}`;
+        done = i + digits.length;
+      }
+      i += digits.length - 1;
+    }
+  }
+  if (done === 0) return plain;
+  return JSON.parse(marked + text.slice(done), (_key, value: unknown) =>
+    isJsonObject(value) && typeof value[mark] === "string" ? new JsonNumber(value[mark]) : value,
+  );
+}
+
+/** Write JSON as `JSON.stringify` does, with every {@link JsonNumber} as it stood in its text. */
+export function stringifyExactJson(value: unknown, indent?: number): string {
+  const mark = absentFrom(JSON.stringify(value) ?? "", "number");
+  const marked = JSON.stringify(
+    value,
+    function replace(this: Readonly<Record<string, unknown>>, key: string, item: unknown): unknown {
+      const own = this[key]; // `item` is what its toJSON gave
+      return own instanceof JsonNumber ? `${mark}${own.text}` : item;
+    },
+    indent,
+  );
+  return marked.replaceAll(new RegExp(`"${mark}([^"]*)"`, "g"), "$1");
+}
+
+/**
+ * The same JSON value, with every number that `written` (what {@link parseExactJson} gave) has at the same place written as
+ * there.
+ */
+export function spelledAs(value: unknown, written: unknown): unknown {
+  if (typeof value === "number" && written instanceof JsonNumber && Object.is(Number(written.text), value)) {
+    return written;
+  }
+  if (Array.isArray(value)) {
+    return Array.isArray(written) ? value.map((item, i) => spelledAs(item, written[i])) : value;
+  }
+  if (!isJsonObject(value) || !isJsonObject(written)) return value;
+  return Object.fromEntries(
+    Object.entries(value).map(([key, item]) => [
+      key,
+      Object.hasOwn(written, key) ? spelledAs(item, written[key]) : item,
+    ]),
+  );
+}
+
+/** A word that a text does not hold. */
+function absentFrom(text: string, word: string): string {
+  let found = word;
+  while (text.includes(found)) found += "_";
+  return found;
+}
+
 const quote = 0x22;
 const backslash = 0x5c;
+const minus = 0x2d;
+const zero = 0x30;
+const nine = 0x39;
+const numberAt = /-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/y;
 
 /** Keys that some object of a valid JSON text holds twice. */
 function duplicateKeys(text: string): string[] {
