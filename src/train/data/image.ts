@@ -1,15 +1,9 @@
 import { TuneError } from "../../errors.ts";
 import type { Storage } from "../../io/storage.ts";
-
-/** Red, green and blue of every pixel, row by row: 3·width·height bytes. */
-export interface Pixels {
-  readonly width: number;
-  readonly height: number;
-  readonly data: Uint8Array;
-}
-
-const largestSide = 16384;
-const largestArea = 100e6;
+import { upright } from "./exif.ts";
+import { decodeJpeg } from "./jpeg.ts";
+import type { Pixels } from "./pixels.ts";
+import { decodePng } from "./png.ts";
 
 /** Whether a file's name is an image's that can be read. */
 export function isImage(name: string): boolean {
@@ -29,12 +23,18 @@ export async function readImage(storage: Storage, path: string, size: number): P
   );
 }
 
-/** Decode a PNG or JPEG. Transparency is dropped, grey spread to three channels, 16 bits cut to 8. */
+/**
+ * Decode a PNG or JPEG. Transparency is dropped, grey spread to three channels, 16 bits cut to 8, and the image stands as
+ * its EXIF orientation says, as in transformers and `datasets`.
+ * @throws {TuneError} `bad-image` as {@link readImage}.
+ */
 export async function decodeImage(bytes: Uint8Array, at: string): Promise<Pixels> {
   const [first = 0, second = 0] = bytes;
   try {
-    if (first === 0x89 && second === 0x50) return await decodePng(bytes);
-    if (first === 0xff && second === 0xd8) return await decodeJpeg(bytes);
+    if ((first === 0x89 && second === 0x50) || (first === 0xff && second === 0xd8)) {
+      const { pixels, orientation } = first === 0x89 ? await decodePng(bytes) : await decodeJpeg(bytes);
+      return upright(pixels, orientation);
+    }
   } catch (cause) {
     throw bad(`it does not decode: ${cause instanceof Error ? cause.message : String(cause)}`, at, cause);
   }
@@ -47,52 +47,6 @@ function bad(why: string, at: string, cause?: unknown): TuneError {
     fix: "replace it by a PNG or JPEG file, or leave its row out",
     ...(cause === undefined ? {} : { cause }),
   });
-}
-
-async function decodePng(bytes: Uint8Array): Promise<Pixels> {
-  // Sizes stand at a fixed place, and are looked at before memory is taken for them.
-  const header = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  if (bytes.length < 24) throw new Error("it ends within its header");
-  refuseLarge(header.getUint32(16), header.getUint32(20));
-  const { decode } = await import("fast-png");
-  const { width, height, channels, depth, data, palette } = decode(bytes, { checkCrc: true });
-  const pixels = new Uint8Array(3 * width * height);
-  // Samples of fewer than 8 bits are packed, each row from a new byte on.
-  const rowBytes = Math.ceil((width * depth) / 8);
-  const sample = (x: number, y: number, channel: number): number => {
-    if (depth >= 8) return data[(y * width + x) * channels + channel] ?? 0;
-    const byte = data[y * rowBytes + ((x * depth) >> 3)] ?? 0;
-    return (byte >> (8 - depth - ((x * depth) & 7))) & (2 ** depth - 1);
-  };
-  for (let y = 0; y < height; y++) {
-    for (let x = 0; x < width; x++) {
-      for (let channel = 0; channel < 3; channel++) {
-        const own = sample(x, y, channels < 3 ? 0 : channel);
-        const value = depth === 16 ? own >> 8 : depth < 8 ? (own * 255) / (2 ** depth - 1) : own;
-        pixels[3 * (y * width + x) + channel] = palette ? (palette[own]?.[channel] ?? 0) : value;
-      }
-    }
-  }
-  return { width, height, data: pixels };
-}
-
-async function decodeJpeg(bytes: Uint8Array): Promise<Pixels> {
-  const { decode } = await import("jpeg-js");
-  const { width, height, data } = decode(bytes, {
-    useTArray: true,
-    formatAsRGBA: false,
-    tolerantDecoding: false,
-    maxResolutionInMP: largestArea / 1e6,
-    maxMemoryUsageInMB: 1024,
-  });
-  refuseLarge(width, height);
-  return { width, height, data };
-}
-
-function refuseLarge(width: number, height: number): void {
-  if (width === 0 || height === 0) throw new Error(`it is ${width} by ${height} pixels`);
-  if (width > largestSide || height > largestSide || width * height > largestArea)
-    throw new Error(`its ${width} by ${height} pixels are too many`);
 }
 
 /**
