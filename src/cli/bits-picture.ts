@@ -1,4 +1,5 @@
-import { escapeText, svgPage } from "./svg.ts";
+import { escapeMarkup } from "../printable.ts";
+import { svgPage } from "./svg.ts";
 
 const [left, top, cell, tall] = [64, 64, 74, 26];
 const colours = ["#f2efe4", "#d9ead3", "#9ccfa4", "#5aa56f", "#2f7d4f", "#1d5a37", "#134428", "#0b2f1b", "#06200f"];
@@ -19,14 +20,14 @@ export function drawBits(title: string, matrices: readonly MatrixBits[]): string
       if (bits === undefined) return "";
       const [px, py] = [left + x * cell, top + y * tall];
       const dark = bits >= 3;
-      return `<rect x="${px}" y="${py}" width="${cell - 2}" height="${tall - 2}" rx="3" fill="${colours[bits] ?? "#000"}"><title>layer ${layer}, ${escapeText(kind)}: ${bits} bits</title></rect><text x="${px + cell / 2}" y="${py + 16}" text-anchor="middle" fill="${dark ? "#fff" : "#1c2b22"}">${bits}</text>`;
+      return `<rect x="${px}" y="${py}" width="${cell - 2}" height="${tall - 2}" rx="3" fill="${colours[bits] ?? "#000"}"><title>layer ${layer}, ${escapeMarkup(kind)}: ${bits} bits</title></rect><text x="${px + cell / 2}" y="${py + 16}" text-anchor="middle" fill="${dark ? "#fff" : "#1c2b22"}">${bits}</text>`;
     }),
   );
   const width = Math.max(left + kinds.length * cell + 24, 420);
   return svgPage(title, { width: width, height: top + layers.length * tall + 24 }, [
     ...kinds.map(
       (kind, x) =>
-        `<text x="${left + x * cell + cell / 2}" y="${top - 10}" text-anchor="middle">${escapeText(kind)}</text>`,
+        `<text x="${left + x * cell + cell / 2}" y="${top - 10}" text-anchor="middle">${escapeMarkup(kind)}</text>`,
     ),
     ...layers.map((layer, y) => `<text x="${left - 10}" y="${top + y * tall + 16}" text-anchor="end">${layer}</text>`),
     ...cells,

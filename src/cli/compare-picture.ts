@@ -1,6 +1,7 @@
 import type { ComparedRow, ComparisonResult, Spread } from "../index.ts";
+import { escapeMarkup } from "../printable.ts";
 import { count } from "./progress.ts";
-import { escapeText, svgPage } from "./svg.ts";
+import { svgPage } from "./svg.ts";
 
 const colours = ["#2f7d4f", "#b4532a", "#2b5d9b", "#8a4fa3", "#a08a1f", "#4a4a4a", "#c23b6b", "#1d8a8a"];
 const [margin, labels, panelWide, across, tall] = [16, 100, 190, 4, 24];
@@ -32,7 +33,7 @@ export function drawComparison(title: string, result: ComparisonResult): string 
   const names = Array.from({ length: lines }).flatMap((_, line) =>
     rows.map(
       ({ name }, i) =>
-        `<text x="${margin}" y="${top + line * panelTall + 24 + i * tall + 12}" fill="${colourOf(i)}" font-weight="600">${escapeText(name)}</text>`,
+        `<text x="${margin}" y="${top + line * panelTall + 24 + i * tall + 12}" fill="${colourOf(i)}" font-weight="600">${escapeMarkup(name)}</text>`,
     ),
   );
   return svgPage(title, { width: width, height: sweepTop + 300 }, [
@@ -107,7 +108,7 @@ function drawPanel(
     const label = `${say(mean)}${deviation === undefined ? "" : ` ± ${say(deviation)}`}`;
     return `${whisker}<circle cx="${at(mean).toFixed(1)}" cy="${middle}" r="4" fill="${colour}"/><text x="${x + wide + 12}" y="${middle + 4}">${label}</text>`;
   });
-  return `<text x="${x}" y="${y + 12}" fill="#5b6b61">${escapeText(title)}</text>${marks.join("")}`;
+  return `<text x="${x}" y="${y + 12}" fill="#5b6b61">${escapeMarkup(title)}</text>${marks.join("")}`;
 }
 
 /** Mean validation loss over learning rates on a scale of powers of ten; crosses where a run diverged. */

@@ -132,7 +132,7 @@ async function methodsOf(
 }
 
 function watch(output: Output): (event: CompareEvent) => void {
-  const progress = createProgress(process.stderr);
+  const progress = createProgress();
   const started = performance.now();
   let made = 0;
   return (event) => {

@@ -69,7 +69,7 @@ export function comparisonOptions(flags: ComparisonFlags): {
   readonly options: Omit<ComparisonOptions, "adapter" | "adapterName" | "tuned">;
   readonly done: () => void;
 } {
-  const progress = createProgress(process.stderr);
+  const progress = createProgress();
   const { k, eps, side, method, fused = false, cache } = flags;
   return {
     done: () => progress.clear(),

@@ -52,7 +52,7 @@ export async function run(flags: ContinualFlags, output: Output): Promise<number
   }
   const baseText = flags.baseText === undefined ? [] : (await loadData(model, flags.baseText)).train;
   const stop = listenForInterrupt(output, "Saving after this update");
-  const progress = createProgress(process.stderr);
+  const progress = createProgress();
   try {
     const [first] = tasks;
     const result = await tuneInOrder(model, tasks, {

@@ -1,6 +1,7 @@
 import type { RunSummary } from "../index.ts";
+import { escapeMarkup } from "../printable.ts";
 import { count } from "./progress.ts";
-import { escapeText, svgPage } from "./svg.ts";
+import { svgPage } from "./svg.ts";
 
 const [left, top, width, height] = [64, 44, 640, 300];
 const colours = ["#2f7d4f", "#b4532a", "#2b5d9b", "#8a4fa3", "#a08a1f", "#4a4a4a", "#c23b6b", "#1d8a8a"];
@@ -22,7 +23,7 @@ export function drawCurves(title: string, runs: readonly RunSummary[]): string {
     const dots = evaluations.map(
       ({ step, loss }) => `<circle cx="${x(step)}" cy="${y(loss)}" r="4" fill="${colour}"/>`,
     );
-    const label = `<text x="${left + width + 14}" y="${top + 14 + 18 * i}" fill="${colour}">${escapeText(folder)}</text>`;
+    const label = `<text x="${left + width + 14}" y="${top + 14 + 18 * i}" fill="${colour}">${escapeMarkup(folder)}</text>`;
     return `<polyline points="${line.join(" ")}" fill="none" stroke="${colour}" stroke-width="1.5"/>${dots.join("")}${label}`;
   });
   return svgPage(

@@ -41,7 +41,7 @@ export async function run(flags: EvalFlags, output: Output): Promise<number> {
   const { evaluate, loadData } = await import("../index.ts");
   const { model, adapter } = await loadFlags(flags, output);
   const data = await loadData(model, flags.data, flags.maxLength === undefined ? {} : { maxLength: flags.maxLength });
-  const progress = createProgress(process.stderr);
+  const progress = createProgress();
   const result = await evaluate(model, data.train, {
     ...(adapter ? { adapter } : {}),
     batchSize: flags.batchSize,

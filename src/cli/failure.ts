@@ -1,4 +1,5 @@
 import { TuneError } from "../index.ts";
+import { print, printJson } from "./terminal.ts";
 
 /** What the exit code tells a script. */
 export const exitCodes = {
@@ -21,10 +22,10 @@ export function reportFailure(error: unknown, json: boolean): number {
   const message = error instanceof Error ? error.message : String(error);
   if (json) {
     const { at, fix } = known ? error : {};
-    process.stdout.write(`${JSON.stringify({ error: { code, message, at, fix } })}\n`);
+    printJson({ error: { code, message, at, fix } });
   } else {
-    process.stderr.write(`${known ? message : ((error instanceof Error ? error.stack : undefined) ?? message)}\n`);
-    process.stderr.write(known ? `  (${code})\n` : "This is a bug in Scion: please report it with the lines above.\n");
+    print("stderr", `${known ? message : ((error instanceof Error ? error.stack : undefined) ?? message)}\n`);
+    print("stderr", known ? `  (${code})\n` : "This is a bug in Scion: please report it with the lines above.\n");
   }
   if (!known) return exitCodes.unexpected;
   if (error.code === "interrupted") return exitCodes.interrupted;

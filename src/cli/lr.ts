@@ -37,7 +37,7 @@ export async function run(flags: LrFlags, output: Output): Promise<number> {
   const { model } = await loadFlags(flags, output, headOf(flags));
   const cache = `${flags.picture}.data`;
   const data = await loadTuningData(model, flags, output, cache);
-  const progress = createProgress(process.stderr);
+  const progress = createProgress();
   const search = await findLearningRate(model, data, {
     ...(await tuningChoice(flags, data)),
     ...{ from: flags.from, to: flags.to, steps: flags.steps },

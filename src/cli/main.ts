@@ -3,6 +3,7 @@ import { readFileSync } from "node:fs";
 import { Command, CommanderError } from "commander";
 import { commands } from "./index.ts";
 import { createOutput } from "./output.ts";
+import { print } from "./terminal.ts";
 
 // Whoever reads what is printed may stop reading (`scion --help | head`): nothing is wrong then.
 process.stdout.on("error", (error: NodeJS.ErrnoException) => {
@@ -32,6 +33,7 @@ Examples:
 
 Every command takes --json and --help. Exit codes: 0 done, 1 a bug, 2 bad input, 3 training failed, 130 interrupted.`,
     )
+    .configureOutput({ writeOut: (text) => print("stdout", text), writeErr: (text) => print("stderr", text) })
     .exitOverride();
   let code = 0;
   let chosenCommand: Command | undefined;

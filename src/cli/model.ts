@@ -133,7 +133,7 @@ export async function loadFlags(
   output: Output,
   head: Pick<LoadModelOptions, "forAdapter" | "labelsFrom" | "newHead" | "newTokens" | "seed"> = {},
 ): Promise<{ readonly model: LoadedModel; readonly adapter: Adapter | undefined }> {
-  const progress = createProgress(process.stderr);
+  const progress = createProgress();
   const model = await loadModel(flags.model, {
     platform: nodePlatform,
     ...head,

@@ -1,4 +1,4 @@
-import { styleText } from "node:util";
+import { print, printJson, styled } from "./terminal.ts";
 
 /** Where a command speaks: results on standard output, everything for people on standard error. */
 export interface Output {
@@ -17,27 +17,23 @@ export function createOutput(json: boolean): Output {
   return {
     json,
     say: (text) => {
-      (json ? process.stderr : process.stdout).write(`${text}\n`);
+      print(json ? "stderr" : "stdout", `${text}\n`);
     },
     write: (text) => {
-      if (!json) process.stdout.write(text);
+      if (!json) print("stdout", text);
     },
     record: (value) => {
-      if (json) process.stdout.write(`${JSON.stringify(value)}\n`);
+      if (json) printJson(value);
     },
   };
 }
 
 /** Fainter text, where the terminal shows styles. */
 export function faint(text: string): string {
-  return stylish() ? styleText("dim", text) : text;
+  return styled("faint", text);
 }
 
 /** Heavier text, where the terminal shows styles. */
 export function strong(text: string): string {
-  return stylish() ? styleText("bold", text) : text;
-}
-
-function stylish(): boolean {
-  return process.stdout.isTTY === true && process.env["NO_COLOR"] === undefined;
+  return styled("strong", text);
 }

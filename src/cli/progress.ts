@@ -1,3 +1,6 @@
+import { printableName } from "../printable.ts";
+import { type ProgressTarget, progressTarget, rewrite } from "./terminal.ts";
+
 /** One line that is rewritten on a terminal; elsewhere a line now and then. */
 export interface ProgressLine {
   /** Show how far things are. */
@@ -6,31 +9,27 @@ export interface ProgressLine {
   clear(): void;
 }
 
-/** Where a progress line appears. */
-export interface ProgressTarget {
-  readonly isTTY?: boolean;
-  readonly columns?: number;
-  write(text: string): unknown;
-}
-
 const quietMs = 5000;
 
-/** Show progress on `target`; where it is no terminal, at most every five seconds. */
-export function createProgress(target: ProgressTarget, now: () => number = () => performance.now()): ProgressLine {
+/** Show progress on `target`, standard error unless given; where it is no terminal, at most every five seconds. */
+export function createProgress(
+  target: ProgressTarget = progressTarget(),
+  now: () => number = () => performance.now(),
+): ProgressLine {
   let shown = false;
   let last = Number.NEGATIVE_INFINITY;
   return {
     update: (text) => {
       if (target.isTTY) {
-        target.write(`\r\x1b[2K${text.slice(0, Math.max(20, (target.columns ?? 80) - 1))}`);
+        rewrite(target, text.slice(0, Math.max(20, (target.columns ?? 80) - 1)));
         shown = true;
       } else if (now() - last >= quietMs) {
-        target.write(`${text}\n`);
+        target.write(`${printableName(text)}\n`);
         last = now();
       }
     },
     clear: () => {
-      if (shown) target.write("\r\x1b[2K");
+      if (shown) rewrite(target, "");
       shown = false;
     },
   };

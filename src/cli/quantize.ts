@@ -164,7 +164,7 @@ async function compare(
   const { compareQuantized, standardCandidates } = await import("../index.ts");
   const { exitCodes } = await import("./failure.ts");
   const candidates = standardCandidates(await quantizeChoice(flags));
-  const progress = createProgress(process.stderr);
+  const progress = createProgress();
   const header = ["", "bits/weight", "perplexity", "loss", "file", "tokens/s", "energy/token"];
   const widths = [16, 12, 11, 8, 10, 9, 13];
   const line = (cells: readonly string[]): string =>
@@ -236,7 +236,7 @@ async function loadCalibration(model: LoadedModel, flags: QuantizeFlags): Promis
 
 /** Tell of what happens. */
 function watchQuantising(output: Output): (event: QuantiseEvent | ScaleTuningEvent) => void {
-  const progress = createProgress(process.stderr);
+  const progress = createProgress();
   type Any = QuantiseEvent | ScaleTuningEvent;
   const tell: { readonly [Kind in Any["kind"]]: (event: Extract<Any, { kind: Kind }>) => void } = {
     calibration: ({ tokens, comfortableTokens }) => {

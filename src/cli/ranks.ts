@@ -1,5 +1,6 @@
 import type { ModuleRank } from "../index.ts";
-import { escapeText, svgPage } from "./svg.ts";
+import { escapeMarkup } from "../printable.ts";
+import { svgPage } from "./svg.ts";
 
 const [left, top, cell] = [150, 60, 26];
 
@@ -16,7 +17,7 @@ export function drawRanks(title: string, ranks: readonly ModuleRank[]): string {
     const [x, y] = [left + layers.indexOf(layer) * cell, top + kinds.indexOf(kind) * cell];
     const share = of === 0 ? 0 : rank / of;
     return [
-      `<rect x="${x}" y="${y}" width="${cell - 2}" height="${cell - 2}" fill="#2f7d4f" fill-opacity="${(0.06 + 0.94 * share).toFixed(2)}"><title>${escapeText(module)}: ${rank} of ${of}</title></rect>`,
+      `<rect x="${x}" y="${y}" width="${cell - 2}" height="${cell - 2}" fill="#2f7d4f" fill-opacity="${(0.06 + 0.94 * share).toFixed(2)}"><title>${escapeMarkup(module)}: ${rank} of ${of}</title></rect>`,
       `<text x="${x + cell / 2 - 1}" y="${y + cell / 2 + 3}" text-anchor="middle" fill="${share > 0.5 ? "#fff" : "#1c2b22"}">${rank}</text>`,
     ].join("");
   });
@@ -25,11 +26,11 @@ export function drawRanks(title: string, ranks: readonly ModuleRank[]): string {
   return svgPage(title, { width: Math.max(width, 460), height: bottom + 34 }, [
     ...layers.map(
       (layer, i) =>
-        `<text x="${left + i * cell + cell / 2 - 1}" y="${top - 8}" text-anchor="middle">${escapeText(layer)}</text>`,
+        `<text x="${left + i * cell + cell / 2 - 1}" y="${top - 8}" text-anchor="middle">${escapeMarkup(layer)}</text>`,
     ),
     ...kinds.map(
       (kind, i) =>
-        `<text x="${left - 8}" y="${top + i * cell + cell / 2 + 3}" text-anchor="end">${escapeText(kind)}</text>`,
+        `<text x="${left - 8}" y="${top + i * cell + cell / 2 + 3}" text-anchor="end">${escapeMarkup(kind)}</text>`,
     ),
     ...cells,
     `<text x="16" y="${bottom + 20}">layers from left to right; ${total} in all, ${(total / Math.max(1, ranks.length)).toFixed(2)} a matrix</text>`,

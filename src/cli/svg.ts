@@ -1,7 +1,4 @@
-/** Text as it may stand in an SVG document. */
-export function escapeText(content: string): string {
-  return content.replaceAll("&", "&amp;").replaceAll("<", "&lt;");
-}
+import { escapeMarkup } from "../printable.ts";
 
 /** A picture on white with its title in the corner: an SVG document. */
 export function svgPage(
@@ -11,9 +8,9 @@ export function svgPage(
 ): string {
   return [
     `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${height}" font-family="system-ui, sans-serif" font-size="11" fill="#1c2b22">`,
-    `<title>${escapeText(title)}</title>`,
+    `<title>${escapeMarkup(title)}</title>`,
     `<rect width="100%" height="100%" fill="#fff"/>`,
-    `<text x="16" y="24" font-size="14" font-weight="600">${escapeText(title)}</text>`,
+    `<text x="16" y="24" font-size="14" font-weight="600">${escapeMarkup(title)}</text>`,
     ...body,
     "</svg>",
     "",

@@ -93,7 +93,7 @@ export async function run(flags: TuneFlags, output: Output): Promise<number> {
 }
 
 function watchRun(output: Output): (event: RunEvent) => void {
-  const progress = createProgress(process.stderr);
+  const progress = createProgress();
   return (event) => {
     output.record(event);
     if (event.kind === "start") {

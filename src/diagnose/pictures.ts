@@ -1,12 +1,8 @@
+import { escapeMarkup } from "../printable.ts";
 import type { DiagnosisReport, MatrixDiagnosis } from "./report.ts";
 
 const ink = "#1c2b22";
 const [before, after, flagged] = ["#8aa394", "#2f7d4f", "#b4532a"];
-
-/** Text as it may stand in an SVG or HTML document. */
-export function escaped(text: string): string {
-  return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;").replaceAll('"', "&quot;");
-}
 
 /** A drawing, and the room it takes. */
 interface Drawing {
@@ -16,7 +12,7 @@ interface Drawing {
 }
 
 function svg({ width, height, body }: Drawing, title: string): string {
-  return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" width="${width}" height="${height}" font-family="system-ui, sans-serif" font-size="11" fill="${ink}"><title>${escaped(title)}</title><rect width="100%" height="100%" fill="#fff"/>${body}</svg>\n`;
+  return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" width="${width}" height="${height}" font-family="system-ui, sans-serif" font-size="11" fill="${ink}"><title>${escapeMarkup(title)}</title><rect width="100%" height="100%" fill="#fff"/>${body}</svg>\n`;
 }
 
 /** How leading vectors after tuning (columns) lie among those before (rows): |U0ᵀU|, white 0 to dark 1. */
@@ -60,7 +56,7 @@ function similarity({ name, similarity: rows, intruders }: MatrixDiagnosis): Dra
     width: Math.max(left + columns * cell + 16, 16 + 5.6 * short(name).length, intruders.length > 0 ? 236 : 0),
     height: top + rows.length * cell + 26,
     body: [
-      `<text x="8" y="16" font-weight="600">${escaped(short(name))}</text>`,
+      `<text x="8" y="16" font-weight="600">${escapeMarkup(short(name))}</text>`,
       `<text x="8" y="31" font-size="10">base down, tuned across${intruders.length > 0 ? "; framed: intruders" : ""}</text>`,
       ...cells,
       ...marks,
@@ -101,7 +97,7 @@ function spectrum({ name, sigma, sigmaBase, intruders }: MatrixDiagnosis): Drawi
     width: Math.max(left + width + 16, 16 + 5.6 * short(name).length),
     height: top + height + 30,
     body: [
-      `<text x="8" y="16" font-weight="600">${escaped(short(name))}</text>`,
+      `<text x="8" y="16" font-weight="600">${escapeMarkup(short(name))}</text>`,
       `<text x="8" y="31" font-size="10"><tspan fill="${before}">● base</tspan> <tspan fill="${after}">● tuned</tspan> <tspan fill="${flagged}">● intruder</tspan></text>`,
       ...marks,
       line(sigmaBase, before),
@@ -124,7 +120,7 @@ function gallery(drawings: readonly Drawing[], title: string): Drawing {
   return {
     width: Math.max(across * width, 16 + 7.6 * title.length),
     height: 32 + Math.ceil(drawings.length / across) * height,
-    body: `<text x="8" y="20" font-size="14" font-weight="600">${escaped(title)}</text>${placed.join("")}`,
+    body: `<text x="8" y="20" font-size="14" font-weight="600">${escapeMarkup(title)}</text>${placed.join("")}`,
   };
 }
 
@@ -146,20 +142,21 @@ export function drawCounts({
     const [x, y] = [labels + layers.indexOf(layer) * cell, top + kinds.indexOf(kind) * cell];
     const share = count / Math.max(1, Math.min(k, diagnosis.sigma.length));
     const fill = count === 0 ? "#eef3ef" : `rgba(180,83,42,${(0.25 + 0.75 * share).toFixed(2)})`;
-    return `<rect x="${x}" y="${y}" width="${cell - 2}" height="${cell - 2}" fill="${fill}"><title>${escaped(diagnosis.name)}: ${count}</title></rect><text x="${x + cell / 2 - 1}" y="${y + 15}" text-anchor="middle" fill="${share > 0.5 ? "#fff" : ink}">${count}</text>`;
+    return `<rect x="${x}" y="${y}" width="${cell - 2}" height="${cell - 2}" fill="${fill}"><title>${escapeMarkup(diagnosis.name)}: ${count}</title></rect><text x="${x + cell / 2 - 1}" y="${y + 15}" text-anchor="middle" fill="${share > 0.5 ? "#fff" : ink}">${count}</text>`;
   });
   const drawing: Drawing = {
     width: Math.max(labels + layers.length * cell + 16, 16 + 7.6 * title.length),
     height: top + kinds.length * cell + 20,
     body: [
-      `<text x="8" y="20" font-size="14" font-weight="600">${escaped(title)}</text>`,
+      `<text x="8" y="20" font-size="14" font-weight="600">${escapeMarkup(title)}</text>`,
       `<text x="${labels}" y="40" font-size="10">layer</text>`,
       ...layers.map(
         (layer, i) =>
           `<text x="${labels + i * cell + cell / 2 - 1}" y="55" text-anchor="middle" font-size="10">${layer ?? ""}</text>`,
       ),
       ...kinds.map(
-        (kind, i) => `<text x="${labels - 8}" y="${top + i * cell + 15}" text-anchor="end">${escaped(kind)}</text>`,
+        (kind, i) =>
+          `<text x="${labels - 8}" y="${top + i * cell + 15}" text-anchor="end">${escapeMarkup(kind)}</text>`,
       ),
       ...cells,
     ].join(""),

@@ -1,4 +1,5 @@
-import { drawCounts, drawSimilarity, drawSpectrum, escaped } from "./pictures.ts";
+import { escapeMarkup } from "../printable.ts";
+import { drawCounts, drawSimilarity, drawSpectrum } from "./pictures.ts";
 import type { DiagnosisReport, DiagnosisWarning, MatrixDiagnosis } from "./report.ts";
 
 /** Matrices whose pictures are shown; all are in the table. */
@@ -29,7 +30,7 @@ export function reportPage(report: DiagnosisReport): string {
     .join(", ");
   const rows = matrices.map(
     ({ name, shape, method, intruders, nearTies, maxCos, sigma, sigmaBase, update, gap }) =>
-      `<tr${intruders.length > 0 ? ' class="found"' : ""}><td>${escaped(name)}</td><td>${shape.join(" × ")}</td><td>${intruders.length === 0 ? "–" : intruders.map((j) => `${j + 1}${nearTies.includes(j) ? "*" : ""}`).join(", ")}</td><td>${Math.min(...maxCos).toFixed(3)}</td><td>${number(sigmaBase[0])} → ${number(sigma[0])}</td><td>${number(update.spectral)}</td><td>${number(update.toGap)}</td><td>${number(update.effectiveRank)}</td><td>${number(gap)}</td><td>${method}</td></tr>`,
+      `<tr${intruders.length > 0 ? ' class="found"' : ""}><td>${escapeMarkup(name)}</td><td>${shape.join(" × ")}</td><td>${intruders.length === 0 ? "–" : intruders.map((j) => `${j + 1}${nearTies.includes(j) ? "*" : ""}`).join(", ")}</td><td>${Math.min(...maxCos).toFixed(3)}</td><td>${number(sigmaBase[0])} → ${number(sigma[0])}</td><td>${number(update.spectral)}</td><td>${number(update.toGap)}</td><td>${number(update.effectiveRank)}</td><td>${number(gap)}</td><td>${method}</td></tr>`,
   );
   const pictures = remarkable(matrices).map(
     (matrix) => `<figure>${drawSimilarity(matrix)}${drawSpectrum(matrix)}</figure>`,
@@ -38,7 +39,7 @@ export function reportPage(report: DiagnosisReport): string {
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<title>What tuning did: ${escaped(tuned)}</title>
+<title>What tuning did: ${escapeMarkup(tuned)}</title>
 <style>
 body { font: 15px/1.5 system-ui, sans-serif; color: #1c2b22; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
 table { border-collapse: collapse; font-size: 13px; }
@@ -51,11 +52,11 @@ figure { display: inline-flex; gap: 0.5rem; margin: 0.5rem; border: 1px solid #d
 </head>
 <body>
 <h1>What tuning did to the weights</h1>
-<p><b>${escaped(tuned)}</b> against <b>${escaped(base)}</b>.</p>
+<p><b>${escapeMarkup(tuned)}</b> against <b>${escapeMarkup(base)}</b>.</p>
 <p><b>${total} intruders</b> in ${matrices.length} matrices (${perMatrix.toFixed(2)} a matrix; ${(100 * fractionWithIntruder).toFixed(0)} % have one):
 of the ${k} leading ${side} singular vectors of each tuned matrix, those whose absolute cosine with every ${side} singular
 vector of the base is below ${eps}. Looked at: ${methods}. Base weights: <code>${report.baseHash.slice(0, 16)}</code>.</p>
-${warnings.map((warning) => `<p>⚠ ${escaped(sayWarning(warning))}</p>`).join("\n")}
+${warnings.map((warning) => `<p>⚠ ${escapeMarkup(sayWarning(warning))}</p>`).join("\n")}
 <div class="wide">${drawCounts(report)}</div>
 <h2>Matrices</h2>
 <div class="wide"><table>
