@@ -1,3 +1,4 @@
+import { parseJson } from "../io/json.ts";
 import type { Storage } from "../io/storage.ts";
 import type { MatrixDiagnosis } from "./report.ts";
 
@@ -18,7 +19,7 @@ export function fileJournal(storage: Storage, path: string): Journal {
       const text = new TextDecoder().decode(await storage.read(path));
       const entries = text.split("\n").flatMap((line): [string, MatrixDiagnosis][] => {
         try {
-          const { key, diagnosis } = JSON.parse(line) as { key: string; diagnosis: MatrixDiagnosis }; // our own file
+          const { key, diagnosis } = parseJson(line) as { key: string; diagnosis: MatrixDiagnosis }; // our own file
           return [[key, diagnosis]];
         } catch {
           return []; // the last line, which a kill cut short

@@ -1,4 +1,4 @@
-import { isJsonObject } from "./json.ts";
+import { deepest, isJsonObject, parseJson } from "./json.ts";
 
 /** A number whose spelling a JavaScript number would lose: `2512292042121000001`, `20.0`, `1e-05`. */
 export class ExactNumber {
@@ -23,16 +23,13 @@ export class ExactNumber {
   }
 }
 
-/** How deep objects and lists of data may nest: far beyond what anybody writes, far below what overflows a stack. */
-const deepest = 512;
-
 /**
  * Parse JSON as `JSON.parse` does, but for numbers that a JavaScript number would spell otherwise: these are
  * {@link ExactNumber}s.
  * @throws {SyntaxError} as `JSON.parse`; {RangeError} for what nests deeper than 512 levels.
  */
 export function parseExactJson(text: string): unknown {
-  if (!mayLoseSpelling(text) && !mayBeDeep(text)) return JSON.parse(text) as unknown;
+  if (!mayLoseSpelling(text)) return parseJson(text);
   const reader = new Reader(text);
   try {
     const value = reader.value(0);
@@ -40,7 +37,7 @@ export function parseExactJson(text: string): unknown {
     return value;
   } catch (error) {
     if (error instanceof RangeError) throw error;
-    JSON.parse(text); // its words for what is wrong
+    parseJson(text); // its words for what is wrong
     throw error;
   }
 }
@@ -92,15 +89,6 @@ export function plainNumbers(value: unknown): unknown {
 /** Whether something looks like a number that would be spelt otherwise; inside of texts too, which costs time alone. */
 function mayLoseSpelling(text: string): boolean {
   return /(?:^|[[:,\s])-?(?:0(?![.\d])(?<=-0)|\d+\.\d|\d+[eE]|\d{16})/.test(text);
-}
-
-function mayBeDeep(text: string): boolean {
-  let open = 0;
-  for (let i = 0; i < text.length; i++) {
-    const code = text.charCodeAt(i);
-    if (code === 0x5b || code === 0x7b) open++;
-  }
-  return open > deepest;
 }
 
 class Reader {

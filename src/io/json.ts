@@ -10,6 +10,33 @@ export function isJsonObject(value: unknown): value is JsonObject {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
+/** How deep objects and lists may nest: far beyond what anybody writes, far below what overflows a stack. */
+export const deepest = 512;
+
+/**
+ * Parse JSON as `JSON.parse` does (of a key given twice the last counts, as in Python), but for what nests so deep that
+ * whoever walks over it would overflow the stack. Every JSON text from a file comes through here.
+ * @throws {SyntaxError} as `JSON.parse`; {RangeError} for what nests deeper than {@link deepest} levels.
+ */
+export function parseJson(text: string): unknown {
+  checkDepth(text);
+  return JSON.parse(text);
+}
+
+/** Count brackets outside of strings. @throws {RangeError} when more than {@link deepest} are open. */
+export function checkDepth(text: string): void {
+  let open = 0;
+  for (let i = 0; i < text.length; i++) {
+    const code = text.charCodeAt(i);
+    if (code === openList || code === openObject) {
+      if (++open > deepest) throw new RangeError(`it nests deeper than ${deepest} levels`);
+    } else if (code === closeList || code === closeObject) open--;
+    else if (code === quote) {
+      for (i++; i < text.length && text.charCodeAt(i) !== quote; i++) if (text.charCodeAt(i) === backslash) i++;
+    }
+  }
+}
+
 /**
  * Parse UTF-8 JSON that must be one object, strictly: a key given twice is refused, since readers disagree on which
  * one counts.
@@ -26,7 +53,7 @@ export function parseJsonObject(bytes: Uint8Array, code: string, at: string): Js
   }
   let value: unknown;
   try {
-    value = JSON.parse(text);
+    value = parseJson(text);
   } catch (cause) {
     throw refuse(`it is not valid JSON: ${cause instanceof Error ? cause.message : cause}.`, cause);
   }
@@ -38,14 +65,14 @@ export function parseJsonObject(bytes: Uint8Array, code: string, at: string): Js
 }
 
 /**
- * Read a file that holds one JSON object.
+ * Read a file that holds one JSON object. Of a key given twice the last counts, as for Python's readers.
  * @throws {TuneError} what the storage throws, `not-utf8`, and `malformed-json`.
  */
 export async function readJsonObject(storage: Storage, path: string): Promise<JsonObject> {
   const text = await readText(storage, path);
   let value: unknown;
   try {
-    value = JSON.parse(text);
+    value = parseJson(text);
   } catch (cause) {
     const reason = cause instanceof Error ? cause.message : String(cause);
     throw new TuneError("malformed-json", `The file is not valid JSON: ${reason}.`, {
@@ -89,10 +116,10 @@ export class JsonNumber {
 /**
  * Parse a JSON text as `JSON.parse` does, but numbers that JavaScript would write otherwise become {@link JsonNumber}s;
  * {@link stringifyExactJson} writes them as they stood.
- * @throws {SyntaxError} what `JSON.parse` throws.
+ * @throws what {@link parseJson} throws.
  */
 export function parseExactJson(text: string): unknown {
-  const plain: unknown = JSON.parse(text);
+  const plain = parseJson(text);
   const mark = absentFrom(text, "number");
   let marked = "";
   let done = 0;
@@ -157,6 +184,7 @@ function absentFrom(text: string, word: string): string {
   return found;
 }
 
+const [openList, closeList, openObject, closeObject] = [0x5b, 0x5d, 0x7b, 0x7d];
 const quote = 0x22;
 const backslash = 0x5c;
 const minus = 0x2d;

@@ -12,6 +12,7 @@ import {
   writeSafetensors,
 } from "./safetensors.ts";
 import { insideFolder, joinPath, type Storage } from "./storage.ts";
+import { readBytes } from "./text.ts";
 
 const single = "model.safetensors";
 const index = "model.safetensors.index.json";
@@ -31,7 +32,7 @@ export async function openModelWeights(storage: Storage, folder: string): Promis
   if (!names.includes(index)) throw noWeights(folder, names);
 
   const indexPath = joinPath(folder, index);
-  const { weight_map: listed } = parseJsonObject(await storage.read(indexPath), "weights-bad-index", indexPath);
+  const { weight_map: listed } = parseJsonObject(await readBytes(storage, indexPath), "weights-bad-index", indexPath);
   if (!isJsonObject(listed)) {
     throw new TuneError("weights-bad-index", "it has no weight_map.", { at: indexPath, fix: "fetch the index again" });
   }

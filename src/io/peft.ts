@@ -7,6 +7,7 @@ import { pickleRefused } from "./pickle.ts";
 import { type Problem, throwProblems } from "./problems.ts";
 import { type NamedTensor, openSafetensors, writeSafetensors } from "./safetensors.ts";
 import { joinPath, type Storage, writeFolder } from "./storage.ts";
+import { readBytes } from "./text.ts";
 
 /** How PEFT stores one kind of adapter: its `peft_type`, and our name of each tensor of a module -> PEFT's suffix. */
 export interface PeftLayout {
@@ -69,7 +70,7 @@ export async function readPeftAdapter(
   const weightsPath = joinPath(folder, weightsFile);
   const names = await storage.list(folder);
   if (!names.includes(configFile)) throw missing(folder, configFile);
-  const config = parseJsonObject(await storage.read(configPath), "peft-bad-config", configPath);
+  const config = parseJsonObject(await readBytes(storage, configPath), "peft-bad-config", configPath);
   const layout = layoutOf(config, layouts, configPath);
   if (!names.includes(weightsFile)) {
     if (!names.includes("adapter_model.bin")) throw missing(folder, weightsFile);

@@ -6,6 +6,7 @@ import { dirname, join } from "node:path";
 import { Readable, Transform } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { TuneError } from "../errors.ts";
+import { parseJson } from "../io/json.ts";
 import type { FindModelOptions } from "./platform.ts";
 
 /** Where models come from and where they are kept. */
@@ -97,7 +98,7 @@ async function isComplete(snapshot: string): Promise<boolean> {
   if ((await sizeOf(join(snapshot, "config.json"))) === undefined) return false;
   if ((await sizeOf(join(snapshot, "model.safetensors"))) !== undefined) return true;
   try {
-    const index: unknown = JSON.parse(await readFile(join(snapshot, "model.safetensors.index.json"), "utf8"));
+    const index: unknown = parseJson(await readFile(join(snapshot, "model.safetensors.index.json"), "utf8"));
     const shards = new Set<unknown>(Object.values((index as { weight_map: object }).weight_map));
     const sizes = await Promise.all([...shards].map((shard) => sizeOf(join(snapshot, String(shard)))));
     return sizes.length > 0 && sizes.every((size) => size !== undefined);

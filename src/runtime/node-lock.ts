@@ -3,6 +3,7 @@ import { readFileSync } from "node:fs";
 import { link, open, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { hostname } from "node:os";
 import { TuneError } from "../errors.ts";
+import { parseJson } from "../io/json.ts";
 import { inUse, type Lock } from "../io/storage.ts";
 
 /** Who holds a lock: what its file says. */
@@ -74,7 +75,7 @@ async function holderOf(file: string): Promise<Holder | undefined> {
     return undefined;
   }
   try {
-    const holder = JSON.parse(text) as Partial<Holder>; // checked below
+    const holder = parseJson(text) as Partial<Holder>; // checked below
     const { pid, started, host, id } = holder;
     if (typeof pid === "number" && typeof started === "string" && typeof host === "string" && typeof id === "string")
       return { pid, started, host, id };

@@ -1,3 +1,4 @@
+import { parseJson } from "../io/json.ts";
 import { joinPath, type Storage } from "../io/storage.ts";
 
 /** One line of `metrics.jsonl`. */
@@ -45,7 +46,7 @@ export async function readMetrics(storage: Storage, folder: string): Promise<rea
   const text = new TextDecoder().decode(await storage.read(metricsPath(folder)));
   return text.split("\n").flatMap((line) => {
     try {
-      return line === "" ? [] : [JSON.parse(line) as MetricLine]; // our own file
+      return line === "" ? [] : [parseJson(line) as MetricLine]; // our own file
     } catch {
       return []; // the line that a kill cut short
     }

@@ -1,7 +1,7 @@
 import { TuneError } from "../../errors.ts";
-import { isJsonObject } from "../../io/json.ts";
+import { isJsonObject, parseJson } from "../../io/json.ts";
 import type { Storage } from "../../io/storage.ts";
-import { decodeText } from "../../io/text.ts";
+import { decodeText, readBytes, readText } from "../../io/text.ts";
 import { type ParsedRows, parseCsv } from "./csv.ts";
 import {
   acceptedFormats,
@@ -40,7 +40,7 @@ export interface TextOptions {
  *   {@link parseJsonLines} and {@link parseDocuments} throw.
  */
 export async function readDataset(storage: Storage, path: string, options: TextOptions = {}): Promise<Dataset> {
-  if (endingOf(path) === "txt") return parseDocuments(decodeText(await storage.read(path), path), path, options);
+  if (endingOf(path) === "txt") return parseDocuments(await readText(storage, path), path, options);
   return readRows(storage, path, dataFormats);
 }
 
@@ -58,7 +58,8 @@ export async function readRows<Format extends RowFormat>(
       fix: `use one of ${dataEndings.map((name) => `.${name}`).join(", ")}`,
     });
   }
-  return checkRows(await parse(await storage.read(path), path), path, formats);
+  const bytes = parse === parquet ? await storage.read(path) : await readBytes(storage, path);
+  return checkRows(await parse(bytes, path), path, formats);
 }
 
 function endingOf(path: string): string {
@@ -67,7 +68,7 @@ function endingOf(path: string): string {
 
 type Parser = (bytes: Uint8Array, at: string) => ParsedRows | Promise<ParsedRows>;
 
-const jsonLines: Parser = (bytes, at) => parseJson(decodeText(bytes, at));
+const jsonLines: Parser = (bytes, at) => parseJsonRows(decodeText(bytes, at));
 const table: Parser = (bytes, at) => parseCsv(decodeText(bytes, at));
 const parquet: Parser = async (bytes, at) => {
   const rows: DataRow[] = [];
@@ -95,10 +96,10 @@ export const dataEndings: readonly string[] = [...Object.keys(parsers), "txt"];
  *   lines that are not JSON objects, rows of another format, fields that are missing, empty or of the wrong type.
  */
 export function parseJsonLines(text: string, at = "data"): Dataset {
-  return checkRows(parseJson(text), at, dataFormats);
+  return checkRows(parseJsonRows(text), at, dataFormats);
 }
 
-function parseJson(text: string): ParsedRows {
+function parseJsonRows(text: string): ParsedRows {
   return parseList(text) ?? parseLines(text);
 }
 
@@ -161,7 +162,7 @@ function parseList(text: string): ParsedRows | undefined {
   const content = text.replace(/^\uFEFF/, "").trim();
   if (!content.startsWith("[") || !content.endsWith("]")) return undefined;
   try {
-    const list = JSON.parse(content) as readonly unknown[]; // it begins with a bracket
+    const list = parseJson(content) as readonly unknown[]; // it begins with a bracket
     const values = list.map((value, i) => ({ line: i + 1, value }));
     return {
       rows: values.filter((row): row is DataRow => isJsonObject(row.value)),
@@ -185,7 +186,7 @@ export function parseLines(text: string, firstLine = 1): ParsedRows {
     const line = firstLine + i;
     if (source.trim() === "") continue;
     try {
-      const value: unknown = JSON.parse(source);
+      const value: unknown = parseJson(source);
       if (isJsonObject(value)) rows.push({ line, value });
       else problems.push({ line, what: "is JSON, but not an object" });
     } catch (error) {
