@@ -103,6 +103,7 @@ export { TuneError } from "./errors.ts";
 export { type Combination, type ExportFormName, exportForms } from "./export/index.ts";
 export type { Generation, SampleOptions } from "./generate/index.ts";
 export type { ChatMessage } from "./io/chat-template.ts";
+export { describeQuantisation, type Quantisation } from "./io/quantised/index.ts";
 export type { Storage } from "./io/storage.ts";
 export {
   type Adapter,

@@ -5,6 +5,7 @@ import { readMlxAdapter } from "../io/mlx.ts";
 import { openModelWeights } from "../io/model-weights.ts";
 import { openOnnx } from "../io/onnx/read.ts";
 import { type PackedFile, type PackedShape, packedSize } from "../io/packed/index.ts";
+import { describeQuantisation, openQuantised } from "../io/quantised/index.ts";
 import { openSafetensors, type Safetensors } from "../io/safetensors.ts";
 import { joinPath, type Storage } from "../io/storage.ts";
 import { loadTokenizer } from "../io/tokenizer.ts";
@@ -65,6 +66,7 @@ async function inspectModel(storage: Storage, folder: string): Promise<Inspectio
     facts: [
       ["architecture", model.modelType],
       ["parameters", model.parameterCount.toLocaleString("en-US")],
+      ...(model.quantised.length > 0 ? [["quantised", describeQuantisation(model.quantised)] as const] : []),
       ["stored as", packed ? `packed matrices and ${dtypes}` : dtypes],
       ...(packed ? packedFacts(packed) : []),
       ["layers", String(sizes.layers)],
@@ -134,12 +136,29 @@ async function inspectMlxAdapter(storage: Storage, folder: string): Promise<Insp
 
 async function inspectSafetensors(storage: Storage, path: string): Promise<Inspection> {
   const file = await openSafetensors(storage, path);
+  const quantised = await quantisationOf(file, path);
   const metadata = Object.entries(file.metadata).map(([key, value]): [string, string] => [key, value.slice(0, 200)]);
   return {
     kind: "safetensors",
-    facts: [["tensors", String(file.tensors.size)], ["values", parameterCount(file)], ...metadata],
+    facts: [
+      ["tensors", String(file.tensors.size)],
+      ["values", parameterCount(file)],
+      ...(quantised === undefined ? [] : [["quantised", quantised] as const]),
+      ...metadata,
+    ],
     rows: tensorRows(file),
   };
+}
+
+/** How the matrices of a file are quantised, by their tensors alone; undefined for plain weights. */
+async function quantisationOf({ tensors }: Safetensors, path: string): Promise<string | undefined> {
+  try {
+    const { quantised } = await openQuantised(tensors, undefined, path);
+    return quantised.length > 0 ? describeQuantisation(quantised) : undefined;
+  } catch (error) {
+    if (error instanceof TuneError) return error.what; // what cannot be read can be shown all the same
+    throw error;
+  }
 }
 
 async function inspectOnnx(storage: Storage, path: string): Promise<Inspection> {

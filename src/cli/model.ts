@@ -2,6 +2,7 @@ import { type Command, Option } from "commander";
 import {
   type Adapter,
   type DeviceOptions,
+  describeQuantisation,
   type LoadedModel,
   type LoadModelOptions,
   loadAdapter,
@@ -145,6 +146,11 @@ export async function loadFlags(
     },
   });
   progress.clear();
+  const { quantised } = model.pretrained;
+  if (quantised.length > 0) {
+    output.say(`The weights are quantised: ${describeQuantisation(quantised)}.`);
+    output.say("They are computed with in float32, and exports hold plain weights.");
+  }
   const { unused } = model.pretrained;
   if (unused.length > 0)
     output.say(`The files hold ${unused.length} tensors that the model does not use (${unused[0]}, …).`);

@@ -1,6 +1,15 @@
 /** How names, numbers and tensors are spelt in graph text. Shared by the printer and the parser. */
 
-import { allocate, type DataOf, type DType, isFloat, sizeOf, type Tensor } from "./tensor.ts";
+import {
+  allocate,
+  bytesPerElement,
+  type DataOf,
+  type DType,
+  isFloat,
+  isPattern,
+  sizeOf,
+  type Tensor,
+} from "./tensor.ts";
 
 /** Words that begin a line or stand for something, so a value of that name is quoted. */
 const reserved: ReadonlySet<string> = new Set(["_", "constant", "from", "parameter", "return", "weight"]);
@@ -30,11 +39,11 @@ export function readFloat(word: string): number | undefined {
   return /^-?\d+(\.\d+)?(e[+-]?\d+)?$/.test(word) ? Number(word) : undefined;
 }
 
-/** The elements of a tensor: a bare element for a scalar, a flat list otherwise. 16-bit floats show their patterns. */
+/** The elements of a tensor: a bare element for a scalar, a flat list otherwise. Floats of 16 and 8 bits show their patterns. */
 export function spellElements({ dtype, shape, data }: Tensor): string {
   const spell = (element: number | bigint): string => {
     if (dtype === "bool") return element === 0 ? "false" : "true";
-    if (data instanceof Uint16Array && isFloat(dtype)) return `0x${element.toString(16).padStart(4, "0")}`;
+    if (isPattern(dtype)) return `0x${element.toString(16).padStart(2 * bytesPerElement(dtype), "0")}`;
     return typeof element === "number" && isFloat(dtype) ? spellFloat(element, dtype === "float32") : String(element);
   };
   const elements = Array.from<number | bigint, string>(data, spell);
@@ -62,6 +71,8 @@ export function readElements(dtype: DType, shape: readonly number[], words: read
 
 function readElement(dtype: DType, word: string): number | undefined {
   if (dtype === "bool") return word === "true" ? 1 : word === "false" ? 0 : undefined;
-  if (dtype === "float16" || dtype === "bfloat16") return /^0x[\da-f]{4}$/.test(word) ? Number(word) : undefined;
+  if (isPattern(dtype)) {
+    return /^0x[\da-f]+$/.test(word) && word.length === 2 + 2 * bytesPerElement(dtype) ? Number(word) : undefined;
+  }
   return isFloat(dtype) || /^-?\d+$/.test(word) ? readFloat(word) : undefined;
 }

@@ -1,14 +1,17 @@
 import { assert } from "../errors.ts";
 
 /**
- * Element types, spelt as in ONNX. `float16` and `bfloat16` are held as their 16-bit patterns; `int4`, which only frozen
- * weights have, two to a byte, the first in the low half.
+ * Element types, spelt as in ONNX. `float16`, `bfloat16` and the floats of 8 bits, which files alone hold, are their bit
+ * patterns; `int4`, which only frozen weights have, lies two to a byte, the first in the low half.
  */
 export type DType =
   | "float32"
   | "float64"
   | "float16"
   | "bfloat16"
+  | "float8e4m3fn"
+  | "float8e5m2"
+  | "float8e8m0"
   | "int64"
   | "int32"
   | "int16"
@@ -25,6 +28,9 @@ interface Arrays {
   float64: Float64Array;
   float16: Uint16Array;
   bfloat16: Uint16Array;
+  float8e4m3fn: Uint8Array;
+  float8e5m2: Uint8Array;
+  float8e8m0: Uint8Array;
   int64: BigInt64Array;
   int32: Int32Array;
   int16: Int16Array;
@@ -42,6 +48,9 @@ const arrays = {
   float64: Float64Array,
   float16: Uint16Array,
   bfloat16: Uint16Array,
+  float8e4m3fn: Uint8Array,
+  float8e5m2: Uint8Array,
+  float8e8m0: Uint8Array,
   int64: BigInt64Array,
   int32: Int32Array,
   int16: Int16Array,
@@ -109,7 +118,12 @@ export function bytesPerElement(dtype: DType): number {
 
 /** Whether `dtype` holds real numbers (gradients flow through these only). */
 export function isFloat(dtype: DType): boolean {
-  return dtype === "float32" || dtype === "float64" || dtype === "float16" || dtype === "bfloat16";
+  return dtype.startsWith("float") || dtype === "bfloat16";
+}
+
+/** Whether `dtype` holds real numbers as bit patterns, in arrays of whole numbers. */
+export function isPattern(dtype: DType): boolean {
+  return isFloat(dtype) && dtype !== "float32" && dtype !== "float64";
 }
 
 /** Number of elements of a concrete shape; 1 for a scalar. */

@@ -1,5 +1,6 @@
 import { assert, TuneError } from "../errors.ts";
-import { allocate, type DataOf, type DType, isFloat, type LazyTensor, type Tensor } from "../graph/index.ts";
+import { allocate, type DataOf, type DType, isFloat, isPattern, type LazyTensor, type Tensor } from "../graph/index.ts";
+import { float8Table } from "./float8.ts";
 
 const float = new Float32Array(1);
 const bits = new Uint32Array(float.buffer);
@@ -70,7 +71,7 @@ function eachPattern(values: Float32Array, narrow: (pattern: number) => number):
 
 /**
  * Convert to another dtype (the same tensor when it already has it). Floats are rounded to nearest, ties to even, in one step from any dtype.
- * Integers and bool only take values they can hold.
+ * Integers and bool only take values they can hold; nothing is cast to floats of 8 bits.
  * @throws {TuneError} `cast-out-of-range` when an integer or bool target cannot hold a value exactly.
  */
 export function castTensor<D extends DType>(tensor: Tensor, dtype: D): Tensor<D> {
@@ -93,10 +94,11 @@ export function assertFinite(name: string, tensor: Tensor): void {
   const { data } = tensor;
   let count = 0;
   let first = -1;
+  const narrow = float8Table(tensor.dtype);
   const infinite = tensor.dtype === "float16" ? 0x7c00 : 0x7f80; // the exponent bits, all set
   const patterns = data instanceof Uint16Array;
   for (let i = 0; i < data.length; i++) {
-    const value = Number(data[i]);
+    const value = narrow ? (narrow[Number(data[i])] ?? Number.NaN) : Number(data[i]);
     if (patterns ? (value & infinite) !== infinite : Number.isFinite(value)) continue;
     if (count++ === 0) first = i;
   }
@@ -115,10 +117,12 @@ function isDType<D extends DType>(tensor: Tensor, dtype: D): tensor is Tensor<D>
 
 type Numbers = Exclude<DataOf, BigInt64Array | BigUint64Array>;
 
-/** The values themselves: 16-bit patterns become the floats they stand for. */
+/** The values themselves: patterns of 16 and 8 bits become the floats they stand for. */
 function numbersOf(tensor: Tensor): DataOf {
   const { data } = tensor;
-  if (tensor.dtype !== "float16" && tensor.dtype !== "bfloat16") return data;
+  if (!isPattern(tensor.dtype)) return data;
+  const narrow = float8Table(tensor.dtype);
+  if (narrow) return Float32Array.from(data as Uint8Array, (pattern) => narrow[pattern] ?? 0); // held in bytes
   assert(data instanceof Uint16Array, `${tensor.dtype} is held as 16-bit patterns`);
   return tensor.dtype === "float16" ? float16ToFloat32(data) : bfloat16ToFloat32(data);
 }
@@ -130,6 +134,7 @@ function castData(source: DataOf, dtype: DType): DataOf {
   // A Float32Array here is the fresh copy that widening made: same dtypes never come this far.
   if (dtype === "float32") return plain instanceof Float32Array ? plain : new Float32Array(plain);
   if (dtype === "float64") return new Float64Array(plain);
+  assert(dtype === "float16" || dtype === "bfloat16", () => `nothing is cast to ${dtype}`);
   const singles = plain instanceof Float32Array ? plain : oddSingles(plain);
   return dtype === "float16" ? float32ToFloat16(singles) : float32ToBfloat16(singles);
 }

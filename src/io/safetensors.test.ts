@@ -163,7 +163,12 @@ describe("reading", () => {
     ["an entry that is null", file(`{"a":null}`), "safetensors-bad-header", "a: "],
     ["no dtype", file(`{"a":{"shape":[],"data_offsets":[0,4]}}`, 4), "safetensors-bad-header", "a: it names no dtype"],
     ["a foreign dtype", file(`{"a":${F32(0, 4).replace("F32", "toString")}}`, 4), "safetensors-unknown-dtype", "a: "],
-    ["float8", file(`{"a":${F32(0, 4).replace("F32", "F8_E4M3")}}`, 4), "safetensors-unsupported-dtype", "F8_E4M3"],
+    [
+      "float8",
+      file(`{"a":${F32(0, 4).replace("F32", "F8_E4M3FNUZ")}}`, 4),
+      "safetensors-unsupported-dtype",
+      "F8_E4M3FNUZ",
+    ],
     ["a negative size", file(`{"a":${F32(0, 4, "[-1]")}}`, 4), "safetensors-bad-header", "a: its shape"],
     ["a size of -0", file(`{"a":${F32(0, 0, "[-0]")}}`), "safetensors-bad-header", "a: its shape"],
     ["half a size", file(`{"a":${F32(0, 4, "[0.5]")}}`, 4), "safetensors-bad-header", "a: its shape"],

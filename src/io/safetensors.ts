@@ -32,6 +32,9 @@ const dtypes: Readonly<Record<string, DType>> = {
   F16: "float16",
   U16: "uint16",
   I16: "int16",
+  F8_E8M0: "float8e8m0",
+  F8_E4M3: "float8e4m3fn",
+  F8_E5M2: "float8e5m2",
   I8: "int8",
   U8: "uint8",
   BOOL: "bool",
@@ -40,9 +43,7 @@ const spellings: readonly string[] = Object.keys(dtypes);
 const spellingOf: ReadonlyMap<DType, string> = new Map(Object.entries(dtypes).map(([file, dtype]) => [dtype, file]));
 
 /** Part of the format, but with no dtype here. */
-const unsupported: ReadonlySet<string> = new Set(
-  "C64 F8_E5M2 F8_E4M3 F8_E8M0 F8_E4M3FNUZ F8_E5M2FNUZ F6_E2M3 F6_E3M2 F4".split(" "),
-);
+const unsupported: ReadonlySet<string> = new Set("C64 F8_E4M3FNUZ F8_E5M2FNUZ F6_E2M3 F6_E3M2 F4".split(" "));
 
 const damaged = "download or write the file again; it is damaged or was cut short";
 
@@ -51,7 +52,7 @@ const damaged = "download or write the file again; it is damaged or was cut shor
  * dtype it has in the file. Format: https://github.com/huggingface/safetensors#format, checked as strictly as the
  * official reader does (tensors must cover the data exactly), and duplicate keys are refused as well.
  * @throws {TuneError} `safetensors-truncated`, `safetensors-bad-header` (length, JSON, fields),
- * `safetensors-unknown-dtype`, `safetensors-unsupported-dtype` (float8 and other types the graph has no dtype for) or
+ * `safetensors-unknown-dtype`, `safetensors-unsupported-dtype` (types of AMD's float8, of 6 and of 4 bits, and complex numbers) or
  * `safetensors-bad-layout` (sizes, offsets, overlaps, holes), listing every problem of the file; `file-not-found`. Reading
  * a tensor throws `file-changed` when the file is no longer the one that was opened.
  */
@@ -188,7 +189,7 @@ function locate(name: string, entry: unknown): Located | Problem {
       ? bad(
           "safetensors-unsupported-dtype",
           `dtype ${spelling} is not supported.`,
-          "convert the file to BF16, F16 or F32",
+          "convert the file to BF16, F16 or F32 with the tool that made it, which knows the scales that belong to the codes",
         )
       : bad("safetensors-unknown-dtype", `dtype "${spelling}" is unknown.`, `use one of ${spellings.join(", ")}`);
   }

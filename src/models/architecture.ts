@@ -159,6 +159,8 @@ export interface Family<Config = unknown> {
   readonly inTransformers?: boolean;
   /** What checkpoints call a tensor, where that is not its module's name. */
   readonly storedName?: (name: string) => string;
+  /** Modules whose weights lie [in, out]; tools that quantise turn them to [out, in]. */
+  readonly inOut?: RegExp;
   /** What adapters attach to unless told otherwise: the last part of module names, as PEFT's defaults. */
   readonly defaultTargets: readonly string[];
   /** Whole paths of the linear maps that end sublayers: what they give is added to the residual. */
@@ -192,6 +194,8 @@ export interface Architecture<Config = unknown> {
   readonly basePrefix: string;
   /** Tensors that files may hold and nobody needs (buffers of old versions). */
   readonly ignored: RegExp;
+  /** Modules whose weights lie [in, out]; tools that quantise turn them to [out, in]. */
+  readonly inOut?: RegExp;
   /** The module of the output layer, which `all-linear` leaves out. */
   readonly outputModule: string;
   /** What adapters attach to unless told otherwise: the last part of module names, as PEFT's defaults. */

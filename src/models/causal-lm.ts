@@ -21,11 +21,22 @@ import { tokenInputs } from "./inputs.ts";
 
 /** A family of causal language models as a family of models. */
 export function causalFamily<Config>(architecture: Architecture<Config>): Family<Config> {
-  const { modelType, className, basePrefix, ignored, outputModule, defaultTargets, sublayers, configure, sizes } =
-    architecture;
+  const {
+    modelType,
+    className,
+    basePrefix,
+    ignored,
+    inOut,
+    outputModule,
+    defaultTargets,
+    sublayers,
+    configure,
+    sizes,
+  } = architecture;
   return {
     modelType,
     ignored,
+    ...(inOut ? { inOut } : {}),
     defaultTargets,
     ...(sublayers ? { sublayers } : {}),
     configure,

@@ -29,6 +29,7 @@ export const gpt2: Architecture<Gpt2Config> = {
   className: "GPT2LMHeadModel",
   basePrefix: "transformer.",
   ignored: /\.attn\.(bias|masked_bias)$/,
+  inOut: /\.(c_attn|c_proj|c_fc)$/,
   outputModule: "lm_head",
   defaultTargets: ["c_attn"],
   sublayers: { attention: /.*\.attn\.c_proj/, feedForward: /.*\.mlp\.c_proj/ },

@@ -2,6 +2,7 @@ import { nearest, TuneError } from "../errors.ts";
 import {
   type Dim,
   type DType,
+  isFloat,
   type LazyTensor,
   sizeOf,
   tensor,
@@ -13,6 +14,7 @@ import { assertFinite, toFloat32 } from "../io/convert.ts";
 import { readJsonObject } from "../io/json.ts";
 import { openModelWeights } from "../io/model-weights.ts";
 import { dequantised, openPacked, type PackedFile, packedFileName } from "../io/packed/index.ts";
+import { openQuantised, type Quantisation, readSaidQuantisation, withoutQuantisation } from "../io/quantised/index.ts";
 import { joinPath, type Storage } from "../io/storage.ts";
 import { createRng } from "../linalg/index.ts";
 import type {
@@ -56,6 +58,8 @@ export interface PretrainedModel {
   readonly unused: readonly string[];
   /** Where the weights are packed: their planes and scales. `weights` gives the same ones dequantised. */
   readonly packed?: PackedFile;
+  /** How another tool quantised the weights of its files, which are read dequantised; empty for plain weights. */
+  readonly quantised: readonly Quantisation[];
   /** Parameters of the model; tied tensors count once. */
   readonly parameterCount: number;
   /** The linear maps that a module holds as one; none for a module that is a single map. */
@@ -99,8 +103,9 @@ export interface ModelChoice {
 
 /**
  * Open a model folder in the Hugging Face layout: `config.json` and safetensors, or a packed file in their place.
+ * Weights that another tool quantised are read dequantised, and the configuration is then that of plain weights.
  * @throws {TuneError} `unknown-architecture`, `unknown-task`, `bad-config`, `weights-mismatch` (every missing and
- * misshapen tensor at once), `label-mismatch`, `labels-needed`, and what reading the files throws.
+ * misshapen tensor at once), `label-mismatch`, `labels-needed`, what {@link openQuantised} and reading the files throw.
  */
 export async function openModel(storage: Storage, folder: string, options: OpenChoice = {}): Promise<PretrainedModel> {
   const config = await readJsonObject(storage, joinPath(folder, "config.json"));
@@ -115,7 +120,11 @@ export async function openModel(storage: Storage, folder: string, options: OpenC
   const labels = typeof named === "function" ? await named(task) : named;
   const choice: ModelChoice = { ...rest, task, ...(labels ? { labels } : {}) };
   if (!beside.includes(packedFileName)) {
-    return assembleModel({ folder, json, architecture, files: await openModelWeights(storage, folder), ...choice });
+    const said = await readSaidQuantisation(storage, folder, config);
+    const { inOut } = architecture;
+    const held = await openModelWeights(storage, folder);
+    const { tensors: files, quantised } = await openQuantised(held, said, folder, inOut ? { inOut } : {});
+    return assembleModel({ folder, json: withoutQuantisation(json), architecture, files, quantised, ...choice });
   }
   const packed = await openPacked(storage, joinPath(folder, packedFileName));
   const matrices = [...packed.matrices].map(([name, entry]) => [name, dequantised(entry)] as const);
@@ -129,6 +138,8 @@ export interface ModelParts extends ModelChoice {
   readonly json: ConfigJson;
   readonly architecture: Family;
   readonly files: ReadonlyMap<string, LazyTensor>;
+  /** How the matrices of the files were quantised. */
+  readonly quantised?: readonly Quantisation[];
 }
 
 /** Every tensor that a model of a `config.json` holds. */
@@ -172,6 +183,7 @@ export function assembleModel(parts: ModelParts): PretrainedModel {
     weights: weights.found,
     storedAs: weights.storedAs,
     unused: weights.unused,
+    quantised: parts.quantised ?? [],
     parameterCount: [...weights.found.values()].reduce((sum, { source }) => sum + sizeOf(source.shape), 0),
     fusedParts: (module) => fused[module.split(".").at(-1) ?? module] ?? [],
     predict: graphs.predict,
@@ -278,6 +290,8 @@ function matchTensors(
       problems.push(`missing ${name} [${shape.join(", ")}]${near ? ` (the files hold ${near})` : ""}`);
     } else if (tensor.shape.join() !== shape.join()) {
       problems.push(`${name} is [${tensor.shape.join(", ")}], but config.json asks for [${shape.join(", ")}]`);
+    } else if (!isFloat(tensor.dtype)) {
+      problems.push(`${key} holds ${tensor.dtype}: codes of a quantised matrix, whose scales are not beside it`);
     } else {
       used.add(key);
       storedAs.add(tensor.dtype);

@@ -15,5 +15,8 @@ export const dataTypes: Readonly<Record<DType, number>> = {
   uint32: 12,
   uint64: 13,
   bfloat16: 16,
+  float8e4m3fn: 17,
+  float8e5m2: 19,
   int4: 22,
+  float8e8m0: 24,
 };
