@@ -262,7 +262,7 @@ async function readChecked(name: string, lazy: LazyTensor): Promise<Tensor> {
 
 /** The pretrained weight of a linear module as [out, in]. */
 async function uprightWeight(model: PretrainedModel, module: string, at: string): Promise<Tensor> {
-  const site = linearModules(model.loss().outputs).get(module);
+  const site = linearModules(model.predict().outputs).get(module);
   if (site?.weight.kind !== "weight") {
     throw new TuneError("adapter-mismatch", `The model has no linear layer called ${module}.`, {
       at,
