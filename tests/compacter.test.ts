@@ -83,7 +83,7 @@ describe("in a model", () => {
   it.each([
     ["bert-base", "compacter", 544, 320],
     ["bert-base", "compacter++", 304, 320],
-    ["t5", "compacter", 1024, 384], // never behind cross-attention
+    ["t5", "compacter", 1024, 384], // not behind cross-attention unless asked
     ["t5", "compacter++", 544, 384],
   ])("of %s, %s trains %i values, and %i of norms", async (name, method, adapters, norms) => {
     const model = await openModel(nodeStorage, golden(`encoders/${name}`));
@@ -212,8 +212,10 @@ describe("AdapterHub's format", () => {
     const { version: _version, ...old } = await json(storage);
     await storage.write("out/adapter_config.json", JSON.stringify(old));
     expect((await read()).choice.config).toMatchObject({ activation: "gelu_new" });
-    const config = { ...old["config"], use_gating: true, scaling: 4, non_linearity: "swish" };
+    const config = { ...old["config"], use_gating: true, scaling: "learned", non_linearity: "prelu" };
     await storage.write("out/adapter_config.json", JSON.stringify({ ...old, config }));
-    await expect(read()).rejects.toThrow(/3 problems:\n- use_gating[\s\S]*scaling = 4[\s\S]*non_linearity = "swish"/);
+    await expect(read()).rejects.toThrow(
+      /3 problems:\n- scaling = "learned"[\s\S]*use_gating[\s\S]*non_linearity = "prelu"/,
+    );
   });
 });

@@ -5,6 +5,8 @@ type Checks = Readonly<Record<string, Check>>;
 const golden = "tests/golden.test.ts";
 const exported = "src/export/export.test.ts";
 const adapterHub = "tests/adapterhub.test.ts";
+const adapterHubLibrary = "tests/adapterhub-library.test.ts";
+const activationOracles = "src/ops/activations.test.ts";
 const adalora = "tests/adalora.test.ts";
 const adaloraOracles = "src/methods/adalora.test.ts";
 const compacter = "tests/compacter.test.ts";
@@ -144,11 +146,15 @@ export const checkedOptions: Checks = {
   ),
   positions: by("AdapterHub's formulas in torch; trained values counted", adapterHub, compacter),
   placement: by("AdapterHub's formulas in torch, of T5 and of BERT", adapterHub, compacter),
-  activation: by("float64 arithmetic of a whole adapter with either", compacterOracles),
+  crossAttention: by("AdapterHub's formulas in torch, of T5", adapterHub),
+  activation: by("torch's functions of transformers' names, point by point", activationOracles, adapterHub),
+  scaling: by("AdapterHub's formulas in torch, in parallel and not", adapterHub),
   frozenNorms: by("trained values counted with and without", compacter),
   terms: by("Kronecker products written out; the paper's share of T5-base's parameters", compacterOracles, adapterHub),
   fastRank: by("the product of the factors, made whole", compacterOracles),
   frozenRule: by("the rule after three updates", compacter),
+  sharedRule: by("what AdapterHub's library computes: losses of ten updates", adapterHubLibrary),
+  ownRules: by("AdapterHub's formulas in torch, of BERT", adapterHub),
   beta: by("TRL's formulas in torch: losses and rewards over 20 updates", preference),
   labelSmoothing: by("TRL's formulas in torch: losses and rewards over 20 updates", preference),
   similarityScale: by("torch at 20, the formula at others", "tests/embeddings.test.ts"),

@@ -26,6 +26,7 @@ export function by(against: string, ...tests: readonly string[]): Check {
 const golden = "tests/golden.test.ts";
 const exported = "src/export/export.test.ts";
 const adapterHub = "tests/adapterhub.test.ts";
+const adapterHubLibrary = "tests/adapterhub-library.test.ts";
 const compacterOracles = "src/methods/compacter.test.ts";
 const encoders = "tests/encoders.test.ts";
 const preference = "tests/preference.test.ts";
@@ -40,7 +41,8 @@ const tasks = "tests/tasks.test.ts";
 const rows = "src/train/tasks/rows.test.ts";
 
 const sublayers = by(
-  "AdapterHub's formulas in torch: outputs and every gradient (T5, BERT); float64 arithmetic; the paper's share of T5-base's parameters",
+  "AdapterHub's library: losses of ten updates (Llama, BERT, T5); its formulas in torch: outputs and every gradient; float64 arithmetic; the paper's share of T5-base's parameters",
+  adapterHubLibrary,
   adapterHub,
   compacterOracles,
 );
@@ -80,12 +82,14 @@ export const checked: Readonly<Record<Kind, Readonly<Record<string, Check>>>> = 
     compacter: sublayers,
     "compacter++": sublayers,
     phm: by(
-      "AdapterHub's formulas in torch: outputs and every gradient (T5); the paper's share of T5-base's parameters",
+      "AdapterHub's library: losses of ten updates (Llama, BERT, T5); its formulas in torch: outputs and every gradient (T5); the paper's share of T5-base's parameters",
+      adapterHubLibrary,
       adapterHub,
       compacterOracles,
     ),
     bottleneck: by(
-      "AdapterHub's formulas in torch: outputs and every gradient (BERT); the paper's share of T5-base's parameters",
+      "AdapterHub's library: losses of ten updates (Llama, BERT, T5); its formulas in torch: outputs and every gradient (BERT, T5); the paper's share of T5-base's parameters",
+      adapterHubLibrary,
       adapterHub,
       compacterOracles,
     ),
@@ -164,7 +168,8 @@ export const checked: Readonly<Record<Kind, Readonly<Record<string, Check>>>> = 
     lora: by("the same logits as the adapter it was made of", exported),
     mlx: by("read back; the logits stay what they were", exported),
     adapterhub: by(
-      "read back; names and shapes are those that AdapterHub writes",
+      "what its library wrote, read and written again: the same config to the byte, the same names, shapes and values",
+      adapterHubLibrary,
       "tests/compacter.test.ts",
       adapterHub,
     ),

@@ -20,7 +20,7 @@ export function asLora(model: PretrainedModel, adapter: Adapter, at: string): Ad
   const { method } = choice;
   if (method.name === "lora") return adapter;
   if (!method.asLora) throw refuse(`${method.name} tuning is no low-rank update.`, at);
-  const { outputs } = model.loss();
+  const { outputs } = model.predict();
   const { outputModule } = model.architecture;
   const sites = linearModules(outputs);
   const modules = adaptedModules(outputs, { ...adapter, outputModule });

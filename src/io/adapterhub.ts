@@ -1,30 +1,25 @@
 import { TuneError } from "../errors.ts";
 import type { LazyTensor, Tensor } from "../graph/index.ts";
-import { isJsonObject, type JsonObject, readJsonObject } from "./json.ts";
+import { type AdapterHubSettings, configOf, missesDefault, settingsOf } from "./adapterhub-config.ts";
+import { type AdapterHubHead, readHead, writeHead } from "./adapterhub-head.ts";
+import {
+  isJsonObject,
+  type JsonObject,
+  parseExactJson,
+  parseJson,
+  readJsonObject,
+  stringifyExactJson,
+} from "./json.ts";
 import { pickleRefused } from "./pickle.ts";
 import { type Problem, throwProblems } from "./problems.ts";
 import { type NamedTensor, openSafetensors, writeSafetensors } from "./safetensors.ts";
 import { joinPath, type Storage, writeFolder } from "./storage.ts";
+import { readText } from "./text.ts";
 
 /*
  * Adapters as AdapterHub's `adapters` (1.2) keeps them: `adapter_config.json` with the adapter's own config inside, and
  * `adapter.safetensors`. The name of the config is PEFT's too, but a PEFT config has a `peft_type`.
  */
-
-/** What the config says, in our words. */
-export interface AdapterHubSettings {
-  /** Kronecker products with one shared slow rule, with rules of their own, or dense. */
-  readonly kind: "compacter" | "phm" | "dense";
-  readonly attention: boolean;
-  readonly feedForward: boolean;
-  readonly reduction: number;
-  readonly terms: number;
-  readonly fastRank: number;
-  /** Reads the residual stream (in BERT, what the block's norm makes of it) instead of the sublayer's output. */
-  readonly readsResidual: boolean;
-  readonly activation: "gelu_new" | "gelu";
-  readonly frozenRule: boolean;
-}
 
 /** Module that ends a sublayer -> our names of the adapter's tensors. */
 export type AdapterHubTensors<T> = ReadonlyMap<string, Readonly<Record<string, T>>>;
@@ -32,7 +27,18 @@ export type AdapterHubTensors<T> = ReadonlyMap<string, Readonly<Record<string, T
 /** The modules that end a model's sublayers. */
 export interface SublayerEnds {
   readonly attention: readonly string[];
+  readonly crossAttention: readonly string[];
   readonly feedForward: readonly string[];
+}
+
+/** What a folder says that decides nothing it computes. */
+export interface AdapterHubOrigin {
+  /** `adapter_config.json` as it stands. */
+  readonly config: string;
+  /** `head_config.json` as it stands. */
+  readonly head?: string;
+  /** Whether the names of tensors start with the base model's name in the class it was made for, such as `transformer.`. */
+  readonly rooted: boolean;
 }
 
 /** An adapter folder's contents. */
@@ -43,26 +49,41 @@ export interface AdapterHubAdapter<T> {
   readonly rule?: T;
   /** Weights of the base model that were trained beside it, in a file of our own: the format has no place for them. */
   readonly base: ReadonlyMap<string, T>;
+  /** The prediction head beside it, by the names that the model has for its weights. */
+  readonly head: ReadonlyMap<string, T>;
+  /** What that head calls its labels, by number. */
+  readonly labels?: readonly string[];
+}
+
+/** What reading needs to know of the model. */
+export interface AdapterHubModel {
+  readonly ends: SublayerEnds;
+  readonly hiddenSize: number;
+  /** Names of activations that are built. */
+  readonly activations: readonly string[];
 }
 
 const configFile = "adapter_config.json";
 const weightsFile = "adapter.safetensors";
 const baseFile = "base_weights.safetensors";
-const name = "scion";
+const kinds = ["attention", "crossAttention", "feedForward"] as const;
 
 /** Our names of an adapter's tensors -> theirs behind `adapter_down.0.` and `adapter_up.`. */
-const spellings: Readonly<Record<AdapterHubSettings["kind"], Readonly<Record<string, string>>>> = {
-  compacter: { left: "W_left", right: "W_right", bias: "b" },
-  phm: { rule: "phm_rule", fast: "W", bias: "b" },
-  dense: { weight: "weight", bias: "bias" },
-};
+function spellingsOf({ kind, sharedRule, factorised }: AdapterHubSettings): Readonly<Record<string, string>> {
+  if (kind === "dense") return { weight: "weight", bias: "bias" };
+  return {
+    ...(sharedRule ? {} : { rule: "phm_rule" }),
+    ...(factorised ? { left: "W_left", right: "W_right" } : { fast: "W" }),
+    bias: "b",
+  };
+}
 const sides = { down: "adapter_down.0", up: "adapter_up" } as const;
 
 /** Whether a folder holds an adapter of AdapterHub. */
 export async function isAdapterHub(storage: Storage, folder: string): Promise<boolean> {
   if (!(await storage.list(folder)).includes(configFile)) return false;
   const config = await readJsonObject(storage, joinPath(folder, configFile));
-  return isJsonObject(config["config"]) && config["peft_type"] === undefined;
+  return config["config"] !== undefined && config["peft_type"] === undefined;
 }
 
 /** Where the adapter behind a module hangs. */
@@ -70,13 +91,45 @@ function placeOf(module: string, kind: keyof SublayerEnds): string {
   if (module.endsWith(".output.dense")) return `${module.slice(0, -".dense".length)}.adapters`; // BERT and its kind
   const t5 = /^(encoder|decoder)\.block\.\d+\.layer\.\d+/.exec(module)?.[0];
   if (t5 !== undefined) return `transformer.${t5}.adapters`;
-  const block = /^.*?\.\d+/.exec(module)?.[0] ?? module;
-  return `${block}.${kind === "attention" ? "attention" : "output"}_adapters.adapters`;
+  return `${layerOf(module)}.${kind === "feedForward" ? "output" : "attention"}_adapters.adapters`;
+}
+
+/** A name as in the class that the base model has to itself. */
+function unrooted(place: string): string {
+  return place.slice(place.indexOf(".") + 1);
+}
+
+function layerOf(module: string): string {
+  return /^.*?\.\d+/.exec(module)?.[0] ?? module;
+}
+
+/** Layers in the order in which AdapterHub counts them: an encoder's before the decoder's. */
+export function layersOf(ends: SublayerEnds): readonly string[] {
+  const layers = [...new Set(kinds.flatMap((kind) => ends[kind].map(layerOf)))];
+  const key = (layer: string): readonly [side: number, at: number] => [
+    Number(layer.startsWith("decoder.")),
+    Number(layer.slice(layer.lastIndexOf(".") + 1)),
+  ];
+  return layers.sort((a, b) => {
+    const [[sideA, atA], [sideB, atB]] = [key(a), key(b)];
+    return sideA - sideB || atA - atB;
+  });
+}
+
+/** The number of the layer that a module is of. */
+export function layerNumber(ends: SublayerEnds, module: string): number {
+  return layersOf(ends).indexOf(layerOf(module));
 }
 
 function placesOf(ends: SublayerEnds): ReadonlyMap<string, string> {
-  const kinds = ["attention", "feedForward"] as const;
-  return new Map(kinds.flatMap((kind) => ends[kind].map((module) => [placeOf(module, kind), module] as const)));
+  return new Map(kinds.flatMap((kind) => ends[kind].map((module) => [module, placeOf(module, kind)] as const)));
+}
+
+/** The modules that have adapters. */
+export function adaptedEnds(settings: AdapterHubSettings, ends: SublayerEnds): readonly string[] {
+  return kinds.flatMap((kind) =>
+    settings[kind] ? ends[kind].filter((module) => !settings.leftOut.includes(layerNumber(ends, module))) : [],
+  );
 }
 
 /**
@@ -87,11 +140,11 @@ function placesOf(ends: SublayerEnds): ReadonlyMap<string, string> {
 export async function readAdapterHub(
   storage: Storage,
   folder: string,
-  ends: SublayerEnds,
-): Promise<AdapterHubAdapter<LazyTensor>> {
+  { ends, hiddenSize, activations }: AdapterHubModel,
+): Promise<AdapterHubAdapter<LazyTensor> & { readonly origin: AdapterHubOrigin }> {
   const configPath = joinPath(folder, configFile);
   const json = await readJsonObject(storage, configPath);
-  const settings = readSettings(json, configPath);
+  const settings = settingsOf(json, configPath, activations);
   const names = await storage.list(folder);
   if (!names.includes(weightsFile)) {
     if (names.includes("pytorch_adapter.bin")) {
@@ -101,39 +154,77 @@ export async function readAdapterHub(
   }
   const path = joinPath(folder, weightsFile);
   const { tensors } = await openSafetensors(storage, path);
-  const places = placesOf(ends);
+  const modulesAt = new Map(
+    [...placesOf(ends)].flatMap(([module, place]) => [
+      [place, module],
+      [unrooted(place), module],
+    ]),
+  );
+  const rootedPlaces = new Set(placesOf(ends).values());
   const modules = new Map<string, Record<string, LazyTensor>>();
   const problems: Problem[] = [];
-  const bad = (what: string): void => {
-    problems.push({ code: "adapterhub-bad-adapter", what, fix: "save the adapter again with AdapterHub's adapters" });
+  const bad = (what: string, fix = "save the adapter again with AdapterHub's adapters"): void => {
+    problems.push({ code: "adapterhub-bad-adapter", what, fix });
   };
+  const { hidden_size: width } = json;
+  if (width !== undefined && width !== hiddenSize) {
+    bad(`it is for models ${width} wide, and the model is ${hiddenSize} wide.`, "use the model that it was made for");
+  }
+  const spellings = Object.entries(spellingsOf(settings));
   let rule: LazyTensor | undefined;
+  let rooted = true;
   for (const [key, tensor] of tensors) {
-    if (/\.shared_parameters\.[^.]+\.phm_rule$/.test(key)) {
+    if (settings.sharedRule && /(^|\.)shared_parameters\.[^.]+\.phm_rule$/.test(key)) {
       rule = tensor;
       continue;
     }
-    const [, place = "", side = "", part = ""] =
-      /^(.*\.adapters)\.[^.]+\.(adapter_down\.\d|adapter_up)\.(.+)$/.exec(key) ?? [];
-    const module = places.get(place);
-    const own = Object.entries(spellings[settings.kind]).find(([, spelling]) => spelling === part)?.[0];
+    const [, place = "", called = "", side = "", part = ""] =
+      /^(.*\.adapters)\.([^.]+)\.(adapter_down\.0|adapter_up)\.(.+)$/.exec(key) ?? [];
+    const module = called === (json["name"] ?? called) ? modulesAt.get(place) : undefined;
+    const own = spellings.find(([, spelling]) => spelling === part)?.[0];
     if (module === undefined || own === undefined) {
       bad(`${key} belongs to nothing in the model.`);
       continue;
     }
+    rooted = rootedPlaces.has(place);
     const parts = modules.get(module) ?? {};
-    parts[`${own}_${side === "adapter_up" ? "up" : "down"}`] = tensor;
+    parts[`${own}_${side === sides.up ? "up" : "down"}`] = tensor;
     modules.set(module, parts);
   }
-  const expected = [...(settings.attention ? ends.attention : []), ...(settings.feedForward ? ends.feedForward : [])];
+  const expected = adaptedEnds(settings, ends);
   for (const module of expected) if (!modules.has(module)) bad(`there is no adapter behind ${module}.`);
   for (const module of modules.keys()) {
     if (!expected.includes(module)) bad(`there is an adapter behind ${module}, where the config has none.`);
   }
-  if (settings.kind === "compacter" && rule === undefined) bad("the shared phm_rule is missing.");
+  const unsized = expected.find((module) => settings.reductions[layerNumber(ends, module)] === undefined);
+  if (missesDefault(json) && unsized !== undefined) bad(`reduction_factor says nothing of the layer of ${unsized}.`);
+  if (settings.sharedRule && rule === undefined) {
+    const lost = "the shared phm_rule is missing.";
+    if (rooted) bad(lost);
+    else {
+      const { model_class: made = "the class it was made with" } = json;
+      bad(
+        `${lost} AdapterHub does not save it with ${String(made)}, and draws another when it loads the adapter.`,
+        "put shared_parameters.<name>.phm_rule of the tuned model's state dict into the file, or tune an AdapterModel class, which saves it",
+      );
+    }
+  }
+  const head = await readHead(storage, folder, names, problems);
   throwProblems(problems, path);
   const base = names.includes(baseFile) ? (await openSafetensors(storage, joinPath(folder, baseFile))).tensors : [];
-  return { settings, tensors: modules, ...(rule ? { rule } : {}), base: new Map(base) };
+  return {
+    settings,
+    tensors: modules,
+    ...(rule ? { rule } : {}),
+    base: new Map(base),
+    head: head?.tensors ?? new Map(),
+    ...(head?.labels ? { labels: head.labels } : {}),
+    origin: {
+      config: await readText(storage, configPath),
+      ...(head ? { head: head.config } : {}),
+      rooted,
+    },
+  };
 }
 
 /** Write a folder that `model.load_adapter(folder)` of AdapterHub reads; it replaces what was there whole. */
@@ -143,145 +234,99 @@ export async function writeAdapterHub(
   adapter: AdapterHubAdapter<Tensor>,
   {
     ends,
+    activations,
     beside,
+    origin,
     ...model
-  }: {
-    readonly ends: SublayerEnds;
-    readonly hiddenSize: number;
+  }: AdapterHubModel & {
     readonly className: string;
     readonly modelType: string;
     readonly baseModel: string;
+    /** What the folder said that it was read from. */
+    readonly origin?: AdapterHubOrigin;
     /** Other JSON files of the folder, by name. */
     readonly beside: Readonly<Record<string, JsonObject>>;
   },
 ): Promise<void> {
-  const { settings, tensors, rule, base } = adapter;
-  const places = [...placesOf(ends)];
+  const { settings, tensors, rule, base, head } = adapter;
+  const config = configText(settings, model, { origin, activations });
+  const name = nameIn(config);
+  const places = placesOf(ends);
+  const spelled = (place: string): string => (origin?.rooted === false ? unrooted(place) : place);
   const entries: NamedTensor[] = [];
   for (const [module, own] of tensors) {
-    const place = places.find(([, end]) => end === module)?.[0];
+    const place = places.get(module);
     if (place === undefined) throw new Error(`${module} ends no sublayer`);
     for (const [side, prefix] of Object.entries(sides)) {
-      for (const [key, spelling] of Object.entries(spellings[settings.kind])) {
+      for (const [key, spelling] of Object.entries(spellingsOf(settings))) {
         const tensor = own[`${key}_${side}`];
         if (!tensor) throw new Error(`${module} has no ${key}_${side}`);
-        entries.push({ name: `${place}.${name}.${prefix}.${spelling}`, tensor });
+        entries.push({ name: `${spelled(place)}.${name}.${prefix}.${spelling}`, tensor });
       }
     }
   }
-  const [root = ""] = (entries[0]?.name ?? "").split(".");
-  if (rule) entries.push({ name: `${root}.shared_parameters.${name}.phm_rule`, tensor: rule });
+  const [root = ""] = [...places.values()][0]?.split(".") ?? [];
+  if (rule) entries.push({ name: spelled(`${root}.shared_parameters.${name}.phm_rule`), tensor: rule });
   await writeFolder(storage, folder, async (staging) => {
-    await storage.write(joinPath(staging, configFile), `${JSON.stringify(configOf(settings, model), null, 2)}\n`);
+    await storage.write(joinPath(staging, configFile), config);
     await writeSafetensors(storage, joinPath(staging, weightsFile), entries);
     for (const [file, json] of Object.entries(beside)) {
       await storage.write(joinPath(staging, file), `${JSON.stringify(json, null, 2)}\n`);
     }
+    if (head.size > 0 && origin?.head !== undefined) await writeHead(storage, staging, origin.head, head);
     const trained = [...base].map(([weight, tensor]) => ({ name: weight, tensor }));
     if (trained.length > 0) await writeSafetensors(storage, joinPath(staging, baseFile), trained);
   });
 }
 
-function configOf(
+/** The text of `adapter_config.json`: as it was read, where it says what there is to say. */
+function configText(
   settings: AdapterHubSettings,
-  model: { hiddenSize: number; className: string; modelType: string; baseModel: string },
-): JsonObject {
-  const { kind } = settings;
-  return {
-    config: {
-      adapter_residual_before_ln: false,
-      cross_adapter: false,
-      dropout: 0,
-      factorized_phm_W: kind !== "phm",
-      factorized_phm_rule: false,
-      hypercomplex_nonlinearity: "glorot-uniform",
-      init_weights: "bert",
-      init_weights_seed: null,
-      inv_adapter: null,
-      inv_adapter_reduction_factor: null,
-      is_parallel: false,
-      learn_phm: !settings.frozenRule,
-      leave_out: [],
-      ln_after: false,
-      ln_before: false,
-      mh_adapter: settings.attention,
-      non_linearity: settings.activation,
-      original_ln_after: true,
-      original_ln_before: settings.readsResidual,
-      output_adapter: settings.feedForward,
-      phm_bias: true,
-      phm_c_init: "normal",
-      phm_dim: settings.terms,
-      phm_init_range: 0.0001,
-      phm_layer: kind !== "dense",
-      phm_rank: settings.fastRank,
-      reduction_factor: settings.reduction,
-      residual_before_ln: true,
-      scaling: 1,
-      shared_W_phm: false,
-      shared_phm_rule: kind === "compacter",
-      stochastic_depth: 0,
-      use_gating: false,
-    },
+  model: {
+    readonly hiddenSize: number;
+    readonly className: string;
+    readonly modelType: string;
+    readonly baseModel: string;
+  },
+  { origin, activations }: { readonly origin: AdapterHubOrigin | undefined; readonly activations: readonly string[] },
+): string {
+  const kept = origin && (parseExactJson(origin.config) as JsonObject); // an object when it was read
+  if (origin && kept) {
+    const before = settingsOf(parseJson(origin.config) as JsonObject, configFile, activations);
+    if (sorted(before) === sorted(settings)) return origin.config;
+  }
+  const made = {
     hidden_size: model.hiddenSize,
     model_class: `${model.className.replace(/(For|LMHead).*$/, "")}AdapterModel`,
     model_name: model.baseModel,
     model_type: model.modelType,
-    name,
+    name: "scion",
     version: "adapters.1.2.0",
   };
+  const own = kept && isJsonObject(kept["config"]) ? kept["config"] : {};
+  const json = { ...made, ...kept, version: made.version, config: configOf(settings, own) };
+  return stringifyExactJson(inOrder(json), 2);
 }
 
-function readSettings(json: JsonObject, at: string): AdapterHubSettings {
-  const config = isJsonObject(json["config"]) ? json["config"] : {};
-  const problems: Problem[] = [];
-  const bad = (key: string, expected: string): void => {
-    const what = `${key} = ${JSON.stringify(config[key])} is not supported here (expected ${expected}).`;
-    problems.push({ code: "adapterhub-bad-adapter", what, fix: "use an adapter of another configuration" });
-  };
-  const whole = (key: string, otherwise: number): number => {
-    const value = config[key] ?? otherwise;
-    if (!Number.isSafeInteger(value) || Number(value) < 1) bad(key, "a whole number above 0");
-    return Number(value);
-  };
-  // What would change the computation, and the one value that is followed.
-  const fixed: readonly (readonly [string, unknown])[] = [
-    ["ln_before", false],
-    ["ln_after", false],
-    ["is_parallel", false],
-    ["use_gating", false],
-    ["scaling", 1],
-    ["cross_adapter", false],
-    ["shared_W_phm", false],
-    ["factorized_phm_rule", false],
-    ["phm_bias", true],
-    ["residual_before_ln", true],
-    ["adapter_residual_before_ln", false],
-  ];
-  for (const [key, value] of fixed) if ((config[key] ?? value) !== value) bad(key, JSON.stringify(value));
-  if (Array.isArray(config["leave_out"]) && config["leave_out"].length > 0) bad("leave_out", "[]");
-  if (config["inv_adapter"] !== undefined && config["inv_adapter"] !== null) bad("inv_adapter", "null");
-  // Before there were versions, "gelu" was the approximation.
-  const legacy =
-    json["version"] === undefined ? { gelu: "gelu_new", gelu_orig: "gelu" } : { gelu: "gelu", gelu_new: "gelu_new" };
-  const activation = Object.entries(legacy).find(([key]) => key === config["non_linearity"])?.[1];
-  if (activation === undefined) bad("non_linearity", Object.keys(legacy).join(" or "));
-  const phm = config["phm_layer"] === true;
-  const shared = phm && config["shared_phm_rule"] !== false;
-  if (phm && shared && config["factorized_phm_W"] === false) bad("factorized_phm_W", "true with a shared rule");
-  if (phm && !shared && config["factorized_phm_W"] !== false) bad("factorized_phm_W", "false without a shared rule");
-  const settings: AdapterHubSettings = {
-    kind: shared ? "compacter" : phm ? "phm" : "dense",
-    attention: config["mh_adapter"] === true,
-    feedForward: config["output_adapter"] === true,
-    reduction: whole("reduction_factor", 16),
-    terms: whole("phm_dim", 4),
-    fastRank: whole("phm_rank", 1),
-    readsResidual: config["original_ln_before"] === true,
-    activation: activation === "gelu" ? "gelu" : "gelu_new",
-    frozenRule: config["learn_phm"] === false,
-  };
-  if (!settings.feedForward) bad("output_adapter", "true");
-  throwProblems(problems, at);
-  return settings;
+function nameIn(config: string): string {
+  const { name } = parseJson(config) as { readonly name?: unknown };
+  return typeof name === "string" ? name : "scion";
 }
+
+/** Keys in the order of Python's `sort_keys`. */
+function inOrder(json: JsonObject): JsonObject {
+  return Object.fromEntries(
+    Object.entries(json)
+      .sort(([a], [b]) => (a < b ? -1 : 1))
+      .map(([key, value]) => [
+        key,
+        isJsonObject(value) && Object.getPrototypeOf(value) === Object.prototype ? inOrder(value) : value,
+      ]),
+  );
+}
+
+function sorted(settings: AdapterHubSettings): string {
+  return JSON.stringify(inOrder({ ...settings }));
+}
+
+export type { AdapterHubHead, AdapterHubSettings };

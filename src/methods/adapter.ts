@@ -33,6 +33,8 @@ export interface Adapter {
   readonly steps?: number;
   /** How it was trained, where that is known. */
   readonly run?: RunRecord;
+  /** What the files that it was read from say besides, to be written again in files of that form. */
+  readonly origin?: { readonly form: string; readonly said: unknown };
 }
 
 /** What is left of a module's rank. */

@@ -16,7 +16,7 @@ import { Add, findOp, LayerNormalization, type LinearSite, mul, transpose, turne
 import { rebuild, rewrite } from "../transforms/index.ts";
 import { isInPlace, nameInModule, readersOfWeights, type WeightInPlace, weightsInPlace } from "./in-place.ts";
 import { linearModules, linearOf } from "./linear.ts";
-import type { LiveForm, ParameterSpec, Parameters, Site } from "./method.ts";
+import type { LiveForm, ParameterSpec, Parameters, ReadsBehind, Site } from "./method.ts";
 import { checkPatterns, configAt, type MethodChoice, type MethodConfig } from "./table.ts";
 import { chooseModules, type TargetModules } from "./targets.ts";
 import { rowsOf, tokenRowsKey } from "./token-rows.ts";
@@ -219,7 +219,7 @@ function besideLinear(outputs: Readonly<Record<string, Value>>, options: AttachO
 
 /** An adapter behind a block's sum: what it makes of the sum y, reading x. */
 interface Grow {
-  readonly reads: "residual" | "norm";
+  readonly reads: ReadsBehind;
   readonly from: (x: Value, y: Value) => Value;
 }
 
@@ -238,6 +238,11 @@ function grownBehind(
   if (!ended || !grow || !result) return undefined;
   behind.delete(ended);
   if (op === Add && grow.reads === "residual") return [grow.from(result, result)];
+  if (op === Add && grow.reads === "parallel") {
+    const into = inputs[node.inputs.findIndex((value) => value !== ended)];
+    assert(into !== undefined, "a block adds its sublayer's output to something else");
+    return [grow.from(into, result)];
+  }
   if (op === Add) {
     behind.set(node.outputs[0] as Value, grow); // its norm comes next
     return undefined;

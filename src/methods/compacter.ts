@@ -1,8 +1,8 @@
 import { TuneError } from "../errors.ts";
-import { type Fields, flag, integer, oneOf } from "../fields.ts";
+import { type Fields, flag, integer, oneOf, real } from "../fields.ts";
 import { constant, type Value } from "../graph/index.ts";
 import type { Rng } from "../linalg/index.ts";
-import { add, gelu, gemm, mul, reshape, transpose } from "../ops/index.ts";
+import { type ActivationName, activationFunctions, add, gemm, mul, reshape, transpose } from "../ops/index.ts";
 import {
   type Attachment,
   type Citation,
@@ -10,52 +10,69 @@ import {
   type Method,
   type ParameterSpec,
   type Parameters,
+  type ReadsBehind,
   type Site,
 } from "./method.ts";
 
 /** Options of adapters behind sublayers. */
 export interface BottleneckConfig {
   readonly reduction: number;
-  readonly positions: "both" | "feed-forward";
-  readonly placement: "sublayer" | "residual" | "normed";
-  readonly activation: "gelu_new" | "gelu";
+  readonly positions: "both" | "feed-forward" | "attention";
+  readonly crossAttention: boolean;
+  readonly placement: "sublayer" | "residual" | "normed" | "parallel";
+  readonly activation: ActivationName;
+  readonly scaling: number;
+  readonly dropout: number;
   readonly frozenNorms: boolean;
 }
 
 /** Options of those whose matrices are sums of Kronecker products. */
 export interface PhmConfig extends BottleneckConfig {
   readonly terms: number;
+  readonly frozenRule: boolean;
+  /** One slow rule for the model instead of one for each matrix; of PHM. */
+  readonly sharedRule: boolean;
 }
 
 /** Options of Compacter. */
-export interface CompacterConfig extends PhmConfig {
+export interface CompacterConfig extends Omit<PhmConfig, "sharedRule"> {
   readonly fastRank: number;
-  readonly frozenRule: boolean;
+  readonly ownRules: boolean;
 }
 
+const activations = Object.keys(activationFunctions) as [ActivationName, ...ActivationName[]]; // its keys
+
 const bottleneckFields: Fields<BottleneckConfig> = {
-  reduction: integer(32, "hidden size over the width of the bottleneck", { min: 1 }),
-  positions: oneOf(["both", "feed-forward"], "behind attention and feed-forward, or behind the feed-forward alone"),
+  reduction: real(32, "hidden size over the width of the bottleneck", { min: 1 / 64 }),
+  positions: oneOf(["both", "feed-forward", "attention"], "behind attention and feed-forward, or behind one of them"),
+  crossAttention: flag(false, "behind attention to the encoder too (T5)"),
   placement: oneOf(
-    ["sublayer", "residual", "normed"],
-    "reads what the sublayer gives, what the block adds it to (AdapterHub's ++), or the norm of that (the same in BERT)",
+    ["sublayer", "residual", "normed", "parallel"],
+    "reads what the sublayer gives, what the block adds it to (AdapterHub's ++), the norm of that (the same in BERT), or what goes into the block",
   ),
-  activation: oneOf(["gelu_new", "gelu"], "between down and up: by tanh, or exact"),
+  activation: oneOf(activations, "between down and up, by the names of transformers; gelu_new is by tanh, gelu exact"),
+  scaling: real(1, "what the adapter gives is multiplied by it"),
+  dropout: real(0, "share of what the adapter gives that is dropped while tuning", { min: 0, below: 1 }),
   frozenNorms: flag(false, "leave the model's norms as they are, as AdapterHub does"),
 };
-const phmFields: Fields<PhmConfig> = {
+const kroneckerFields: Fields<Omit<PhmConfig, "sharedRule">> = {
   ...bottleneckFields,
   terms: integer(4, "Kronecker products in a matrix; divides hidden size and bottleneck", { min: 1 }),
+  frozenRule: flag(false, "leave the slow matrices as they were drawn"),
+};
+const phmFields: Fields<PhmConfig> = {
+  ...kroneckerFields,
+  sharedRule: flag(false, "one slow rule for the whole model instead of one for each matrix"),
 };
 const compacterFields: Fields<CompacterConfig> = {
-  ...phmFields,
+  ...kroneckerFields,
   fastRank: integer(1, "rank of the fast matrices", { min: 1 }),
-  frozenRule: flag(false, "leave the slow matrices as they were drawn"),
+  ownRules: flag(false, "a slow rule for each matrix instead of one for the whole model"),
 };
 
 /** The width of the bottleneck. */
 export function bottleneckWidth({ outFeatures }: Pick<Site, "outFeatures">, { reduction }: BottleneckConfig): number {
-  return Math.floor(outFeatures / reduction);
+  return Math.round((outFeatures - (outFeatures % reduction)) / reduction); // Python's floor division, which AdapterHub uses
 }
 
 /**
@@ -88,11 +105,12 @@ export function phmDense(x: Value, rule: Value, fast: Value, bias: Value): Value
 
 type Project = (x: Value, side: "down" | "up") => Value;
 
-/** y + up(activation(down(h))): h is y, what the sublayer gives or what the block adds it to; or the norm of that. */
-function behind({ x, y }: Attachment, project: Project, { activation, placement }: BottleneckConfig): Value {
-  const inner = project(placement === "normed" ? x : y, "down");
-  const active = gelu(inner, activation === "gelu" ? "none" : "tanh");
-  return add(y, project(active, "up"));
+/** y + s·up(activation(down(h))): h is y, what the sublayer gives or what the block adds it to; or x, read besides. */
+function behind({ x, y, dropout }: Attachment, project: Project, config: BottleneckConfig): Value {
+  const { activation, placement, scaling } = config;
+  const inner = project(placement === "normed" || placement === "parallel" ? x : y, "down");
+  const up = project(activationFunctions[activation](inner), "up");
+  return add(y, dropout(scaling === 1 ? up : mul(up, scaling), config.dropout));
 }
 
 const zeros = (_rng: Rng, size: number): Float32Array => new Float32Array(size);
@@ -147,8 +165,18 @@ function checkSizes(site: Site, config: BottleneckConfig & { readonly terms?: nu
   );
 }
 
-function reads({ placement }: BottleneckConfig): "residual" | "norm" | undefined {
-  return placement === "sublayer" ? undefined : placement === "normed" ? "norm" : "residual";
+function reads({ placement }: BottleneckConfig): ReadsBehind | undefined {
+  return placement === "sublayer" ? undefined : placement === "normed" ? "norm" : placement;
+}
+
+/** The slow rule that all matrices read. Not zero: every gradient but that of the last bias would be. */
+function sharedRule({ terms: n, frozenRule }: Pick<PhmConfig, "terms" | "frozenRule">): ParameterSpec {
+  return { shape: [n, n, n], initial: normal(1e-4), decays: false, shared: true, trained: !frozenRule };
+}
+
+/** The slow rule of one matrix. */
+function ownRule({ terms: n, frozenRule }: Pick<PhmConfig, "terms" | "frozenRule">): ParameterSpec {
+  return { shape: [n, n, n], initial: normal(0.01), decays: false, trained: !frozenRule };
 }
 
 function notMergeable(name: string): never {
@@ -183,22 +211,24 @@ function makeCompacter(
     readsBehind: reads,
     check: checkSizes,
     parameters: (site, config) => {
-      const { terms: n, fastRank, frozenRule } = config;
+      const { terms: n, fastRank, ownRules } = config;
       const own = sidesOf(site, config).flatMap(([side, into, out]): [string, ParameterSpec][] => [
+        ...(ownRules ? [[`rule_${side}`, ownRule(config)] as [string, ParameterSpec]] : []),
         [`left_${side}`, { shape: [n, into / n, fastRank], initial: xavier(into / n, fastRank), decays: false }],
         [`right_${side}`, { shape: [n, fastRank, out / n], initial: xavier(fastRank, out / n), decays: false }],
         [`bias_${side}`, { shape: [out], initial: zeros }],
       ]);
-      // Not zero: W_down and W_up would be, and with them every gradient but that of the last bias.
-      const rule: ParameterSpec = {
-        ...{ shape: [n, n, n], initial: normal(1e-4), decays: false, shared: true, trained: !frozenRule },
-      };
-      return { rule, ...Object.fromEntries(own) };
+      return { ...(ownRules ? {} : { rule: sharedRule(config) }), ...Object.fromEntries(own) };
     },
     adapt: (attachment, parameter, config) =>
       behind(
         attachment,
-        (x, side) => phmLinear(x, parameter("rule"), ...parts(parameter, ["left", "right", "bias"] as const, side)),
+        (x, side) =>
+          phmLinear(
+            x,
+            parameter(config.ownRules ? `rule_${side}` : "rule"),
+            ...parts(parameter, ["left", "right", "bias"] as const, side),
+          ),
         config,
       ),
     merge: () => notMergeable(name),
@@ -240,16 +270,25 @@ export const phm: Method<PhmConfig> = defineMethod<PhmConfig>({
   readsBehind: reads,
   check: checkSizes,
   parameters: (site, config) => {
-    const { terms: n } = config;
+    const { terms: n, sharedRule: shared } = config;
     const own = sidesOf(site, config).flatMap(([side, into, out]): [string, ParameterSpec][] => [
-      [`rule_${side}`, { shape: [n, n, n], initial: normal(0.01), decays: false }],
+      ...(shared ? [] : [[`rule_${side}`, ownRule(config)] as [string, ParameterSpec]]),
       [`fast_${side}`, { shape: [n, into / n, out / n], initial: xavier(into / n, out / n), decays: false }],
       [`bias_${side}`, { shape: [out], initial: zeros }],
     ]);
-    return Object.fromEntries(own);
+    return { ...(shared ? { rule: sharedRule(config) } : {}), ...Object.fromEntries(own) };
   },
   adapt: (attachment, parameter, config) =>
-    behind(attachment, (x, side) => phmDense(x, ...parts(parameter, ["rule", "fast", "bias"] as const, side)), config),
+    behind(
+      attachment,
+      (x, side) =>
+        phmDense(
+          x,
+          parameter(config.sharedRule ? "rule" : `rule_${side}`),
+          ...parts(parameter, ["fast", "bias"] as const, side),
+        ),
+      config,
+    ),
   merge: () => notMergeable("phm"),
 });
 

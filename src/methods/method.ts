@@ -166,6 +166,9 @@ export interface PeftForm {
   readonly tokenRows?: boolean;
 }
 
+/** What a method behind sublayers reads instead of a sublayer's output. */
+export type ReadsBehind = "residual" | "norm" | "parallel";
+
 /** An adapter method (or full tuning). Adding one is adding such a record and one line in `methods/index.ts`. */
 export interface Method<Config extends object = object> {
   readonly name: string;
@@ -181,9 +184,9 @@ export interface Method<Config extends object = object> {
   readonly sublayers?: boolean;
   /**
    * What `adapt` gets as y, and gives, instead of a sublayer's output: what the block adds that output to; and as x, what
-   * the block's norm makes of it (`norm`), which then norms what `adapt` gives.
+   * the block's norm makes of it (`norm`), which then norms what `adapt` gives, or what went into the block (`parallel`).
    */
-  readonly readsBehind?: (config: Config) => "residual" | "norm" | undefined;
+  readonly readsBehind?: (config: Config) => ReadsBehind | undefined;
   /** Four peak learning rates to sweep where methods are compared, lowest first, where they are not those of LoRA. */
   readonly rates?: readonly [number, number, number, number];
   /** Options that give its update the rank and the scale (alpha / rank) of a LoRA; absent where it has no such thing. */

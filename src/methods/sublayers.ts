@@ -6,7 +6,14 @@ import type { TargetModules } from "./targets.ts";
 export interface SublayerModel {
   readonly modelType: string;
   /** Whole paths of the linear maps that end each kind of sublayer. */
-  readonly sublayers: { readonly attention: RegExp; readonly feedForward: RegExp; readonly normed?: true } | undefined;
+  readonly sublayers:
+    | {
+        readonly attention: RegExp;
+        readonly crossAttention?: RegExp;
+        readonly feedForward: RegExp;
+        readonly normed?: true;
+      }
+    | undefined;
   /** Its tensors by name. */
   readonly weights: Iterable<readonly [name: string, weight: { readonly shape: readonly (number | string)[] }]>;
 }
@@ -26,8 +33,8 @@ export function sublayerTargets(
       fix: "use lora or another method that attaches to linear layers",
     });
   }
-  const { positions, placement, frozenNorms } = choice.config;
-  const { attention, feedForward, normed = false } = sublayers;
+  const { positions, placement, frozenNorms, crossAttention: crosses } = choice.config;
+  const { attention, crossAttention, feedForward, normed = false } = sublayers;
   if (placement === (normed ? "residual" : "normed")) {
     const what = normed ? "norm what they add sublayers to before it goes on" : "add sublayers to what no norm changes";
     throw new TuneError("bad-option", `Blocks of ${modelType} models ${what}.`, {
@@ -35,7 +42,17 @@ export function sublayerTargets(
       fix: `use the placement ${normed ? "normed" : "residual"}, or sublayer`,
     });
   }
-  const kinds = positions === "feed-forward" ? [feedForward] : [attention, feedForward];
+  if (crosses === true && !crossAttention) {
+    throw new TuneError("bad-option", `${modelType} models have no attention to an encoder.`, {
+      at: "crossAttention",
+      fix: "leave it out",
+    });
+  }
+  const kinds = [
+    ...(positions === "feed-forward" ? [] : [attention]),
+    ...(crosses === true && crossAttention ? [crossAttention] : []),
+    ...(positions === "attention" ? [] : [feedForward]),
+  ];
   const targets = new RegExp(kinds.map(({ source }) => `(?:${source})`).join("|"));
   if (frozenNorms === true) return { choice, targets };
   const norms = [...weights].flatMap(([name, { shape }]) =>

@@ -1,18 +1,10 @@
-import type { Value } from "../graph/index.ts";
-import { gelu, mul, relu, sigmoid, tanh } from "../ops/index.ts";
+import { type ActivationName, activationFunctions } from "../ops/index.ts";
 
-/** Activation functions by the names that transformers gives them. */
-export const activations = {
-  gelu_new: (x: Value): Value => gelu(x, "tanh"),
-  gelu_pytorch_tanh: (x: Value): Value => gelu(x, "tanh"),
-  gelu: (x: Value): Value => gelu(x),
-  relu: (x: Value): Value => relu(x),
-  silu: (x: Value): Value => mul(x, sigmoid(x)),
-  tanh: (x: Value): Value => tanh(x),
-};
-
-/** Name of an activation function. */
-export type Activation = keyof typeof activations;
+/** Name of an activation function that models may ask for, as transformers calls it. */
+export type Activation = Extract<ActivationName, "gelu_new" | "gelu_pytorch_tanh" | "gelu" | "relu" | "silu" | "tanh">;
 
 /** All of them. */
-export const activationNames: readonly Activation[] = Object.keys(activations) as Activation[]; // its keys
+export const activationNames: readonly Activation[] = ["gelu_new", "gelu_pytorch_tanh", "gelu", "relu", "silu", "tanh"];
+
+/** Activation functions by name. */
+export const activations: Pick<typeof activationFunctions, Activation> = activationFunctions;

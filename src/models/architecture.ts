@@ -179,6 +179,8 @@ export interface Family<Config = unknown> {
 /** Expressions for the modules that end each kind of sublayer. */
 export interface Sublayers {
   readonly attention: RegExp;
+  /** Of a decoder, attention to the encoder. */
+  readonly crossAttention?: RegExp;
   readonly feedForward: RegExp;
   /** Whether a block norms what it adds a sublayer's output to before it goes on, as BERT does. */
   readonly normed?: true;

@@ -48,8 +48,11 @@ export const t5: Family<T5Config> = {
   modelType: "t5",
   ignored: /((encoder|decoder)\.embed_tokens\.weight|EncDecAttention\.relative_attention_bias\.weight)$/,
   defaultTargets: ["q", "v"],
-  // Of the decoder, attention to the encoder has no adapter.
-  sublayers: { attention: /.*\.SelfAttention\.o/, feedForward: /.*\.DenseReluDense\.wo/ },
+  sublayers: {
+    attention: /.*\.SelfAttention\.o/,
+    crossAttention: /.*\.EncDecAttention\.o/,
+    feedForward: /.*\.DenseReluDense\.wo/,
+  },
 
   configure: (json) => {
     const reader = readConfig(json);

@@ -2,6 +2,7 @@
  * One record per ONNX operator (types, float64 reference, gradient, cost, samples) and a builder function beside it.
  * It knows no method, no model and no runtime; passes over graphs live in `transforms/`.
  */
+export * from "./activations.ts";
 export * from "./composite.ts";
 export * from "./elementwise.ts";
 export * from "./indexing.ts";

@@ -100,6 +100,11 @@ export function batchOf(given: Iterable<readonly [string, Tensor]>, task: string
 /** The objective of a model's task. */
 export function chooseObjectiveOf({ task }: PretrainedModel): ReturnType<typeof chooseObjective> {
   const name = objectiveOf[task] ?? task;
-  const kinds = { classification: "label", regression: "score", "token-classification": "tags" } as const;
+  const kinds = {
+    classification: "label",
+    regression: "score",
+    "token-classification": "tags",
+    "causal-lm": "sequence",
+  } as const;
   return chooseObjective(name, {}, kinds[name as keyof typeof kinds] ?? "target");
 }
