@@ -22,6 +22,11 @@ export class TuneError extends Error {
   }
 }
 
+/** The error of a session, or of anything else that lives on a device, that is used after it was closed. */
+export function sessionClosed(): TuneError {
+  return new TuneError("session-closed", "this session has been closed.", { fix: "open another one" });
+}
+
 /** Throw when an invariant of the toolkit itself is broken (a bug in Scion, never a user's mistake). */
 export function assert(condition: unknown, message: string | (() => string)): asserts condition {
   if (!condition) throw new Error(`Scion invariant broken: ${typeof message === "string" ? message : message()}`);

@@ -66,7 +66,10 @@ export interface Session {
   readonly decoder: Decoder;
   /** Continue a prompt, giving text as it becomes complete. */
   generate(prompt: Prompt, options?: DecodeOptions): AsyncGenerator<string, Generation>;
-  /** Free the model, and the device when the session opened it. */
+  /**
+   * Free the model, and the device when the session opened it; closing twice is closing once. What is generated later, or was
+   * being generated, rejects with `session-closed`.
+   */
   close(): Promise<void>;
 }
 
@@ -203,12 +206,15 @@ export async function evaluate(
   }
 
   async function matchAnswers(): Promise<ExactMatch> {
+    const tokenizer = await model.tokenizer();
     const decoder = await openDecoder(device, model.pretrained, adapter);
-    const match = await exactMatch(decoder, await model.tokenizer(), examples, {
-      ...(onProgress ? { onProgress: (done, total) => onProgress("exact match", done, total) } : {}),
-    });
-    await decoder.close();
-    return match;
+    try {
+      return await exactMatch(decoder, tokenizer, examples, {
+        ...(onProgress ? { onProgress: (done, total) => onProgress("exact match", done, total) } : {}),
+      });
+    } finally {
+      await decoder.close();
+    }
   }
 
   async function matchTargets(): Promise<ExactMatch> {
@@ -231,10 +237,12 @@ export async function evaluate(
       objective: chosen,
       ...(adapter ? { adapter } : {}),
     });
-    const batches = batchesByLength(examples, objective.batch, { batchSize, ...layout });
-    const found = await meanLoss(evaluator, batches, (done, total) => onProgress?.("loss", done, total));
-    await evaluator.close();
-    return found;
+    try {
+      const batches = batchesByLength(examples, objective.batch, { batchSize, ...layout });
+      return await meanLoss(evaluator, batches, (done, total) => onProgress?.("loss", done, total));
+    } finally {
+      await evaluator.close();
+    }
   }
 
   async function judged(): Promise<Measured & { readonly targets: number }> {

@@ -82,8 +82,9 @@ export async function exportModel(
     return;
   }
   const opened = adapter && (device ?? (await openDevice(deviceOptions)));
-  const merged = adapter && opened && mergeAdapter(opened, model.pretrained, adapter);
+  let merged: ReturnType<typeof mergeAdapter> | undefined;
   try {
+    merged = adapter && opened && mergeAdapter(opened, model.pretrained, adapter);
     await form.write(storage, folder, merged?.model ?? model.pretrained, written);
   } finally {
     await merged?.close();

@@ -14,6 +14,7 @@ import {
   type SchemeChoice,
 } from "../quant/index.ts";
 import type { Device } from "../runtime/device.ts";
+import { withShare } from "../runtime/device-share.ts";
 import { compileGraph } from "../runtime/program.ts";
 import type { Sequence } from "../train/data/index.ts";
 import {
@@ -325,14 +326,15 @@ async function run(
   carried: readonly Carried[],
   replace: (value: Value) => Value | undefined,
 ): Promise<readonly Carried[]> {
-  const program = await compileGraph(device, forwardGraph(cut, block, replace));
-  const results: Carried[] = [];
-  for (const [i, batch] of batches.entries()) {
-    const outputs = await program.run({ feeds: { ...batch.feeds, ...carriedFeeds(carried[i] ?? []) } });
-    results.push(block.carriedOut.map((_, j) => outputs[resultName(j)] as Tensor)); // as the graph names them
-  }
-  await program.release();
-  return results;
+  return withShare(device, async (share) => {
+    const program = await compileGraph(share, forwardGraph(cut, block, replace));
+    const results: Carried[] = [];
+    for (const [i, batch] of batches.entries()) {
+      const outputs = await program.run({ feeds: { ...batch.feeds, ...carriedFeeds(carried[i] ?? []) } });
+      results.push(block.carriedOut.map((_, j) => outputs[resultName(j)] as Tensor)); // as the graph names them
+    }
+    return results;
+  });
 }
 
 function carriedFeeds(carried: Carried): Readonly<Record<string, Tensor>> {
@@ -348,17 +350,18 @@ async function collect(
   carried: readonly Carried[],
 ): Promise<(site: BlockSite) => Hessian> {
   const { graph, gramOf } = gramGraph(cut, block);
-  const program = await compileGraph(device, graph);
   const sums = new Map<string, Float64Array>();
-  for (const [i, batch] of batches.entries()) {
-    const feeds = { ...batch.feeds, ...carriedFeeds(carried[i] ?? []), [tokenRows]: batch.rows };
-    for (const [name, { data }] of Object.entries(await program.run({ feeds }))) {
-      const sum = sums.get(name) ?? new Float64Array(data.length);
-      for (let j = 0; j < sum.length; j++) sum[j] = (sum[j] ?? 0) + Number(data[j]);
-      sums.set(name, sum);
+  await withShare(device, async (share) => {
+    const program = await compileGraph(share, graph);
+    for (const [i, batch] of batches.entries()) {
+      const feeds = { ...batch.feeds, ...carriedFeeds(carried[i] ?? []), [tokenRows]: batch.rows };
+      for (const [name, { data }] of Object.entries(await program.run({ feeds }))) {
+        const sum = sums.get(name) ?? new Float64Array(data.length);
+        for (let j = 0; j < sum.length; j++) sum[j] = (sum[j] ?? 0) + Number(data[j]);
+        sums.set(name, sum);
+      }
     }
-  }
-  await program.release();
+  });
   return ({ module, inFeatures }) => {
     const values = sums.get(gramOf.get(module) ?? "");
     assert(values !== undefined, () => `${module} has its inputs measured`);

@@ -1,4 +1,4 @@
-import { assert, TuneError } from "../errors.ts";
+import { assert, sessionClosed, TuneError } from "../errors.ts";
 import { type Continuation, type Decoder, refusePrompts } from "../generate/index.ts";
 import { planesBytes } from "../io/packed/index.ts";
 import {
@@ -134,7 +134,10 @@ export async function openPackedDecoder(
     });
   };
 
+  let closed = false;
+
   const start = async (prompts: readonly (readonly number[])[]): Promise<Continuation> => {
+    if (closed) throw sessionClosed();
     const longest = Math.max(0, ...prompts.map(({ length }) => length));
     const capacity = Math.min(contextLength, slots.room(prompts.length));
     refusePrompts(prompts, longest, capacity);
@@ -159,6 +162,7 @@ export async function openPackedDecoder(
       logits: scores,
       room: capacity - Math.max(...lengths),
       next: async (tokens) => {
+        if (closed) throw sessionClosed();
         const rows = tokens.map((id, sequence) => rowOf(sequence, id, lengths[sequence] ?? 0));
         const all: Float32Array[] = [];
         for (let from = 0; from < rows.length; from += rowsAtOnce) {
@@ -182,7 +186,10 @@ export async function openPackedDecoder(
     modelBytes,
     tokenBytes,
     start,
-    close: async () => team.close(),
+    close: async () => {
+      closed = true;
+      await team.close();
+    },
   };
 }
 

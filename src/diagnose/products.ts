@@ -2,6 +2,7 @@ import { bytesOf, input, graph as makeGraph, type Tensor } from "../graph/index.
 import { emptyLike, type Floats, type LinearOperator, type Matrix, operatorOf, toFloat64 } from "../linalg/index.ts";
 import { gemm } from "../ops/index.ts";
 import type { Device } from "../runtime/device.ts";
+import { shareOf } from "../runtime/device-share.ts";
 import { compileGraph, type Program } from "../runtime/program.ts";
 
 /** A matrix whose products are computed somewhere. */
@@ -32,14 +33,16 @@ export const localProducts: Products = {
  * multiplied here.
  */
 export function deviceProducts(device: Device): Products {
+  const share = shareOf(device);
   let programs: Promise<{ plain: Program; transposed: Program }> | undefined;
+  let placed = 0;
   return {
     place: async (matrix) => {
       if (matrix.rows * matrix.cols < worthwhile) return localProducts.place(matrix);
-      programs ??= compile(device);
+      programs ??= compile(share);
       const { plain, transposed } = await programs;
       const name = `matrix ${++placed}`;
-      await device.upload(name, asTensor(matrix));
+      await share.upload(name, asTensor(matrix));
       const run = async (program: Program, operand: Matrix, rows: number): Promise<Matrix> => {
         const { product } = await program.run({ feeds: { operand: asTensor(operand) }, reads: { matrix: name } });
         return { rows, cols: operand.cols, data: product?.data as Float32Array }; // as the graph declares it
@@ -50,19 +53,12 @@ export function deviceProducts(device: Device): Products {
         precision: 6e-8,
         apply: (X) => run(plain, X, matrix.rows),
         applyTransposed: (Y) => run(transposed, Y, matrix.cols),
-        release: () => device.discard([name]),
+        release: () => share.discard([name]),
       };
     },
-    close: async () => {
-      const compiled = await programs;
-      await compiled?.plain.release();
-      await compiled?.transposed.release();
-      programs = undefined;
-    },
+    close: () => share.close(),
   };
 }
-
-let placed = 0;
 
 async function compile(device: Device): Promise<{ plain: Program; transposed: Program }> {
   const program = (transA: boolean): Promise<Program> => {

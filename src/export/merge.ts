@@ -15,6 +15,7 @@ import {
 import { type PretrainedModel, untied } from "../models/index.ts";
 import type { LinearSite } from "../ops/index.ts";
 import type { Device } from "../runtime/device.ts";
+import { shareOf } from "../runtime/device-share.ts";
 import { compileGraph, type Program } from "../runtime/program.ts";
 
 /** A model with an adapter folded into its weights. Weights are computed when they are read, one at a time. */
@@ -96,6 +97,7 @@ function makeMerger(
   merge: (source: LazyTensor, layout: LinearSite["layout"], own: readonly Trainable[]) => Promise<Tensor>;
   close: () => Promise<void>;
 } {
+  const share = shareOf(device);
   const programs = new Map<string, Promise<Program>>();
   return {
     merge: async (source, layout, own) => {
@@ -111,7 +113,7 @@ function makeMerger(
       ].join(" ");
       let program = programs.get(key);
       if (!program) {
-        program = compileGraph(device, mergeGraph(adapter, source.shape, layout, own));
+        program = compileGraph(share, mergeGraph(adapter, source.shape, layout, own));
         programs.set(key, program);
       }
       const compiled = await program;
@@ -126,9 +128,7 @@ function makeMerger(
       assert(merged?.data.length === sizeOf(source.shape), "a merged weight keeps its size");
       return { ...merged, shape: source.shape };
     },
-    close: async () => {
-      for (const program of programs.values()) await (await program).release();
-    },
+    close: () => share.close(),
   };
 }
 

@@ -3,6 +3,7 @@ import { graph, type Tensor, tensor, type Value } from "../graph/index.ts";
 import { type Adapter, attach, attachSideBySide, checkParameters, type SideBySide } from "../methods/index.ts";
 import type { ModelSizes, PretrainedModel } from "../models/index.ts";
 import type { Device } from "../runtime/device.ts";
+import { onShare } from "../runtime/device-share.ts";
 import { compileGraph } from "../runtime/program.ts";
 import { roughKernelsOf } from "../runtime/provider.ts";
 import { fold, precise } from "../transforms/index.ts";
@@ -15,7 +16,7 @@ export interface Decoder {
    * @throws {TuneError} `prompt-too-long` when one does not fit the context, `empty-prompt` when one has no token.
    */
   start(prompts: readonly (readonly number[])[], options?: StartOptions): Promise<Continuation>;
-  /** Free the program and its buffers; the device stays open. */
+  /** Free the program, caches and adapters; the device stays open. What is started or continued later rejects with `session-closed`. */
   close(): Promise<void>;
 }
 
@@ -33,7 +34,7 @@ export interface Continuation {
   readonly room: number;
   /** Append one token to each sequence. */
   next(tokens: readonly number[]): Promise<Continuation>;
-  /** Free the keys and values. */
+  /** Free the keys and values; closing the decoder does too. */
   end(): Promise<void>;
 }
 
@@ -41,10 +42,19 @@ export interface Continuation {
  * Compile the decoding graph of a model on a device, with an adapter or several, of which each sequence uses one.
  * @throws {TuneError} `adapter-mismatch` when an adapter was made for another model.
  */
-export async function openDecoder(
+export function openDecoder(
   device: Device,
   model: PretrainedModel,
   adapters: Adapter | ReadonlyMap<string, Adapter> = new Map(),
+): Promise<Decoder> {
+  return onShare(device, (share) => makeDecoder(share, model, adapters));
+}
+
+/** The same on a device, or a share of one, that the decoder has for itself and closes. */
+async function makeDecoder(
+  device: Device,
+  model: PretrainedModel,
+  adapters: Adapter | ReadonlyMap<string, Adapter>,
 ): Promise<Decoder> {
   const named = adapters instanceof Map ? adapters : new Map([["adapter", adapters as Adapter]]); // one or the other
   const open = model.decode({ logits: "last" });
@@ -57,10 +67,9 @@ export async function openDecoder(
     outputs: new Map(names.map((name, i) => [name, folded[i] as Value])), // one value a name
   });
   const program = await compileGraph(device, closed, { residentOutputs: names.filter((name) => name !== "logits") });
-  const prefix = `decoder ${++opened}`;
-  const placed = placeAdapters(device, attached, prefix);
+  const readsOf = placeAdapters(device, attached);
   const [first] = named.keys();
-  await placed.reads(first);
+  await readsOf(first);
   const { layers, kvHeads, headDim, contextLength, vocabSize } = model.sizes;
   const parts = Array.from({ length: layers }, (_, i) => [`${i}.key`, `${i}.value`]).flat();
   let started = 0;
@@ -70,12 +79,12 @@ export async function openDecoder(
     { use = first ?? null }: StartOptions = {},
   ): Promise<Continuation> => {
     if (use !== null && !named.has(use)) throw unknownAdapter(use, [...named.keys()]);
-    const parameterReads = await placed.reads(use ?? undefined);
+    const parameterReads = await readsOf(use ?? undefined);
     const longest = Math.max(0, ...prompts.map(({ length }) => length));
     refusePrompts(prompts, longest, contextLength);
     const batch = prompts.length;
     const padding = prompts.map(({ length }) => longest - length);
-    const cache = `${prefix} cache ${++started}`;
+    const cache = `cache ${++started}`;
     const buffers = Object.fromEntries(parts.map((part) => [part, `${cache} ${part}`]));
 
     const run = async (ids: readonly (readonly number[])[], past: number): Promise<Continuation> => {
@@ -122,17 +131,8 @@ export async function openDecoder(
     );
   };
 
-  return {
-    sizes: model.sizes,
-    start,
-    close: async () => {
-      await program.release();
-      await placed.discard();
-    },
-  };
+  return { sizes: model.sizes, start, close: () => device.close() };
 }
-
-let opened = 0;
 
 function attachAdapters(
   outputs: Readonly<Record<string, Value>>,
@@ -151,27 +151,23 @@ function attachAdapters(
 function placeAdapters(
   device: Device,
   { values }: SideBySide,
-  prefix: string,
-): { reads: (name: string | undefined) => Promise<Readonly<Record<string, string>>>; discard: () => Promise<void> } {
+): (name: string | undefined) => Promise<Readonly<Record<string, string>>> {
   const buffers = new Map<Tensor, string>();
   const known = new Map<string | undefined, Promise<Readonly<Record<string, string>>>>();
   const place = async (name: string | undefined): Promise<Readonly<Record<string, string>>> => {
     const reads: Record<string, string> = {};
     for (const [parameter, tensor] of await values(name)) {
-      const buffer = buffers.get(tensor) ?? `${prefix} ${buffers.size} ${parameter}`;
+      const buffer = buffers.get(tensor) ?? `${buffers.size} ${parameter}`;
       if (!buffers.has(tensor)) await device.upload(buffer, tensor);
       buffers.set(tensor, buffer);
       reads[parameter] = buffer;
     }
     return reads;
   };
-  return {
-    reads: (name) => {
-      const reads = known.get(name) ?? place(name);
-      known.set(name, reads);
-      return reads;
-    },
-    discard: () => device.discard([...buffers.values()]),
+  return (name) => {
+    const reads = known.get(name) ?? place(name);
+    known.set(name, reads);
+    return reads;
   };
 }
 

@@ -2,6 +2,7 @@ import { graph, type Tensor, tensor } from "../graph/index.ts";
 import { type Adapter, adaptedModules, attach, checkParameters, endsOfPath, linearModules } from "../methods/index.ts";
 import type { OpenGraph, PretrainedModel } from "../models/index.ts";
 import type { Device } from "../runtime/device.ts";
+import { withShare } from "../runtime/device-share.ts";
 import { compileGraph, type Program } from "../runtime/program.ts";
 
 /** How texts are turned into others. */
@@ -17,7 +18,16 @@ export interface TargetOptions {
  * What an encoder–decoder makes of texts side by side, greedily: the tokens of each up to its end. The source is read
  * once; the decoder keeps its keys and values.
  */
-export async function generateTarget(
+export function generateTarget(
+  device: Device,
+  model: PretrainedModel,
+  sources: readonly Int32Array[],
+  options: TargetOptions,
+): Promise<readonly (readonly number[])[]> {
+  return withShare(device, (share) => generateAlone(share, model, sources, options));
+}
+
+async function generateAlone(
   device: Device,
   model: PretrainedModel,
   sources: readonly Int32Array[],
@@ -31,53 +41,47 @@ export async function generateTarget(
     const { trainables } = attach(model.predict().outputs, { ...adapter, outputModule, training: false });
     checkParameters(trainables, adapter.parameters, model.folder);
     for (const [name, values] of adapter.parameters) {
-      reads[name] = `target ${name}`;
-      await device.upload(`target ${name}`, values);
+      reads[name] = name;
+      await device.upload(name, values);
     }
   }
   const [reader, writer] = [await compile(encoder), await compile(decoder)];
-  try {
-    const { feeds } = model.reads.feed(
-      sources.map((inputIds) => ({ inputIds })),
-      padId,
+  const { feeds } = model.reads.feed(
+    sources.map((inputIds) => ({ inputIds })),
+    padId,
+  );
+  const { last_hidden_state: states } = await run(reader, feeds);
+  const { heads, headDim } = model.sizes;
+  const count = sources.length;
+  const caches = decoder.inputs.filter(({ name }) => name.startsWith("past_key_values"));
+  let past = Object.fromEntries(
+    caches.map(({ name }) => [name, tensor("float32", [count, heads, 0, headDim], [])] as [string, Tensor]),
+  );
+  const written: number[][] = sources.map(() => []);
+  const done = sources.map(() => false);
+  let last = sources.map(() => padId);
+  for (let step = 0; step < maxNewTokens && done.includes(false); step++) {
+    const { logits, ...present } = await run(writer, {
+      ...past,
+      input_ids: tensor("int64", [count, 1], last),
+      encoder_hidden_states: states as Tensor, // an output of every encoder
+      encoder_attention_mask: feeds["attention_mask"] as Tensor, // as token ids are fed
+    });
+    past = Object.fromEntries(
+      Object.entries(present).map(([name, values]) => [name.replace("present", "past_key_values"), values]),
     );
-    const { last_hidden_state: states } = await run(reader, feeds);
-    const { heads, headDim } = model.sizes;
-    const count = sources.length;
-    const caches = decoder.inputs.filter(({ name }) => name.startsWith("past_key_values"));
-    let past = Object.fromEntries(
-      caches.map(({ name }) => [name, tensor("float32", [count, heads, 0, headDim], [])] as [string, Tensor]),
-    );
-    const written: number[][] = sources.map(() => []);
-    const done = sources.map(() => false);
-    let last = sources.map(() => padId);
-    for (let step = 0; step < maxNewTokens && done.includes(false); step++) {
-      const { logits, ...present } = await run(writer, {
-        ...past,
-        input_ids: tensor("int64", [count, 1], last),
-        encoder_hidden_states: states as Tensor, // an output of every encoder
-        encoder_attention_mask: feeds["attention_mask"] as Tensor, // as token ids are fed
-      });
-      past = Object.fromEntries(
-        Object.entries(present).map(([name, values]) => [name.replace("present", "past_key_values"), values]),
-      );
-      const scores = (logits as Tensor).data as Float32Array;
-      const size = scores.length / count;
-      last = sources.map((_, i) => {
-        const row = scores.subarray(i * size, (i + 1) * size);
-        return row.indexOf(row.reduce((best, score) => Math.max(best, score), Number.NEGATIVE_INFINITY));
-      });
-      for (const [i, id] of last.entries()) {
-        if (id === eosId) done[i] = true;
-        else if (!done[i]) written[i]?.push(id);
-      }
+    const scores = (logits as Tensor).data as Float32Array;
+    const size = scores.length / count;
+    last = sources.map((_, i) => {
+      const row = scores.subarray(i * size, (i + 1) * size);
+      return row.indexOf(row.reduce((best, score) => Math.max(best, score), Number.NEGATIVE_INFINITY));
+    });
+    for (const [i, id] of last.entries()) {
+      if (id === eosId) done[i] = true;
+      else if (!done[i]) written[i]?.push(id);
     }
-    return written;
-  } finally {
-    await reader.release();
-    await writer.release();
-    await device.discard(Object.values(reads));
   }
+  return written;
 
   function compile({ inputs, outputs }: OpenGraph): Promise<Program> {
     const tuned = adapter

@@ -1,3 +1,4 @@
+import { assert } from "../errors.ts";
 import type { Room } from "./arena.ts";
 import { type KernelBuild, type Kernels, openKernels } from "./module.ts";
 
@@ -19,7 +20,7 @@ export interface ThreadHost {
   /** Whether the calling thread may sleep until another wakes it; a page's may not. */
   readonly maySleep: boolean;
   /** Start a thread that calls {@link serveTeam}; the promise settles when it is ready. The result ends it by force. */
-  startThread(start: ThreadStart): Promise<() => void>;
+  startThread(start: ThreadStart): Promise<() => Promise<void>>;
   /** Free the memory of buffers that nobody reads any more, now, where that can be done. */
   readonly freeBuffers?: (buffers: readonly ArrayBufferView[]) => void;
 }
@@ -28,9 +29,10 @@ export interface ThreadHost {
 export interface Team {
   readonly kernels: Kernels;
   readonly threads: number;
-  /** Run a program to its end on all threads; its last step must wait. */
+  /** Run a program to its end on all threads; its last step must wait. Never after `close`: it would wait for nobody. */
   run(steps: Room, count: number): void;
-  close(): void;
+  /** End the threads. */
+  close(): Promise<void>;
 }
 
 /** Words of the control block. */
@@ -55,19 +57,23 @@ export async function openTeam(
   );
   const ends = started.flatMap((one) => (one.status === "fulfilled" ? [one.value] : []));
   const failed = started.find((one) => one.status === "rejected");
-  const close = (): void => {
+  let closed = false;
+  const close = async (): Promise<void> => {
+    if (closed) return;
+    closed = true;
     words[word.stop] = 1;
     kernels.release(control.at + 4 * word.work);
-    for (const end of ends) end();
+    await Promise.all(ends.map((end) => end()));
   };
   if (failed) {
-    close();
+    await close();
     throw failed.reason;
   }
   return {
     kernels,
     threads,
     run: (steps, count) => {
+      assert(!closed, "a team runs nothing after it was closed");
       words[word.steps] = steps.at;
       words[word.count] = count;
       if (threads > 1) kernels.release(control.at + 4 * word.work);

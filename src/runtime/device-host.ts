@@ -17,10 +17,10 @@ export function serveDevice(port: Port, open: (options: DeviceOptions) => Promis
   };
   port.receive((message) => {
     const call = message as Call; // `openRemoteDevice`, at the other end, sends nothing else
-    perform(call).then(
-      (result) => port.send({ id: call.id, result } satisfies Reply, arraysIn(result)),
-      (error: unknown) => port.send({ id: call.id, error: packError(error) } satisfies Reply, []),
-    );
+    // What cannot be sent is an error that can: the other end waits for an answer to every call.
+    perform(call)
+      .then((result) => port.send({ id: call.id, result } satisfies Reply, arraysIn(result)))
+      .catch((error: unknown) => port.send({ id: call.id, error: packError(error) } satisfies Reply, []));
   });
 }
 

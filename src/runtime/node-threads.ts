@@ -14,7 +14,7 @@ export const nodeThreads: ThreadHost = {
       const worker = openWorker(start);
       worker.once("message", () => {
         worker.unref();
-        resolve(() => void worker.terminate());
+        resolve(async () => void (await worker.terminate()));
       });
       const stopped = (why: string): void =>
         reject(new TuneError("worker-stopped", `A kernel thread did not start: ${why}.`, { fix: "use --threads 1" }));

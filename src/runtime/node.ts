@@ -22,7 +22,8 @@ export const nodePlatform: Platform = {
 
 /**
  * Open a device on onnxruntime-node, on `cpu` unless another provider is asked for; `auto` is the fastest that starts. It runs in a worker thread unless
- * `worker` is false: a run blocks its thread. Close it, or its thread keeps the process alive.
+ * `worker` is false: a run blocks its thread. The thread keeps the process alive while calls are under way, and no longer;
+ * closing the device ends it and frees its memory.
  * @throws {TuneError} `runtime-missing`, `unknown-provider`, `provider-unavailable`, or `worker-stopped`.
  */
 export function openNodeDevice(options: DeviceOptions = {}): Promise<Device> {
@@ -48,8 +49,10 @@ function watch(worker: Worker): DeviceWorker {
     },
     stopped: new Promise((resolve) => {
       worker.on("error", (error) => resolve(error instanceof Error ? error.message : String(error)));
+      worker.on("messageerror", (error) => resolve(error.message));
       worker.on("exit", (code) => resolve(`it exited with code ${code}`));
     }),
+    keepAlive: (needed) => (needed ? worker.ref() : worker.unref()),
     terminate: async () => {
       await worker.terminate();
     },

@@ -10,6 +10,8 @@ export interface DeviceWorker {
   readonly stopped: Promise<string>;
   /** End the worker now. */
   terminate(): Promise<void>;
+  /** Say whether the process has to stay for the worker: while calls are under way. Absent where nothing ends by itself. */
+  readonly keepAlive?: (needed: boolean) => void;
 }
 
 /**
@@ -32,6 +34,7 @@ class RemoteDevice implements Device {
   readonly patches: boolean;
   readonly #calls: Calls;
   readonly #worker: DeviceWorker;
+  #closing: Promise<void> | undefined;
 
   constructor(calls: Calls, worker: DeviceWorker, { provider, patches }: Pick<Device, "provider" | "patches">) {
     this.#calls = calls;
@@ -72,13 +75,20 @@ class RemoteDevice implements Device {
   }
 
   async close(): Promise<void> {
-    if (this.#calls.ended) return;
+    if (this.#closing !== undefined || this.#calls.ended) return this.#closing;
     const done = this.#calls.make("close", []);
-    this.#calls.end(new TuneError("device-closed", "the device has been closed."));
+    const closed = new TuneError("device-closed", "the device has been closed.");
+    this.#calls.end(closed);
+    this.#closing = this.#terminate(done, closed);
+    await this.#closing;
+  }
+
+  async #terminate(done: Promise<unknown>, closed: TuneError): Promise<void> {
     try {
-      await done;
+      await done.catch(ignoreStopped);
     } finally {
       await this.#worker.terminate();
+      this.#calls.reject(closed); // a page is not told when a worker has ended
     }
   }
 }
@@ -86,20 +96,21 @@ class RemoteDevice implements Device {
 /** Calls on their way: matched to replies by number, and all rejected when the worker is gone. */
 class Calls {
   readonly #port: Port;
+  readonly #keepAlive: (needed: boolean) => void;
   readonly #waiting = new Map<number, { resolve(result: unknown): void; reject(reason: Error): void }>();
   #made = 0;
   #end: TuneError | undefined;
 
-  constructor({ port, stopped }: DeviceWorker) {
+  constructor({ port, stopped, keepAlive = () => undefined }: DeviceWorker) {
     this.#port = port;
+    this.#keepAlive = keepAlive;
     port.receive((message) => this.#settle(message as Reply)); // the host at the other end sends nothing else
     void stopped.then((reason) => {
       const error = new TuneError("worker-stopped", `the worker that runs the programs has stopped: ${reason}.`, {
         fix: "open the device again; if memory ran out, lower the batch size or the sequence length",
       });
       this.end(error);
-      for (const { reject } of this.#waiting.values()) reject(error);
-      this.#waiting.clear();
+      this.reject(this.#end ?? error);
     });
   }
 
@@ -113,13 +124,20 @@ class Calls {
     this.#end ??= reason;
   }
 
+  /** Reject all calls under way. */
+  reject(reason: TuneError): void {
+    for (const { reject } of this.#waiting.values()) reject(reason);
+    this.#waiting.clear();
+  }
+
   make(method: Method, args: readonly unknown[], transfer: ArrayBuffer[] = []): Promise<unknown> {
     if (this.#end !== undefined) return Promise.reject(this.#end);
     this.#made += 1;
     const call: Call = { id: this.#made, method, args };
     return new Promise((resolve, reject) => {
-      this.#waiting.set(call.id, { resolve, reject });
       this.#port.send(call, transfer);
+      this.#waiting.set(call.id, { resolve, reject });
+      this.#keepAlive(true);
     });
   }
 
@@ -127,9 +145,15 @@ class Calls {
     const waiting = this.#waiting.get(reply.id);
     assert(waiting !== undefined, `an answer to call ${reply.id}, which nobody made`);
     this.#waiting.delete(reply.id);
+    if (this.#waiting.size === 0) this.#keepAlive(false);
     if ("error" in reply) waiting.reject(unpackError(reply.error));
     else waiting.resolve(reply.result);
   }
+}
+
+/** A worker that has stopped holds nothing any more. */
+function ignoreStopped(error: unknown): void {
+  if (!(error instanceof TuneError) || error.code !== "worker-stopped") throw error;
 }
 
 function portable({ dtype, shape, data }: Tensor): Tensor {

@@ -16,7 +16,7 @@ export const webThreads: ThreadHost = {
     new Promise((resolve, reject) => {
       // Bundlers look for this very expression.
       const worker = new Worker(new URL("./web-thread.js", import.meta.url), { type: "module" });
-      worker.addEventListener("message", () => resolve(() => worker.terminate()), { once: true });
+      worker.addEventListener("message", () => resolve(async () => worker.terminate()), { once: true });
       worker.addEventListener("error", ({ message }) => {
         const why = message || "its script could not be loaded";
         reject(new TuneError("worker-stopped", `A kernel thread did not start: ${why}.`, { fix: "use one thread" }));

@@ -65,6 +65,7 @@ function watch(worker: Worker): DeviceWorker {
     },
     stopped: new Promise((resolve) => {
       worker.addEventListener("error", ({ message }) => resolve(message || "its script could not be loaded"));
+      worker.addEventListener("messageerror", () => resolve("what it sent cannot be read"));
     }),
     terminate: async () => worker.terminate(),
   };

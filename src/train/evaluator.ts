@@ -2,6 +2,7 @@ import { type Graph, graph, type Tensor, tensor, type Value } from "../graph/ind
 import { type Adapter, type Attached, attach, checkParameters } from "../methods/index.ts";
 import type { PretrainedModel } from "../models/index.ts";
 import type { Device } from "../runtime/device.ts";
+import { onShare } from "../runtime/device-share.ts";
 import { compileGraph } from "../runtime/program.ts";
 import { roughKernelsOf } from "../runtime/provider.ts";
 import { fold, gatherEarly, precise, readInPlace } from "../transforms/index.ts";
@@ -12,7 +13,7 @@ import { chooseObjective, type ObjectiveChoice } from "./objectives/index.ts";
 export interface Evaluator {
   /** The loss and the measures of a batch, summed over its targets (for causal language models nats over labels). */
   sums(batch: Batch): Promise<Measured>;
-  /** Free the program, and the parameters when the evaluator placed them; the device stays open. */
+  /** Free the program and the parameters; the device stays open. */
   close(): Promise<void>;
 }
 
@@ -22,9 +23,9 @@ export interface Measured {
   readonly measures: Readonly<Record<string, number>>;
 }
 
-/** What is measured: the adapter's parameters are in resident buffers of their own names, or come with it. */
+/** What is measured. */
 export interface EvaluatorOptions {
-  readonly adapter?: Pick<Adapter, "choice" | "targets"> & Partial<Pick<Adapter, "parameters">>;
+  readonly adapter?: Pick<Adapter, "choice" | "targets" | "parameters">;
   /** Next-token prediction unless given. */
   readonly objective?: ObjectiveChoice;
 }
@@ -39,26 +40,20 @@ export async function openEvaluator(
   { adapter, objective }: EvaluatorOptions = {},
 ): Promise<Evaluator> {
   const { graph: evaluation, attached } = buildEvaluation(device.provider, model, adapter, objective);
-  const program = await compileGraph(device, evaluation);
-  const names = (attached?.trainables ?? []).map(({ value }) => value.name);
-  let prefix = "";
-  if (attached && adapter?.parameters) {
-    checkParameters(attached.trainables, adapter.parameters, model.folder);
-    prefix = `evaluator ${++opened} `;
-    for (const [name, values] of adapter.parameters) await device.upload(prefix + name, values);
-  }
-  const reads = Object.fromEntries(names.map((name) => [name, prefix + name]));
-  return {
-    sums: async ({ feeds }) =>
-      measuredIn(await program.run({ feeds: { ...feeds, normaliser: tensor("float32", [], [1]) }, reads })),
-    close: async () => {
-      await program.release();
-      if (prefix !== "") await device.discard(Object.values(reads));
-    },
-  };
+  return onShare(device, async (share) => {
+    const program = await compileGraph(share, evaluation);
+    if (attached && adapter) {
+      checkParameters(attached.trainables, adapter.parameters, model.folder);
+      for (const [name, values] of adapter.parameters) await share.upload(name, values);
+    }
+    const reads = Object.fromEntries((attached?.trainables ?? []).map(({ value: { name } }) => [name, name]));
+    return {
+      sums: async ({ feeds }) =>
+        measuredIn(await program.run({ feeds: { ...feeds, normaliser: tensor("float32", [], [1]) }, reads })),
+      close: () => share.close(),
+    };
+  });
 }
-
-let opened = 0;
 
 /** The scalars that an objective's program gave. */
 export function measuredIn(outputs: Readonly<Record<string, Tensor>>): Measured {

@@ -3,6 +3,7 @@ import { graph, type Tensor, tensor, type Value } from "../graph/index.ts";
 import { type Adapter, attach, checkParameters } from "../methods/index.ts";
 import type { PretrainedModel } from "../models/index.ts";
 import type { Device } from "../runtime/device.ts";
+import { withShare } from "../runtime/device-share.ts";
 import { compileGraph } from "../runtime/program.ts";
 import { roughKernelsOf } from "../runtime/provider.ts";
 import { fold, precise, readInPlace } from "../transforms/index.ts";
@@ -27,7 +28,17 @@ const saidName = "said";
  * The mean loss of examples, and the scores of what the model says of them.
  * @throws {TuneError} `adapter-mismatch` when the adapter's tensors do not fit the model.
  */
-export async function judgeExamples(
+export function judgeExamples(
+  device: Device,
+  model: PretrainedModel,
+  judge: NonNullable<Task["judge"]>,
+  examples: readonly TokenizedExample[],
+  options: JudgeOptions,
+): Promise<Measured & { readonly targets: number }> {
+  return withShare(device, (share) => judgeAlone(share, model, judge, examples, options));
+}
+
+async function judgeAlone(
   device: Device,
   model: PretrainedModel,
   judge: NonNullable<Task["judge"]>,
@@ -54,31 +65,26 @@ export async function judgeExamples(
   if (attached && adapter) {
     checkParameters(attached.trainables, adapter.parameters, model.folder);
     for (const [name, values] of adapter.parameters) {
-      reads[name] = `judge ${name}`;
-      await device.upload(`judge ${name}`, values);
+      reads[name] = name;
+      await device.upload(name, values);
     }
   }
-  try {
-    const sorted = examples.toSorted((a, b) => a.inputIds.length - b.inputIds.length);
-    const all: Measured[] = [];
-    const judgements: Judgement[] = [];
-    let targets = 0;
-    for (let start = 0; start < sorted.length; start += batchSize) {
-      const rows = sorted.slice(start, start + batchSize);
-      const batch = objective.batch(rows, layout);
-      const feeds = { ...batch.feeds, normaliser: tensor("float32", [], [1]) };
-      const { [saidName]: answer, ...scalars } = await program.run({ feeds, reads });
-      all.push(measuredIn(scalars));
-      judgements.push(...rows.map((example, i) => ({ example, said: rowsOf(answer as Tensor, i, rows.length) }))); // an output
-      targets += batch.targets;
-      onProgress?.(start + rows.length, sorted.length);
-    }
-    const { loss, measures } = addUp(all, Math.max(1, targets));
-    return { loss, measures: { ...measures, ...judge(judgements, model.labels ?? []) }, targets };
-  } finally {
-    await program.release();
-    await device.discard(Object.values(reads));
+  const sorted = examples.toSorted((a, b) => a.inputIds.length - b.inputIds.length);
+  const all: Measured[] = [];
+  const judgements: Judgement[] = [];
+  let targets = 0;
+  for (let start = 0; start < sorted.length; start += batchSize) {
+    const rows = sorted.slice(start, start + batchSize);
+    const batch = objective.batch(rows, layout);
+    const feeds = { ...batch.feeds, normaliser: tensor("float32", [], [1]) };
+    const { [saidName]: answer, ...scalars } = await program.run({ feeds, reads });
+    all.push(measuredIn(scalars));
+    judgements.push(...rows.map((example, i) => ({ example, said: rowsOf(answer as Tensor, i, rows.length) }))); // an output
+    targets += batch.targets;
+    onProgress?.(start + rows.length, sorted.length);
   }
+  const { loss, measures } = addUp(all, Math.max(1, targets));
+  return { loss, measures: { ...measures, ...judge(judgements, model.labels ?? []) }, targets };
 }
 
 /** What is said of one of `count` examples, which may have several rows: its own of every `count` of them. */

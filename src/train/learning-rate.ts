@@ -1,5 +1,6 @@
 import { TuneError } from "../errors.ts";
 import { chooseOptimizer } from "../optim/index.ts";
+import { takeTurn } from "../runtime/device-turns.ts";
 import { storeOf } from "./data/index.ts";
 import { chooseObjective } from "./objectives/index.ts";
 import type { RunOptions } from "./run.ts";
@@ -44,7 +45,11 @@ const [kept, worse] = [0.9, 3];
  * search of fastai's `lr_find`. Nothing is written, and what was trained is thrown away.
  * @throws {TuneError} `bad-option`; `not-finite-loss` when not even the first updates are finite.
  */
-export async function searchLearningRate(options: RateSearchOptions): Promise<RateSearch> {
+export function searchLearningRate(options: RateSearchOptions): Promise<RateSearch> {
+  return takeTurn(options.device, () => searchAlone(options), options.signal);
+}
+
+async function searchAlone(options: RateSearchOptions): Promise<RateSearch> {
   const { device, model, settings, from, to, steps, padId } = options;
   if (!(from > 0 && to > from && Number.isSafeInteger(steps) && steps >= 10)) {
     throw new TuneError("bad-option", `A search from ${from} to ${to} in ${steps} updates finds nothing.`, {

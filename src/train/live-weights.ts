@@ -8,7 +8,6 @@ import { flatten, unflatten } from "./packs.ts";
 
 /** Weights of which training keeps columns current, on a device. */
 export interface LiveWeights {
-  readonly buffers: readonly string[];
   /** Bring them to what the trained tensors on the device say: after those were placed, loaded or restored. */
   place(): Promise<void>;
 }
@@ -43,10 +42,6 @@ export function liveWeights(device: Device, live: readonly LiveWeight[], packs: 
   const decoded = live.filter(({ leaf }) => leaf.kind !== "parameter");
   const groups = [...packs, ...decoded.map((weight): LivePack => ({ weights: [weight], original: weight.original }))];
   return {
-    buffers: groups.flatMap(({ weights, original }) => [
-      original.name,
-      ...weights.flatMap(({ leaf }) => (leaf.kind === "parameter" ? [leaf.name] : [])),
-    ]),
     place: async () => {
       for (const { weights, original } of groups) {
         const shape = original.shape.map(Number);

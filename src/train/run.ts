@@ -5,6 +5,7 @@ import type { Adapter, MethodChoice, RunRecord, TargetModules } from "../methods
 import type { PretrainedModel } from "../models/index.ts";
 import { chooseOptimizer, learningRateAt } from "../optim/index.ts";
 import type { Device } from "../runtime/device.ts";
+import { takeTurn } from "../runtime/device-turns.ts";
 import { type Checkpoint, checkFingerprint, type Progress, readCheckpoint, writeCheckpoint } from "./checkpoint.ts";
 import {
   type Batch,
@@ -115,14 +116,15 @@ export function checkpointPath(folder: string): string {
 
 /**
  * Train: update after update, with evaluation, early stop, checkpoints and metrics. A run that is killed at any moment
- * and resumed goes through the same losses, bit for bit, as one that was left alone.
+ * and resumed goes through the same losses, bit for bit, as one that was left alone. One run has a device at a time: a
+ * second one waits.
  * @throws {TuneError} `run-exists` when the folder holds a run and `resume` is not set, `resume-mismatch`,
  * `in-use` when another run is writing there, `not-finite-loss` (the last checkpoint stays as it was), and what compiling and the device throw.
  */
 export async function train(options: RunOptions): Promise<RunResult> {
   const lock = await options.folder?.storage.lock(joinPath(options.folder.path, "run"));
   try {
-    return await trainAlone(options);
+    return await takeTurn(options.device, () => trainAlone(options), options.signal);
   } finally {
     await lock?.release();
   }

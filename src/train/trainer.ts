@@ -13,6 +13,7 @@ import type { PretrainedModel } from "../models/index.ts";
 import { operatorSet } from "../ops/index.ts";
 import type { OptimizerChoice } from "../optim/index.ts";
 import type { Device, Patch, Reads, Writes } from "../runtime/device.ts";
+import { onShare } from "../runtime/device-share.ts";
 import { compileGraph, type Program } from "../runtime/program.ts";
 import { kernelsOf, roughKernelsOf } from "../runtime/provider.ts";
 import type { BaseWeightsName } from "./base-weights.ts";
@@ -97,7 +98,12 @@ interface Compiled {
  * Compile a model's training step on a device and place initial parameters there.
  * @throws {TuneError} what attaching the method or compiling its graphs throws.
  */
-export async function openTrainer(device: Device, model: PretrainedModel, options: TrainerOptions): Promise<Trainer> {
+export function openTrainer(device: Device, model: PretrainedModel, options: TrainerOptions): Promise<Trainer> {
+  return onShare(device, (share) => makeTrainer(share, model, options));
+}
+
+/** The same on a device, or a share of one, that the trainer has for itself and closes. */
+async function makeTrainer(device: Device, model: PretrainedModel, options: TrainerOptions): Promise<Trainer> {
   const { provider, patches = false } = device;
   const graphs = buildTraining(model, {
     ...options,
@@ -197,10 +203,7 @@ export async function openTrainer(device: Device, model: PretrainedModel, option
       await live.place();
     },
 
-    close: async () => {
-      for (const compiled of [gradient, update]) await compiled?.program.release();
-      await device.discard([...buffers.map(({ name }) => name), ...live.buffers]);
-    },
+    close: () => device.close(),
   };
   return trainer;
 }
