@@ -124,6 +124,7 @@ export { type Optimizer, optimizers } from "./optim/index.ts";
 export { type Scheme, schemes } from "./quant/index.ts";
 export type { Device, DeviceOptions } from "./runtime/device.ts";
 export type { FindModelOptions, MemoryUse, Platform } from "./runtime/platform.ts";
+export type { StopSignal } from "./signal.ts";
 export type { DataReport, DataSource, DataWarning } from "./train/data/index.ts";
 export type { RatePoint, RateSearch } from "./train/learning-rate.ts";
 export { chooseObjective, type Objective, type ObjectiveChoice, objectives } from "./train/objectives/index.ts";

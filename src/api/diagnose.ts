@@ -33,6 +33,7 @@ import type { Adapter } from "../methods/index.ts";
 import type { PretrainedModel } from "../models/index.ts";
 import type { Device, DeviceOptions } from "../runtime/device.ts";
 import type { Platform } from "../runtime/platform.ts";
+import type { StopSignal } from "../signal.ts";
 import type { LoadedModel } from "./load-model.ts";
 
 /** What is compared with the base, and where. */
@@ -57,7 +58,7 @@ export interface DiagnoseOptions extends ComparisonOptions {
   /** A file that keeps results as they come, so that a diagnosis that is cut short goes on where it was. */
   readonly journal?: string;
   /** Ends the diagnosis after the current matrix, with `interrupted`. */
-  readonly signal?: AbortSignal;
+  readonly signal?: StopSignal;
 }
 
 /**

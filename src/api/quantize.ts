@@ -15,6 +15,7 @@ import type { PackedFile } from "../io/packed/index.ts";
 import { openModel } from "../models/index.ts";
 import { checkBits, chooseScheme, type SchemeChoice } from "../quant/index.ts";
 import type { Device, DeviceOptions } from "../runtime/device.ts";
+import type { StopSignal } from "../signal.ts";
 import { type Sequence, sequencesOf } from "../train/data/index.ts";
 import { hashExamples } from "../train/fingerprint.ts";
 import type { RunEvent } from "../train/run.ts";
@@ -51,7 +52,7 @@ export interface QuantizeOptions extends QuantizeChoice {
   readonly device?: Device;
   readonly deviceOptions?: DeviceOptions;
   /** Stops after the current matrix when aborted; finished blocks are kept. */
-  readonly signal?: AbortSignal;
+  readonly signal?: StopSignal;
   readonly onEvent?: (event: QuantiseEvent | ScaleTuningEvent) => void;
 }
 

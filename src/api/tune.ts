@@ -2,6 +2,7 @@ import { memoryCache } from "../diagnose/index.ts";
 import { TuneError } from "../errors.ts";
 import type { Tensor } from "../graph/index.ts";
 import type { Device, DeviceOptions } from "../runtime/device.ts";
+import type { StopSignal } from "../signal.ts";
 import { batchesByLength, type TokenizedExample } from "../train/data/index.ts";
 import { type RateSearch, type RateSearchOptions, searchLearningRate } from "../train/learning-rate.ts";
 import { chooseObjective } from "../train/objectives/index.ts";
@@ -32,7 +33,7 @@ export interface TuneOptions extends TuningChoice {
   /** Count intruder dimensions whenever an evaluation is due. */
   readonly trackIntruders?: boolean;
   /** Saves and stops after the current update when aborted. */
-  readonly signal?: AbortSignal;
+  readonly signal?: StopSignal;
   readonly onEvent?: (event: RunEvent) => void;
 }
 

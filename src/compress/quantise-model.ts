@@ -16,6 +16,7 @@ import {
 import type { Device } from "../runtime/device.ts";
 import { withShare } from "../runtime/device-share.ts";
 import { compileGraph } from "../runtime/program.ts";
+import type { StopSignal } from "../signal.ts";
 import type { Sequence } from "../train/data/index.ts";
 import {
   type Block,
@@ -107,7 +108,7 @@ export interface QuantiseModelOptions {
   /** Where finished blocks are kept until the model is written; in memory when absent. */
   readonly work?: WorkFolder;
   /** Stops after the current matrix when aborted. */
-  readonly signal?: AbortSignal;
+  readonly signal?: StopSignal;
   readonly onEvent?: (event: QuantiseEvent) => void;
 }
 

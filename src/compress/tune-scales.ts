@@ -4,6 +4,7 @@ import type { Storage } from "../io/storage.ts";
 import { chooseMethod } from "../methods/index.ts";
 import type { PretrainedModel } from "../models/index.ts";
 import type { Device } from "../runtime/device.ts";
+import type { StopSignal } from "../signal.ts";
 import type { TokenizedExample } from "../train/data/index.ts";
 import { type RunEvent, train } from "../train/run.ts";
 import { resolveSettings, type TrainSettings } from "../train/settings.ts";
@@ -31,7 +32,7 @@ export interface TuneScalesOptions {
   readonly settings?: Partial<TrainSettings>;
   /** Where checkpoints go; a run that was killed goes on from there. */
   readonly folder?: { readonly storage: Storage; readonly path: string };
-  readonly signal?: AbortSignal;
+  readonly signal?: StopSignal;
   readonly onEvent?: (event: RunEvent) => void;
 }
 

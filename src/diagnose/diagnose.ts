@@ -1,5 +1,6 @@
 import type { Matrix } from "../linalg/index.ts";
 import { toFloat64 } from "../linalg/index.ts";
+import type { StopSignal } from "../signal.ts";
 import type { BaseCache } from "./base-svd.ts";
 import type { Journal } from "./journal.ts";
 import { type LowRank, type MatrixPair, onItsSide, refuseNotFinite } from "./pairs.ts";
@@ -18,7 +19,7 @@ export interface DiagnosisTools {
   readonly journal?: Journal;
   readonly onProgress?: (progress: DiagnosisProgress) => void;
   /** Ends the diagnosis after the current matrix; what is done is in the journal. */
-  readonly signal?: AbortSignal;
+  readonly signal?: StopSignal;
 }
 
 /** How far a diagnosis is. */

@@ -1,6 +1,7 @@
 import { createTokenStream } from "../io/token-stream.ts";
 import type { TextTokenizer } from "../io/tokenizer.ts";
 import { createRng } from "../linalg/index.ts";
+import type { StopSignal } from "../signal.ts";
 import type { Continuation, Decoder, StartOptions } from "./decoder.ts";
 import { resolveSampling, type SampleOptions, sampleToken } from "./sample.ts";
 
@@ -14,7 +15,7 @@ export interface GenerateOptions extends Partial<SampleOptions> {
   readonly seed?: number;
   /** The adapter that acts, by name, or null for none; the decoder's first unless given. */
   readonly use?: string | null;
-  readonly signal?: AbortSignal;
+  readonly signal?: StopSignal;
 }
 
 /** What was generated. */
@@ -48,6 +49,7 @@ export async function* generateText(
   let given = 0;
   let stopped = false; // by a stop text, which cuts the rest off
   let finishReason: Generation["finishReason"] = "length";
+  if (options.signal?.aborted) return { text, ids, promptTokens: prompt.length, finishReason: "aborted" };
   let at = await decoder.start([prompt], startOptions(options));
   try {
     const limit = Math.min(options.maxNewTokens ?? Number.POSITIVE_INFINITY, at.room);

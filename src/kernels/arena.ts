@@ -3,6 +3,12 @@ import { assert, TuneError } from "../errors.ts";
 const pageBytes = 65536;
 const mostBytes = 2 ** 32;
 
+/** A `WebAssembly.Memory`, declared here because the types of a package must stand without those of a page. */
+export interface KernelMemory {
+  readonly buffer: ArrayBuffer;
+  grow(pages: number): number;
+}
+
 /** A range of kernel memory. */
 export interface Room {
   readonly at: number;
@@ -19,7 +25,7 @@ export interface Arena {
   /** Bytes reserved so far. */
   readonly sizeBytes: number;
   /** Make the memory. @throws {TuneError} `kernel-memory` when there is more than WebAssembly can address or get. */
-  create(options: { readonly shared: boolean }): WebAssembly.Memory;
+  create(options: { readonly shared: boolean }): KernelMemory;
 }
 
 /** An empty layout. */
@@ -63,7 +69,7 @@ export interface Views {
 }
 
 /** Views of a memory, whichever thread it belongs to. */
-export function viewsOf(memory: WebAssembly.Memory): Views {
+export function viewsOf(memory: KernelMemory): Views {
   return {
     bytes: new Uint8Array(memory.buffer),
     words: new Uint32Array(memory.buffer),

@@ -1,3 +1,4 @@
+import type { KernelMemory } from "./arena.ts";
 import { relaxed, strict } from "./wasm.ts";
 
 /** What the module exports; what each does is said in `assembly/`. Addresses and sizes are numbers. */
@@ -38,11 +39,11 @@ export function kernelBinary(build: KernelBuild, shared: boolean): Uint8Array<Ar
 
 /** Compile and start the kernels on a memory. */
 export function openKernels(
-  memory: WebAssembly.Memory,
+  memory: KernelMemory,
   { build = chooseBuild(), shared }: { readonly build?: KernelBuild; readonly shared: boolean },
 ): Kernels {
   const module = new WebAssembly.Module(kernelBinary(build, shared));
-  const { exports } = new WebAssembly.Instance(module, { env: { memory } });
+  const { exports } = new WebAssembly.Instance(module, { env: { memory: memory as WebAssembly.Memory } }); // the arena made it
   return exports as unknown as Kernels; // what the sources export
 }
 

@@ -1,10 +1,10 @@
 import { assert } from "../errors.ts";
-import type { Room } from "./arena.ts";
+import type { KernelMemory, Room } from "./arena.ts";
 import { type KernelBuild, type Kernels, openKernels } from "./module.ts";
 
 /** What a thread needs to join: it travels as a message. */
 export interface ThreadStart {
-  readonly memory: WebAssembly.Memory;
+  readonly memory: KernelMemory;
   readonly build: KernelBuild;
   /** 1 and up; the thread that asks for work is 0. */
   readonly thread: number;
@@ -43,7 +43,7 @@ export const teamBytes = 64;
 
 /** Open the kernels on a memory, with as many threads as are asked for. */
 export async function openTeam(
-  memory: WebAssembly.Memory,
+  memory: KernelMemory,
   control: Room,
   host: ThreadHost,
   { threads, build, shared }: { readonly threads: number; readonly build: KernelBuild; readonly shared: boolean },

@@ -1,4 +1,5 @@
 import { TuneError } from "../errors.ts";
+import type { StopSignal } from "../signal.ts";
 import type { Device } from "./device.ts";
 
 /** When the work that has a device now, and all that waits for it, is over. */
@@ -9,7 +10,7 @@ const ends = new WeakMap<Device, Promise<unknown>>();
  * first has ended. Evaluations and sessions do not ask; they may go on beside it.
  * @throws {TuneError} `interrupted` when the signal is aborted while waiting; what the work throws.
  */
-export async function takeTurn<T>(device: Device, work: () => Promise<T>, signal?: AbortSignal): Promise<T> {
+export async function takeTurn<T>(device: Device, work: () => Promise<T>, signal?: StopSignal): Promise<T> {
   const before = ends.get(device) ?? Promise.resolve();
   let end = (): void => undefined;
   const own = new Promise<void>((resolve) => {
@@ -19,27 +20,23 @@ export async function takeTurn<T>(device: Device, work: () => Promise<T>, signal
     device,
     before.then(() => own),
   );
-  const waiting = new AbortController();
+  let refuse = (): void => undefined;
+  const refused = new Promise<never>((_, reject) => {
+    refuse = () => reject(stoppedWaiting());
+  });
   try {
-    await Promise.race([before, abortOf(signal, waiting.signal)]);
-    waiting.abort();
+    signal?.addEventListener("abort", refuse);
+    if (signal?.aborted) refuse();
+    await Promise.race([before, refused]); // who need not wait sees the signal himself
     return await work();
   } finally {
-    waiting.abort();
+    signal?.removeEventListener("abort", refuse);
     end();
   }
 }
 
-/** Rejects when the signal is aborted; looked at until `over` is. */
-function abortOf(signal: AbortSignal | undefined, over: AbortSignal): Promise<never> {
-  return new Promise((_, reject) => {
-    const refuse = (): void =>
-      reject(
-        new TuneError("interrupted", "The run was stopped while it waited for another on its device.", {
-          fix: "run it again, or give it a device of its own",
-        }),
-      );
-    if (signal?.aborted) refuse();
-    signal?.addEventListener("abort", refuse, { once: true, signal: over });
+function stoppedWaiting(): TuneError {
+  return new TuneError("interrupted", "The run was stopped while it waited for another on its device.", {
+    fix: "run it again, or give it a device of its own",
   });
 }

@@ -6,6 +6,7 @@ import type { PretrainedModel } from "../models/index.ts";
 import { chooseOptimizer, learningRateAt } from "../optim/index.ts";
 import type { Device } from "../runtime/device.ts";
 import { takeTurn } from "../runtime/device-turns.ts";
+import type { StopSignal } from "../signal.ts";
 import { type Checkpoint, checkFingerprint, type Progress, readCheckpoint, writeCheckpoint } from "./checkpoint.ts";
 import {
   type Batch,
@@ -50,7 +51,7 @@ export interface RunOptions {
   /** Initial values instead of the method's own, by parameter name. */
   readonly initial?: ReadonlyMap<string, Tensor>;
   /** When it is aborted, the run saves after the current update and ends. */
-  readonly signal?: AbortSignal;
+  readonly signal?: StopSignal;
   readonly onEvent?: (event: RunEvent) => void;
   /** Looks at what is trained, whenever an evaluation is due; what it measures goes with the metrics. */
   readonly observe?: (trained: Observed) => Promise<Readonly<Record<string, number>>>;
