@@ -1,8 +1,10 @@
+import { fileURLToPath } from "node:url";
 import { exportModel, generate, loadData, loadModel, tune } from "scionwood";
 import { nodePlatform } from "scionwood/node";
 
-const model = await loadModel("assets/quickstart/model", { platform: nodePlatform }); // a folder, or an id on the hub
-const data = await loadData(model, "assets/quickstart/train.jsonl", { validation: 0.1 });
+const quickstart = fileURLToPath(new URL("assets/quickstart", import.meta.resolve("scionwood/package.json")));
+const model = await loadModel(`${quickstart}/model`, { platform: nodePlatform }); // a folder, or an id on the hub
+const data = await loadData(model, `${quickstart}/train.jsonl`, { validation: 0.1 });
 
 const { adapter, best } = await tune(model, data, {
   method: "lora",

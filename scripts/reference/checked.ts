@@ -1,3 +1,5 @@
+import { code } from "./markdown.ts";
+
 /** What tests hold something against, and which tests: files by their path from the root. */
 export interface Check {
   readonly against: string;
@@ -240,8 +242,7 @@ export function checkOf(kind: Kind, name: string): Check {
   return found;
 }
 
-/** A check in words, its tests as links from docs/reference. */
+/** A check in words, with its tests: by their paths, as the pages are shipped without them. */
 export function inWords({ against, tests }: Check): string {
-  const links = tests.map((path) => `[${path}](../../${path})`);
-  return `${against} (${links.join(", ")})`;
+  return `${against} (${tests.map(code).join(", ")})`;
 }

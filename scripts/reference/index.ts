@@ -42,7 +42,7 @@ async function optionsPage(): Promise<string> {
       Object.entries(commands).map(([name, { summary }]) => [code(`scion ${name}`), summary]),
     ),
     "## Options of tuning",
-    "On the command line and in files of `--config`, where the names are as here. The options of methods, objectives and update rules are in [methods.md](methods.md) and [training.md](training.md) too, with their sources. Each is checked against what the last column says, in the tests that it names; that every flag reaches its setting, in [tests/options.test.ts](../../tests/options.test.ts).",
+    "On the command line and in files of `--config`, where the names are as here. The options of methods, objectives and update rules are in [methods.md](methods.md) and [training.md](training.md) too, with their sources. Each is checked against what the last column says, in the tests that it names; that every flag reaches its setting, in `tests/options.test.ts`.",
     table(
       head,
       spelled((option) => inFiles.includes(option.attributeName())),

@@ -81,7 +81,7 @@ export async function modelsPage(): Promise<{ readonly text: string; readonly su
   }
   const text = page(
     "Models",
-    "Families by the `model_type` of their `config.json`. Weights are safetensors in f32, f16 or bf16, sharded or not ([src/io/convert.test.ts](../../src/io/convert.test.ts), [src/io/model-weights.test.ts](../../src/io/model-weights.test.ts)).",
+    "Families by the `model_type` of their `config.json`. Weights are safetensors in f32, f16 or bf16, sharded or not (`src/io/convert.test.ts`, `src/io/model-weights.test.ts`).",
     table(["model_type", "made for", "GGUF", "kinds of checks"], rows),
     ...parts,
   );
