@@ -95,8 +95,12 @@ const uses: Readonly<Record<string, (on: Device) => Promise<unknown>>> = {
   GenerateOptions: (on) => textOf(generate(model, "Wake me", { adapter, maxNewTokens: 4, device: on })),
   ForgettingOptions: async (on) => (await measureForgetting(model, data.validation, { adapter, device: on })).tunedLoss,
   ComparisonOptions: async (on) => {
-    const { report, close } = await mend(model, { adapter, mode: "all", lambda: 0.5, device: on });
-    await close();
+    const { report, unmended, close } = await mend(model, { adapter, mode: "all", lambda: 0.5, device: on });
+    try {
+      for (const { source } of unmended.pretrained.weights.values()) await source.read();
+    } finally {
+      await close();
+    }
     return [report.total, (await diagnose(model, { adapter, device: on })).total];
   },
   ExportOptions: (on) => exportModel(model, "safetensors", output(), { adapter, device: on }),

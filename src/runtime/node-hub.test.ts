@@ -1,5 +1,5 @@
 import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { type FakeHub, startFakeHub } from "../../tests/helpers/fake-hub.ts";
@@ -33,6 +33,7 @@ const settings = (more: Partial<HubSettings> = {}): HubSettings => ({
   accessToken: undefined,
   offline: false,
   retryPauseMs: 1,
+  stallMs: 10_000,
   ...more,
 });
 
@@ -155,6 +156,122 @@ describe("a model named by its hub id", () => {
     expect(hub.requests).toEqual([]);
     await rm(join(found, "model.safetensors"));
     expect(await code(find("owner/model", { offline: true }))).toBe("hub-unreachable");
+  });
+});
+
+describe("a hub that has its days", () => {
+  const retries = (): number => hub.requests.filter(({ at }) => at === "store").length;
+
+  it.each([429, 500, 503, 408])("is asked again after %i, wherever it answers so", async (status) => {
+    for (let request = 0; request < 7; request++) hub.refusals.push({ status }, { status });
+    hub.refusals.length = 4; // more in a row are given up
+    expect(await code(find())).toBe("found");
+    expect(hub.refusals).toEqual([]);
+  });
+
+  it("is given up after some tries, with what it answered", async () => {
+    for (let request = 0; request < 20; request++) hub.refusals.push({ status: 503 });
+    await expect(find()).rejects.toMatchObject({ code: "hub-unreachable", what: expect.stringContaining("503") });
+    expect(hub.requests.length).toBe(5);
+  });
+
+  it("is not asked before it says, in seconds or as a date, and not for hours", async () => {
+    const started = performance.now();
+    hub.refusals.push({ status: 429, headers: { "Retry-After": "1" } });
+    await find();
+    expect(performance.now() - started).toBeGreaterThan(990);
+    await rm(join(folder, "hub"), { recursive: true });
+    const soon = new Date(Date.now() + 2500);
+    hub.refusals.push({ status: 503, headers: { "Retry-After": soon.toUTCString() } });
+    await find();
+    expect(Date.now()).toBeGreaterThan(soon.getTime() - 1000); // dates have whole seconds
+    await rm(join(folder, "hub"), { recursive: true });
+    hub.refusals.push({ status: 429, headers: { "Retry-After": "7200" } });
+    await expect(find()).rejects.toMatchObject({ code: "hub-unreachable", what: expect.stringContaining("7200") });
+  });
+
+  it("is given up when it stalls, in an answer or in a file, or sends next to nothing", async () => {
+    hub.stallAfterBytes = 10_000;
+    await expect(find("owner/model", { stallMs: 200 })).rejects.toMatchObject({
+      code: "hub-unreachable",
+      what: expect.stringContaining("sent nothing"),
+    });
+    expect(retries()).toBeGreaterThan(2);
+    hub.stallAfterBytes = undefined;
+    hub.bytesEachTime = 3;
+    await expect(find("owner/model", { stallMs: 200 })).rejects.toMatchObject({
+      code: "hub-unreachable",
+      what: expect.stringContaining("next to nothing"),
+    });
+    hub.bytesEachTime = 30_000;
+    expect(await code(find("owner/model", { stallMs: 200 }))).toBe("found");
+  });
+
+  it("is given up when every connection brings a byte", async () => {
+    hub.dropAfterBytes = 1;
+    expect(await code(find())).toBe("hub-unreachable");
+    expect(retries()).toBe(5);
+  });
+
+  it("may change a file while it is fetched, or send another part: it is fetched anew", async () => {
+    const blobs = join(folder, "hub/models--owner--model/blobs");
+    for (const damage of ["another day's bytes", "another part", "more than there is"]) {
+      await rm(join(folder, "hub"), { recursive: true, force: true });
+      hub.dropAfterBytes = 0;
+      expect(await code(find())).toBe("hub-unreachable");
+      hub.dropAfterBytes = undefined;
+      const [name = ""] = (await readdir(blobs)).filter((one) => one.endsWith(".incomplete"));
+      const length = damage === "more than there is" ? weights.length - 1 : 100_000;
+      await writeFile(join(blobs, name), new Uint8Array(length).fill(7));
+      hub.otherRange = damage === "another part";
+      expect(await code(find()), damage).toBe("found");
+      hub.otherRange = false;
+    }
+  });
+
+  it("gets the token, and nobody else does: not where it redirects, nor where it says more is", async () => {
+    hub.listHeaders = { Link: `<${hub.storeUrl}/more>; rel="next"` };
+    expect(await code(find("owner/model", { accessToken: "hf_good" }))).toBe("hub-unreachable");
+    hub.listHeaders = {};
+    hub.infoRedirect = `${hub.storeUrl}/info`;
+    expect(await code(find("owner/model", { accessToken: "hf_good" }))).toBe("hub-unreachable");
+    hub.infoRedirect = "file:///etc/passwd";
+    expect(await code(find("owner/model", { accessToken: "hf_good" }))).toBe("hub-interrupted");
+    const stored = hub.requests.filter(({ at }) => at === "store");
+    expect(stored.map(({ path }) => path)).toEqual(expect.arrayContaining(["/more", "/info"]));
+    expect(stored.map(({ token }) => token).filter(Boolean)).toEqual([]);
+    hub.infoRedirect = `${hub.url}/api/models/owner/model/revision/main`; // to itself, without an end
+    expect(await code(find())).toBe("hub-interrupted");
+  });
+});
+
+describe("a file that two want at once", () => {
+  it("is fetched once, and both have it", async () => {
+    hub.bytesEachTime = 50_000;
+    const seen: number[] = [];
+    const onDownload = ({ doneBytes }: { readonly doneBytes: number }): void => void seen.push(doneBytes);
+    const [a, b] = await Promise.all([find(), findNodeModel("owner/model", { onDownload }, settings())]);
+    expect(a).toBe(b);
+    expect(hub.requests.filter(({ at }) => at === "store").length).toBe(1);
+    expect(seen.length).toBeGreaterThan(0);
+    expect(new Uint8Array(await readFile(join(a, "model.safetensors")))).toEqual(weights);
+    const left = await readdir(join(folder, "hub"), { recursive: true });
+    expect(left.filter((name) => /lock|partial|incomplete/.test(name))).toEqual([]);
+  });
+
+  it("is fetched by the second when the first is gone, and refused when the first brings nothing", async () => {
+    hub.dropAfterBytes = 0;
+    await code(find());
+    hub.dropAfterBytes = undefined;
+    const blobs = join(folder, "hub/models--owner--model/blobs");
+    const [partial = ""] = (await readdir(blobs)).filter((name) => name.endsWith(".incomplete"));
+    const lock = join(blobs, `${partial.split(".")[0]}.lock`);
+    const holder = { started: "1", host: hostname(), id: "x" };
+    await writeFile(lock, JSON.stringify({ pid: 2 ** 22 + 1, ...holder }));
+    expect(await code(find())).toBe("found");
+    await rm(join(blobs, partial.split(".")[0] ?? ""));
+    await writeFile(lock, JSON.stringify({ pid: process.pid, ...holder, started: "" }));
+    expect(await code(find("owner/model", { stallMs: 50 }))).toBe("in-use");
   });
 });
 

@@ -1,25 +1,23 @@
-import { createHash } from "node:crypto";
+import { createHash, randomUUID } from "node:crypto";
 import { createReadStream, createWriteStream } from "node:fs";
-import { copyFile, mkdir, readFile, rename, rm, stat, symlink, writeFile } from "node:fs/promises";
+import { copyFile, mkdir, readFile, rename, rm, stat, statfs, symlink, writeFile } from "node:fs/promises";
 import { homedir } from "node:os";
 import { dirname, join } from "node:path";
-import { Readable, Transform } from "node:stream";
+import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { TuneError } from "../errors.ts";
 import { parseJson } from "../io/json.ts";
+import { Again, ask, type FetchSettings, maxTries, patientFetch, pause, reasonOf } from "./node-hub-fetch.ts";
+import { lockFile } from "./node-lock.ts";
 import type { FindModelOptions } from "./platform.ts";
 
 /** Where models come from and where they are kept. */
-export interface HubSettings {
-  /** Origin of the hub, without a slash at the end. */
-  readonly hubUrl: string;
+export interface HubSettings extends FetchSettings {
   /** Folder of the cache, laid out as `huggingface_hub` does, so that Python shares it. */
   readonly cacheDir: string;
   readonly accessToken: string | undefined;
   /** Use the cache only. */
   readonly offline: boolean;
-  /** Pause before the first repetition of a failed request, in milliseconds; doubled each time. */
-  readonly retryPauseMs: number;
 }
 
 /** The settings that the Hugging Face libraries read from the environment (`HF_HOME`, `HF_TOKEN`, …). */
@@ -32,6 +30,7 @@ export async function hubSettings(env: Readonly<Record<string, string | undefine
     accessToken: (env.HF_TOKEN ?? stored).trim() || undefined,
     offline: /^(1|true|yes|on)$/i.test(env.HF_HUB_OFFLINE ?? ""),
     retryPauseMs: 500,
+    stallMs: 1000 * (Number(env.HF_HUB_DOWNLOAD_TIMEOUT) || 30),
   };
 }
 
@@ -58,7 +57,7 @@ interface HubFile {
 /**
  * The local folder of a hub model, fetching the files it lacks: configuration, tokenizer, templates, licence and
  * safetensors, nothing else. Interrupted downloads go on where they stopped; every file is checked against the hash
- * that the hub states. When the hub does not answer, a complete cached copy is used.
+ * that the hub states. Who wants a file that another process is fetching waits for it. When the hub does not answer, a complete cached copy is used.
  * @throws {TuneError} `hub-not-found`, `hub-gated`, `hub-file-missing`, `hub-unreachable` or `hub-interrupted`.
  */
 export async function fetchModel(id: HubId, settings: HubSettings, options: FindModelOptions = {}): Promise<string> {
@@ -78,7 +77,7 @@ export async function fetchModel(id: HubId, settings: HubSettings, options: Find
   const snapshot = join(repository, "snapshots", commit);
   for (const file of files) {
     const blob = join(repository, "blobs", file.etag);
-    if ((await sizeOf(blob)) !== file.sizeBytes) await download(id, commit, file, blob, settings, options);
+    if ((await sizeOf(blob)) !== file.sizeBytes) await downloadOnce(id, commit, file, blob, settings, options);
     await link(blob, join(snapshot, file.path));
   }
   await writeRef(repository, id.revision, commit);
@@ -114,8 +113,9 @@ async function listModel(
   const hub = await import("@huggingface/hub");
   // The hub tells a gated repository from a missing one in a header that the library's errors leave out.
   let errorCode = "";
+  const patient = patientFetch(settings);
   const recordingFetch: typeof fetch = async (input, init) => {
-    const response = await fetch(input, init);
+    const response = await patient(input, init);
     errorCode = response.headers.get("x-error-code") ?? "";
     return response;
   };
@@ -135,6 +135,9 @@ async function listModel(
     const all: HubFile[] = [];
     for await (const entry of hub.listFiles({ repo: id.name, revision: sha, ...common })) {
       const etag = entry.lfs?.oid ?? entry.oid ?? "";
+      if (all.length === mostFiles) {
+        throw new TuneError("hub-interrupted", `${settings.hubUrl} lists more than ${mostFiles} files of ${id.name}.`);
+      }
       if (entry.type === "file") all.push({ path: entry.path, etag, sizeBytes: entry.lfs?.size ?? entry.size });
     }
     return { commit: sha, files: wantedFiles(id, settings, all) };
@@ -144,6 +147,9 @@ async function listModel(
     throw unreachable(id, settings, reasonOf(error), error);
   }
 }
+
+/** More files than any repository with a model has. */
+const mostFiles = 100_000;
 
 const companions =
   /^(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|chat_template|model\.safetensors\.index)\.json$|^merges\.txt$|^chat_template\.jinja$|^LICEN[CS]E(\.\w+)?$/;
@@ -174,9 +180,49 @@ function wantedFiles(id: HubId, settings: HubSettings, all: readonly HubFile[]):
   return [...others, ...weights];
 }
 
-const maxTries = 5;
+/** Fetch one file, unless another process is doing it: then wait until that has ended, showing how far it is. */
+async function downloadOnce(
+  id: HubId,
+  commit: string,
+  file: HubFile,
+  blob: string,
+  settings: HubSettings,
+  options: FindModelOptions,
+): Promise<void> {
+  await mkdir(dirname(blob), { recursive: true });
+  let [seen, since] = [-1, performance.now()];
+  for (;;) {
+    let lock: Awaited<ReturnType<typeof lockFile>>;
+    try {
+      lock = await lockFile(blob);
+    } catch (error) {
+      if (!(error instanceof TuneError) || error.code !== "in-use") throw error;
+      const doneBytes = (await sizeOf(partialOf(blob))) ?? 0;
+      if (doneBytes !== seen) [seen, since] = [doneBytes, performance.now()];
+      // Longer than the other would go on trying without a byte.
+      else if (performance.now() - since > maxTries * (settings.stallMs + 32 * settings.retryPauseMs)) throw error;
+      options.onDownload?.({ file: file.path, doneBytes, totalBytes: file.sizeBytes });
+      await new Promise((resolve) => setTimeout(resolve, Math.min(250, settings.stallMs)));
+      continue;
+    }
+    try {
+      if ((await sizeOf(blob)) !== file.sizeBytes) await download(id, commit, file, blob, settings, options);
+      return;
+    } finally {
+      await lock.release();
+    }
+  }
+}
 
-/** Fetch one file into `<blob>.incomplete`, going on from what is there, check it, then give it its name. */
+/** Where a file is until it is whole. Not where Python's library has its own, which another process may be writing. */
+function partialOf(blob: string): string {
+  return `${blob}.scion.incomplete`;
+}
+
+/** An attempt that brought this much starts the count of attempts anew. */
+const progressBytes = 1e6;
+
+/** Fetch one file, going on from what is there, check it, then give it its name. */
 async function download(
   id: HubId,
   commit: string,
@@ -185,35 +231,53 @@ async function download(
   settings: HubSettings,
   options: FindModelOptions,
 ): Promise<void> {
-  const partial = `${blob}.incomplete`;
-  await mkdir(dirname(blob), { recursive: true });
+  const partial = partialOf(blob);
+  let resumed = ((await sizeOf(partial)) ?? 0) > 0;
+  await refuseFullDisk(partial, file, settings);
   for (let attempt = 1; ; attempt++) {
     const before = (await sizeOf(partial)) ?? 0;
     try {
       if (before < file.sizeBytes || before === 0) await append(id, commit, file, partial, before, settings, options);
-      break;
+      if ((await sizeOf(partial)) === file.sizeBytes && (await hashOf(partial, file)) === file.etag) break;
+      await rm(partial, { force: true });
+      if (!resumed) throw notAsStated(id, file, settings);
+      resumed = false; // its parts may be of different days: once more, from the start
     } catch (error) {
       if (error instanceof TuneError) throw error;
-      if (codeOf(error) === "ENOSPC" || codeOf(error) === "EACCES") {
-        throw new TuneError("write-failed", `cannot write ${partial}: ${reasonOf(error)}.`, {
-          fix: "free space, or set HF_HOME to a folder on another disk",
-          cause: error,
-        });
-      }
-      const progressed = ((await sizeOf(partial)) ?? 0) > before;
-      if (progressed) attempt = 1;
+      if (codeOf(error) === "ENOSPC" || codeOf(error) === "EACCES") throw unwritable(partial, reasonOf(error), error);
+      const after = (await sizeOf(partial)) ?? 0;
+      if (after - before >= progressBytes) attempt = 0;
+      if (after > 0) resumed = true;
       if (attempt >= maxTries) throw unreachable(id, settings, reasonOf(error), error);
-      await new Promise((resolve) => setTimeout(resolve, settings.retryPauseMs * 2 ** (attempt - 1)));
+      await pause(error, Math.max(1, attempt), settings).catch((reason: unknown) => {
+        throw unreachable(id, settings, reasonOf(reason), error);
+      });
     }
   }
-  if ((await sizeOf(partial)) !== file.sizeBytes || (await hashOf(partial, file)) !== file.etag) {
-    await rm(partial, { force: true });
-    throw new TuneError("hub-interrupted", `${file.path} of ${id.name} is not what the hub said it would be.`, {
-      at: `${settings.hubUrl}/${id.name}`,
-      fix: "run the command again; what arrived was thrown away",
-    });
-  }
   await rename(partial, blob);
+}
+
+async function refuseFullDisk(partial: string, { sizeBytes, path }: HubFile, settings: HubSettings): Promise<void> {
+  const needed = sizeBytes - ((await sizeOf(partial)) ?? 0);
+  const disk = await statfs(settings.cacheDir).catch(() => undefined); // not every disk tells
+  const free = disk === undefined ? Number.POSITIVE_INFINITY : disk.bavail * disk.bsize;
+  if (needed <= free) return;
+  const gigabytes = (bytes: number): string => `${(bytes / 1e9).toFixed(2)} GB`;
+  throw unwritable(partial, `${path} takes ${gigabytes(needed)}, and ${gigabytes(free)} are free`);
+}
+
+function unwritable(path: string, reason: string, cause?: unknown): TuneError {
+  return new TuneError("write-failed", `cannot write ${path}: ${reason}.`, {
+    fix: "free space, or set HF_HOME to a folder on another disk",
+    ...(cause === undefined ? {} : { cause }),
+  });
+}
+
+function notAsStated(id: HubId, { path }: HubFile, settings: HubSettings): TuneError {
+  return new TuneError("hub-interrupted", `${path} of ${id.name} is not what the hub said it would be.`, {
+    at: `${settings.hubUrl}/${id.name}`,
+    fix: "run the command again; what arrived was thrown away",
+  });
 }
 
 async function append(
@@ -226,29 +290,37 @@ async function append(
   { onDownload }: FindModelOptions,
 ): Promise<void> {
   const path = file.path.split("/").map(encodeURIComponent).join("/");
-  const response = await fetch(`${settings.hubUrl}/${id.name}/resolve/${commit}/${path}`, {
-    // fetch itself drops the token when the hub redirects to the origin that stores large files.
-    headers: {
+  const { response, body } = await ask(
+    `${settings.hubUrl}/${id.name}/resolve/${commit}/${path}`,
+    {
       ...(settings.accessToken === undefined ? {} : { Authorization: `Bearer ${settings.accessToken}` }),
       ...(from > 0 ? { Range: `bytes=${from}-` } : {}),
+      "Accept-Encoding": "identity", // a range of something compressed would be another
     },
-  });
-  if (response.status >= 500 || response.status === 429) throw new Error(`the hub answered ${response.status}`);
+    settings,
+  );
+  if (response.status === 416) {
+    await rm(partial, { force: true });
+    throw new Again("what is there of it is not a part of it");
+  }
   if (!response.ok) throw refused(id, settings, response.status, response.headers.get("x-error-code") ?? "");
   const resumed = response.status === 206;
+  const [, start = from] = /^bytes (\d+)-/.exec(response.headers.get("content-range") ?? "") ?? [];
+  if (resumed && Number(start) !== from) {
+    await rm(partial, { force: true });
+    throw new Again("it sends another part than the one asked for");
+  }
   let doneBytes = resumed ? from : 0;
-  const count = new Transform({
-    transform(chunk: Uint8Array, _encoding, done) {
+  const counted = async function* (): AsyncGenerator<Uint8Array> {
+    for await (const chunk of body) {
       doneBytes += chunk.length;
-      if (doneBytes > file.sizeBytes)
-        return done(new TuneError("hub-interrupted", `${file.path} is longer than stated.`));
+      if (doneBytes > file.sizeBytes) throw new TuneError("hub-interrupted", `${file.path} is longer than stated.`);
       onDownload?.({ file: file.path, doneBytes, totalBytes: file.sizeBytes });
-      done(null, chunk);
-    },
-  });
-  const body = response.body === null ? Readable.from([]) : Readable.fromWeb(response.body as never);
-  await pipeline(body, count, createWriteStream(partial, { flags: resumed ? "a" : "w" }));
-  if (doneBytes < file.sizeBytes) throw new Error("the connection closed early");
+      yield chunk;
+    }
+  };
+  await pipeline(Readable.from(counted()), createWriteStream(partial, { flags: resumed ? "a" : "w" }));
+  if (doneBytes < file.sizeBytes) throw new Again("the connection closed early");
 }
 
 async function hashOf(path: string, { etag, sizeBytes }: HubFile): Promise<string> {
@@ -261,18 +333,20 @@ async function hashOf(path: string, { etag, sizeBytes }: HubFile): Promise<strin
 async function link(blob: string, pointer: string): Promise<void> {
   if ((await sizeOf(pointer)) !== undefined) return;
   await mkdir(dirname(pointer), { recursive: true });
-  await rm(pointer, { force: true });
   const relative = join("..", "..", "blobs", blob.slice(dirname(blob).length + 1));
+  const draft = `${pointer}.${randomUUID()}.partial`;
   // Windows makes links for administrators only.
-  await symlink(relative, pointer).catch(() => copyFile(blob, pointer));
+  await symlink(relative, draft).catch(() => copyFile(blob, draft));
+  await rename(draft, pointer);
 }
 
 async function writeRef(repository: string, revision: string, commit: string): Promise<void> {
   if (isCommit(revision)) return;
   const path = join(repository, "refs", revision);
   await mkdir(dirname(path), { recursive: true });
-  await writeFile(`${path}.partial`, commit);
-  await rename(`${path}.partial`, path);
+  const draft = `${path}.${randomUUID()}.partial`;
+  await writeFile(draft, commit);
+  await rename(draft, path);
 }
 
 function refused(id: HubId, settings: HubSettings, status: number, errorCode: string): TuneError {
@@ -318,11 +392,4 @@ async function sizeOf(path: string): Promise<number | undefined> {
 
 function codeOf(error: unknown): unknown {
   return error instanceof Error && "code" in error ? error.code : undefined;
-}
-
-function reasonOf(error: unknown): string {
-  if (!(error instanceof Error)) return String(error);
-  return error.cause instanceof Error
-    ? `${error.message} (${error.cause.message || String(codeOf(error.cause))})`
-    : error.message;
 }

@@ -14,6 +14,18 @@ export interface FakeHub {
   dropAfterBytes: number | undefined;
   /** Send these bytes in place of a large file's. */
   tamper: ((bytes: Uint8Array) => Uint8Array) | undefined;
+  /** Statuses, with headers, that the next requests get in place of an answer, wherever they arrive. */
+  readonly refusals: { readonly status: number; readonly headers?: Readonly<Record<string, string>> }[];
+  /** Send this many bytes of a large file, and then nothing. */
+  stallAfterBytes: number | undefined;
+  /** Send a large file slowly: these many bytes every 20 ms. */
+  bytesEachTime: number | undefined;
+  /** A large file from another place than the one asked for. */
+  otherRange: boolean;
+  /** Headers of the list of files, or of the model: a link to more, a redirect. */
+  listHeaders: Readonly<Record<string, string>>;
+  infoRedirect: string | undefined;
+  readonly storeUrl: string;
   close(): Promise<void>;
 }
 
@@ -34,6 +46,13 @@ export async function startFakeHub(files: Readonly<Record<string, string | Uint8
     gated: false,
     dropAfterBytes: undefined,
     tamper: undefined,
+    refusals: [],
+    stallAfterBytes: undefined,
+    bytesEachTime: undefined,
+    otherRange: false,
+    listHeaders: {},
+    infoRedirect: undefined,
+    storeUrl: store.url,
     close: async () => {
       for (const { server } of [store, main]) {
         server.closeAllConnections();
@@ -48,12 +67,14 @@ const isLarge = (name: string): boolean => name.endsWith(".safetensors");
 
 function answerHub(hub: FakeHub, storeUrl: string, request: IncomingMessage, response: ServerResponse): void {
   const path = record(hub, "hub", request);
+  if (refused(hub, response)) return;
   const fail = (status: number, code: string): void => {
     response.writeHead(status, { "Content-Type": "application/json", "X-Error-Code": code });
     response.end(JSON.stringify({ error: code }));
   };
   const json = (value: unknown): void => {
-    response.writeHead(200, { "Content-Type": "application/json" }).end(JSON.stringify(value));
+    const headers = { "Content-Type": "application/json", ...(Array.isArray(value) ? hub.listHeaders : {}) };
+    response.writeHead(200, headers).end(JSON.stringify(value));
   };
   const [, name, kind, revision] = /^\/api\/models\/([\w-]+\/[\w-]+)\/(revision|tree)\/([^/]+)/.exec(path) ?? [];
   const [, resolved, file] = /^\/([\w-]+\/[\w-]+)\/resolve\/[^/]+\/(.+)$/.exec(path) ?? [];
@@ -64,6 +85,7 @@ function answerHub(hub: FakeHub, storeUrl: string, request: IncomingMessage, res
   else if (file !== undefined && isLarge(file)) response.writeHead(302, { Location: `${storeUrl}/${file}` }).end();
   else if (file !== undefined) response.writeHead(200).end(content);
   else if (revision !== "main" && revision !== hub.commit) fail(404, "RevisionNotFound");
+  else if (kind === "revision" && hub.infoRedirect) response.writeHead(302, { Location: hub.infoRedirect }).end();
   else if (kind === "revision") json({ id: "owner/model", sha: hub.commit });
   else json([...hub.files].map(([path, content]) => treeEntry(path, content)));
 }
@@ -77,17 +99,39 @@ function treeEntry(path: string, content: Uint8Array): object {
 
 function answerStore(hub: FakeHub, request: IncomingMessage, response: ServerResponse): void {
   const path = record(hub, "store", request);
+  if (refused(hub, response)) return;
   const stored = hub.files.get(path.slice(1)) ?? new Uint8Array();
   const content = hub.tamper?.(stored) ?? stored;
   const [, start] = /^bytes=(\d+)-$/.exec(request.headers.range ?? "") ?? [];
   const part = content.subarray(Number(start ?? 0));
-  const range = `bytes ${start}-${content.length - 1}/${content.length}`;
+  if (Number(start ?? 0) > content.length) return void response.writeHead(416).end();
+  const range = `bytes ${hub.otherRange ? 0 : start}-${content.length - 1}/${content.length}`;
   response.writeHead(start === undefined ? 200 : 206, {
     "Content-Length": part.length,
     ...(start === undefined ? {} : { "Content-Range": range }),
   });
+  if (hub.stallAfterBytes !== undefined) return void response.write(part.subarray(0, hub.stallAfterBytes));
+  if (hub.bytesEachTime !== undefined) return drip(response, part, hub.bytesEachTime);
   if (hub.dropAfterBytes === undefined || hub.dropAfterBytes >= part.length) response.end(part);
   else response.write(part.subarray(0, hub.dropAfterBytes), () => setTimeout(() => response.destroy(), 20));
+}
+
+function refused({ refusals }: FakeHub, response: ServerResponse): boolean {
+  const next = refusals.shift();
+  if (next) response.writeHead(next.status, { "Content-Type": "application/json", ...next.headers }).end("{}");
+  return next !== undefined;
+}
+
+function drip(response: ServerResponse, content: Uint8Array, bytes: number): void {
+  let sent = 0;
+  const timer = setInterval(() => {
+    response.write(content.subarray(sent, sent + bytes));
+    sent += bytes;
+    if (sent < content.length) return;
+    clearInterval(timer);
+    response.end();
+  }, 20);
+  response.on("close", () => clearInterval(timer));
 }
 
 function record(hub: FakeHub, at: "hub" | "store", request: IncomingMessage): string {
