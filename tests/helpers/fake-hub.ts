@@ -104,15 +104,18 @@ function answerStore(hub: FakeHub, request: IncomingMessage, response: ServerRes
   const content = hub.tamper?.(stored) ?? stored;
   const [, start] = /^bytes=(\d+)-$/.exec(request.headers.range ?? "") ?? [];
   const part = content.subarray(Number(start ?? 0));
-  if (Number(start ?? 0) > content.length) return void response.writeHead(416).end();
+  if (Number(start ?? 0) > content.length) {
+    response.writeHead(416).end();
+    return;
+  }
   const range = `bytes ${hub.otherRange ? 0 : start}-${content.length - 1}/${content.length}`;
   response.writeHead(start === undefined ? 200 : 206, {
     "Content-Length": part.length,
     ...(start === undefined ? {} : { "Content-Range": range }),
   });
-  if (hub.stallAfterBytes !== undefined) return void response.write(part.subarray(0, hub.stallAfterBytes));
-  if (hub.bytesEachTime !== undefined) return drip(response, part, hub.bytesEachTime);
-  if (hub.dropAfterBytes === undefined || hub.dropAfterBytes >= part.length) response.end(part);
+  if (hub.stallAfterBytes !== undefined) response.write(part.subarray(0, hub.stallAfterBytes));
+  else if (hub.bytesEachTime !== undefined) drip(response, part, hub.bytesEachTime);
+  else if (hub.dropAfterBytes === undefined || hub.dropAfterBytes >= part.length) response.end(part);
   else response.write(part.subarray(0, hub.dropAfterBytes), () => setTimeout(() => response.destroy(), 20));
 }
 
