@@ -81,8 +81,24 @@ export interface LazyTensor {
   readonly sizeBytes: number;
   /** Read the whole tensor, into memory that is the caller's own. */
   read(): Promise<Tensor>;
+  /** Read the elements from `start` to `end` (not included) in row-major order, where that takes less than reading all. */
+  readPart?(start: number, end: number): Promise<DataOf>;
+  /** Where its bytes lie on this machine's disk, if they do. */
+  readonly file?: FileRange;
+  /** What the file holds, where this tensor is that one in a wider dtype. */
+  readonly stored?: LazyTensor;
   /** What it is computed from, where it is kept as integer codes with shared scales. */
   readonly scaled?: ScaledCodes;
+}
+
+/** The bytes of a tensor in a file on a disk: row-major, little-endian, nothing between them. */
+export interface FileRange {
+  /** Absolute, with symbolic links resolved. */
+  readonly path: string;
+  readonly offset: number;
+  readonly length: number;
+  /** What reading the tensor would find wrong. @throws {TuneError} `file-changed`, `not-finite-weight`, … */
+  check(): Promise<void>;
 }
 
 /**

@@ -1,5 +1,14 @@
 import { assert, TuneError } from "../errors.ts";
-import { allocate, type DataOf, type DType, isFloat, isPattern, type LazyTensor, type Tensor } from "../graph/index.ts";
+import {
+  allocate,
+  type DataOf,
+  type DType,
+  isFloat,
+  isPattern,
+  type LazyTensor,
+  sizeOf,
+  type Tensor,
+} from "../graph/index.ts";
 import { float8Table } from "./float8.ts";
 
 const float = new Float32Array(1);
@@ -80,9 +89,23 @@ export function castTensor<D extends DType>(tensor: Tensor, dtype: D): Tensor<D>
   return { dtype, shape: tensor.shape, data: castData(numbersOf(tensor), dtype) as DataOf<D> };
 }
 
-/** Read a tensor, lazy or not, as float32. */
+/** Elements of a tensor that are converted or looked at together: what is read fits a processor's cache. */
+const partElements = 2 ** 20;
+
+/** Read a tensor, lazy or not, as float32. What is stored in fewer bits is read in parts: no second copy is made. */
 export async function toFloat32(source: Tensor | LazyTensor): Promise<Tensor<"float32">> {
-  return castTensor("data" in source ? source : await source.read(), "float32");
+  if ("data" in source) return castTensor(source, "float32");
+  const { dtype, shape } = source;
+  const size = sizeOf(shape);
+  if (dtype === "float32" || !source.readPart || size <= partElements)
+    return castTensor(await source.read(), "float32");
+  const data = new Float32Array(size);
+  for (let start = 0; start < size; start += partElements) {
+    const end = Math.min(size, start + partElements);
+    const part: Tensor = { dtype, shape: [end - start], data: await source.readPart(start, end) };
+    data.set(castTensor(part, "float32").data, start);
+  }
+  return { dtype: "float32", shape, data };
 }
 
 /**
@@ -90,20 +113,77 @@ export async function toFloat32(source: Tensor | LazyTensor): Promise<Tensor<"fl
  * @throws {TuneError} `not-finite-weight` with the number of such values and the place of the first.
  */
 export function assertFinite(name: string, tensor: Tensor): void {
-  if (!isFloat(tensor.dtype)) return;
-  const { data } = tensor;
-  let count = 0;
-  let first = -1;
-  const narrow = float8Table(tensor.dtype);
-  const infinite = tensor.dtype === "float16" ? 0x7c00 : 0x7f80; // the exponent bits, all set
-  const patterns = data instanceof Uint16Array;
-  for (let i = 0; i < data.length; i++) {
-    const value = narrow ? (narrow[Number(data[i])] ?? Number.NaN) : Number(data[i]);
-    if (patterns ? (value & infinite) !== infinite : Number.isFinite(value)) continue;
-    if (count++ === 0) first = i;
+  refuseNotFinite(name, tensor.shape, findNotFinite(tensor, 0));
+}
+
+/**
+ * {@link assertFinite} of a tensor on the disk, in parts.
+ * @throws {TuneError} `not-finite-weight`, and what reading the tensor throws.
+ */
+export async function scanFinite(name: string, source: LazyTensor): Promise<void> {
+  const { dtype, shape } = source;
+  if (!isFloat(dtype)) return;
+  if (!source.readPart) return assertFinite(name, await source.read());
+  const size = sizeOf(shape);
+  let [count, first] = [0, -1];
+  for (let start = 0; start < size; start += partElements) {
+    const end = Math.min(size, start + partElements);
+    const data = await source.readPart(start, end);
+    const found = findNotFinite({ dtype, shape: [end - start], data }, start);
+    if (count === 0) first = found.first;
+    count += found.count;
   }
+  refuseNotFinite(name, shape, { count, first });
+}
+
+interface NotFinite {
+  readonly count: number;
+  /** The place of the first, or -1. */
+  readonly first: number;
+}
+
+/** The values of a tensor that are NaN or infinite, counted from `offset`: those whose exponent bits are all set. */
+function findNotFinite({ dtype, data }: Tensor, offset: number): NotFinite {
+  if (data instanceof Float64Array) return countWhere(data, (value) => !Number.isFinite(value), offset);
+  if (data instanceof Uint16Array) {
+    const infinite = dtype === "float16" ? 0x7c00 : 0x7f80;
+    // Most tensors have none, which two values at a time tell as well as one.
+    const even = data.byteOffset % 4 === 0 ? data.length >> 1 : 0;
+    const pairs = new Uint32Array(data.buffer, even === 0 ? 0 : data.byteOffset, even);
+    if (noneIn(pairs, infinite * 0x10001, infinite) && (even * 2 === data.length || noneIn(data, infinite, infinite)))
+      return { count: 0, first: -1 };
+    return countWhere(data, (value) => (value & infinite) === infinite, offset);
+  }
+  const narrow = float8Table(dtype);
+  if (narrow && data instanceof Uint8Array) return countWhere(data, (code) => !Number.isFinite(narrow[code]), offset);
+  if (!(data instanceof Float32Array)) return { count: 0, first: -1 };
+  const patterns = new Uint32Array(data.buffer, data.byteOffset, data.length);
+  return countWhere(patterns, (pattern) => (pattern & 0x7f800000) === 0x7f800000, offset);
+}
+
+/** Whether no pattern has all bits of `low`, nor, in its upper half, all of `both` above them. */
+function noneIn(patterns: Uint32Array | Uint16Array, both: number, low: number): boolean {
+  const high = (both & ~low) >>> 0;
+  for (let i = 0; i < patterns.length; i++) {
+    const pattern = patterns[i] ?? 0;
+    if ((pattern & low) === low || (high !== 0 && (pattern & high) >>> 0 === high)) return false;
+  }
+  return true;
+}
+
+function countWhere<A extends { readonly length: number; readonly [index: number]: number }>(
+  values: A,
+  found: (value: number) => boolean,
+  offset: number,
+): NotFinite {
+  let [count, first] = [0, -1];
+  for (let i = 0; i < values.length; i++) if (found(values[i] ?? 0) && count++ === 0) first = i + offset;
+  return { count, first };
+}
+
+function refuseNotFinite(name: string, shape: readonly number[], { count, first }: NotFinite): void {
   if (count === 0) return;
-  const position = placeOf(first, tensor.shape).join(", ");
+  const position = placeOf(first, shape).join(", ");
   throw new TuneError(
     "not-finite-weight",
     `${name} holds ${count} values that are NaN or infinite, the first at [${position}].`,

@@ -9,6 +9,7 @@ export function withOtherFiles(storage: Storage, files: ReadonlyMap<string, stri
     read: async (path, range) => at(path)?.slice(range?.start, range?.end) ?? storage.read(path, range),
     sizeBytes: async (path) => at(path)?.length ?? storage.sizeBytes(path),
     stamp: async (path) => (at(path) ? "in memory" : storage.stamp(path)),
+    diskPath: async (path) => (at(path) ? undefined : storage.diskPath?.(path)),
     list: async (folder) => {
       const own = [...bytes.keys()].filter((path) => dirname(path) === joinPath(folder).replace(/\/$/, ""));
       const names = own.map((path) => path.slice(path.lastIndexOf("/") + 1));

@@ -1,5 +1,14 @@
 import { assert, TuneError } from "../errors.ts";
-import { bytesOf, bytesPerElement, type DType, type LazyTensor, sizeOf, type Tensor, viewAs } from "../graph/index.ts";
+import {
+  bytesOf,
+  bytesPerElement,
+  type DataOf,
+  type DType,
+  type LazyTensor,
+  sizeOf,
+  type Tensor,
+  viewAs,
+} from "../graph/index.ts";
 import { isJsonObject, parseJsonObject } from "./json.ts";
 import { type Problem, throwProblems } from "./problems.ts";
 import type { Storage } from "./storage.ts";
@@ -107,19 +116,30 @@ export async function openSafetensors(storage: Storage, path: string): Promise<S
   if (problems.length === 0) problems.push(...coverage(located, sizeBytes - dataStart));
   throwProblems(problems, path);
 
+  const onDisk = await storage.diskPath?.(path);
+  const unchanged = (): Promise<void> => checkUnchanged(storage, path, stamp);
   const tensors = new Map<string, LazyTensor>();
   for (const { name, dtype, shape, start, end } of located) {
-    const read = async (): Promise<Tensor> => {
-      const bytes = await storage
-        .read(path, { start: dataStart + start, end: dataStart + end })
-        .catch(async (error) => {
-          await checkUnchanged(storage, path, stamp);
-          throw error;
-        });
-      await checkUnchanged(storage, path, stamp);
-      return { dtype, shape, data: viewAs(dtype, bytes) };
+    const readBytes = async (from: number, to: number): Promise<DataOf> => {
+      const range = { start: dataStart + from, end: dataStart + to };
+      const bytes = await storage.read(path, range).catch(async (error) => {
+        await unchanged();
+        throw error;
+      });
+      await unchanged();
+      return viewAs(dtype, bytes);
     };
-    tensors.set(name, { dtype, shape, sizeBytes: end - start, read });
+    const width = bytesPerElement(dtype);
+    tensors.set(name, {
+      dtype,
+      shape,
+      sizeBytes: end - start,
+      read: async () => ({ dtype, shape, data: await readBytes(start, end) }),
+      readPart: (first, last) => readBytes(start + width * first, start + width * last),
+      ...(onDisk === undefined
+        ? {}
+        : { file: { path: onDisk, offset: dataStart + start, length: end - start, check: unchanged } }),
+    });
   }
   return { metadata: isTextRecord(metadata) ? metadata : {}, tensors };
 }

@@ -20,6 +20,11 @@ export interface Storage {
   list(folder: string): Promise<readonly string[]>;
   /** Something that is another once the file has changed; undefined when there is no such file. */
   stamp(path: string): Promise<string | undefined>;
+  /**
+   * Where a file is on this machine's disk: an absolute path, symbolic links resolved, for libraries that open files
+   * themselves. Undefined when it is not on a disk; a storage without disks has no such method.
+   */
+  diskPath?(path: string): Promise<string | undefined>;
   /** Write a whole file: under a temporary name, flushed, then renamed, so that no reader ever sees half of it. */
   write(path: string, content: string | Uint8Array | AsyncIterable<Uint8Array>): Promise<void>;
   /** Add to the end of a file, creating it when missing (logs and metrics, one line a call). */

@@ -5,12 +5,13 @@ import {
   isFloat,
   type LazyTensor,
   sizeOf,
+  type Tensor,
   tensor,
   type Value,
   type WeightValue,
   weight,
 } from "../graph/index.ts";
-import { assertFinite, toFloat32 } from "../io/convert.ts";
+import { assertFinite, scanFinite, toFloat32 } from "../io/convert.ts";
 import { readJsonObject } from "../io/json.ts";
 import { openModelWeights } from "../io/model-weights.ts";
 import { dequantised, openPacked, type PackedFile, packedFileName } from "../io/packed/index.ts";
@@ -310,15 +311,27 @@ function matchTensors(
 
 /** Reads as float32, whatever the file holds, and refuses NaN and infinity before anything computes with them. */
 function checkedFloat32(name: string, tensor: LazyTensor): LazyTensor {
-  return {
-    dtype: "float32",
-    shape: tensor.shape,
-    sizeBytes: 4 * sizeOf(tensor.shape),
-    read: async () => {
-      const values = await toFloat32(tensor);
-      assertFinite(name, values);
-      return values;
-    },
-    ...(tensor.scaled ? { scaled: tensor.scaled } : {}),
+  const { shape, file } = tensor;
+  const checked = async (values: Tensor): Promise<Tensor> => {
+    assertFinite(name, values);
+    return values;
   };
+  const place = file && {
+    file: {
+      ...file,
+      check: async () => {
+        await scanFinite(name, tensor);
+        await file.check();
+      },
+    },
+  };
+  const wide = {
+    dtype: "float32",
+    shape,
+    sizeBytes: 4 * sizeOf(shape),
+    read: async () => checked(await toFloat32(tensor)),
+    ...(tensor.scaled ? { scaled: tensor.scaled } : {}),
+  } as const;
+  if (tensor.dtype === "float32") return { ...wide, ...place };
+  return { ...wide, stored: { ...tensor, read: async () => checked(await tensor.read()), ...place } };
 }

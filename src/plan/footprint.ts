@@ -1,5 +1,6 @@
 import type { Graph, Node, WeightValue } from "../graph/index.ts";
 import { opOf } from "../ops/index.ts";
+import { readInPlace } from "../runtime/program.ts";
 import { liveMemory, type Symbols } from "./memory.ts";
 
 /** A program that a process holds, and the sizes it is run at. */
@@ -55,11 +56,11 @@ export function footprint(
     if (peakBytes > peak.peakBytes) peak = { peakBytes, parts: { ...parts, loading } };
   };
   for (const { graph, sizes, prepack } of programs) {
-    const { readBytes, laidOutBytes, keptBytes } = weightMemory(graph, prepack);
+    const { copiedBytes, laidOutBytes, keptBytes } = weightMemory(graph, prepack);
     parts.programs += nodeBytes * graph.nodes.length;
     parts.weights += laidOutBytes + keptBytes;
-    // While a session opens, all weights are there as they were read, and as ONNX Runtime copied them.
-    reach(2 * readBytes - keptBytes);
+    // While a session opens, what cannot be read in place is there as it was read, and as ONNX Runtime copied it.
+    reach(2 * copiedBytes.all - copiedBytes.kept);
     parts.activations += arenaFactor * Math.max(0, ...sizes.map((symbols) => liveMemory(graph, symbols).peakBytes));
     reach(0);
   }
@@ -67,13 +68,17 @@ export function footprint(
 }
 
 /**
- * What the weights of a program take: as they are read; laid out for products, once for each that multiplies by one;
- * and as they are, where something else reads them.
+ * What the weights of a program take: laid out for products, once for each that multiplies by one; as they are, where
+ * something else reads them; and of those that ONNX Runtime copies while the program opens, all, and what is kept.
  */
 function weightMemory(
   { nodes, weights }: Graph,
   prepack: boolean,
-): Readonly<Record<"readBytes" | "laidOutBytes" | "keptBytes", number>> {
+): {
+  readonly laidOutBytes: number;
+  readonly keptBytes: number;
+  readonly copiedBytes: Readonly<Record<"all" | "kept", number>>;
+} {
   const kept = new Set<WeightValue>();
   let laidOutBytes = 0;
   for (const node of nodes) {
@@ -83,9 +88,14 @@ function weightMemory(
       else kept.add(value);
     });
   }
-  const sum = (values: Iterable<WeightValue>): number =>
-    [...values].reduce((bytes, { source }) => bytes + source.sizeBytes, 0);
-  return { readBytes: sum(weights), laidOutBytes, keptBytes: sum(kept) };
+  const sum = (values: readonly WeightValue[]): number =>
+    values.reduce((bytes, { source }) => bytes + source.sizeBytes, 0);
+  const copied = weights.filter((weight) => !readInPlace(weight, prepack));
+  return {
+    laidOutBytes,
+    keptBytes: sum([...kept]),
+    copiedBytes: { all: sum(copied), kept: sum(copied.filter((weight) => kept.has(weight))) },
+  };
 }
 
 /** ONNX Runtime lays out the right-hand side of a product. */

@@ -1,7 +1,7 @@
 import { assert } from "../errors.ts";
 import type { Tensor } from "../graph/index.ts";
 import type { Device, DeviceOptions } from "./device.ts";
-import { type Call, type Port, packError, type Reply, transferable } from "./port.ts";
+import { type Call, type Port, packError, type Reply, type Traits, transferable } from "./port.ts";
 
 /** Inside a worker: open the device that the other end asks for, and carry out its calls. */
 export function serveDevice(port: Port, open: (options: DeviceOptions) => Promise<Device>): void {
@@ -9,7 +9,8 @@ export function serveDevice(port: Port, open: (options: DeviceOptions) => Promis
   const perform = async ({ method, args }: Call): Promise<unknown> => {
     if (method === "open") {
       device = await open(args[0] as DeviceOptions); // what `openRemoteDevice` sent
-      return { provider: device.provider, patches: device.patches };
+      const { provider, patches = false, inPlace = false } = device;
+      return { provider, patches, inPlace } satisfies Traits;
     }
     assert(device !== undefined, `${method} before the device was opened`);
     // `RemoteDevice` has these very methods, and sends the arguments that they were given.

@@ -13,6 +13,16 @@ export interface ProgramSource {
    * their bytes there, so the caller must not read them afterwards.
    */
   readonly externalData?: readonly { readonly path: string; readonly data: Uint8Array }[];
+  /**
+   * The folder on the disk in which ONNX Runtime finds external data that is not handed over, and maps it into memory;
+   * where {@link Device.inPlace} is true.
+   */
+  readonly folder?: string;
+  /**
+   * Weights that the model takes as inputs, by name: they are handed over likewise, stay where they are, and are fed to every
+   * run; where {@link Device.inPlace} is true.
+   */
+  readonly weights?: Readonly<Record<string, Tensor>>;
   /** Outputs that stay on the device as buffers; every other output is read back. */
   readonly residentOutputs?: readonly string[];
   readonly tuning?: SessionTuning;
@@ -94,6 +104,11 @@ export interface Device {
    * memory that this side writes. No when absent.
    */
   readonly patches?: boolean;
+  /**
+   * Whether programs read weights where they are: in a file on the disk, or in memory that was handed over. Elsewhere the
+   * runtime has a copy of its own. No when absent.
+   */
+  readonly inPlace?: boolean;
   /**
    * Compile a model.
    * @throws {TuneError} `program-rejected` with ONNX Runtime's reason, or `out-of-memory`.

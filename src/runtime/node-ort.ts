@@ -30,7 +30,7 @@ export async function openOrtNode(options: DeviceOptions): Promise<Device> {
   const ort = loadOrt();
   // A provider that is not bundled (cuda) works where its libraries have been installed.
   const provider = chooseProvider(options.provider, bundled(ort), possibleProviders());
-  const device = createOrtDevice(ort, { ...options, provider, freeBuffers });
+  const device = createOrtDevice(ort, { ...options, provider, freeBuffers, disk: true });
   return proveDevice(device);
 }
 

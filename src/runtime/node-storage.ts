@@ -1,5 +1,5 @@
 import { randomUUID } from "node:crypto";
-import { appendFile, type FileHandle, mkdir, open, readdir, rename, rm, stat } from "node:fs/promises";
+import { appendFile, type FileHandle, mkdir, open, readdir, realpath, rename, rm, stat } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { TuneError } from "../errors.ts";
 import type { ByteRange, Storage } from "../io/storage.ts";
@@ -32,6 +32,7 @@ export const nodeStorage: Storage = {
     const info = await reading(path, orNothing(stat(path, { bigint: true })));
     return info?.isFile() ? `${info.ino} ${info.size} ${info.mtimeNs}` : undefined;
   },
+  diskPath: (path) => reading(path, orNothing(realpath(path))),
   list: async (folder) => {
     const entries = (await reading(folder, orNothing(readdir(folder, { withFileTypes: true })))) ?? [];
     const names = entries.map(async (entry) => {

@@ -10,6 +10,8 @@ interface OrtProgram {
   readonly session: InferenceSession;
   readonly resident: ReadonlySet<string>;
   readonly profiled: boolean;
+  /** Inputs that are the same in every run. */
+  readonly weights: Readonly<Record<string, OrtTensor>>;
 }
 
 /**
@@ -26,6 +28,8 @@ export function createOrtDevice(
     readonly threads?: number;
     /** Frees what was handed over to compile a program, once ONNX Runtime has copied it, and replaced buffers. */
     readonly freeBuffers?: (buffers: readonly ArrayBufferView[]) => void;
+    /** Whether the runtime opens files itself. */
+    readonly disk?: boolean;
   },
 ): Device {
   return new OrtDevice(ort, options);
@@ -47,6 +51,7 @@ class OrtDevice implements Device {
   readonly #ort: OrtApi;
   readonly #threads: number | undefined;
   readonly #freeBuffers: (buffers: readonly ArrayBufferView[]) => void;
+  readonly #disk: boolean;
   readonly #programs = new Map<ProgramId, OrtProgram>();
   readonly #buffers = new Map<string, OrtTensor>();
   /** How many buffers lie in the same memory, where it is more than one. */
@@ -63,12 +68,13 @@ class OrtDevice implements Device {
 
   constructor(
     ort: OrtApi,
-    { provider, threads, freeBuffers = () => undefined }: Parameters<typeof createOrtDevice>[1],
+    { provider, threads, freeBuffers = () => undefined, disk = false }: Parameters<typeof createOrtDevice>[1],
   ) {
     this.#ort = ort;
     this.provider = provider;
     this.#threads = threads;
     this.#freeBuffers = freeBuffers;
+    this.#disk = disk;
   }
 
   compile(source: ProgramSource): Promise<ProgramId> {
@@ -77,7 +83,13 @@ class OrtDevice implements Device {
       const session = await this.#createSession(source, this.#onGpu ? [...resident] : []);
       if (source.externalData) this.#freeBuffers(source.externalData.map(({ data }) => data));
       this.#made += 1;
-      this.#programs.set(this.#made, { session, resident, profiled: source.tuning?.profile !== undefined });
+      const weights = Object.entries(source.weights ?? {}).map(([name, tensor]) => [name, toOrt(this.#ort, tensor)]);
+      this.#programs.set(this.#made, {
+        session,
+        resident,
+        profiled: source.tuning?.profile !== undefined,
+        weights: Object.fromEntries(weights),
+      });
       return this.#made;
     });
   }
@@ -91,8 +103,8 @@ class OrtDevice implements Device {
   }: RunRequest): Promise<Readonly<Record<string, Tensor>>> {
     return this.#inTurn(async () => {
       const maker = this.#programOf(program);
-      const { session, resident } = maker;
-      const inputs: Record<string, OrtTensor> = {};
+      const { session, resident, weights } = maker;
+      const inputs: Record<string, OrtTensor> = { ...weights };
       for (const [name, tensor] of Object.entries(feeds)) inputs[name] = toOrt(this.#ort, tensor);
       for (const [name, buffer] of Object.entries(reads))
         inputs[name] = typeof buffer === "string" ? this.#bufferOf(buffer) : this.#joined(buffer);
@@ -150,8 +162,14 @@ class OrtDevice implements Device {
     const needed = new Set(this.#makers.values());
     for (const program of [...this.#leaving].filter((candidate) => !needed.has(candidate))) {
       this.#leaving.delete(program);
-      await releaseProgram(program);
+      await this.#end(program);
     }
+  }
+
+  async #end({ session, profiled, weights }: OrtProgram): Promise<void> {
+    if (profiled) session.endProfiling();
+    await session.release();
+    for (const value of Object.values(weights)) this.#free(value);
   }
 
   async close(): Promise<void> {
@@ -160,7 +178,7 @@ class OrtDevice implements Device {
       for (const name of this.#buffers.keys()) this.#drop(name);
       this.#buffers.clear();
       await this.#leave();
-      for (const program of this.#programs.values()) await releaseProgram(program);
+      for (const program of this.#programs.values()) await this.#end(program);
       this.#programs.clear();
       for (const session of this.#movers.values()) await session.release();
       this.#movers.clear();
@@ -171,6 +189,11 @@ class OrtDevice implements Device {
 
   get patches(): boolean {
     return !this.#onGpu;
+  }
+
+  /** Inputs are read where they are on a CPU; onnxruntime-web copies them into its own memory. */
+  get inPlace(): boolean {
+    return this.#disk && this.provider === "cpu";
   }
 
   get #onGpu(): boolean {
@@ -185,7 +208,11 @@ class OrtDevice implements Device {
   }
 
   async #createSession(source: ProgramSource, gpuOutputs: readonly string[]): Promise<InferenceSession> {
-    const { model, externalData = [], tuning = {} } = source;
+    const { model, externalData = [], folder, tuning = {} } = source;
+    const settings = {
+      ...(tuning.prepack === false && { disable_prepacking: "1" }),
+      ...(folder !== undefined && { model_external_initializers_file_folder_path: folder }),
+    };
     try {
       return await this.#ort.InferenceSession.create(model, {
         executionProviders: [this.provider],
@@ -197,7 +224,7 @@ class OrtDevice implements Device {
         // A pattern is a second copy of all temporaries, kept for every shape that was seen, and saves no time.
         enableMemPattern: false,
         logSeverityLevel: 4, // what goes wrong is thrown; stderr is not ours to write to
-        ...(tuning.prepack === false && { extra: { session: { disable_prepacking: "1" } } }),
+        extra: { session: settings },
         ...(tuning.profile !== undefined && { enableProfiling: true, profileFilePrefix: tuning.profile }),
         ...(externalData.length > 0 && { externalData }),
         ...(gpuOutputs.length > 0 && {
@@ -344,9 +371,4 @@ class OrtDevice implements Device {
     if (program === undefined) throw new TuneError("unknown-program", `the device holds no program ${id}.`);
     return program;
   }
-}
-
-async function releaseProgram({ session, profiled }: OrtProgram): Promise<void> {
-  if (profiled) session.endProfiling();
-  await session.release();
 }

@@ -46,6 +46,11 @@ export function fromOrt(value: OrtTensor): Tensor {
   return { dtype: type, shape: [...dims], data: bits as DataOf }; // the API's own table of arrays is the same as ours
 }
 
+/** Whether a tensor of a dtype can be fed to a program: bfloat16 and int4 can only be compiled into one. */
+export function canBeInput(dtype: DType): boolean {
+  return hasOrtType(dtype);
+}
+
 function hasOrtType(type: string): type is keyof typeof ortTypes {
   return type in ortTypes;
 }

@@ -9,8 +9,11 @@ export interface Port {
   receive(handler: (message: unknown) => void): void;
 }
 
+/** What a device says of itself; it crosses the channel once, when the device is opened. */
+export type Traits = Pick<Device, "provider" | "patches" | "inPlace">;
+
 /** A method of {@link Device} that crosses the channel, or `open`, which makes the device. */
-export type Method = "open" | Exclude<keyof Device, "provider" | "patches">;
+export type Method = "open" | Exclude<keyof Device, keyof Traits>;
 
 /** What the outside sends. */
 export interface Call {

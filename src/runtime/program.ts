@@ -2,6 +2,7 @@ import { TuneError } from "../errors.ts";
 import {
   bytesOf,
   bytesPerElement,
+  type FileRange,
   type Graph,
   type InputValue,
   resolveDim,
@@ -11,8 +12,9 @@ import {
   verify,
   type WeightValue,
 } from "../graph/index.ts";
-import { type ExternalRange, weightBytes, writeOnnx } from "../io/onnx/write.ts";
-import type { Device, RunRequest, SessionTuning } from "./device.ts";
+import { type OnnxOptions, weightBytes, writeOnnx } from "../io/onnx/write.ts";
+import type { Device, ProgramSource, RunRequest, SessionTuning } from "./device.ts";
+import { canBeInput } from "./ort-tensor.ts";
 
 /** A graph compiled on a device. */
 export interface Program {
@@ -27,38 +29,44 @@ export interface Program {
   release(): Promise<void>;
 }
 
-/** Weights below this stay in the model file; larger ones are handed over beside it, without a copy. */
+/** Weights below this stay in the model file; larger ones are handed over beside it. */
 const inlineBytes = 1024;
 
-/** Compile a graph: check that it is sound, read its weights, write it as ONNX and hand both to the device. */
+/**
+ * Up to how many bytes of weights are laid out for the CPU's kernels unless a program says otherwise. What is laid out is a
+ * copy, one for each direction that a weight is multiplied in; products with hundreds of rows are no faster for it.
+ */
+export const laidOutBytes = 1e9;
+
+/** Whether ONNX Runtime lays out the weights of a graph, when it does so up to a number of bytes of them. */
+export function laysOut({ weights }: Graph, upTo: number): boolean {
+  return weights.reduce((sum, weight) => sum + weightBytes(weight), 0) <= upTo;
+}
+
+/**
+ * Compile a graph: check that it is sound, write it as ONNX, and hand it to the device with its weights. Where the device
+ * can read a weight in place, it is in memory once: mapped from its file, or in the buffer that it was read into.
+ * @throws {TuneError} what reading the weights and compiling throw.
+ */
 export async function compileGraph(
   device: Device,
   graph: Graph,
   options: {
     readonly residentOutputs?: readonly string[];
-    readonly tuning?: SessionTuning;
+    readonly tuning?: Omit<SessionTuning, "prepack">;
+    /** Up to how many bytes of weights are laid out for the CPU's kernels; {@link laidOutBytes} unless given. */
+    readonly laidOutBytes?: number;
     /** The operator set that the graph is written in; 21 unless given. */
     readonly opset?: number;
   } = {},
 ): Promise<Program> {
   verify(graph);
-  const places = new Map<string, Tensor | ExternalRange>();
-  const externalData: { path: string; data: Uint8Array }[] = [];
-  for (const weight of graph.weights) {
-    const tensor = await weight.source.read();
-    if (weightBytes(weight) <= inlineBytes) {
-      places.set(weight.name, tensor);
-      continue;
-    }
-    const path = `weight-${externalData.length}`;
-    const data = ownBytes(tensor);
-    externalData.push({ path, data });
-    places.set(weight.name, { location: path, offset: 0, length: data.byteLength });
-  }
-  const { opset, ...prepared } = options;
-  const place = ({ name }: WeightValue): Tensor | ExternalRange => places.get(name) as Tensor | ExternalRange; // one a weight, above
+  const { opset, tuning, residentOutputs = [] } = options;
+  const prepack = laysOut(graph, options.laidOutBytes ?? laidOutBytes);
+  const { places, ...weights } = await placeWeights(graph, { inPlace: device.inPlace === true, prepack });
+  const place = ({ name }: WeightValue): Place => places.get(name) as Place; // one a weight
   const model = writeOnnx(graph, { place, ...(opset === undefined ? {} : { opset }) });
-  const program = await device.compile({ model, externalData, ...prepared });
+  const program = await device.compile({ model, ...weights, residentOutputs, tuning: { ...tuning, prepack } });
   return {
     graph,
     run: (request) => {
@@ -67,6 +75,60 @@ export async function compileGraph(
     },
     release: () => device.release(program),
   };
+}
+
+type Place = ReturnType<OnnxOptions["place"]>;
+
+/** Where each weight of a graph goes, and what the device is handed with it. */
+async function placeWeights(
+  graph: Graph,
+  { inPlace, prepack }: { readonly inPlace: boolean; readonly prepack: boolean },
+): Promise<
+  Required<Pick<ProgramSource, "externalData" | "weights">> &
+    Pick<ProgramSource, "folder"> & { places: ReadonlyMap<string, Place> }
+> {
+  const places = new Map<string, Place>();
+  const externalData: { path: string; data: Uint8Array }[] = [];
+  const weights: Record<string, Tensor> = {};
+  let folder: string | undefined;
+  for (const weight of graph.weights) {
+    const { name, source } = weight;
+    const small = weightBytes(weight) <= inlineBytes;
+    const file = inPlace && !small ? mappable(weight) : undefined;
+    if (file) {
+      const [, parent = "", location = ""] = /^(.*)[\\/](.*)$/.exec(file.path) ?? [];
+      folder ??= parent;
+      // ONNX Runtime takes one folder a program; a file elsewhere is read.
+      if (folder === parent) {
+        await file.check();
+        places.set(name, { location, offset: file.offset, length: file.length });
+        continue;
+      }
+    }
+    const tensor = await source.read();
+    if (small) places.set(name, tensor);
+    else if (inPlace && !prepack && canBeInput(weight.dtype)) {
+      weights[name] = tensor;
+      places.set(name, "input");
+    } else {
+      const path = `weight-${externalData.length}`;
+      const data = ownBytes(tensor);
+      externalData.push({ path, data });
+      places.set(name, { location: path, offset: 0, length: data.byteLength });
+    }
+  }
+  return { places, externalData, weights, ...(folder === undefined ? {} : { folder }) };
+}
+
+/** Whether a device that can ({@link Device.inPlace}) reads a weight where it is, in a program whose weights are laid out or not. */
+export function readInPlace(weight: WeightValue, prepack: boolean): boolean {
+  return mappable(weight) !== undefined || (!prepack && canBeInput(weight.dtype));
+}
+
+/** Where a weight's own bytes are on the disk. Kernels read whole elements, so they must start where one can. */
+function mappable({ dtype, source }: WeightValue): FileRange | undefined {
+  const { file } = source;
+  return file && source.dtype === dtype && file.offset % bytesPerElement(dtype) === 0 ? file : undefined;
 }
 
 /** The bytes of a tensor in a buffer of their own: the device may move the whole buffer to another thread. */

@@ -1,7 +1,16 @@
 import { assert, TuneError } from "../errors.ts";
 import type { Tensor } from "../graph/index.ts";
 import type { Device, DeviceOptions, ProgramId, ProgramSource, RunRequest } from "./device.ts";
-import { type Call, detached, type Method, type Port, type Reply, transferable, unpackError } from "./port.ts";
+import {
+  type Call,
+  detached,
+  type Method,
+  type Port,
+  type Reply,
+  type Traits,
+  transferable,
+  unpackError,
+} from "./port.ts";
 
 /** A worker that runs `serveDevice`, and how its life is watched and ended. */
 export interface DeviceWorker {
@@ -21,7 +30,7 @@ export interface DeviceWorker {
 export async function openRemoteDevice(worker: DeviceWorker, options: DeviceOptions): Promise<Device> {
   const calls = new Calls(worker);
   try {
-    const opened = (await calls.make("open", [options])) as Pick<Device, "provider" | "patches">; // as the host answers
+    const opened = (await calls.make("open", [options])) as Traits; // as the host answers
     return new RemoteDevice(calls, worker, opened);
   } catch (error) {
     await worker.terminate();
@@ -32,29 +41,31 @@ export async function openRemoteDevice(worker: DeviceWorker, options: DeviceOpti
 class RemoteDevice implements Device {
   readonly provider: string;
   readonly patches: boolean;
+  readonly inPlace: boolean;
   readonly #calls: Calls;
   readonly #worker: DeviceWorker;
   #closing: Promise<void> | undefined;
 
-  constructor(calls: Calls, worker: DeviceWorker, { provider, patches }: Pick<Device, "provider" | "patches">) {
+  constructor(calls: Calls, worker: DeviceWorker, { provider, patches = false, inPlace = false }: Traits) {
     this.#calls = calls;
     this.#worker = worker;
     this.provider = provider;
-    this.patches = patches === true;
+    this.patches = patches;
+    this.inPlace = inPlace;
   }
 
   // Each result has the type that the same method of the device in the worker gave it.
 
   async compile(source: ProgramSource): Promise<ProgramId> {
     const externalData = source.externalData?.map(({ path, data }) => ({ path, data: detached(data) })) ?? [];
-    const moved = transferable(externalData.map(({ data }) => data));
+    const weights = mapValues(source.weights ?? {}, portable);
+    const moved = transferable([...externalData, ...Object.values(weights)].map(({ data }) => data));
     const model = detached(source.model);
-    return (await this.#calls.make("compile", [{ ...source, model, externalData }], moved)) as ProgramId;
+    return (await this.#calls.make("compile", [{ ...source, model, externalData, weights }], moved)) as ProgramId;
   }
 
   async run(request: RunRequest): Promise<Readonly<Record<string, Tensor>>> {
-    const feeds = Object.entries(request.feeds).map(([name, tensor]) => [name, portable(tensor)] as const);
-    const sent = { ...request, feeds: Object.fromEntries(feeds) };
+    const sent = { ...request, feeds: mapValues(request.feeds, portable) };
     return (await this.#calls.make("run", [sent])) as Readonly<Record<string, Tensor>>;
   }
 
@@ -154,6 +165,10 @@ class Calls {
 /** A worker that has stopped holds nothing any more. */
 function ignoreStopped(error: unknown): void {
   if (!(error instanceof TuneError) || error.code !== "worker-stopped") throw error;
+}
+
+function mapValues<A, B>(record: Readonly<Record<string, A>>, of: (value: A) => B): Readonly<Record<string, B>> {
+  return Object.fromEntries(Object.entries(record).map(([key, value]) => [key, of(value)]));
 }
 
 function portable({ dtype, shape, data }: Tensor): Tensor {

@@ -123,12 +123,15 @@ function blocksOf({ name, source }: WeightValue, dtype: CodeType): { readonly co
 function inHalf(value: WeightValue, dtype: "float16" | "bfloat16"): HeldWeight | undefined {
   if (value.shape.length < 2) return undefined;
   const { source } = value;
-  const narrow: LazyTensor = {
-    dtype,
-    shape: source.shape,
-    sizeBytes: 2 * sizeOf(source.shape),
-    read: async () => narrowed(value.name, await toFloat32(source), dtype),
-  };
+  const narrow: LazyTensor =
+    source.stored?.dtype === dtype
+      ? source.stored
+      : {
+          dtype,
+          shape: source.shape,
+          sizeBytes: 2 * sizeOf(source.shape),
+          read: async () => narrowed(value.name, await toFloat32(source), dtype),
+        };
   const held = weight(value.name, narrow, dtype);
   return {
     whole: () => cast(held, "float32"),

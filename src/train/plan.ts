@@ -3,6 +3,7 @@ import { chooseOptimizer } from "../optim/index.ts";
 import { type Machine, runSeconds } from "../plan/cost.ts";
 import { type Footprint, footprint, type PlannedProgram } from "../plan/footprint.ts";
 import { bytesOfValue, type Symbols } from "../plan/memory.ts";
+import { laysOut } from "../runtime/program.ts";
 import { kernelsOf } from "../runtime/provider.ts";
 import { batchesByLength, layoutOf, sequencesOf, type TokenizedExample, tokensOf } from "./data/index.ts";
 import { memoryChoices } from "./memory.ts";
@@ -55,7 +56,7 @@ const [sampled, largest] = [12, 4];
  */
 export function planRun(options: PlanOptions, { machine, processBytes }: PlanSite): RunPlan {
   const { model, settings } = options;
-  const { prepack } = memoryChoices[settings.memory];
+  const { laidOutBytes } = memoryChoices[settings.memory];
   const { objective } = options.objective ?? chooseObjective(undefined);
   const graphs = buildTraining(model, {
     ...options,
@@ -81,8 +82,13 @@ export function planRun(options: PlanOptions, { machine, processBytes }: PlanSit
   const validationSizes = evenly(validation, sampled).map(({ sizes }) => sizes);
 
   const { gradient, update } = graphs;
-  const programs: PlannedProgram[] = [{ graph: gradient.graph, sizes: largestOf(batches).map(sizesOf), prepack }];
-  if (update) programs.push({ graph: update.graph, sizes: [{}], prepack });
+  const planned = (graph: Graph, sizes: readonly Symbols[]): PlannedProgram => ({
+    graph,
+    sizes,
+    prepack: laysOut(graph, laidOutBytes),
+  });
+  const programs = [planned(gradient.graph, largestOf(batches).map(sizesOf))];
+  if (update) programs.push(planned(update.graph, [{}]));
   const { trainables, live } = graphs.attached;
   const parameters = trainables.flatMap(({ value, trained }) => (trained ? [value] : []));
   const buffers = live.flatMap(({ leaf, original }) => (leaf.kind === "parameter" ? [leaf, original] : [original]));

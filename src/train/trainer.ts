@@ -120,9 +120,9 @@ async function makeTrainer(device: Device, model: PretrainedModel, options: Trai
     });
   }
   const schedule = scheduleOf(options.choice, trainables, options.steps);
-  const { prepack } = memoryChoices[options.memory];
-  const gradient = await compileStep(device, graphs.gradient, prepack);
-  const update = graphs.update && (await compileStep(device, graphs.update, prepack));
+  const { laidOutBytes } = memoryChoices[options.memory];
+  const gradient = await compileStep(device, graphs.gradient, laidOutBytes);
+  const update = graphs.update && (await compileStep(device, graphs.update, laidOutBytes));
 
   await placeInitial(device, graphs, options.seed);
   const live = liveWeights(device, graphs.attached.live, graphs.live);
@@ -208,14 +208,14 @@ async function makeTrainer(device: Device, model: PretrainedModel, options: Trai
   return trainer;
 }
 
-async function compileStep(device: Device, step: StepGraph, prepack: boolean): Promise<Compiled> {
+async function compileStep(device: Device, step: StepGraph, laidOutBytes: number): Promise<Compiled> {
   const { graph, writes, patches } = step;
   // ONNX Runtime's own rewriting takes longer than a hundred steps of a deep model, finds little that is left to do,
   // and merges what was put there twice to save memory.
-  const tuning = { optimization: "disabled", prepack } as const;
+  const tuning = { optimization: "disabled" } as const;
   const opset = operatorSet(graph.nodes, 21);
   const residentOutputs = Object.keys({ ...writes, ...patches });
-  const program = await compileGraph(device, graph, { residentOutputs, tuning, opset });
+  const program = await compileGraph(device, graph, { residentOutputs, tuning, opset, laidOutBytes });
   const reads = { ...Object.fromEntries(graph.parameters.map(({ name }) => [name, name])), ...step.reads };
   return { program, reads, writes, patches };
 }

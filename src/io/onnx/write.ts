@@ -34,8 +34,11 @@ export interface ExternalRange {
 
 /** How a graph is written. */
 export interface OnnxOptions {
-  /** A weight's bytes: in the model itself (a tensor of the weight's dtype) or in a file beside it. */
-  readonly place: (weight: WeightValue) => Tensor | ExternalRange;
+  /**
+   * A weight's bytes: in the model itself (a tensor of the weight's dtype), in a file beside it, or nowhere: the weight is
+   * an input then.
+   */
+  readonly place: (weight: WeightValue) => Tensor | ExternalRange | "input";
   /** Version of the standard operator set; 21 when absent, which ONNX Runtime 1.17 and later run. */
   readonly opset?: number;
 }
@@ -44,16 +47,18 @@ const irVersion = 10; // the first that knows opset 21
 
 /**
  * A graph as a serialised ONNX ModelProto. Inputs come first, then parameters; weights and constants are initializers;
- * symbolic sizes are `dim_param`s.
+ * symbolic sizes are `dim_param`s. Weights that are inputs come last.
  */
 export function writeOnnx(graph: Graph, { place, opset = 21 }: OnnxOptions): Uint8Array {
+  const placed = graph.weights.map((weight) => ({ weight, at: place(weight) }));
+  const fed = placed.flatMap(({ weight, at }) => (at === "input" ? [weight] : []));
   const domains = new Set(graph.nodes.map(({ domain }) => domain).filter((domain) => domain !== ""));
   const fields = [
     ...graph.nodes.map((node) => messageField(1, nodeFields(graph, node))),
     stringField(2, graph.name),
-    ...graph.weights.map((weight) => messageField(5, initializer(weight, place(weight)))),
+    ...placed.flatMap(({ weight, at }) => (at === "input" ? [] : [messageField(5, initializer(weight, at))])),
     ...graph.constants.map((value) => messageField(5, tensorFields(nameOf(graph, value), value.tensor))),
-    ...[...graph.inputs, ...graph.parameters].map((value) => messageField(11, valueInfo(value.name, value))),
+    ...[...graph.inputs, ...graph.parameters, ...fed].map((value) => messageField(11, valueInfo(value.name, value))),
     ...[...graph.outputs].map(([name, value]) => messageField(12, valueInfo(name, value))),
     ...intermediates(graph).map((value) => messageField(13, valueInfo(nameOf(graph, value), value))),
   ];
