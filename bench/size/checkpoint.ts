@@ -136,7 +136,8 @@ function randomHalves(name: string, shape: readonly number[]): LazyTensor {
       const halves = new Uint16Array(drawn);
       for (let i = 0; i < drawn; i++) halves[i] = (patterns[i] ?? 0) >>> 16;
       // An odd period shares no factor with a row's length, so no two rows near each other are alike.
-      for (let start = 0; start < size; start += drawn) data.set(halves.subarray(0, Math.min(drawn, size - start)), start);
+      for (let start = 0; start < size; start += drawn)
+        data.set(halves.subarray(0, Math.min(drawn, size - start)), start);
       return { dtype: "bfloat16", shape, data };
     },
   };

@@ -1,5 +1,5 @@
 import { assert, TuneError } from "../errors.ts";
-import { type Tensor, type Value, weight } from "../graph/index.ts";
+import { computedTensor, type Tensor, type Value, weight } from "../graph/index.ts";
 import { toFloat32 } from "../io/convert.ts";
 import { dequantise, type PackedEntry, type PackedToWrite, transposed } from "../io/packed/index.ts";
 import type { PretrainedModel } from "../models/index.ts";
@@ -309,13 +309,12 @@ function advance(
   return run(device, cut, block, batches, carried, (value) => {
     const entry = value.kind === "weight" ? byName.get(value.name) : undefined;
     if (value.kind !== "weight" || entry === undefined) return undefined;
-    const read = async (): Promise<Tensor> => {
+    const decoded = computedTensor(value.source.shape, async () => {
       const matrix = "matrix" in entry ? entry.matrix : await entry.read();
       const data = dequantise(matrix);
-      const stored = entry.stored === "out,in" ? data : transposed(data, matrix.rows, matrix.columns);
-      return { dtype: "float32", shape: value.source.shape, data: stored };
-    };
-    return weight(value.name, { ...value.source, dtype: "float32", read });
+      return entry.stored === "out,in" ? data : transposed(data, matrix.rows, matrix.columns);
+    });
+    return weight(value.name, decoded);
   });
 }
 

@@ -1,5 +1,5 @@
 import { TuneError } from "../errors.ts";
-import type { LazyTensor, Tensor } from "../graph/index.ts";
+import { computedTensor, type LazyTensor, type Tensor } from "../graph/index.ts";
 import {
   besides,
   columnsOf,
@@ -122,14 +122,13 @@ export function mendedModel(tuned: PretrainedModel, corrections: readonly Correc
     const site = sites.get(module);
     if (site?.weight.kind !== "weight") continue;
     const { name, source } = site.weight;
-    const read = async (): Promise<Tensor> => {
-      const { shape, data } = await source.read();
+    const mended = computedTensor(source.shape, async () => {
+      const { data } = await source.read();
       const added = matmul(left, right);
       const stored = site.layout === "out,in" ? added.data : transposed(added).data;
-      const sum = Float32Array.from(data as Float32Array, (value, i) => value + (stored[i] ?? 0)); // read as float32
-      return { dtype: "float32", shape, data: sum };
-    };
-    files.set(name, { ...source, read });
+      return (data as Float32Array).map((value, i) => value + (stored[i] ?? 0)); // read as float32
+    });
+    files.set(name, mended);
   }
   return tuned.withTensors(files, tuned.json);
 }

@@ -122,6 +122,46 @@ export interface ScaledCodes {
   readonly columnGroups: LazyTensor | undefined;
 }
 
+/**
+ * Float32 values that are computed when they are read. Made anew rather than from the tensor that they replace: nothing of how
+ * that one is kept (its file, its codes) holds for them.
+ */
+export function computedTensor(shape: readonly number[], compute: () => Promise<Float32Array>): LazyTensor {
+  return {
+    dtype: "float32",
+    shape,
+    sizeBytes: 4 * sizeOf(shape),
+    read: async () => ({ dtype: "float32", shape, data: await compute() }),
+  };
+}
+
+/**
+ * Rows of a tensor, from `start` to `end` (not included), as a tensor of their own. They are read alone where that can be
+ * done, and lie in the same file.
+ */
+export function sliceRows(source: LazyTensor, start: number, end: number): LazyTensor {
+  const { dtype, file, readPart, stored } = source;
+  const [rows = 0, ...rest] = source.shape;
+  const width = sizeOf(rest);
+  const shape = [end - start, ...rest];
+  const bytes = source.sizeBytes / rows;
+  assert(start >= 0 && start < end && end <= rows, `there are no rows ${start} to ${end} of ${rows}`);
+  return {
+    dtype,
+    shape,
+    sizeBytes: bytes * (end - start),
+    read: async () => {
+      if (readPart) return { dtype, shape, data: await readPart(start * width, end * width) };
+      const { data } = await source.read();
+      const per = data.length / rows;
+      return { dtype, shape, data: data.slice(start * per, end * per) };
+    },
+    ...(readPart ? { readPart: (from, to) => readPart(start * width + from, start * width + to) } : {}),
+    ...(file ? { file: { ...file, offset: file.offset + start * bytes, length: bytes * (end - start) } } : {}),
+    ...(stored ? { stored: sliceRows(stored, start, end) } : {}),
+  };
+}
+
 /** Whether a word from outside names an element type. */
 export function isDType(word: string): word is DType {
   return Object.hasOwn(arrays, word);

@@ -1,5 +1,6 @@
 import { assert, TuneError } from "../errors.ts";
 import {
+  computedTensor,
   constant,
   type InputValue,
   input,
@@ -256,11 +257,8 @@ function departedWeight(choice: MethodChoice, site: Site): WeightValue | undefin
   const departure = choice.method.departure?.(site, configAt(choice, site.module));
   if (!departure || site.weight.kind !== "weight") return undefined;
   const { source } = site.weight;
-  return weightValue(nameInModule(site.module, site.weight), {
-    ...source,
-    dtype: "float32",
-    read: async () => ({ dtype: "float32", shape: source.shape, data: await departure.base(await source.read()) }),
-  });
+  const left = computedTensor(source.shape, async () => departure.base(await source.read()));
+  return weightValue(nameInModule(site.module, site.weight), left);
 }
 
 function liveWeight(

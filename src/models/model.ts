@@ -11,7 +11,7 @@ import {
   type WeightValue,
   weight,
 } from "../graph/index.ts";
-import { assertFinite, scanFinite, toFloat32 } from "../io/convert.ts";
+import { assertFinite, castTensor, scanFinite, toFloat32 } from "../io/convert.ts";
 import { readJsonObject } from "../io/json.ts";
 import { openModelWeights } from "../io/model-weights.ts";
 import { dequantised, openPacked, type PackedFile, packedFileName } from "../io/packed/index.ts";
@@ -311,8 +311,13 @@ function matchTensors(
 
 /** Reads as float32, whatever the file holds, and refuses NaN and infinity before anything computes with them. */
 function checkedFloat32(name: string, tensor: LazyTensor): LazyTensor {
-  const { shape, file } = tensor;
-  const checked = async (values: Tensor): Promise<Tensor> => {
+  const { dtype, shape, file, readPart } = tensor;
+  let scanned: Promise<void> | undefined;
+  const scan = (): Promise<void> => {
+    scanned ??= scanFinite(name, tensor);
+    return scanned;
+  };
+  const checked = (values: Tensor): Tensor => {
     assertFinite(name, values);
     return values;
   };
@@ -320,18 +325,24 @@ function checkedFloat32(name: string, tensor: LazyTensor): LazyTensor {
     file: {
       ...file,
       check: async () => {
-        await scanFinite(name, tensor);
+        await scan();
         await file.check();
       },
     },
   };
-  const wide = {
+  const wide: LazyTensor = {
     dtype: "float32",
     shape,
     sizeBytes: 4 * sizeOf(shape),
     read: async () => checked(await toFloat32(tensor)),
     ...(tensor.scaled ? { scaled: tensor.scaled } : {}),
-  } as const;
-  if (tensor.dtype === "float32") return { ...wide, ...place };
+    ...(readPart && {
+      readPart: async (start, end) => {
+        await scan(); // of the whole, so that the place of a bad value is said right
+        return castTensor({ dtype, shape: [end - start], data: await readPart(start, end) }, "float32").data;
+      },
+    }),
+  };
+  if (dtype === "float32") return { ...wide, ...place };
   return { ...wide, stored: { ...tensor, read: async () => checked(await tensor.read()), ...place } };
 }

@@ -209,6 +209,31 @@ export const deviceLaws: readonly DeviceLaw[] = [
     },
   },
   {
+    name: "reads weights in the memory that they were handed over in, where it can",
+    check: async (device) => {
+      if (!device.inPlace) return;
+      const x = input("x", "float32", ["n", 2]);
+      const w = weight("w", lazy(tensor("float32", [2, 2], [1, 2, 3, 4])));
+      const product = graph({ outputs: { y: node("MatMul", [x, w], x) } });
+      const model = writeOnnx(product, { place: () => "input" });
+      const program = await device.compile({ model, weights: { w: tensor("float32", [2, 2], [1, 2, 3, 4]) } });
+      for (const [row, expected] of [
+        [
+          [1, 10],
+          [31, 42],
+        ],
+        [
+          [0, 1],
+          [3, 4],
+        ],
+      ] as const) {
+        const { y } = await device.run({ program, feeds: { x: tensor("float32", [1, 2], row) } });
+        same(y, tensor("float32", [1, 2], expected));
+      }
+      await device.release(program);
+    },
+  },
+  {
     name: "forgets what is discarded and released, and says what it does not know",
     check: async (device) => {
       const program = await device.compile(serialise(append));

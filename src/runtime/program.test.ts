@@ -1,8 +1,25 @@
-import { expect, it } from "vitest";
+import { mkdtemp, realpath, rm, symlink, utimes } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { assert } from "../errors.ts";
-import { graph, input, makeNode, parameter, type Tensor, tensor, weight } from "../graph/index.ts";
+import {
+  type Graph,
+  graph,
+  input,
+  type LazyTensor,
+  makeNode,
+  parameter,
+  type Tensor,
+  tensor,
+  weight,
+} from "../graph/index.ts";
+import { castTensor } from "../io/convert.ts";
+import { openSafetensors, writeSafetensors } from "../io/safetensors.ts";
+import { cast, matmul } from "../ops/index.ts";
 import type { Device, ProgramSource } from "./device.ts";
 import { openNodeDevice } from "./node.ts";
+import { nodeStorage } from "./node-storage.ts";
 import { compileGraph } from "./program.ts";
 
 const x = input("x", "float32", ["n", "n+1"]);
@@ -71,4 +88,95 @@ it("runs with weights inside and beside the model", async () => {
   } finally {
     await device.close();
   }
+});
+
+/** Two products with weights that lie on the disk in a dtype. */
+async function ofFiles(
+  folder: string,
+  dtype: "float32" | "bfloat16",
+): Promise<{ readonly doubled: Graph; readonly paths: readonly string[] }> {
+  const values = Array.from({ length: 64 * 64 }, (_, i) => (i % 7) - 3);
+  const whole = castTensor(tensor("float32", [64, 64], values), dtype);
+  const path = join(folder, "model.safetensors");
+  await writeSafetensors(nodeStorage, path, [{ name: "w", tensor: whole }]);
+  const { tensors } = await openSafetensors(nodeStorage, path);
+  const w = weight("w", tensors.get("w") as LazyTensor, dtype);
+  const x = input("x", "float32", ["n", 64]);
+  return { doubled: graph({ inputs: [x], outputs: { y: matmul(x, cast(w, "float32")) } }), paths: [path] };
+}
+
+const row = { x: tensor("float32", [1, 64], 1) };
+
+describe("weights on the disk", () => {
+  let folder: string;
+  let device: Device;
+  beforeAll(async () => {
+    folder = await mkdtemp(join(tmpdir(), "scion-mapped-"));
+    device = await openNodeDevice({ worker: false, threads: 1 });
+  });
+  afterAll(async () => {
+    await device.close();
+    await rm(folder, { recursive: true });
+  });
+
+  it.each(["float32", "bfloat16"] as const)("are not read when ONNX Runtime can map them (%s)", async (dtype) => {
+    const { doubled } = await ofFiles(folder, dtype);
+    const sources: ProgramSource[] = [];
+    const watching: Device = {
+      ...deaf,
+      inPlace: true,
+      compile: (source) => {
+        sources.push(source);
+        return device.compile(source);
+      },
+      run: (request) => device.run(request),
+    };
+    const mapped = await compileGraph(watching, doubled);
+    const copied = await compileGraph({ ...watching, inPlace: false }, doubled);
+    expect(sources.map(({ folder: found, externalData = [] }) => [found, externalData.length])).toEqual([
+      [await realpath(folder), 0],
+      [undefined, 1],
+    ]);
+    const results = [await mapped.run({ feeds: row }), await copied.run({ feeds: row })];
+    expect(results[0]).toEqual(results[1]);
+    await mapped.release();
+  });
+
+  it("are refused when the file was changed after it was opened", async () => {
+    const { doubled, paths } = await ofFiles(folder, "float32");
+    await utimes(paths[0] as string, 1, 1);
+    await expect(compileGraph(device, doubled)).rejects.toMatchObject({ code: "file-changed" });
+  });
+
+  it("follow a link to the folder that the file is in", async () => {
+    const elsewhere = await mkdtemp(join(tmpdir(), "scion-linked-"));
+    await ofFiles(folder, "float32");
+    await symlink(join(folder, "model.safetensors"), join(elsewhere, "linked.safetensors"));
+    const { tensors } = await openSafetensors(nodeStorage, join(elsewhere, "linked.safetensors"));
+    const x = input("x", "float32", ["n", 64]);
+    const w = weight("w", tensors.get("w") as LazyTensor);
+    const program = await compileGraph(device, graph({ inputs: [x], outputs: { y: matmul(x, w) } }));
+    expect((await program.run({ feeds: row }))["y"]?.shape).toEqual([1, 64]);
+    await program.release();
+    await rm(elsewhere, { recursive: true });
+  });
+});
+
+it("hands weights over as inputs where they are read in place and not laid out", async () => {
+  const x64 = input("x", "float32", ["n", 64]);
+  const read = async (): Promise<Tensor> => tensor("float32", [64, 64], 2);
+  const w = weight("w", { dtype: "float32", shape: [64, 64], sizeBytes: 4 * 64 * 64, read });
+  const product = graph({ inputs: [x64], outputs: { y: matmul(x64, w) } });
+  const sources: ProgramSource[] = [];
+  const device = await openNodeDevice({ worker: true, threads: 1 });
+  const compile: Device["compile"] = (source) => {
+    sources.push({ ...source, weights: { ...source.weights } });
+    return device.compile(source);
+  };
+  const run: Device["run"] = (request) => device.run(request);
+  const program = await compileGraph({ ...deaf, inPlace: true, compile, run }, product, { laidOutBytes: 0 });
+  expect(Object.keys(sources[0]?.weights ?? {})).toEqual(["w"]);
+  for (let turn = 0; turn < 2; turn++)
+    expect((await program.run({ feeds: row }))["y"]).toEqual(tensor("float32", [1, 64], 128));
+  await device.close();
 });

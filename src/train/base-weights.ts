@@ -3,6 +3,7 @@ import {
   type DType,
   type LazyTensor,
   sizeOf,
+  sliceRows,
   type Tensor,
   type Value,
   type WeightValue,
@@ -21,7 +22,12 @@ export interface HeldWeight {
   readonly whole: () => Value;
   /** The rows that `indices` ask for, in float32. */
   readonly rows: (indices: Value) => Value;
+  /** Its rows in pieces, in order, where decoding all at once would take more than {@link pieceBytes}. */
+  readonly pieces?: readonly { readonly rows: number; readonly whole: () => Value }[] | undefined;
 }
+
+/** A large weight (a vocabulary's, mostly) is decoded this much at a time: as much as a layer's largest matrix takes. */
+const pieceBytes = 2 ** 26;
 
 /** How programs that train hold pretrained weights that stay frozen. Gradients are float32 whatever the choice. */
 export interface BaseWeights {
@@ -72,6 +78,23 @@ export const baseWeights: Readonly<Record<"f32" | "f16" | "bf16" | "q8" | "q4", 
 /** Name of a way. */
 export type BaseWeightsName = keyof typeof baseWeights;
 
+/** A large matrix as pieces that are held by themselves. */
+function piecesOf(
+  { name, shape, source }: WeightValue,
+  hold: (piece: WeightValue) => HeldWeight | undefined,
+): HeldWeight["pieces"] {
+  const [rows = 0, columns = 0] = source.shape;
+  const each = Math.floor(pieceBytes / (4 * columns));
+  if (shape.length !== 2 || each < 1 || rows <= 2 * each) return undefined;
+  const starts = Array.from({ length: Math.ceil(rows / each) }, (_, i) => i * each);
+  return starts.map((start) => {
+    const end = Math.min(rows, start + each);
+    const held = hold(weight(`${name}[${start}:${end}]`, sliceRows(source, start, end)));
+    if (!held) throw new Error(`${name} is held, and its rows are not`);
+    return { rows: end - start, whole: held.whole };
+  });
+}
+
 /** Matrices as codes and scales; vectors are left as they are. */
 function inBlocks(value: WeightValue, dtype: CodeType): HeldWeight | undefined {
   if (value.shape.length !== 2) return undefined;
@@ -84,6 +107,7 @@ function inBlocks(value: WeightValue, dtype: CodeType): HeldWeight | undefined {
   };
   return {
     whole: () => dequantise(codes, scales, blockSize),
+    pieces: piecesOf(value, (piece) => inBlocks(piece, dtype)),
     rows: (indices) => {
       const flat = reshape(indices, [-1]);
       const [own, factors] = [gather(rows().codes, flat), gather(rows().scales, flat)];
@@ -99,7 +123,7 @@ function blocksOf({ name, source }: WeightValue, dtype: CodeType): { readonly co
   const taken = new Set<string>();
   const take = (part: keyof BlockCodes) => async (): Promise<Tensor> => {
     if (taken.has(part)) packed = undefined; // whoever took it may have given its memory away
-    packed ??= source.read().then((tensor) => toBlockCodes(tensor, dtype));
+    packed ??= toBlockCodes(source, dtype);
     const own = (await packed)[part];
     taken.add(part);
     if (taken.size === 2) {
@@ -135,6 +159,7 @@ function inHalf(value: WeightValue, dtype: "float16" | "bfloat16"): HeldWeight |
   const held = weight(value.name, narrow, dtype);
   return {
     whole: () => cast(held, "float32"),
+    pieces: piecesOf(value, (piece) => inHalf(piece, dtype)),
     rows: (indices) => cast(gather(held, indices), "float32"),
   };
 }

@@ -18,9 +18,13 @@ beforeAll(async () => {
 });
 afterAll(() => device.close());
 
+function lazy(tensor: Tensor): LazyTensor {
+  return { dtype: tensor.dtype, shape: tensor.shape, sizeBytes: tensor.data.byteLength, read: async () => tensor };
+}
+
 /** What codes and scales stand for. */
-function decoded(tensor: Tensor, dtype: "int8" | "int4"): Tensor {
-  const { codes, scales } = toBlockCodes(tensor, dtype);
+async function decoded(tensor: Tensor, dtype: "int8" | "int4"): Promise<Tensor> {
+  const { codes, scales } = await toBlockCodes(lazy(tensor), dtype);
   const [, columns = 1] = tensor.shape;
   const blocks = scales.shape[1] ?? 1;
   const at = (i: number): number => {
@@ -46,11 +50,11 @@ function rounded(
     const read = async (): Promise<Tensor> => {
       const whole = await source.read();
       if (whole.shape.length < 2) return whole;
-      const now = decoded(whole, held === "q8" || name.includes("embed") ? "int8" : "int4"); // rows are looked up in 8 bits
+      const now = await decoded(whole, held === "q8" || name.includes("embed") ? "int8" : "int4"); // rows are looked up in 8 bits
       mend(name, now, whole);
       return now;
     };
-    files.set(name, { ...source, read });
+    files.set(name, { dtype: "float32", shape: source.shape, sizeBytes: source.sizeBytes, read });
   }
   const { folder, json, architecture } = model;
   return assembleModel({ folder, json, architecture, files });
@@ -74,7 +78,7 @@ async function losses(trainer: Trainer): Promise<number[]> {
   return found;
 }
 
-it("rounds to the nearest code, and to the largest exactly", () => {
+it("rounds to the nearest code, and to the largest exactly", async () => {
   const { normal } = createRng(1, "codes");
   const shape = [3, 150];
   const tensor: Tensor = { dtype: "float32", shape, data: Float32Array.from({ length: 450 }, normal) };
@@ -83,7 +87,7 @@ it("rounds to the nearest code, and to the largest exactly", () => {
     ["int8", 254, 1],
     ["int4", 16, 2],
   ] as const) {
-    const now = decoded(tensor, dtype);
+    const now = await decoded(tensor, dtype);
     for (let from = 0; from < 450; from += 150) {
       for (const [start, end] of [
         [0, 64],
@@ -102,6 +106,18 @@ it("rounds to the nearest code, and to the largest exactly", () => {
       }
     }
   }
+});
+
+it.each(["int8", "int4"] as const)("rounds rows that are read in parts to the same %s", async (dtype) => {
+  const { normal } = createRng(2, "parts");
+  const tensor: Tensor = { dtype: "float32", shape: [16001, 131], data: new Float32Array(16001 * 131).map(normal) };
+  const read = async (): Promise<Tensor> => {
+    throw new Error("read whole");
+  };
+  const readPart = async (start: number, end: number): Promise<Tensor["data"]> => tensor.data.slice(start, end);
+  expect(await toBlockCodes({ ...lazy(tensor), read, readPart }, dtype)).toEqual(
+    await toBlockCodes(lazy(tensor), dtype),
+  );
 });
 
 describe.each(["q8", "q4"] as const)("on a base in %s", (held) => {
