@@ -28,20 +28,23 @@ describe.skipIf(!present)(
   "transformers.js loads the exported folder and continues a story as we and transformers do",
   () => {
     it.each([
-      { name: "stories260k", external: false },
-      { name: "stories260k", external: true },
-      { name: "babyllama-tok105", external: false },
-    ])("$name (weights beside the graph: $external)", async ({ name, external }) => {
+      { name: "stories260k", beside: {}, files: ["model.onnx"] },
+      { name: "stories260k", beside: { externalDataBytes: 0 }, files: ["model.onnx", "model.onnx_data"] },
+      {
+        name: "stories260k",
+        beside: { externalDataBytes: 0, maxDataBytes: 500e3 },
+        files: ["model.onnx", "model.onnx_data", "model.onnx_data_1", "model.onnx_data_2"],
+      },
+      { name: "babyllama-tok105", beside: {}, files: ["model.onnx"] },
+    ])("$name ($files)", async ({ name, beside, files }) => {
       const model = await openModel(nodeStorage, `${shared}/models/${name}`);
-      const folder = `${name}-${external}`;
+      const folder = `${name}-${files.length}`;
       await writeTransformersJsFolder(nodeStorage, join(root, folder), model, {
         baseModel: name,
         dtypes: ["fp32"],
-        ...(external ? { externalDataBytes: 0 } : {}),
+        ...beside,
       });
-      expect((await readdir(join(root, folder, "onnx"))).sort()).toEqual(
-        external ? ["model.onnx", "model.onnx_data"] : ["model.onnx"],
-      );
+      expect((await readdir(join(root, folder, "onnx"))).sort()).toEqual(files);
       const generate: TextGenerationPipeline = await pipeline("text-generation", folder, { device: "cpu" });
       const [output] = await generate("Once upon a time", {
         max_new_tokens: 60,

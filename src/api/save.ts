@@ -51,6 +51,8 @@ export interface ExportOptions {
   readonly dtypes?: readonly string[];
   /** Weights of more bytes go beside the graph (`transformers.js`). */
   readonly externalDataBytes?: number;
+  /** Those beside the graph are split into files of at most this (`transformers.js`); 1.9 GB, which a page can hold. */
+  readonly maxDataBytes?: number;
   /** Files larger than this are split (`safetensors`). */
   readonly maxShardBytes?: number;
   /** How llama.cpp cuts texts, where the tokenizer is like none of its own (`gguf`). */

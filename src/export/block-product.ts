@@ -6,7 +6,7 @@ import {
   type Value,
   type WeightValue,
 } from "../graph/index.ts";
-import { toFloat32 } from "../io/convert.ts";
+import { eachRows, toFloat32 } from "../io/convert.ts";
 import { gather } from "../ops/index.ts";
 import { derived, type WeightSite } from "./derived-weights.ts";
 
@@ -53,25 +53,30 @@ const usualBlock = 32;
 function roundedBlocks({ weight: value, layout, inFeatures, outFeatures }: WeightSite): Blocks {
   const blocks = Math.ceil(inFeatures / usualBlock);
   const half = usualBlock / 2;
+  // Whoever wants the codes wants the scales too, which are small: they are kept until they are asked for.
+  let kept: Float32Array | undefined;
   const encode = async (): Promise<{ codes: Uint8Array; scales: Float32Array }> => {
-    const { data } = await toFloat32(value.source);
-    const at = (o: number, i: number): number =>
-      i < inFeatures ? (data[layout === "out,in" ? o * inFeatures + i : i * outFeatures + o] ?? 0) : 0;
     const codes = new Uint8Array(outFeatures * blocks * half);
     const scales = new Float32Array(outFeatures * blocks);
-    for (let block = 0; block < scales.length; block++) {
-      const [o, start] = [Math.floor(block / blocks), (block % blocks) * usualBlock];
-      let extreme = 0;
-      for (let i = 0; i < usualBlock; i++) {
-        const w = at(o, start + i);
-        if (Math.abs(w) > Math.abs(extreme)) extreme = w;
+    const row = new Float32Array(blocks * usualBlock); // what is past the end stays zero
+    const encodeRow = (o: number): void => {
+      for (let block = 0; block < blocks; block++) {
+        const at = o * blocks + block;
+        scales[at] = encodeBlock(row, block * usualBlock, codes, at * half);
       }
-      const scale = extreme / -8;
-      scales[block] = scale;
-      for (let i = 0; i < usualBlock; i++) {
-        const code = scale === 0 ? 8 : Math.min(15, Math.max(0, Math.round(at(o, start + i) / scale) + 8));
-        const place = block * half + (i >> 1);
-        codes[place] = (codes[place] ?? 0) | (code << (4 * (i & 1)));
+    };
+    if (layout === "out,in") {
+      await eachRows(value.source, (part, first) => {
+        for (let start = 0; start < part.length; start += inFeatures) {
+          row.set(part.subarray(start, start + inFeatures));
+          encodeRow(first + start / inFeatures);
+        }
+      });
+    } else {
+      const { data } = await toFloat32(value.source);
+      for (let o = 0; o < outFeatures; o++) {
+        for (let i = 0; i < inFeatures; i++) row[i] = data[i * outFeatures + o] ?? 0;
+        encodeRow(o);
       }
     }
     return { codes, scales };
@@ -81,13 +86,42 @@ function roundedBlocks({ weight: value, layout, inFeatures, outFeatures }: Weigh
   return {
     bits: 4,
     blockSize: usualBlock,
-    codes: derived(value, "q4", { dtype: "uint8", shape: codeShape, read: async () => (await encode()).codes }),
+    codes: derived(value, "q4", {
+      dtype: "uint8",
+      shape: codeShape,
+      read: async () => {
+        const { codes, scales } = await encode();
+        kept = scales;
+        return codes;
+      },
+    }),
     scales: derived(value, "q4_scales", {
       dtype: "float32",
       shape: scaleShape,
-      read: async () => (await encode()).scales,
+      read: async () => {
+        const scales = kept ?? (await encode()).scales;
+        kept = undefined;
+        return scales;
+      },
     }),
   };
+}
+
+/** Round 32 values to codes, two to a byte from `at` on, and return their scale. */
+function encodeBlock(values: Float32Array, start: number, codes: Uint8Array, at: number): number {
+  let extreme = 0;
+  for (let i = 0; i < usualBlock; i++) {
+    const w = values[start + i] ?? 0;
+    if (Math.abs(w) > Math.abs(extreme)) extreme = w;
+  }
+  const scale = extreme / -8;
+  for (let i = 0; i < usualBlock; i++) {
+    const w = values[start + i] ?? 0;
+    const code = scale === 0 ? 8 : Math.min(15, Math.max(0, Math.round(w / scale) + 8));
+    const place = at + (i >> 1);
+    codes[place] = (codes[place] ?? 0) | (code << (4 * (i & 1)));
+  }
+  return scale;
 }
 
 /**

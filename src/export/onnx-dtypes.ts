@@ -1,5 +1,13 @@
-import { constant, makeNode, type Tensor, type Value, type WeightValue } from "../graph/index.ts";
-import { castTensor, toFloat32 } from "../io/convert.ts";
+import {
+  constant,
+  type LazyTensor,
+  makeNode,
+  sizeOf,
+  type Tensor,
+  type Value,
+  type WeightValue,
+} from "../graph/index.ts";
+import { castTensor, eachRows } from "../io/convert.ts";
 import { add, cast, findOp, gather, gemm, type LinearSite, mul, sub } from "../ops/index.ts";
 import { rewrite } from "../transforms/index.ts";
 import { blockProduct } from "./block-product.ts";
@@ -82,54 +90,64 @@ function resultOf(options: Parameters<typeof makeNode>[0]): Value {
 }
 
 function halves(value: WeightValue): WeightValue {
-  const { source } = value;
+  const { shape } = value.source;
   const read = async (): Promise<Tensor["data"]> => {
-    const values = await toFloat32(source);
-    const clamped = values.data.map((x) => Math.min(65504, Math.max(-65504, x)));
-    return castTensor({ ...values, data: clamped }, "float16").data;
+    const patterns = new Uint16Array(sizeOf(shape));
+    const width = sizeOf(shape.slice(1));
+    await eachRows(value.source, (part, first) => {
+      for (let i = 0; i < part.length; i++) part[i] = Math.min(65504, Math.max(-65504, part[i] ?? 0));
+      patterns.set(castTensor({ dtype: "float32", shape: [part.length], data: part }, "float16").data, first * width);
+    });
+    return patterns;
   };
-  return derived(value, "float16", { dtype: "float16", shape: source.shape, read });
+  return derived(value, "float16", { dtype: "float16", shape, read });
 }
 
 /** The code of zero: unsigned bytes, for products of signed ones saturate on processors without VNNI. */
 const rowZero = 128;
 
-/** Bytes [in, out] and scales [out]: w = scale·(code − 128), the scale a 127th of a row's largest. */
+/** Bytes [in, out] and scales [out]: w = scale·(code − 128), the scale a 127th of the largest that an output reads. */
 function rowCodes(value: WeightValue, layout: LinearSite["layout"]): { codes: WeightValue; scales: WeightValue } {
+  const { source } = value;
   const upright = layout === "out,in";
-  const [a = 1, b = 1] = value.source.shape;
-  const [outs, ins] = upright ? [a, b] : [b, a];
+  const [rows = 1, columns = 1] = source.shape;
+  const [outs, ins] = upright ? [rows, columns] : [columns, rows];
   return {
     codes: derived(value, "quantized", {
       dtype: "uint8",
       shape: [ins, outs],
       read: async () => {
-        const { data } = await toFloat32(value.source);
-        const scales = rowScales(data, outs, ins, upright);
-        const codes = new Uint8Array(data.length);
-        for (let o = 0; o < outs; o++) {
-          for (let i = 0; i < ins; i++) {
-            codes[i * outs + o] = code8(data[upright ? o * ins + i : i * outs + o] ?? 0, scales[o] ?? 1);
+        const scales = await outputScales(source, upright);
+        const codes = new Uint8Array(ins * outs);
+        await eachRows(source, (part, first) => {
+          for (let i = 0; i < part.length; i++) {
+            const [row, column] = [first + Math.floor(i / columns), i % columns];
+            const [o, at] = upright ? [row, column * outs + row] : [column, row * outs + column];
+            codes[at] = code8(part[i] ?? 0, scales[o] ?? 1);
           }
-        }
+        });
         return codes;
       },
     }),
     scales: derived(value, "scale", {
       dtype: "float32",
       shape: [outs],
-      read: async () => rowScales((await toFloat32(value.source)).data, outs, ins, upright),
+      read: () => outputScales(source, upright),
     }),
   };
 }
 
-function rowScales(data: Float32Array, outs: number, ins: number, upright: boolean): Float32Array {
-  return Float32Array.from({ length: outs }, (_, o) => {
-    let largest = 0;
-    for (let i = 0; i < ins; i++)
-      largest = Math.max(largest, Math.abs(data[upright ? o * ins + i : i * outs + o] ?? 0));
-    return largest === 0 ? 1 : largest / 127;
+/** A scale for each row of a matrix, or each column: a 127th of its largest, or 1 where all of it is zero. */
+async function outputScales(source: LazyTensor, byRow: boolean): Promise<Float32Array> {
+  const [rows = 1, columns = 1] = source.shape;
+  const largest = new Float32Array(byRow ? rows : columns);
+  await eachRows(source, (part, first) => {
+    for (let i = 0; i < part.length; i++) {
+      const o = byRow ? first + Math.floor(i / columns) : i % columns;
+      largest[o] = Math.max(largest[o] ?? 0, Math.abs(part[i] ?? 0));
+    }
   });
+  return largest.map((value) => (value === 0 ? 1 : value / 127));
 }
 
 function code8(value: number, scale: number): number {
@@ -138,20 +156,28 @@ function code8(value: number, scale: number): number {
 
 /** Rows of a table held as bytes: scale·(code − 128). */
 function rowsOf8(table: WeightValue, indices: Value): Value {
-  const [count = 1, width = 1] = table.source.shape;
+  const { source } = table;
+  const [count = 1, width = 1] = source.shape;
   const codes = derived(table, "rows_quantized", {
     dtype: "uint8",
     shape: [count, width],
     read: async () => {
-      const { data } = await toFloat32(table.source);
-      const scales = rowScales(data, count, width, true);
-      return Uint8Array.from(data, (value, at) => code8(value, scales[Math.floor(at / width)] ?? 1));
+      const scales = await outputScales(source, true);
+      const bytes = new Uint8Array(count * width);
+      await eachRows(source, (part, first) => {
+        const start = first * width;
+        for (let i = 0; i < part.length; i++) {
+          const at = start + i;
+          bytes[at] = code8(part[i] ?? 0, scales[Math.floor(at / width)] ?? 1);
+        }
+      });
+      return bytes;
     },
   });
   const scales = derived(table, "rows_scale", {
     dtype: "float32",
     shape: [count, 1],
-    read: async () => rowScales((await toFloat32(table.source)).data, count, width, true),
+    read: () => outputScales(source, true),
   });
   return mul(sub(cast(gather(codes, indices), "float32"), rowZero), gather(scales, indices));
 }

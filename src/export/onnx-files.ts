@@ -10,13 +10,22 @@ export type ExternalFiles = Readonly<Record<string, number>>;
 
 /**
  * Write a graph once for each dtype, as `<name><suffix>.onnx`. Weights of more than `externalDataBytes` lie beside the
- * file as `<file>_data`: one protobuf message ends at 2 GB.
+ * file as `<file>_data`, `<file>_data_1`, …: one protobuf message ends at 2 GB, and so does a buffer of some pages.
  */
 export async function writeOnnxFiles(
   storage: Storage,
   folder: string,
   { name, open }: { readonly name: string; readonly open: OpenGraph },
-  { dtypes, externalDataBytes }: { readonly dtypes: readonly OnnxDtypeName[]; readonly externalDataBytes: number },
+  {
+    dtypes,
+    externalDataBytes,
+    maxDataBytes,
+  }: {
+    readonly dtypes: readonly OnnxDtypeName[];
+    readonly externalDataBytes: number;
+    /** Bytes of a file of weights at most, where no single weight is larger. */
+    readonly maxDataBytes: number;
+  },
 ): Promise<ExternalFiles> {
   const { inputs, outputs } = open;
   const folded = fold(Object.values(outputs));
@@ -28,9 +37,11 @@ export async function writeOnnxFiles(
     const file = `${name}${onnxDtypes[dtype].suffix}.onnx`;
     const path = joinPath(folder, file);
     if (closed.weights.reduce((sum, weight) => sum + weightBytes(weight), 0) > externalDataBytes) {
-      external[file] = 1;
-      const { place } = layOutWeights(closed, `${file}_data`);
-      await storage.write(`${path}_data`, weightFile(closed, place));
+      // transformers.js names the files so, and is told how many there are.
+      const nameOf = (piece: number): string => `${file}_data${piece === 0 ? "" : `_${piece}`}`;
+      const { place, files } = layOutWeights(closed, nameOf, maxDataBytes);
+      external[file] = files.length;
+      for (const piece of files) await storage.write(joinPath(folder, piece.location), weightFile(piece, place));
       await storage.write(path, writeOnnx(closed, { place }));
     } else {
       const tensors = new Map<string, Tensor>();

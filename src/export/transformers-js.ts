@@ -14,6 +14,8 @@ export interface TransformersJsOptions extends CardOptions {
   readonly dtypes: readonly OnnxDtypeName[];
   /** Weights of more bytes than this go into a file beside the graph: one protobuf message ends at 2 GB. */
   readonly externalDataBytes?: number;
+  /** Bytes of each of those files at most; 1.9 GB unless given. */
+  readonly maxDataBytes?: number;
 }
 
 const gibibyte = 2 ** 30;
@@ -31,7 +33,7 @@ export async function writeTransformersJsFolder(
   model: PretrainedModel,
   options: TransformersJsOptions,
 ): Promise<void> {
-  const { dtypes, externalDataBytes = 1.5 * gibibyte } = options;
+  const { dtypes, externalDataBytes = 1.5 * gibibyte, maxDataBytes = 1.9e9 } = options;
   const { inTransformers = true, className } = model.architecture;
   if (!inTransformers) {
     throw new TuneError("no-pipeline-form", `transformers.js has no class for ${model.modelType} models.`, {
@@ -46,7 +48,8 @@ export async function writeTransformersJsFolder(
     let external: Readonly<Record<string, number>> = {};
     for (const [name, open] of Object.entries(model.parts())) {
       const part = { name, open };
-      const beside = await writeOnnxFiles(storage, joinPath(staging, "onnx"), part, { dtypes, externalDataBytes });
+      const sizes = { externalDataBytes, maxDataBytes };
+      const beside = await writeOnnxFiles(storage, joinPath(staging, "onnx"), part, { dtypes, ...sizes });
       external = { ...external, ...beside };
     }
     await writeJson(storage, joinPath(staging, "config.json"), {

@@ -7,6 +7,7 @@ import {
   isPattern,
   type LazyTensor,
   sizeOf,
+  sliceRows,
   type Tensor,
 } from "../graph/index.ts";
 import { float8Table } from "./float8.ts";
@@ -106,6 +107,27 @@ export async function toFloat32(source: Tensor | LazyTensor): Promise<Tensor<"fl
     data.set(castTensor(part, "float32").data, start);
   }
   return { dtype: "float32", shape, data };
+}
+
+/**
+ * Visit the rows of a matrix [rows, columns] in float32, from the first to the last, a multiple of `together` at a time (the
+ * last time what is left): `part` holds whole rows, and begins with row `first`. All of it is read at once only where it
+ * cannot be read in parts.
+ */
+export async function eachRows(
+  source: LazyTensor,
+  visit: (part: Float32Array, first: number) => void,
+  together = 1,
+): Promise<void> {
+  const [rows = 0, columns = 0] = source.shape;
+  const step = source.readPart ? Math.max(1, Math.floor(partElements / columns / together)) * together : rows;
+  if (step >= rows) {
+    visit((await toFloat32(source)).data, 0);
+    return;
+  }
+  for (let first = 0; first < rows; first += step) {
+    visit((await toFloat32(sliceRows(source, first, Math.min(rows, first + step)))).data, first);
+  }
 }
 
 /**

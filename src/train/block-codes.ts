@@ -1,5 +1,5 @@
-import { type LazyTensor, sliceRows, type Tensor } from "../graph/index.ts";
-import { toFloat32 } from "../io/convert.ts";
+import type { LazyTensor, Tensor } from "../graph/index.ts";
+import { eachRows } from "../io/convert.ts";
 import type { CodeType } from "../ops/index.ts";
 
 /** Elements of a row that share a scale; 64, as QLoRA's (Dettmers et al. 2023, arXiv 2305.14314, §3). */
@@ -12,9 +12,6 @@ export interface BlockCodes {
   readonly scales: Tensor;
 }
 
-/** Elements that are read and rounded together. */
-const partElements = 2 ** 20;
-
 /**
  * Round a matrix to codes times scales, some rows at a time. 8 bits: the largest of a block is ±127. 4 bits: it is −8,
  * whichever its sign (the scale takes that), so that all sixteen codes are used; what rounds past +7 stays there.
@@ -26,12 +23,7 @@ export async function toBlockCodes(source: LazyTensor, dtype: CodeType): Promise
   const scales = new Float32Array(rows * blocks);
   const codes = dtype === "int8" ? new Int8Array(rows * columns) : new Uint8Array(Math.ceil((rows * columns) / 2));
   // An even number of rows, so that a part of 4-bit codes starts with a byte.
-  const together = source.readPart ? Math.max(2, 2 * Math.floor(partElements / columns / 2)) : rows;
-  for (let row = 0; row < rows; row += together) {
-    const last = Math.min(rows, row + together);
-    const part = await toFloat32(together >= rows ? source : sliceRows(source, row, last));
-    roundRows(part.data, { columns, dtype, codes, scales, row });
-  }
+  await eachRows(source, (part, row) => roundRows(part, { columns, dtype, codes, scales, row }), 2);
   return {
     codes: { dtype, shape: [rows, columns], data: codes },
     scales: { dtype: "float32", shape: [rows, blocks], data: scales },

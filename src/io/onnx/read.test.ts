@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import { beforeAll, describe, expect, it } from "vitest";
 import { TuneError } from "../../errors.ts";
-import { constant, graph, input, int, ints, print, tensor, weight } from "../../graph/index.ts";
+import { constant, graph, input, int, ints, print, tensor, type WeightValue, weight } from "../../graph/index.ts";
 import { importOnnx } from "../../models/onnx-graph.ts";
 import { add, apply, Concat, matmul, reshape, Softmax, Transpose } from "../../ops/index.ts";
 import { memoryStorage } from "../memory-storage.ts";
@@ -27,11 +27,32 @@ let weights: Uint8Array;
 beforeAll(async () => {
   const literal = await w.source.read();
   inline = writeOnnx(model, { place: () => literal });
-  const layout = layOutWeights(model, "weights.bin");
+  const layout = layOutWeights(model, () => "weights.bin", 1e9);
   outside = writeOnnx(model, layout);
   const chunks: Uint8Array[] = [];
-  for await (const chunk of weightFile(model, layout.place)) chunks.push(chunk);
+  for (const file of layout.files) for await (const chunk of weightFile(file, layout.place)) chunks.push(chunk);
   weights = Uint8Array.from(chunks.flatMap((chunk) => [...chunk]));
+});
+
+it("lays weights out in as many files as keep each within a size", () => {
+  const weightOf = (name: string, rows: number): WeightValue => weight(name, { ...w.source, shape: [rows, 256] });
+  const sizes = { a: 3, b: 4, c: 20, d: 1 };
+  const sum = Object.entries(sizes)
+    .map(([name, rows]) => matmul(constant(Array<number>(rows).fill(1), "float32", [1, rows]), weightOf(name, rows)))
+    .reduce((left, right) => add(left, right));
+  const { files, place } = layOutWeights(graph({ outputs: { sum } }), (file) => `w${file}`, 12 * 1024);
+  const found = files.map(({ location, weights: inside, sizeBytes }) => [
+    location,
+    inside.map(({ name }) => name),
+    sizeBytes,
+  ]);
+  expect(found).toEqual([
+    ["w0", ["a", "b"], 8 * 1024], // b starts on a page
+    ["w1", ["c"], 20 * 1024], // larger than a file may be, and alone
+    ["w2", ["d"], 1024],
+  ]);
+  const last = files[2]?.weights[0];
+  expect(last && place(last)).toEqual({ location: "w2", offset: 0, length: 1024 });
 });
 
 const open = (bytes: Uint8Array, files: Record<string, Uint8Array> = {}): ReturnType<typeof openOnnx> =>

@@ -85,21 +85,39 @@ function intermediates(graph: Graph): readonly Value[] {
 /** ONNX recommends starting external tensors on a page, so that they can be mapped. */
 const pageBytes = 4096;
 
-/** A layout of all of a graph's weights, one after the other, in a single file beside the model. */
+/** A file of weights beside a model. */
+export interface WeightFile {
+  readonly location: string;
+  readonly weights: readonly WeightValue[];
+  readonly sizeBytes: number;
+}
+
+/**
+ * A layout of all of a graph's weights beside the model, one after the other, in as many files as keep each within `maxBytes`
+ * (a weight that is larger has a file to itself). `nameOf` names the first, the second, …
+ */
 export function layOutWeights(
   graph: Graph,
-  location: string,
-): { readonly place: (weight: WeightValue) => ExternalRange; readonly sizeBytes: number } {
+  nameOf: (file: number) => string,
+  maxBytes: number,
+): { readonly place: (weight: WeightValue) => ExternalRange; readonly files: readonly WeightFile[] } {
   const ranges = new Map<WeightValue, ExternalRange>();
-  let end = 0;
+  const files: { location: string; weights: WeightValue[]; sizeBytes: number }[] = [];
   for (const weight of graph.weights) {
-    const offset = Math.ceil(end / pageBytes) * pageBytes;
     const length = weightBytes(weight);
-    ranges.set(weight, { location, offset, length });
-    end = offset + length;
+    let file = files.at(-1);
+    let offset = Math.ceil((file?.sizeBytes ?? 0) / pageBytes) * pageBytes;
+    if (file === undefined || offset + length > maxBytes) {
+      file = { location: nameOf(files.length), weights: [], sizeBytes: 0 };
+      files.push(file);
+      offset = 0;
+    }
+    ranges.set(weight, { location: file.location, offset, length });
+    file.weights.push(weight);
+    file.sizeBytes = offset + length;
   }
   return {
-    sizeBytes: end,
+    files,
     place: (weight) => {
       const range = ranges.get(weight);
       assert(range !== undefined, () => `${weight.name} is not a weight of this graph`);
@@ -108,13 +126,13 @@ export function layOutWeights(
   };
 }
 
-/** The bytes of that file, one weight in memory at a time. */
+/** The bytes of such a file, one weight in memory at a time. */
 export async function* weightFile(
-  graph: Graph,
+  { weights }: WeightFile,
   place: (weight: WeightValue) => ExternalRange,
 ): AsyncGenerator<Uint8Array> {
   let at = 0;
-  for (const weight of graph.weights) {
+  for (const weight of weights) {
     const { offset, length } = place(weight);
     if (offset > at) yield new Uint8Array(offset - at);
     const bytes = bytesOf((await weight.source.read()).data);
