@@ -82,7 +82,7 @@ type Place = ReturnType<OnnxOptions["place"]>;
 /** Where each weight of a graph goes, and what the device is handed with it. */
 async function placeWeights(
   graph: Graph,
-  { inPlace, prepack }: { readonly inPlace: boolean; readonly prepack: boolean },
+  how: { readonly inPlace: boolean; readonly prepack: boolean },
 ): Promise<
   Required<Pick<ProgramSource, "externalData" | "weights">> &
     Pick<ProgramSource, "folder"> & { places: ReadonlyMap<string, Place> }
@@ -91,23 +91,18 @@ async function placeWeights(
   const externalData: { path: string; data: Uint8Array }[] = [];
   const weights: Record<string, Tensor> = {};
   let folder: string | undefined;
-  for (const weight of graph.weights) {
+  for (const [weight, way] of waysOf(graph.weights, how)) {
     const { name, source } = weight;
-    const small = weightBytes(weight) <= inlineBytes;
-    const file = inPlace && !small ? mappable(weight) : undefined;
-    if (file) {
-      const [, parent = "", location = ""] = /^(.*)[\\/](.*)$/.exec(file.path) ?? [];
-      folder ??= parent;
-      // ONNX Runtime takes one folder a program; a file elsewhere is read.
-      if (folder === parent) {
-        await file.check();
-        places.set(name, { location, offset: file.offset, length: file.length });
-        continue;
-      }
+    if (way === "map" && source.file) {
+      await source.file.check();
+      const { parent, location } = splitPath(source.file.path);
+      folder = parent;
+      places.set(name, { location, offset: source.file.offset, length: source.file.length });
+      continue;
     }
     const tensor = await source.read();
-    if (small) places.set(name, tensor);
-    else if (inPlace && !prepack && canBeInput(weight.dtype)) {
+    if (way === "inline") places.set(name, tensor);
+    else if (way === "feed") {
       weights[name] = tensor;
       places.set(name, "input");
     } else {
@@ -118,6 +113,44 @@ async function placeWeights(
     }
   }
   return { places, externalData, weights, ...(folder === undefined ? {} : { folder }) };
+}
+
+/** In the model file; mapped from the disk; fed to every run from where it was read to; copied by ONNX Runtime. */
+type Way = "inline" | "map" | "feed" | "copy";
+
+/**
+ * How each weight gets to the device. ONNX Runtime 1.30 takes external data of a program from one folder or from memory, not
+ * from both: what is less of it goes another way.
+ */
+function waysOf(
+  all: readonly WeightValue[],
+  { inPlace, prepack }: { readonly inPlace: boolean; readonly prepack: boolean },
+): ReadonlyMap<WeightValue, Way> {
+  const ways = new Map<WeightValue, Way>();
+  let folder: string | undefined;
+  for (const weight of all) {
+    const file = inPlace ? mappable(weight) : undefined;
+    const parent = file && splitPath(file.path).parent;
+    folder ??= parent;
+    if (weightBytes(weight) <= inlineBytes) ways.set(weight, "inline");
+    else if (file && parent === folder) ways.set(weight, "map");
+    else ways.set(weight, inPlace && !prepack && canBeInput(weight.dtype) ? "feed" : "copy");
+  }
+  const bytesOf = (way: Way): number =>
+    all.reduce((sum, weight) => sum + (ways.get(weight) === way ? weightBytes(weight) : 0), 0);
+  if (bytesOf("map") === 0 || bytesOf("copy") === 0) return ways;
+  const turn = (from: Way, to: (weight: WeightValue) => Way): void => {
+    for (const weight of all) if (ways.get(weight) === from) ways.set(weight, to(weight));
+  };
+  const fed = (weight: WeightValue): boolean => canBeInput(weight.dtype);
+  if (bytesOf("copy") <= bytesOf("map")) turn("copy", (weight) => (fed(weight) ? "feed" : "copy"));
+  if (bytesOf("copy") > 0) turn("map", (weight) => (fed(weight) && !prepack ? "feed" : "copy"));
+  return ways;
+}
+
+function splitPath(path: string): { readonly parent: string; readonly location: string } {
+  const [, parent = "", location = path] = /^(.*)[\\/](.*)$/.exec(path) ?? [];
+  return { parent: parent === "" ? "/" : parent, location };
 }
 
 /** Whether a device that can ({@link Device.inPlace}) reads a weight where it is, in a program whose weights are laid out or not. */
