@@ -79,10 +79,19 @@ async function inspectModel(storage: Storage, folder: string): Promise<Inspectio
         "chat template",
         tokenizer && tokenizer.chatTemplates.size > 0 ? [...tokenizer.chatTemplates.keys()].join(", ") : "none",
       ],
-      ...(model.unused.length > 0 ? [["unused tensors", model.unused.join(", ")] as const] : []),
+      ...(model.leftOut.length > 0 ? [["not used", leftOut(model.leftOut)] as const] : []),
     ],
     rows: packed ? [...packed.matrices].map(([name, { shape }]) => `${name}  ${showPacked(shape)}`) : [],
   };
+}
+
+/** Tensors that a model leaves out, by why nothing is lost without them. */
+function leftOut(tensors: readonly { readonly name: string; readonly why: string }[]): string {
+  const reasons = new Map<string, string[]>();
+  for (const { name, why } of tensors) reasons.set(why, [...(reasons.get(why) ?? []), name]);
+  const shown = ([first, ...more]: readonly string[]): string =>
+    `${first}${more.length > 0 ? ` and ${more.length} more` : ""}`;
+  return [...reasons].map(([why, names]) => `${shown(names)} (${why})`).join("; ");
 }
 
 function packedFacts({ info, matrices, sizeBytes }: PackedFile): readonly (readonly [string, string])[] {

@@ -1,3 +1,4 @@
+import { TuneError } from "../errors.ts";
 import { joinPath } from "../io/storage.ts";
 import {
   canStream,
@@ -106,7 +107,7 @@ export async function streamData(
   const { storage } = model.platform;
   const tokenizer = await model.tokenizer();
   const cache = joinPath(folder, "examples.cache");
-  const maxLength = options.maxLength ?? model.pretrained.sizes.contextLength;
+  const maxLength = lengthOf(model, options);
   const lock = await storage.lock(cache);
   const close = async (): Promise<void> => {
     await storage.remove(cache);
@@ -165,6 +166,23 @@ function keyOf(example: TokenizedExample): string {
     .join(";");
 }
 
+/**
+ * How many tokens an example may have.
+ * @throws {TuneError} `bad-option` for more than a table of positions has rows.
+ */
+function lengthOf({ pretrained, folder }: LoadedModel, { maxLength }: Pick<LoadDataOptions, "maxLength">): number {
+  const { table, length } = pretrained.reads;
+  if (maxLength === undefined || !table || maxLength <= length) return maxLength ?? pretrained.sizes.contextLength;
+  throw new TuneError(
+    "bad-option",
+    `maxLength is ${maxLength}, but the model's table of positions ends at ${length}.`,
+    {
+      at: folder,
+      fix: `use ${length} or less, or a model that reads longer texts`,
+    },
+  );
+}
+
 async function loadFile(model: LoadedModel, path: string, options: LoadDataOptions): Promise<LoadedData> {
   const { pretrained, platform } = model;
   const { storage } = platform;
@@ -173,7 +191,7 @@ async function loadFile(model: LoadedModel, path: string, options: LoadDataOptio
     model: pretrained,
     storage,
     tokenizer: () => model.tokenizer(),
-    maxLength: options.maxLength ?? pretrained.sizes.contextLength,
+    maxLength: lengthOf(model, options),
     ...(options.tooLong ? { tooLong: options.tooLong } : {}),
   };
   const all = await task.read(storage, path);

@@ -151,8 +151,5 @@ export async function loadFlags(
     output.say(`The weights are quantised: ${describeQuantisation(quantised)}.`);
     output.say("They are computed with in float32, and exports hold plain weights.");
   }
-  const { unused } = model.pretrained;
-  if (unused.length > 0)
-    output.say(`The files hold ${unused.length} tensors that the model does not use (${unused[0]}, …).`);
   return { model, adapter: flags.adapter === undefined ? undefined : await loadAdapter(model, flags.adapter) };
 }

@@ -1,6 +1,7 @@
 import type { Dim, InputValue, Value } from "../graph/index.ts";
 import type { ConfigJson } from "./config.ts";
 import type { GgufForm } from "./gguf.ts";
+import type { Harmless } from "./harmless.ts";
 import type { InputForm } from "./inputs.ts";
 import type { DecodeRecipe } from "./recipe.ts";
 
@@ -153,8 +154,8 @@ export interface Form<Config = unknown> {
 export interface Family<Config = unknown> {
   /** `model_type` in `config.json`. */
   readonly modelType: string;
-  /** Tensors that files may hold and nobody needs (buffers of old versions). */
-  readonly ignored: RegExp;
+  /** Tensors that files may hold and nobody needs, besides those of all families: all others are refused. */
+  readonly harmless: readonly Harmless[];
   /** Whether transformers has classes for it; true unless given. */
   readonly inTransformers?: boolean;
   /** What checkpoints call a tensor, where that is not its module's name. */
@@ -194,10 +195,12 @@ export interface Architecture<Config = unknown> {
   readonly className: string;
   /** Checkpoints may leave this off the front of tensor names (`transformer.` in GPT-2's own files). */
   readonly basePrefix: string;
-  /** Tensors that files may hold and nobody needs (buffers of old versions). */
-  readonly ignored: RegExp;
+  /** Tensors that files may hold and nobody needs, besides those of all families: all others are refused. */
+  readonly harmless: readonly Harmless[];
   /** Modules whose weights lie [in, out]; tools that quantise turn them to [out, in]. */
   readonly inOut?: RegExp;
+  /** Whether positions are the rows of a table, so that nothing longer can be read. */
+  readonly positionTable?: true;
   /** The module of the output layer, which `all-linear` leaves out. */
   readonly outputModule: string;
   /** What adapters attach to unless told otherwise: the last part of module names, as PEFT's defaults. */

@@ -6,6 +6,7 @@ import { openAttention, places } from "./attention.ts";
 import { dense, layerNormed, splitHeads } from "./blocks.ts";
 import { type ConfigReader, readConfig } from "./config.ts";
 import { type Encoder, firstTokens, linearTensors, normTensors, sequenceHeads, tokenHead } from "./encoder.ts";
+import { encoderHeads } from "./harmless.ts";
 import { tokenInputs } from "./inputs.ts";
 
 /** The part of a BERT `config.json` that shapes the computation. */
@@ -80,7 +81,7 @@ export const bert: Encoder<BertConfig> = {
   modelType: "bert",
   className: "Bert",
   prefix: "bert",
-  ignored: /(embeddings\.position_ids|^cls\..*|pooler\.dense\.(weight|bias))$/,
+  harmless: encoderHeads,
   defaultTargets: ["query", "value"],
   sublayers: {
     attention: /.*\.attention\.output\.dense/,
@@ -94,7 +95,7 @@ export const bert: Encoder<BertConfig> = {
     return config;
   },
   sizes: bertSizes,
-  reads: (config) => tokenInputs(config.positions, { types: true }),
+  reads: (config) => tokenInputs(config.positions, { types: true, table: true }),
   tensors: bertTensors,
   encode: (config, weights, rows) => {
     const inputIds = input("input_ids", "int64", [rows, "seq"]);

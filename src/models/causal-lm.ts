@@ -25,7 +25,7 @@ export function causalFamily<Config>(architecture: Architecture<Config>): Family
     modelType,
     className,
     basePrefix,
-    ignored,
+    harmless,
     inOut,
     outputModule,
     defaultTargets,
@@ -35,14 +35,14 @@ export function causalFamily<Config>(architecture: Architecture<Config>): Family
   } = architecture;
   return {
     modelType,
-    ignored,
+    harmless,
     ...(inOut ? { inOut } : {}),
     defaultTargets,
     ...(sublayers ? { sublayers } : {}),
     configure,
     sizes,
     ...(architecture.fused ? { fused: architecture.fused } : {}),
-    reads: (config) => tokenInputs(sizes(config).contextLength),
+    reads: (config) => tokenInputs(sizes(config).contextLength, { table: architecture.positionTable === true }),
     forms: [
       {
         task: "causal-lm",

@@ -22,6 +22,7 @@ import { type BertConfig, bertSizes, readBert } from "./bert.ts";
 import { dense, layerNormed, splitHeads } from "./blocks.ts";
 import { readConfig } from "./config.ts";
 import { type Encoder, firstTokens, linearTensors, normTensors, sequenceHeads, tokenHead } from "./encoder.ts";
+import { encoderHeads } from "./harmless.ts";
 import { tokenInputs } from "./inputs.ts";
 
 /** The part of a DeBERTa `config.json` that shapes the computation. */
@@ -50,7 +51,7 @@ export const debertaV2: Encoder<DebertaConfig> = {
   modelType: "deberta-v2",
   className: "DebertaV2",
   prefix: "deberta",
-  ignored: /(embeddings\.position_ids|^lm_predictions\..*|^mask_predictions\..*|^cls\..*)$/,
+  harmless: encoderHeads,
   defaultTargets: ["query_proj", "value_proj"],
   sublayers: {
     attention: /.*\.attention\.output\.dense/,
@@ -90,7 +91,7 @@ export const debertaV2: Encoder<DebertaConfig> = {
   },
 
   sizes: (config: DebertaConfig): ModelSizes => bertSizes(config),
-  reads: (config) => tokenInputs(config.positions, { types: config.tokenTypes > 0 }),
+  reads: (config) => tokenInputs(config.positions, { types: config.tokenTypes > 0, table: config.absolutePositions }),
 
   tensors: (config) => {
     const { hiddenSize: hidden, intermediateSize: inner } = config;

@@ -12,6 +12,7 @@ import {
 import { dense, extend, type RotaryTables, rmsNorm, rotaryTables, rotate, softCap, splitHeads } from "./blocks.ts";
 import { type ConfigJson, type ConfigReader, readConfig } from "./config.ts";
 import { type DecoderGguf, decoderGguf } from "./decoder-gguf.ts";
+import { tiedOutput } from "./harmless.ts";
 import type { DecodeRecipe, LinearRecipe, NormRecipe, RopeRecipe } from "./recipe.ts";
 import { fixedFrequencies, type Rope, readRope, ropeParameters } from "./rope.ts";
 
@@ -144,7 +145,7 @@ export function decoder({
     modelType,
     className,
     basePrefix: "model.",
-    ignored: /rotary_emb\.inv_freq$/,
+    harmless: [tiedOutput("model.embed_tokens.weight")],
     outputModule: "lm_head",
     defaultTargets,
     sublayers: { attention: /.*\.self_attn\.o_proj/, feedForward: /.*\.mlp\.down_proj/ },

@@ -4,6 +4,7 @@ import type { Family, Form, ModelSizes, Sublayers, TaskName, TensorSpec, Weights
 import { lengthOf, places } from "./attention.ts";
 import { dense } from "./blocks.ts";
 import type { ConfigJson } from "./config.ts";
+import type { Harmless } from "./harmless.ts";
 import type { InputForm } from "./inputs.ts";
 
 /** What an encoder makes of a batch. */
@@ -34,7 +35,8 @@ export interface Encoder<Config> {
   readonly className: string;
   /** The module that holds the trunk in models with a head: `bert`. */
   readonly prefix: string;
-  readonly ignored: RegExp;
+  /** Tensors that files may hold and nobody needs, besides those of all families. */
+  readonly harmless: readonly Harmless[];
   /** Whether transformers has classes for it; true unless given. */
   readonly inTransformers?: boolean;
   /** What checkpoints call a tensor, where that is not its module's name. */
@@ -61,7 +63,7 @@ export interface Encoder<Config> {
 export function encoderFamily<Config>(encoder: Encoder<Config>): Family<Config> {
   const {
     modelType,
-    ignored,
+    harmless,
     inTransformers = true,
     defaultTargets,
     sublayers,
@@ -111,7 +113,7 @@ export function encoderFamily<Config>(encoder: Encoder<Config>): Family<Config> 
   };
   return {
     modelType,
-    ignored,
+    harmless,
     inTransformers,
     ...(encoder.storedName ? { storedName: encoder.storedName } : {}),
     defaultTargets,

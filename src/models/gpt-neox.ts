@@ -6,6 +6,7 @@ import type { Architecture, FusedPart, KeyValue, TensorSpec } from "./architectu
 import { dense, extend, layerNormed, rotaryTables, rotate, splitHeads } from "./blocks.ts";
 import { readConfig } from "./config.ts";
 import { type GgufForm, type GgufPart, ropeMetadata } from "./gguf.ts";
+import { causalMasks, tiedOutput } from "./harmless.ts";
 import { type Rope, readRope, ropeParameters } from "./rope.ts";
 
 /** The part of a GPT-NeoX `config.json` that shapes the computation. */
@@ -31,7 +32,7 @@ export const gptNeox: Architecture<GptNeoxConfig> = {
   modelType: "gpt_neox",
   className: "GPTNeoXForCausalLM",
   basePrefix: "gpt_neox.",
-  ignored: /attention\.(bias|masked_bias|rotary_emb\.inv_freq)$/,
+  harmless: [causalMasks("attention"), { ...tiedOutput("gpt_neox.embed_in.weight"), names: /^embed_out\.weight$/ }],
   outputModule: "embed_out",
   defaultTargets: ["query_key_value"],
   sublayers: { attention: /.*\.attention\.dense/, feedForward: /.*\.mlp\.dense_4h_to_h/ },

@@ -6,6 +6,7 @@ import { type Architecture, type KeyValue, partsInOrder, type TensorSpec } from 
 import { dense, extend, layerNormed, splitHeads } from "./blocks.ts";
 import { readConfig } from "./config.ts";
 import type { GgufForm, GgufPart } from "./gguf.ts";
+import { causalMasks, tiedOutput } from "./harmless.ts";
 import type { LinearRecipe, NormRecipe } from "./recipe.ts";
 
 /** The part of a GPT-2 `config.json` that shapes the computation. */
@@ -28,7 +29,8 @@ export const gpt2: Architecture<Gpt2Config> = {
   modelType: "gpt2",
   className: "GPT2LMHeadModel",
   basePrefix: "transformer.",
-  ignored: /\.attn\.(bias|masked_bias)$/,
+  harmless: [causalMasks("attn"), tiedOutput("transformer.wte.weight")],
+  positionTable: true,
   inOut: /\.(c_attn|c_proj|c_fc)$/,
   outputModule: "lm_head",
   defaultTargets: ["c_attn"],

@@ -21,7 +21,7 @@ export { attentionBlocks } from "./attention.ts";
 export { decodeGraph, likelihoodGraph, lossGraph, targetMultiple } from "./causal-lm.ts";
 export { type ConfigJson, untied } from "./config.ts";
 export type { GgufForm, GgufPart } from "./gguf.ts";
-export type { Fed, InputForm, Numbers } from "./inputs.ts";
+export { type Fed, type InputForm, type Numbers, refuseLongerThan } from "./inputs.ts";
 export { checkLabels, type Labels, labelConfig, labelNumber, namedLabels } from "./labels.ts";
 export {
   assembleModel,

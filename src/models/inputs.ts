@@ -1,4 +1,4 @@
-import { assert } from "../errors.ts";
+import { assert, TuneError } from "../errors.ts";
 import { type Tensor, tensor } from "../graph/index.ts";
 
 /** A text or an image as whole numbers: token ids, code points, or pixels as 0xRRGGBB. */
@@ -21,20 +21,42 @@ export interface InputForm {
   readonly kind: "tokens" | "characters" | "pixels";
   /** Most numbers in a sequence; exactly this many where they are pixels. */
   readonly length: number;
+  /** Whether positions are the rows of a table, so that nothing longer can be read at all. */
+  readonly table?: true;
   /** Width and height of an image; 0 for text. */
   readonly imageSize: number;
   /** Lay sequences side by side; `padId` fills rows up. */
   readonly feed: (sequences: readonly Numbers[], padId: number) => Fed;
 }
 
-/** Token ids padded on the right: input_ids, attention_mask and, with `types`, token_type_ids, int64 [batch, seq]. */
-export function tokenInputs(length: number, { types = false }: { readonly types?: boolean } = {}): InputForm {
+/**
+ * Refuse a sequence that reaches beyond the table of positions, before anything runs.
+ * @throws {TuneError} `sequence-too-long`.
+ */
+export function refuseLongerThan(positions: number, length: number): void {
+  if (length <= positions) return;
+  const what = `A sequence has ${length} tokens; the model's table of positions ends at ${positions}.`;
+  throw new TuneError("sequence-too-long", what, {
+    fix: `cut texts to ${positions} tokens (--max-length ${positions}), or use a model that reads longer ones`,
+  });
+}
+
+/**
+ * Token ids padded on the right: input_ids, attention_mask and, with `types`, token_type_ids, int64 [batch, seq]. With `table`
+ * nothing longer can be laid out.
+ */
+export function tokenInputs(
+  length: number,
+  { types = false, table = false }: { readonly types?: boolean; readonly table?: boolean } = {},
+): InputForm {
   return {
     kind: "tokens",
     length,
+    ...(table ? { table } : {}),
     imageSize: 0,
     feed: (sequences, padId) => {
       const seq = sequences.reduce((most, { inputIds }) => Math.max(most, inputIds.length), 1);
+      if (table) refuseLongerThan(length, seq);
       const shape = [sequences.length, seq];
       const [ids, mask, typeIds] = [padId, 0, 0].map((fill) => new Int32Array(sequences.length * seq).fill(fill)) as [
         Int32Array,

@@ -1,8 +1,7 @@
-import { nearest, TuneError } from "../errors.ts";
+import { TuneError } from "../errors.ts";
 import {
   type Dim,
   type DType,
-  isFloat,
   type LazyTensor,
   sizeOf,
   type Tensor,
@@ -31,10 +30,13 @@ import type {
 } from "./architecture.ts";
 import type { ConfigJson } from "./config.ts";
 import type { GgufForm } from "./gguf.ts";
+import { sharedHarmless } from "./harmless.ts";
 import type { InputForm } from "./inputs.ts";
 import { checkLabels, type Labels, labelConfig, labelsOf, namedLabels } from "./labels.ts";
+import { matchTensors } from "./match.ts";
 import type { DecodeRecipe } from "./recipe.ts";
 import { findArchitecture } from "./table.ts";
+import { explainUnused, type UnusedTensor } from "./unused.ts";
 
 /** A pretrained model made for a task: what its folder says, with its weights still unread. */
 export interface PretrainedModel {
@@ -55,10 +57,12 @@ export interface PretrainedModel {
   readonly weights: ReadonlyMap<string, WeightValue>;
   /** What the files hold its tensors in. */
   readonly storedAs: ReadonlySet<DType>;
-  /** Tensors that the files hold and the model does not use. */
+  /** Tensors that the files hold and the model does not use: harmless ones, where {@link openModel} has opened it. */
   readonly unused: readonly string[];
   /** Where the weights are packed: their planes and scales. `weights` gives the same ones dequantised. */
   readonly packed?: PackedFile;
+  /** Why nothing is lost without those tensors. */
+  readonly leftOut: readonly UnusedTensor[];
   /** How another tool quantised the weights of its files, which are read dequantised; empty for plain weights. */
   readonly quantised: readonly Quantisation[];
   /** Parameters of the model; tied tensors count once. */
@@ -106,7 +110,7 @@ export interface ModelChoice {
  * Open a model folder in the Hugging Face layout: `config.json` and safetensors, or a packed file in their place.
  * Weights that another tool quantised are read dequantised, and the configuration is then that of plain weights.
  * @throws {TuneError} `unknown-architecture`, `unknown-task`, `bad-config`, `weights-mismatch` (every missing and
- * misshapen tensor at once), `label-mismatch`, `labels-needed`, what {@link openQuantised} and reading the files throw.
+ * misshapen tensor at once), `unused-tensors` (likewise), `label-mismatch`, `labels-needed`, what {@link openQuantised} and reading the files throw.
  */
 export async function openModel(storage: Storage, folder: string, options: OpenChoice = {}): Promise<PretrainedModel> {
   const config = await readJsonObject(storage, joinPath(folder, "config.json"));
@@ -125,12 +129,39 @@ export async function openModel(storage: Storage, folder: string, options: OpenC
     const { inOut } = architecture;
     const held = await openModelWeights(storage, folder);
     const { tensors: files, quantised } = await openQuantised(held, said, folder, inOut ? { inOut } : {});
-    return assembleModel({ folder, json: withoutQuantisation(json), architecture, files, quantised, ...choice });
+    const parts = { folder, json: withoutQuantisation(json), architecture, files, quantised, ...choice };
+    return withKnownTensors(assembleModel(parts), files);
   }
   const packed = await openPacked(storage, joinPath(folder, packedFileName));
   const matrices = [...packed.matrices].map(([name, entry]) => [name, dequantised(entry)] as const);
   const files = new Map([...packed.tensors, ...matrices]);
-  return { ...assembleModel({ folder, json, architecture, files, ...choice }), packed };
+  return {
+    ...(await withKnownTensors(assembleModel({ folder, json, architecture, files, ...choice }), files)),
+    packed,
+  };
+}
+
+/**
+ * Refuse files that hold more than the model uses, but for what is known to be harmless: the tensors of heads for other tasks,
+ * and those of {@link Harmless} records.
+ */
+async function withKnownTensors(
+  model: PretrainedModel,
+  files: ReadonlyMap<string, LazyTensor>,
+): Promise<PretrainedModel> {
+  const { architecture, folder, modelType, json, task, weights } = model;
+  const { basePrefix, forms } = architecture;
+  const bare = (name: string): string => (name.startsWith(basePrefix) ? name.slice(basePrefix.length) : name);
+  const config = architecture.configure(json);
+  const own = new Set([...weights.keys()].map(bare));
+  const others = forms.filter((form) => form.task !== task);
+  const tensors = others.flatMap((form) => [...form.tensors(config), ...(form.head?.tensors(config, 1) ?? [])]);
+  const heads = new Set(tensors.map(({ name }) => bare(name)).filter((name) => !own.has(name)));
+  const ofHeads = model.unused.filter((name) => heads.has(bare(name)));
+  const rest = model.unused.filter((name) => !heads.has(bare(name)));
+  const known = [...sharedHarmless, ...architecture.harmless];
+  const explained = await explainUnused(rest, files, weights, known, { at: folder, modelType });
+  return { ...model, leftOut: [...ofHeads.map((name) => ({ name, why: "heads for other tasks" })), ...explained] };
 }
 
 /** What a model is put together from. */
@@ -159,9 +190,11 @@ export function assembleModel(parts: ModelParts): PretrainedModel {
   const fused = family.fused?.(config) ?? {};
   const { labels, fresh } = settleHead(form, config, parts);
   const specs = [...form.tensors(config), ...(form.head?.tensors(config, labels?.length ?? 0) ?? [])];
-  const weights = matchTensors(specs, { ...family, ...form }, new Map([...files, ...fresh]), folder);
+  const matched = matchTensors(specs, { ...family, ...form }, new Map([...files, ...fresh]), folder);
+  const weights = new Map(matched.map(({ name, tensor }) => [name, weight(name, checkedFloat32(name, tensor))]));
+  const used = new Set(matched.map(({ key }) => key));
   const read: Weights = (name): Value => {
-    const found = weights.found.get(name);
+    const found = weights.get(name);
     if (found === undefined) throw new Error(`${family.modelType} reads ${name}, which its tensors() do not list`);
     return found;
   };
@@ -181,11 +214,12 @@ export function assembleModel(parts: ModelParts): PretrainedModel {
     reads: family.reads(config),
     labels,
     headModules,
-    weights: weights.found,
-    storedAs: weights.storedAs,
-    unused: weights.unused,
+    weights,
+    storedAs: new Set(matched.map(({ tensor }) => tensor.dtype)),
+    unused: [...files.keys()].filter((name) => !used.has(name)),
+    leftOut: [],
     quantised: parts.quantised ?? [],
-    parameterCount: [...weights.found.values()].reduce((sum, { source }) => sum + sizeOf(source.shape), 0),
+    parameterCount: [...weights.values()].reduce((sum, { source }) => sum + sizeOf(source.shape), 0),
     fusedParts: (module) => fused[module.split(".").at(-1) ?? module] ?? [],
     predict: graphs.predict,
     loss: graphs.loss ?? (() => refuse("continue texts")),
@@ -269,44 +303,6 @@ function describeHead({ className, task }: Form, labels: Labels): ConfigJson {
 
 function moduleOf(tensorName: string): string {
   return tensorName.replace(/\.[^.]*$/, "");
-}
-
-function matchTensors(
-  specs: readonly TensorSpec[],
-  { basePrefix, ignored, storedName = (name) => name }: Family & Form,
-  files: ReadonlyMap<string, LazyTensor>,
-  folder: string,
-): { found: ReadonlyMap<string, WeightValue>; storedAs: ReadonlySet<DType>; unused: readonly string[] } {
-  const problems: string[] = [];
-  const found = new Map<string, WeightValue>();
-  const used = new Set<string>();
-  const storedAs = new Set<DType>();
-  for (const { name, shape } of specs) {
-    const short = name.startsWith(basePrefix) ? name.slice(basePrefix.length) : name;
-    const spellings = [name, short, basePrefix + name];
-    const key = [...spellings, ...spellings.map(storedName)].find((candidate) => files.has(candidate));
-    const tensor = key === undefined ? undefined : files.get(key);
-    if (key === undefined || tensor === undefined) {
-      const [near] = nearest(name, files.keys(), 1);
-      problems.push(`missing ${name} [${shape.join(", ")}]${near ? ` (the files hold ${near})` : ""}`);
-    } else if (tensor.shape.join() !== shape.join()) {
-      problems.push(`${name} is [${tensor.shape.join(", ")}], but config.json asks for [${shape.join(", ")}]`);
-    } else if (!isFloat(tensor.dtype)) {
-      problems.push(`${key} holds ${tensor.dtype}: codes of a quantised matrix, whose scales are not beside it`);
-    } else {
-      used.add(key);
-      storedAs.add(tensor.dtype);
-      found.set(name, weight(name, checkedFloat32(name, tensor)));
-    }
-  }
-  if (problems.length > 0) {
-    throw new TuneError("weights-mismatch", `The weights do not fit config.json:\n  ${problems.join("\n  ")}`, {
-      at: folder,
-      fix: "use the config.json and the safetensors of one and the same model",
-    });
-  }
-  const unused = [...files.keys()].filter((name) => !used.has(name) && !ignored.test(name));
-  return { found, storedAs, unused };
 }
 
 /** Reads as float32, whatever the file holds, and refuses NaN and infinity before anything computes with them. */

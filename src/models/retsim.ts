@@ -55,7 +55,7 @@ export const retsim: Encoder<RetsimConfig> = {
   modelType: "retsim",
   className: "RETSim",
   prefix: "retsim",
-  ignored: /^metric_embedding\./,
+  harmless: [],
   inTransformers: false,
   defaultTargets: ["proj1", "proj2"],
 

@@ -4,6 +4,7 @@ import { type BertConfig, bertLayers, bertSizes, bertTensors, readBert } from ".
 import { dense } from "./blocks.ts";
 import { readConfig } from "./config.ts";
 import { type Encoder, firstTokens, linearTensors, sequenceHeads, tokenHead } from "./encoder.ts";
+import { encoderHeads } from "./harmless.ts";
 import { tokenInputs } from "./inputs.ts";
 
 const sizes: Encoder<BertConfig>["sizes"] = (config) => ({
@@ -19,7 +20,7 @@ export const roberta: Encoder<BertConfig> = {
   modelType: "roberta",
   className: "Roberta",
   prefix: "roberta",
-  ignored: /(embeddings\.position_ids|^lm_head\..*|pooler\.dense\.(weight|bias))$/,
+  harmless: encoderHeads,
   defaultTargets: ["query", "value"],
   sublayers: {
     attention: /.*\.attention\.output\.dense/,
@@ -33,7 +34,7 @@ export const roberta: Encoder<BertConfig> = {
     return config;
   },
   sizes,
-  reads: (config) => tokenInputs(sizes(config).contextLength),
+  reads: (config) => tokenInputs(sizes(config).contextLength, { table: true }),
   tensors: bertTensors,
   encode: (config, weights, rows) => {
     const inputIds = input("input_ids", "int64", [rows, "seq"]);

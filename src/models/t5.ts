@@ -19,6 +19,7 @@ import { additive, lengthOf, openAttention, places } from "./attention.ts";
 import { dense, extend, rmsNorm, splitHeads } from "./blocks.ts";
 import { negativeLikelihood } from "./causal-lm.ts";
 import { readConfig } from "./config.ts";
+import { tiedOutput } from "./harmless.ts";
 import { tokenInputs } from "./inputs.ts";
 
 /** The part of a T5 `config.json` that shapes the computation. */
@@ -46,7 +47,18 @@ type Side = "encoder" | "decoder";
 /** T5 and its descendants (v1.1, Flan). Raffel et al. 2019 (arXiv 1910.10683), §2.1; names as in transformers. */
 export const t5: Family<T5Config> = {
   modelType: "t5",
-  ignored: /((encoder|decoder)\.embed_tokens\.weight|EncDecAttention\.relative_attention_bias\.weight)$/,
+  harmless: [
+    {
+      names: /^(encoder|decoder)\.embed_tokens\.weight$/,
+      when: { sameAs: "shared.weight" },
+      why: "the table of embeddings, which both sides share",
+    },
+    {
+      names: /EncDecAttention\.relative_attention_bias\.weight$/,
+      why: "positions between decoder and encoder, which the architecture does not have",
+    },
+    tiedOutput("shared.weight"),
+  ],
   defaultTargets: ["q", "v"],
   sublayers: {
     attention: /.*\.SelfAttention\.o/,

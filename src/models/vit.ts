@@ -30,7 +30,11 @@ export const vit: Encoder<VitConfig> = {
   className: "ViT",
   prefix: "vit",
   storedName,
-  ignored: /(pooler\.dense\.(weight|bias)|embeddings\.mask_token|^decoder\..*)$/,
+  harmless: [
+    { names: /(^|\.)pooler\.dense\.(weight|bias)$/, why: "the pooler, which this task does not read" },
+    { names: /(^|\.)embeddings\.mask_token$/, why: "what hides patches in pretraining" },
+    { names: /^decoder\./, why: "the decoder of pretraining" },
+  ],
   defaultTargets: ["q_proj", "v_proj"],
 
   configure: (json) => {

@@ -1,6 +1,12 @@
 import { assert } from "../../errors.ts";
 import { type Tensor, tensor } from "../../graph/index.ts";
-import { attentionBlocks, type InputForm, type PretrainedModel, targetMultiple } from "../../models/index.ts";
+import {
+  attentionBlocks,
+  type InputForm,
+  type PretrainedModel,
+  refuseLongerThan,
+  targetMultiple,
+} from "../../models/index.ts";
 import { packRows } from "./packing.ts";
 import { tokensOf } from "./store.ts";
 import type { Sequence, TokenizedExample } from "./tokenize.ts";
@@ -43,20 +49,30 @@ export interface LayoutOptions {
   readonly hiddenSize?: number;
   /** How the model is fed, where it does not continue texts. */
   readonly feed?: InputForm["feed"];
+  /** Rows of the model's table of positions, where it has one. */
+  readonly positions?: number;
 }
 
 /** How batches of a model are laid out. */
 export function layoutOf({ sizes, reads }: PretrainedModel, padId: number): LayoutOptions {
-  return { padId, hiddenSize: sizes.hiddenSize, feed: reads.feed };
+  return {
+    ...{ padId, hiddenSize: sizes.hiddenSize, feed: reads.feed },
+    ...(reads.table ? { positions: reads.length } : {}),
+  };
 }
 
 /**
  * Put sequences side by side, padded on the right to a multiple of what attention is cut into. Packing changes where a
  * sequence stands and nothing else: its positions start at 0, it attends to itself alone, and its labels count the same.
+ * @throws {TuneError} `sequence-too-long` when one reaches beyond the model's table of positions.
  */
-export function makeBatch(examples: readonly Sequence[], { padId, hiddenSize }: LayoutOptions): TokenBatch {
+export function makeBatch(
+  examples: readonly Sequence[],
+  { padId, hiddenSize, positions: rowsOfTable }: LayoutOptions,
+): TokenBatch {
   assert(examples.length > 0, "a batch needs an example");
   const lengths = examples.map(({ inputIds }) => inputIds.length);
+  if (rowsOfTable !== undefined) refuseLongerThan(rowsOfTable, Math.max(...lengths));
   const { rows, width } =
     hiddenSize === undefined ? oneARow(lengths) : packRows(lengths, { multiple: attentionBlocks, hiddenSize });
   const ids = new Int32Array(rows.length * width).fill(padId);
