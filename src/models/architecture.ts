@@ -4,6 +4,7 @@ import type { GgufForm } from "./gguf.ts";
 import type { Harmless } from "./harmless.ts";
 import type { InputForm } from "./inputs.ts";
 import type { DecodeRecipe } from "./recipe.ts";
+import type { SizeKeys } from "./sizes.ts";
 
 /** A tensor that a checkpoint of the architecture holds. */
 export interface TensorSpec {
@@ -154,6 +155,8 @@ export interface Form<Config = unknown> {
 export interface Family<Config = unknown> {
   /** `model_type` in `config.json`. */
   readonly modelType: string;
+  /** Keys of `config.json` that are sizes of tensors. */
+  readonly sizeKeys: SizeKeys;
   /** Tensors that files may hold and nobody needs, besides those of all families: all others are refused. */
   readonly harmless: readonly Harmless[];
   /** Whether transformers has classes for it; true unless given. */
@@ -195,6 +198,8 @@ export interface Architecture<Config = unknown> {
   readonly className: string;
   /** Checkpoints may leave this off the front of tensor names (`transformer.` in GPT-2's own files). */
   readonly basePrefix: string;
+  /** Keys of `config.json` that are sizes of tensors. */
+  readonly sizeKeys: SizeKeys;
   /** Tensors that files may hold and nobody needs, besides those of all families: all others are refused. */
   readonly harmless: readonly Harmless[];
   /** Modules whose weights lie [in, out]; tools that quantise turn them to [out, in]. */

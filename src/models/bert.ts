@@ -8,6 +8,7 @@ import { type ConfigReader, readConfig } from "./config.ts";
 import { type Encoder, firstTokens, linearTensors, normTensors, sequenceHeads, tokenHead } from "./encoder.ts";
 import { encoderHeads } from "./harmless.ts";
 import { tokenInputs } from "./inputs.ts";
+import type { SizeKeys } from "./sizes.ts";
 
 /** The part of a BERT `config.json` that shapes the computation. */
 export interface BertConfig {
@@ -46,6 +47,17 @@ export function readBert(reader: ConfigReader): BertConfig {
   };
 }
 
+/** What they are in `config.json`. */
+export const bertSizeKeys: SizeKeys = {
+  vocab_size: "side",
+  hidden_size: "side",
+  intermediate_size: "side",
+  num_hidden_layers: "layers",
+  num_attention_heads: "side",
+  max_position_embeddings: "side",
+  type_vocab_size: "table",
+};
+
 /** Sizes of a descendant of BERT. */
 export function bertSizes({ vocabSize, hiddenSize, layers, heads, positions }: BertConfig): ModelSizes {
   const headDim = hiddenSize / heads;
@@ -81,6 +93,7 @@ export const bert: Encoder<BertConfig> = {
   modelType: "bert",
   className: "Bert",
   prefix: "bert",
+  sizeKeys: bertSizeKeys,
   harmless: encoderHeads,
   defaultTargets: ["query", "value"],
   sublayers: {

@@ -26,6 +26,7 @@ export function causalFamily<Config>(architecture: Architecture<Config>): Family
     className,
     basePrefix,
     harmless,
+    sizeKeys,
     inOut,
     outputModule,
     defaultTargets,
@@ -36,6 +37,7 @@ export function causalFamily<Config>(architecture: Architecture<Config>): Family
   return {
     modelType,
     harmless,
+    sizeKeys,
     ...(inOut ? { inOut } : {}),
     defaultTargets,
     ...(sublayers ? { sublayers } : {}),

@@ -18,7 +18,7 @@ import {
 import { type Activation, activationNames, activations } from "./activations.ts";
 import type { ModelSizes, TensorSpec, Weights } from "./architecture.ts";
 import { joinHeads, paddingMask, places } from "./attention.ts";
-import { type BertConfig, bertSizes, readBert } from "./bert.ts";
+import { type BertConfig, bertSizeKeys, bertSizes, readBert } from "./bert.ts";
 import { dense, layerNormed, splitHeads } from "./blocks.ts";
 import { readConfig } from "./config.ts";
 import { type Encoder, firstTokens, linearTensors, normTensors, sequenceHeads, tokenHead } from "./encoder.ts";
@@ -51,6 +51,7 @@ export const debertaV2: Encoder<DebertaConfig> = {
   modelType: "deberta-v2",
   className: "DebertaV2",
   prefix: "deberta",
+  sizeKeys: { ...bertSizeKeys, max_relative_positions: "table", position_buckets: "table" },
   harmless: encoderHeads,
   defaultTargets: ["query_proj", "value_proj"],
   sublayers: {

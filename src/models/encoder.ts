@@ -6,6 +6,7 @@ import { dense } from "./blocks.ts";
 import type { ConfigJson } from "./config.ts";
 import type { Harmless } from "./harmless.ts";
 import type { InputForm } from "./inputs.ts";
+import type { SizeKeys } from "./sizes.ts";
 
 /** What an encoder makes of a batch. */
 export interface Encoded {
@@ -35,6 +36,8 @@ export interface Encoder<Config> {
   readonly className: string;
   /** The module that holds the trunk in models with a head: `bert`. */
   readonly prefix: string;
+  /** Keys of `config.json` that are sizes of tensors. */
+  readonly sizeKeys: SizeKeys;
   /** Tensors that files may hold and nobody needs, besides those of all families. */
   readonly harmless: readonly Harmless[];
   /** Whether transformers has classes for it; true unless given. */
@@ -64,6 +67,7 @@ export function encoderFamily<Config>(encoder: Encoder<Config>): Family<Config> 
   const {
     modelType,
     harmless,
+    sizeKeys,
     inTransformers = true,
     defaultTargets,
     sublayers,
@@ -114,6 +118,7 @@ export function encoderFamily<Config>(encoder: Encoder<Config>): Family<Config> 
   return {
     modelType,
     harmless,
+    sizeKeys,
     inTransformers,
     ...(encoder.storedName ? { storedName: encoder.storedName } : {}),
     defaultTargets,

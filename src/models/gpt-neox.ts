@@ -32,6 +32,13 @@ export const gptNeox: Architecture<GptNeoxConfig> = {
   modelType: "gpt_neox",
   className: "GPTNeoXForCausalLM",
   basePrefix: "gpt_neox.",
+  sizeKeys: {
+    vocab_size: "side",
+    hidden_size: "side",
+    intermediate_size: "side",
+    num_hidden_layers: "layers",
+    num_attention_heads: "side",
+  },
   harmless: [causalMasks("attention"), { ...tiedOutput("gpt_neox.embed_in.weight"), names: /^embed_out\.weight$/ }],
   outputModule: "embed_out",
   defaultTargets: ["query_key_value"],

@@ -35,6 +35,7 @@ import type { InputForm } from "./inputs.ts";
 import { checkLabels, type Labels, labelConfig, labelsOf, namedLabels } from "./labels.ts";
 import { matchTensors } from "./match.ts";
 import type { DecodeRecipe } from "./recipe.ts";
+import { checkSizes } from "./sizes.ts";
 import { findArchitecture } from "./table.ts";
 import { explainUnused, type UnusedTensor } from "./unused.ts";
 
@@ -130,6 +131,7 @@ export async function openModel(storage: Storage, folder: string, options: OpenC
     const held = await openModelWeights(storage, folder);
     const { tensors: files, quantised } = await openQuantised(held, said, folder, inOut ? { inOut } : {});
     const parts = { folder, json: withoutQuantisation(json), architecture, files, quantised, ...choice };
+    refuseSizes(parts);
     return withKnownTensors(assembleModel(parts), files);
   }
   const packed = await openPacked(storage, joinPath(folder, packedFileName));
@@ -139,6 +141,20 @@ export async function openModel(storage: Storage, folder: string, options: OpenC
     ...(await withKnownTensors(assembleModel({ folder, json, architecture, files, ...choice }), files)),
     packed,
   };
+}
+
+/** Check sizes before anything is made of them; where they are out of proportion, with what else does not fit. */
+function refuseSizes(parts: ModelParts): void {
+  const rest = (json: ConfigJson): readonly string[] => {
+    try {
+      assembleModel({ ...parts, json });
+      return [];
+    } catch (error) {
+      if (error instanceof TuneError) return error.what.split("\n  ").slice(1);
+      throw error;
+    }
+  };
+  checkSizes(parts.architecture.sizeKeys, parts.json, parts.files, { at: parts.folder, rest });
 }
 
 /**

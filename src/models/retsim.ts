@@ -55,6 +55,13 @@ export const retsim: Encoder<RetsimConfig> = {
   modelType: "retsim",
   className: "RETSim",
   prefix: "retsim",
+  sizeKeys: {
+    binarizer_size: "side",
+    hidden_size: "side",
+    shared_dim: "side",
+    num_hidden_layers: "layers",
+    max_position_embeddings: "side",
+  },
   harmless: [],
   inTransformers: false,
   defaultTargets: ["proj1", "proj2"],

@@ -1,6 +1,6 @@
 import { constant, input, inScope } from "../graph/index.ts";
 import { add, apply, CumSum, cast, equal, gather, mul, not, tanh } from "../ops/index.ts";
-import { type BertConfig, bertLayers, bertSizes, bertTensors, readBert } from "./bert.ts";
+import { type BertConfig, bertLayers, bertSizeKeys, bertSizes, bertTensors, readBert } from "./bert.ts";
 import { dense } from "./blocks.ts";
 import { readConfig } from "./config.ts";
 import { type Encoder, firstTokens, linearTensors, sequenceHeads, tokenHead } from "./encoder.ts";
@@ -20,6 +20,7 @@ export const roberta: Encoder<BertConfig> = {
   modelType: "roberta",
   className: "Roberta",
   prefix: "roberta",
+  sizeKeys: bertSizeKeys,
   harmless: encoderHeads,
   defaultTargets: ["query", "value"],
   sublayers: {

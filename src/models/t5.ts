@@ -47,6 +47,20 @@ type Side = "encoder" | "decoder";
 /** T5 and its descendants (v1.1, Flan). Raffel et al. 2019 (arXiv 1910.10683), §2.1; names as in transformers. */
 export const t5: Family<T5Config> = {
   modelType: "t5",
+  sizeKeys: {
+    vocab_size: "side",
+    d_model: "side",
+    hidden_size: "side",
+    d_kv: "side",
+    head_dim: "side",
+    d_ff: "side",
+    num_layers: "layers",
+    num_hidden_layers: "layers",
+    num_decoder_layers: "layers",
+    num_heads: "side",
+    num_attention_heads: "side",
+    relative_attention_num_buckets: "side",
+  },
   harmless: [
     {
       names: /^(encoder|decoder)\.embed_tokens\.weight$/,

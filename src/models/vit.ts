@@ -30,6 +30,13 @@ export const vit: Encoder<VitConfig> = {
   className: "ViT",
   prefix: "vit",
   storedName,
+  sizeKeys: {
+    hidden_size: "side",
+    intermediate_size: "side",
+    num_hidden_layers: "layers",
+    num_attention_heads: "side",
+    patch_size: "side",
+  },
   harmless: [
     { names: /(^|\.)pooler\.dense\.(weight|bias)$/, why: "the pooler, which this task does not read" },
     { names: /(^|\.)embeddings\.mask_token$/, why: "what hides patches in pretraining" },
