@@ -106,7 +106,7 @@ export const exportForms: Readonly<Record<ExportFormName, AdapterForm | ModelFor
     use: "PeftModel.from_pretrained(base, folder)",
     dtypes: [],
     holds: "adapter",
-    write: (storage, folder, model, adapter, options) =>
+    write: async (storage, folder, model, adapter, options) =>
       writeAdapter(storage, folder, model, asLora(model, adapter, folder), options),
   },
   mlx: {

@@ -56,15 +56,15 @@ export async function writeMlx(
   const adapter = given.choice.method.asLora ? asLora(model, given, folder) : given;
   const { choice } = adapter;
   const { method } = choice;
-  if (choice.inPlace !== undefined) {
-    throw new TuneError("no-adapter-form", "mlx-lm has no adapters with whole modules, biases or tokens beside them.", {
+  if (method.peft?.type !== "LORA" || model.architecture.basePrefix !== "model.") {
+    const what = method.peft?.type === "LORA" ? `${model.modelType} models` : `${method.name} tuning`;
+    throw new TuneError("no-adapter-form", `mlx-lm has no adapters for ${what} in these names.`, {
       at: folder,
       fix: "export merged weights (safetensors), which mlx_lm.convert reads",
     });
   }
-  if (method.peft?.type !== "LORA" || model.architecture.basePrefix !== "model.") {
-    const what = method.peft?.type === "LORA" ? `${model.modelType} models` : `${method.name} tuning`;
-    throw new TuneError("no-adapter-form", `mlx-lm has no adapters for ${what} in these names.`, {
+  if (choice.inPlace !== undefined) {
+    throw new TuneError("no-adapter-form", "mlx-lm has no adapters with whole modules, biases or tokens beside them.", {
       at: folder,
       fix: "export merged weights (safetensors), which mlx_lm.convert reads",
     });
