@@ -2,11 +2,22 @@ import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { parseExactJson as parseExactData } from "../src/io/exact-json.ts";
-import { deepest, parseExactJson, parseJson, parseJsonObject, readJsonObject } from "../src/io/json.ts";
+import {
+  deepest,
+  type JsonObject,
+  parseExactJson,
+  parseJson,
+  parseJsonObject,
+  readJsonObject,
+} from "../src/io/json.ts";
 import { memoryStorage } from "../src/io/memory-storage.ts";
+import { targetedByPeft } from "../src/io/peft-targets.ts";
 import type { Storage } from "../src/io/storage.ts";
 import { readText } from "../src/io/text.ts";
+import { createTokenizer } from "../src/io/tokenizer.ts";
+import { checkPatterns, chooseMethod, chooseModules, configAt, parseTargets } from "../src/methods/index.ts";
 import { readDataset } from "../src/train/data/index.ts";
+import { byteLevelFile } from "./fixtures/byte-level-tokenizer.ts";
 import { root } from "./helpers/root.ts";
 
 /* What comes from strangers ends soon, in little memory, and with a code: depth, length and repetition are bounded. */
@@ -78,6 +89,80 @@ function sources(): string[] {
 function source(name: string): string {
   return readFileSync(join(root, "src", name), "utf8").replace(/\/\*[\s\S]*?\*\/|\/\/.*$/gm, "");
 }
+
+/** A tokenizer that splits texts by an expression, somewhere in its file. */
+function splitting(part: "normalizer" | "pre_tokenizer" | "decoder", Regex: string): () => unknown {
+  const of = {
+    normalizer: { type: "Replace", pattern: { Regex }, content: "" },
+    pre_tokenizer: { type: "Sequence", pretokenizers: [{ type: "Split", pattern: { Regex }, behavior: "Isolated" }] },
+    decoder: { type: "Replace", pattern: { Regex }, content: "" },
+  }[part];
+  return () => createTokenizer({ tokenizer: { ...byteLevelFile(), [part]: of } });
+}
+
+describe("regular expressions", () => {
+  it.each(["normalizer", "pre_tokenizer", "decoder"] as const)("of a tokenizer's %s cannot take forever", (part) => {
+    for (const slow of ["(?:a+)+$", "(?:\\w|\\w\\w)*!", ".*.*.*x"]) {
+      const start = performance.now();
+      expect(splitting(part, slow), slow).toThrow(expect.objectContaining({ code: "malformed-tokenizer" }));
+      expect(splitting(part, slow), slow).toThrow("might take very long");
+      expect(performance.now() - start).toBeLessThan(2000);
+    }
+    expect(splitting(part, "\\s+(?!\\S)|\\s+")).not.toThrow();
+  });
+
+  it.each(["target_modules", "exclude_modules", "layers_pattern"])(
+    "of an adapter's %s end soon, or are refused by name",
+    (key) => {
+      const config = (value: string): JsonObject => ({
+        target_modules: ["q_proj"],
+        layers_to_transform: [0],
+        [key]: value,
+      });
+      const start = performance.now();
+      const asked = targetedByPeft(config("(([a-z_.0-9])+\\.?)+!"), "lm_head", "a");
+      expect(asked?.(`model.layers.0.${"a".repeat(200)}.q_proj`)).toBe(key === "exclude_modules");
+      expect(performance.now() - start).toBeLessThan(2000);
+      for (const [bad, why] of [
+        ["(a)\\1", "back to a group"],
+        ["a++", "possessive"],
+        ["[", "no regular expression"],
+      ] as const) {
+        expect(() => targetedByPeft(config(bad), "lm_head", "a"), bad).toThrow(
+          expect.objectContaining({ code: "peft-bad-config", message: expect.stringContaining(why) }),
+        );
+        expect(() => targetedByPeft(config(bad), "lm_head", "a"), bad).toThrow(key);
+      }
+    },
+  );
+
+  it("of patterns by module and of targets end soon", () => {
+    const modules = [`model.layers.0.${"q".repeat(200)}`, "model.layers.0.v_proj"];
+    const start = performance.now();
+    const choice = chooseMethod("lora", {}, { rank: { "(([a-z_.0-9])+\\.?)+!": 4 } });
+    expect(configAt(choice, modules[0] ?? "")["rank"]).toBe(8);
+    expect(() => checkPatterns(choice, modules)).toThrow(expect.objectContaining({ code: "unknown-target-modules" }));
+    expect(() => chooseModules(parseTargets("/(([a-z_.0-9])+\\.?)+!/"), modules, "lm_head")).toThrow("No linear layer");
+    expect(performance.now() - start).toBeLessThan(2000);
+    expect(() => parseTargets("/(a)\\1/")).toThrow(expect.objectContaining({ code: "bad-target-modules" }));
+  });
+
+  it("are made of texts in few places", () => {
+    const allowed: Readonly<Record<string, string>> = {
+      "pattern.ts": "checks that an expression is one, and matches single characters by it",
+      "regexp-shape.ts": "asks which characters two classes share",
+      "methods/targets.ts": "carries what pattern.ts has compiled",
+      "methods/sublayers.ts": "joins expressions of our own",
+      "export/adapterhub-files.ts": "an expression of our own",
+      "train/data/read.ts": "a text, escaped",
+      "cli/terminal.ts": "marks of our own",
+      "io/json.ts": "a mark of our own",
+      "diagnose/mend.ts": "a method's name",
+    };
+    const found = sources().filter((name) => /new RegExp\(/.test(source(name)));
+    expect(found.filter((name) => allowed[name] === undefined)).toEqual([]);
+  });
+});
 
 describe("texts", () => {
   it("larger than a string are refused by name before they are read", async () => {

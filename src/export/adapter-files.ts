@@ -199,7 +199,7 @@ async function readPeft(storage: Storage, folder: string, model: PretrainedModel
     targets: [...own.keys()],
     parameters,
     ...(steps === undefined ? {} : { steps }),
-    targeted: (outputModule) => targetedByPeft(config, outputModule),
+    targeted: (outputModule) => targetedByPeft(config, outputModule, joinPath(folder, "adapter_config.json")),
   };
 }
 

@@ -96,7 +96,7 @@ it.each([
   `(?:.*?(?:language|text).*?${kinds}.*?${leaves})|(?:\\bmodel\\.layers\\.[\\d]{1,}\\.${kinds}\\.(?:${leaves}))`,
   `(?:.*?(?:language|text).*?${kinds}.*?\\.${leaves})|(?:\\bmodel\\.layers\\.[\\d]{1,}(?!.*\\.experts\\.\\d)\\..*?${kinds}.*?\\.(?:${leaves}))`,
 ])("an expression of Unsloth's chooses the modules that PEFT gives it: %s", (expression) => {
-  const targeted = targetedByPeft({ target_modules: expression }, "lm_head");
+  const targeted = targetedByPeft({ target_modules: expression }, "lm_head", "adapter_config.json");
   const modules = [
     ...["model.layers.0.self_attn.q_proj", "model.layers.11.mlp.down_proj"],
     ...["model.layers.0.self_attn.k_proj", "model.layers.0.mlp.up_proj", "lm_head", "model.norm"],

@@ -1,5 +1,6 @@
 import { Tokenizer } from "@huggingface/tokenizers";
 import { TuneError } from "../errors.ts";
+import { slowShape } from "../regexp-shape.ts";
 import { type ChatTemplate, compileChatTemplate } from "./chat-template.ts";
 import { isJsonObject, type JsonObject, readJsonObject } from "./json.ts";
 import { joinPath, type Storage } from "./storage.ts";
@@ -197,12 +198,32 @@ function makeLibraryTokenizer(tokenizer: JsonObject, config: JsonObject, at: str
   try {
     // Unset parts may be left out of the file; the library wants them named.
     const library: LibraryTokenizer = new Tokenizer({ ...parts, ...tokenizer }, config);
+    checkExpressions(library, new Set());
     library.encode("a", { add_special_tokens: true }); // a malformed part may only show when it runs
     return library;
   } catch (cause) {
     const reason = cause instanceof Error ? cause.message : String(cause);
     throw malformedTokenizer(at, reason, cause);
   }
+}
+
+/**
+ * Check every regular expression that the library has made of tokenizer.json: it will match them by trying.
+ * @throws {Error} for one whose shape may take very long.
+ */
+function checkExpressions(value: unknown, seen: Set<unknown>): void {
+  const holds = (typeof value === "object" && value !== null) || typeof value === "function"; // its parts can be called
+  if (!holds || seen.has(value) || value instanceof Map) return;
+  seen.add(value);
+  if (value instanceof RegExp) {
+    const slow = slowShape(value);
+    if (slow !== undefined)
+      throw new Error(`its expression ${value.source.slice(0, 200)} might take very long: ${slow}`);
+    return;
+  }
+  // Vocabularies are lists of texts: there is nothing in them.
+  const inner = Array.isArray(value) ? (typeof value[0] === "string" ? [] : value) : Object.values(value);
+  for (const part of inner) checkExpressions(part, seen);
 }
 
 /** Special tokens stand in the config as text, or as `{ "content": text }`. */

@@ -1,5 +1,6 @@
 import { nearest, TuneError } from "../errors.ts";
 import { type Fields, resolveFields } from "../fields.ts";
+import { compilePattern, type Pattern } from "../pattern.ts";
 import { adalora } from "./adalora.ts";
 import { alpha } from "./alpha.ts";
 import { bottleneck, compacter, compacterPlusPlus, phm } from "./compacter.ts";
@@ -51,7 +52,7 @@ export type Patterns = Readonly<Record<string, Readonly<Record<string, number>>>
 export function configAt({ config, patterns }: MethodChoice, module: string): MethodConfig {
   if (patterns === undefined) return config;
   const own = Object.entries(patterns).flatMap(([option, values]) => {
-    const found = Object.entries(values).find(([pattern]) => expressionOf(pattern).test(module));
+    const found = Object.entries(values).find(([pattern]) => expressionOf(pattern).matches(module));
     return found ? [[option, found[1]] as const] : [];
   });
   return { ...config, ...Object.fromEntries(own) };
@@ -63,7 +64,9 @@ export function configAt({ config, patterns }: MethodChoice, module: string): Me
  */
 export function checkPatterns({ patterns = {} }: MethodChoice, modules: readonly string[]): void {
   for (const [option, values] of Object.entries(patterns)) {
-    const idle = Object.keys(values).find((pattern) => !modules.some((module) => expressionOf(pattern).test(module)));
+    const idle = Object.keys(values).find(
+      (pattern) => !modules.some((module) => expressionOf(pattern).matches(module)),
+    );
     if (idle === undefined) continue;
     const ends = [...new Set(modules.map((module) => module.split(".").at(-1) ?? module))];
     throw new TuneError("unknown-target-modules", `No tuned module is called "${idle}".`, {
@@ -73,8 +76,25 @@ export function checkPatterns({ patterns = {} }: MethodChoice, modules: readonly
   }
 }
 
-function expressionOf(pattern: string): RegExp {
-  return new RegExp(`^(.*\\.)?(${pattern})$`);
+/** Patterns come with adapters of strangers: see `pattern.ts`. */
+function expressionOf(pattern: string): Pattern {
+  const guarded = <T>(run: () => T): T => {
+    try {
+      return run();
+    } catch (cause) {
+      throw new TuneError(
+        "bad-option",
+        `The module pattern "${pattern.slice(0, 200)}" cannot be used: ${cause instanceof Error ? cause.message : String(cause)}.`,
+        {
+          at: "patterns of modules",
+          fix: "name the end of a module's path, such as down_proj or layers.0.mlp.up_proj",
+          cause,
+        },
+      );
+    }
+  };
+  const compiled = guarded(() => compilePattern(`(.*\\.)?(${pattern})`));
+  return { matches: (module) => guarded(() => compiled.matches(module)) };
 }
 
 /**
@@ -99,7 +119,7 @@ export function chooseMethod(
     resolveFields(method.name, method.fields as Fields<MethodConfig>, given as MethodConfig); // checked field by field
   for (const [option, values] of Object.entries(patterns)) {
     for (const [pattern, value] of Object.entries(values)) {
-      checkPattern(pattern);
+      expressionOf(pattern);
       resolve({ ...options, [option]: value });
     }
   }
@@ -126,23 +146,4 @@ export function chooseMethod(
     ...(used ? { patterns } : {}),
     ...(trained ? { inPlace: { modules, biases, ...(ofTokens ? { tokens } : {}) } } : {}),
   };
-}
-
-/** Patterns come with adapters of strangers: none may take longer to match than its length warrants. */
-function checkPattern(pattern: string): void {
-  const repeatsRepetition = /[*+}]\)?[*+{]|\([^)]*[*+{|][^)]*\)[*+{]/.test(pattern);
-  try {
-    if (pattern.length > 200 || repeatsRepetition) throw new Error("it could take forever to match");
-    expressionOf(pattern);
-  } catch (cause) {
-    throw new TuneError(
-      "bad-option",
-      `The module pattern "${pattern}" cannot be used: ${cause instanceof Error ? cause.message : String(cause)}.`,
-      {
-        at: "patterns of modules",
-        fix: "name the end of a module's path, such as down_proj or layers.0.mlp.up_proj",
-        cause,
-      },
-    );
-  }
 }

@@ -50,7 +50,7 @@ describe("options by module", () => {
   it("are checked as the method's own are, and patterns never take long", () => {
     expect(() => chooseMethod("lora", {}, { rank: { q_proj: 0 } })).toThrow("at least 1");
     expect(() => chooseMethod("lora", {}, { beta: { q_proj: 1 } })).toThrow('no option "beta"');
-    for (const pattern of ["(a+)+$", "(.*)*x", "[", "x".repeat(300)]) {
+    for (const pattern of ["[", "(a)\\1", "a++", "x".repeat(20_000)]) {
       expect(() => chooseMethod("lora", {}, { rank: { [pattern]: 2 } }), pattern).toThrow("cannot be used");
     }
   });

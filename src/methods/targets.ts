@@ -1,4 +1,5 @@
 import { nearest, TuneError } from "../errors.ts";
+import { compilePattern, type Pattern } from "../pattern.ts";
 
 /**
  * Linear modules, named as in PEFT: names matched against the end of module paths, a regular expression matched against
@@ -27,15 +28,34 @@ export function parseTargets(text: string): NamedModules {
       .split(",")
       .map((name) => name.trim())
       .filter((name) => name !== "");
+  compile(pattern, false);
   try {
     return new RegExp(pattern);
   } catch (error) {
-    throw new TuneError("bad-target-modules", `/${pattern}/ is not a regular expression.`, {
-      at: "target modules",
-      fix: "escape special characters, or list names separated by commas",
-      cause: error,
-    });
+    throw badPattern(pattern, error);
   }
+}
+
+/** An expression for whole paths. */
+function compile(source: string, ignoreCase: boolean): Pattern {
+  const guarded = <T>(run: () => T): T => {
+    try {
+      return run();
+    } catch (error) {
+      throw badPattern(source, error);
+    }
+  };
+  const pattern = guarded(() => compilePattern(source, { ignoreCase }));
+  return { matches: (name) => guarded(() => pattern.matches(name)) };
+}
+
+function badPattern(source: string, cause: unknown): TuneError {
+  const reason = cause instanceof Error ? cause.message : String(cause);
+  return new TuneError("bad-target-modules", `/${source}/ cannot be used: ${reason}.`, {
+    at: "target modules",
+    fix: "escape special characters, or list names separated by commas",
+    cause,
+  });
 }
 
 /** Targets as text, for people and for comparing. */
@@ -61,8 +81,8 @@ export function chooseModules(
   const eligible = modules.filter((module) => module !== outputModule);
   if (targets === "all-linear") return eligible;
   if (targets instanceof RegExp) {
-    const whole = new RegExp(`^(?:${targets.source})$`, targets.flags.replace(/[gy]/g, ""));
-    const chosen = modules.filter((module) => whole.test(module));
+    const whole = compile(targets.source, targets.flags.includes("i"));
+    const chosen = modules.filter((module) => whole.matches(module));
     if (chosen.length > 0) return chosen;
     throw unknown([targets.source], modules);
   }

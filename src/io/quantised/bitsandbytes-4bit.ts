@@ -1,6 +1,6 @@
 import type { LazyTensor } from "../../graph/index.ts";
 import { toFloat32 } from "../convert.ts";
-import { isJsonObject, type JsonObject } from "../json.ts";
+import { isJsonObject, type JsonObject, parseJson } from "../json.ts";
 import { readBytes } from "./codes.ts";
 import { type QuantisedFormat, saveDequantised, shown } from "./format.ts";
 
@@ -87,7 +87,7 @@ async function nestedScales(
 /** The state is JSON in the bytes of a tensor. */
 function parseState(bytes: Uint8Array): JsonObject | undefined {
   try {
-    const value: unknown = JSON.parse(new TextDecoder().decode(bytes));
+    const value: unknown = parseJson(new TextDecoder().decode(bytes));
     return isJsonObject(value) ? value : undefined;
   } catch {
     return undefined; // the caller says what it lacks
