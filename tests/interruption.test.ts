@@ -82,12 +82,30 @@ describe("a run that is cut off", () => {
     expect(metrics("stopped")).toEqual(uninterrupted);
   });
 
-  it("leaves at once at the second Ctrl-C, with a checkpoint that resumes", async () => {
-    const { child, ended } = start("left");
-    await until(() => stepsDone("left") >= 4, ended);
-    child.kill("SIGINT");
-    setTimeout(() => child.kill("SIGINT"), 1);
+  it("saves and stops when its terminal goes away, though nobody reads what it says", async () => {
+    const { child, ended } = start("hung-up");
+    await until(() => stepsDone("hung-up") >= 3, ended);
+    child.stdout?.destroy();
+    child.stderr?.destroy();
+    child.kill("SIGHUP");
     expect((await ended).code).toBe(130);
+    expect(existsSync(join(folder, "hung-up/checkpoint.safetensors"))).toBe(true);
+    const { ended: resumed } = start("hung-up", "--resume");
+    expect((await resumed).code).toBe(0);
+    expect(metrics("hung-up")).toEqual(uninterrupted);
+  });
+
+  it("leaves at once at the second Ctrl-C, without an abort, with a checkpoint that resumes", async () => {
+    // In the middle of updates: a worker that is ended there used to abort.
+    for (const [i, delay] of [1, 15, 40, 80].entries()) {
+      const { child, ended } = start("left", ...(i === 0 ? [] : ["--resume"]));
+      await until(() => stepsDone("left") >= 4 + i, ended);
+      child.kill("SIGINT");
+      setTimeout(() => child.kill("SIGINT"), delay);
+      const { code, stderr } = await ended;
+      expect([code, stderr]).toEqual([130, ""]);
+      expect(child.signalCode).toBe(null);
+    }
     const { ended: resumed } = start("left", "--resume");
     expect((await resumed).code).toBe(0);
     expect(metrics("left")).toEqual(uninterrupted);

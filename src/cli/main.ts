@@ -2,14 +2,18 @@
 import { readFileSync } from "node:fs";
 import { Command, CommanderError } from "commander";
 import { commands } from "./index.ts";
+import { ending } from "./leaving.ts";
 import { createOutput } from "./output.ts";
 import { print } from "./terminal.ts";
 
-// Whoever reads what is printed may stop reading (`scion --help | head`): nothing is wrong then.
+// Whoever reads what is printed may stop reading (`scion --help | head`): nothing is wrong then. A run goes on, and saves,
+// when its terminal is gone.
 process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+  if (ending.saves || ending.leaving) return;
   if (error.code !== "EPIPE") throw error;
   process.exit(0);
 });
+process.stderr.on("error", () => undefined); // there is nobody left to tell
 
 process.exitCode = await main(process.argv.slice(2));
 
@@ -61,6 +65,7 @@ Every command takes --json and --help. Exit codes: 0 done, 1 a bug, 2 bad input,
     await program.parseAsync([...args], { from: "user" });
     return code;
   } catch (error) {
+    if (ending.leaving) return 130;
     if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2; // it has said why, or shown help
     const { reportFailure } = await import("./failure.ts");
     return reportFailure(error, json);

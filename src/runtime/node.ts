@@ -30,7 +30,23 @@ export function openNodeDevice(options: DeviceOptions = {}): Promise<Device> {
   if (options.provider === anyProvider) {
     return openFastest(possibleProviders(), (provider) => openNodeDevice({ ...options, provider }));
   }
-  return options.worker === false ? openOrtNode(options) : openRemoteDevice(watch(startWorker()), options);
+  return options.worker === false ? openOrtNode(options) : openInWorker(options);
+}
+
+/** Devices whose workers have not ended. */
+const open = new Set<Device>();
+
+/** Close every device that runs in a worker, after the calls that are under way: before the process is ended. */
+export async function closeDevices(): Promise<void> {
+  await Promise.all([...open].map((device) => device.close()));
+}
+
+async function openInWorker(options: DeviceOptions): Promise<Device> {
+  const worker = startWorker();
+  const device = await openRemoteDevice(watch(worker), options);
+  open.add(device);
+  worker.once("exit", () => open.delete(device));
+  return device;
 }
 
 function startWorker(): Worker {
