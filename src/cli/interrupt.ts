@@ -32,7 +32,6 @@ export function listenForInterrupt(output: Output, doing: string): Interrupt {
   ending.saves = true;
   const release = (): void => {
     for (const name of signals) process.off(name, onSignal);
-    ending.saves = false;
   };
   return { signal: stop.signal, release };
 }
