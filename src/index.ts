@@ -125,6 +125,7 @@ export { type Scheme, schemes } from "./quant/index.ts";
 export type { Device, DeviceOptions } from "./runtime/device.ts";
 export type { FindModelOptions, MemoryUse, Platform } from "./runtime/platform.ts";
 export type { StopSignal } from "./signal.ts";
+export { type BaseWeightsName, baseWeights } from "./train/base-weights.ts";
 export type { DataReport, DataSource, DataWarning } from "./train/data/index.ts";
 export type { RatePoint, RateSearch } from "./train/learning-rate.ts";
 export { chooseObjective, type Objective, type ObjectiveChoice, objectives } from "./train/objectives/index.ts";

@@ -1,5 +1,6 @@
 import type { Adapter } from "../methods/index.ts";
 import type { Device, DeviceOptions } from "../runtime/device.ts";
+import type { BaseWeightsName } from "../train/base-weights.ts";
 import type { TokenizedExample } from "../train/data/index.ts";
 import type { LoadedModel } from "./load-model.ts";
 import { evaluate } from "./run-model.ts";
@@ -23,6 +24,8 @@ export interface ForgettingOptions {
   /** The base's loss on these very examples, when it is known. */
   readonly baseLoss?: number;
   readonly batchSize?: number;
+  /** How frozen weights are held; in float32 unless given. */
+  readonly baseWeights?: BaseWeightsName;
   readonly device?: Device;
   readonly deviceOptions?: DeviceOptions;
   readonly onProgress?: (done: number, total: number) => void;
@@ -37,9 +40,10 @@ export async function measureForgetting(
   examples: readonly TokenizedExample[],
   options: ForgettingOptions,
 ): Promise<Forgetting> {
-  const { adapter, tuned, batchSize, device, deviceOptions, onProgress } = options;
+  const { adapter, tuned, batchSize, baseWeights, device, deviceOptions, onProgress } = options;
   const rest = {
     ...(batchSize === undefined ? {} : { batchSize }),
+    ...(baseWeights ? { baseWeights } : {}),
     ...(device ? { device } : {}),
     ...(deviceOptions ? { deviceOptions } : {}),
   };

@@ -15,6 +15,7 @@ import type { ChatMessage } from "../io/chat-template.ts";
 import { chatTemplateOf } from "../io/tokenizer.ts";
 import type { Adapter } from "../methods/index.ts";
 import type { Device, DeviceOptions } from "../runtime/device.ts";
+import type { BaseWeightsName } from "../train/base-weights.ts";
 import { batchesByLength, layoutOf, type TokenizedExample } from "../train/data/index.ts";
 import { type Measured, meanLoss, openEvaluator } from "../train/evaluator.ts";
 import { judgeExamples } from "../train/judge.ts";
@@ -35,6 +36,8 @@ export interface GenerateOptions extends DecodeOptions {
   readonly deviceOptions?: DeviceOptions;
   /** How finely the kernels of packed models look sums up; by the model's size unless given. */
   readonly lookups?: Lookups;
+  /** How frozen weights are held on ONNX Runtime; in float32 unless given. */
+  readonly baseWeights?: BaseWeightsName;
 }
 
 /**
@@ -46,13 +49,14 @@ export async function* generate(
   prompt: Prompt,
   options: GenerateOptions = {},
 ): AsyncGenerator<string, Generation> {
-  const { adapter, adapters, device, deviceOptions, lookups, ...rest } = options;
+  const { adapter, adapters, device, deviceOptions, lookups, baseWeights, ...rest } = options;
   const session = await openSession(model, {
     ...(adapter ? { adapter } : {}),
     ...(adapters ? { adapters } : {}),
     ...(device ? { device } : {}),
     ...(deviceOptions ? { deviceOptions } : {}),
     ...(lookups ? { lookups } : {}),
+    ...(baseWeights ? { baseWeights } : {}),
   });
   try {
     return yield* session.generate(prompt, rest);
@@ -73,17 +77,21 @@ export interface Session {
   close(): Promise<void>;
 }
 
+/** With what a session is opened, and where. */
+export type SessionOptions = Pick<
+  GenerateOptions,
+  "adapter" | "adapters" | "device" | "deviceOptions" | "lookups" | "baseWeights"
+>;
+
 /**
  * Open a model, with adapters or without, to answer many prompts. A packed model runs on WebAssembly kernels, without
- * being unpacked, unless a device is given, another provider than the platform's first is asked for, the model has no
+ * being unpacked, unless a device or base weights are given, another provider than the platform's first is asked for, the model has no
  * recipe, there are several adapters, or one that is no low-rank update: then its dequantised weights run on ONNX Runtime.
  */
-export async function openSession(
-  model: LoadedModel,
-  options: Pick<GenerateOptions, "adapter" | "adapters" | "device" | "deviceOptions" | "lookups"> = {},
-): Promise<Session> {
+export async function openSession(model: LoadedModel, options: SessionOptions = {}): Promise<Session> {
   const tokenizer = await model.tokenizer();
-  const onKernels = options.device || options.adapters ? undefined : await openOnKernels(model, options);
+  const elsewhere = options.device || options.adapters || options.baseWeights;
+  const onKernels = elsewhere ? undefined : await openOnKernels(model, options);
   const { decoder, close } = onKernels ?? (await openOnDevice(model, options));
   return {
     decoder,
@@ -106,18 +114,14 @@ interface OpenDecoder {
 /** A model on a device: the one that is given, which stays open, or one of its own. */
 async function openOnDevice(
   { pretrained, platform }: LoadedModel,
-  {
-    adapter,
-    adapters = {},
-    device: given,
-    deviceOptions,
-  }: Pick<GenerateOptions, "adapter" | "adapters" | "device" | "deviceOptions">,
+  { adapter, adapters = {}, device: given, deviceOptions, baseWeights }: SessionOptions,
 ): Promise<OpenDecoder> {
   const device = given ?? (await platform.openDevice(deviceOptions));
   const closeDevice = async (): Promise<void> => {
     if (!given) await device.close();
   };
-  const decoder = await openDecoder(device, pretrained, adapter ?? new Map(Object.entries(adapters))).catch(
+  const held = baseWeights ? { baseWeights } : {};
+  const decoder = await openDecoder(device, pretrained, adapter ?? new Map(Object.entries(adapters)), held).catch(
     async (error: unknown) => {
       await closeDevice();
       throw error;
@@ -174,6 +178,8 @@ export interface EvaluateOptions {
   readonly objective?: string;
   /** Whether to answer every example greedily too. */
   readonly exactMatch?: boolean;
+  /** How frozen weights are held; in float32 unless given. */
+  readonly baseWeights?: BaseWeightsName;
   readonly device?: Device;
   readonly deviceOptions?: DeviceOptions;
   readonly onProgress?: (stage: "loss" | "exact match", done: number, total: number) => void;
@@ -185,7 +191,8 @@ export async function evaluate(
   examples: readonly TokenizedExample[],
   options: EvaluateOptions = {},
 ): Promise<Evaluation> {
-  const { adapter, batchSize = 8, onProgress } = options;
+  const { adapter, baseWeights, batchSize = 8, onProgress } = options;
+  const held = baseWeights ? { baseWeights } : {};
   const task = tasks[model.pretrained.task];
   const chosen = chooseObjective(options.objective, {}, examples[0] && task.kindOf(examples[0]));
   const { objective } = chosen;
@@ -207,7 +214,7 @@ export async function evaluate(
 
   async function matchAnswers(): Promise<ExactMatch> {
     const tokenizer = await model.tokenizer();
-    const decoder = await openDecoder(device, model.pretrained, adapter);
+    const decoder = await openDecoder(device, model.pretrained, adapter, held);
     try {
       return await exactMatch(decoder, tokenizer, examples, {
         ...(onProgress ? { onProgress: (done, total) => onProgress("exact match", done, total) } : {}),
@@ -225,6 +232,7 @@ export async function evaluate(
         padId,
         eosId: tokenizer.eosId,
         maxNewTokens,
+        ...held,
         ...(adapter ? { adapter } : {}),
       });
     return exactTargets(tokenizer, examples, generate, {
@@ -235,6 +243,7 @@ export async function evaluate(
   async function measured(): Promise<Measured & { readonly targets: number }> {
     const evaluator = await openEvaluator(device, model.pretrained, {
       objective: chosen,
+      ...held,
       ...(adapter ? { adapter } : {}),
     });
     try {
@@ -250,6 +259,7 @@ export async function evaluate(
       objective: chosen,
       layout,
       batchSize,
+      ...held,
       ...(adapter ? { adapter } : {}),
       onProgress: (done, total) => onProgress?.("loss", done, total),
     });

@@ -4,6 +4,7 @@ import type { ChatMessage } from "../index.ts";
 import { type SamplingFlags, samplingOf, withSampling } from "./generate.ts";
 import {
   type AdaptersFlags,
+  type BaseWeightsFlags,
   deviceOptions,
   forAdapters,
   loadAdapters,
@@ -12,17 +13,18 @@ import {
   sideBySide,
   used,
   withAdapters,
+  withBaseWeights,
   withModel,
 } from "./model.ts";
 import { faint, type Output } from "./output.ts";
 
-interface ChatFlags extends Omit<ModelFlags, "adapter">, AdaptersFlags, SamplingFlags {
+interface ChatFlags extends Omit<ModelFlags, "adapter">, AdaptersFlags, BaseWeightsFlags, SamplingFlags {
   readonly system?: string;
 }
 
 /** `scion chat` */
 export function define(command: Command): void {
-  withSampling(withAdapters(withModel(command.description("Talk with a model"), { adapter: false })))
+  withSampling(withBaseWeights(withAdapters(withModel(command.description("Talk with a model"), { adapter: false }))))
     .option("--system <text>", "a system message to begin with")
     .addHelpText(
       "after",
@@ -45,6 +47,7 @@ export async function run(flags: ChatFlags, output: Output): Promise<number> {
   const session = await openSession(model, {
     ...sideBySide(adapters, flags),
     ...(flags.lookups ? { lookups: flags.lookups } : {}),
+    ...(flags.baseWeights ? { baseWeights: flags.baseWeights } : {}),
     deviceOptions: deviceOptions(flags),
   });
   const opening: readonly ChatMessage[] = flags.system === undefined ? [] : [{ role: "system", content: flags.system }];

@@ -1,10 +1,18 @@
 import type { Command } from "commander";
 import type { Adapter, Forgetting, LoadedModel } from "../index.ts";
-import { deviceOptions, loadFlags, type ModelFlags, wholeNumber, withModel } from "./model.ts";
+import {
+  type BaseWeightsFlags,
+  deviceOptions,
+  loadFlags,
+  type ModelFlags,
+  wholeNumber,
+  withBaseWeights,
+  withModel,
+} from "./model.ts";
 import type { Output } from "./output.ts";
 import { count, createProgress } from "./progress.ts";
 
-interface EvalFlags extends ModelFlags {
+interface EvalFlags extends ModelFlags, BaseWeightsFlags {
   readonly data: string;
   readonly maxLength?: number;
   readonly batchSize: number;
@@ -16,7 +24,7 @@ interface EvalFlags extends ModelFlags {
 
 /** `scion eval` */
 export function define(command: Command): void {
-  withModel(command.description("Measure loss, perplexity and exact match on data"))
+  withBaseWeights(withModel(command.description("Measure loss, perplexity and exact match on data")))
     .requiredOption("-d, --data <file>", "what to measure on, in the forms that tune reads")
     .option("--max-length <tokens>", "longest sequence; the model's context unless given", wholeNumber)
     .option("--batch-size <n>", "sequences measured side by side", wholeNumber, 8)
@@ -44,6 +52,7 @@ export async function run(flags: EvalFlags, output: Output): Promise<number> {
   const progress = createProgress();
   const result = await evaluate(model, data.train, {
     ...(adapter ? { adapter } : {}),
+    ...(flags.baseWeights ? { baseWeights: flags.baseWeights } : {}),
     batchSize: flags.batchSize,
     exactMatch: flags.exactMatch && data.format !== "text" && (data.kind === "sequence" || data.kind === "target"),
     deviceOptions: deviceOptions(flags),
@@ -91,6 +100,7 @@ async function forgettingOf(
     ...(flags.baseModel === undefined ? {} : { tuned: model }),
     ...(adapter ? { adapter } : {}),
     batchSize: flags.batchSize,
+    ...(flags.baseWeights ? { baseWeights: flags.baseWeights } : {}),
     deviceOptions: deviceOptions(flags),
   });
   output.say(

@@ -2,6 +2,7 @@ import { type Command, Option } from "commander";
 import type { Lookups, Prompt } from "../index.ts";
 import {
   type AdaptersFlags,
+  type BaseWeightsFlags,
   deviceOptions,
   forAdapters,
   loadAdapters,
@@ -12,6 +13,7 @@ import {
   used,
   wholeNumber,
   withAdapters,
+  withBaseWeights,
   withModel,
 } from "./model.ts";
 import { type Output, strong } from "./output.ts";
@@ -64,7 +66,7 @@ export function samplingOf({
   return { maxNewTokens, temperature, topK, topP, minP, repetitionPenalty, seed };
 }
 
-interface GenerateFlags extends Omit<ModelFlags, "adapter">, AdaptersFlags, SamplingFlags {
+interface GenerateFlags extends Omit<ModelFlags, "adapter">, AdaptersFlags, BaseWeightsFlags, SamplingFlags {
   readonly prompt: string;
   readonly system?: string;
   readonly raw?: boolean;
@@ -73,7 +75,7 @@ interface GenerateFlags extends Omit<ModelFlags, "adapter">, AdaptersFlags, Samp
 
 /** `scion generate` */
 export function define(command: Command): void {
-  withSampling(withAdapters(withModel(command.description("Continue a prompt"), { adapter: false })))
+  withSampling(withBaseWeights(withAdapters(withModel(command.description("Continue a prompt"), { adapter: false }))))
     .requiredOption("-p, --prompt <text>", "what to continue; - reads standard input")
     .option("--system <text>", "a system message before it")
     .option("--raw", "continue the text as it stands, without the model's chat template")
@@ -105,6 +107,7 @@ export async function run(flags: GenerateFlags, output: Output): Promise<number>
   const session = await openSession(model, {
     ...sideBySide(adapters, flags),
     ...(flags.lookups ? { lookups: flags.lookups } : {}),
+    ...(flags.baseWeights ? { baseWeights: flags.baseWeights } : {}),
     deviceOptions: deviceOptions(flags),
   });
   try {

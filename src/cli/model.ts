@@ -1,6 +1,8 @@
 import { type Command, Option } from "commander";
 import {
   type Adapter,
+  type BaseWeightsName,
+  baseWeights,
   type DeviceOptions,
   describeQuantisation,
   type LoadedModel,
@@ -39,6 +41,21 @@ export function withDevice(command: Command): Command {
   return command
     .option("--device <provider>", "where to run: cpu, webgpu, cuda, or auto for the fastest that starts", "cpu")
     .option("--threads <n>", "threads that one operation may use", wholeNumber);
+}
+
+/** Options of {@link withBaseWeights}. */
+export interface BaseWeightsFlags {
+  readonly baseWeights?: BaseWeightsName;
+}
+
+/** Add the choice of how weights are held to a command that runs a model and does not train it. */
+export function withBaseWeights(command: Command): Command {
+  const names = Object.keys(baseWeights);
+  return command.addOption(
+    new Option("--base-weights <form>", `hold the model's weights in ${names.join(", ")} (default: "f32")`).choices(
+      names,
+    ),
+  );
 }
 
 /** Parse a whole number that commander hands over as text. */

@@ -1,11 +1,12 @@
 import { assert, nearest, TuneError } from "../errors.ts";
-import { graph, type Tensor, tensor, type Value } from "../graph/index.ts";
+import { type Tensor, tensor, type Value } from "../graph/index.ts";
 import { type Adapter, attach, attachSideBySide, checkParameters, type SideBySide } from "../methods/index.ts";
 import type { ModelSizes, PretrainedModel } from "../models/index.ts";
 import type { Device } from "../runtime/device.ts";
 import { onShare } from "../runtime/device-share.ts";
 import { compileGraph } from "../runtime/program.ts";
 import { roughKernelsOf } from "../runtime/provider.ts";
+import { type BaseWeightsName, heldGraph } from "../train/base-weights.ts";
 import { fold, precise } from "../transforms/index.ts";
 
 /** A model ready to continue token sequences on a device, with or without an adapter. */
@@ -38,6 +39,12 @@ export interface Continuation {
   end(): Promise<void>;
 }
 
+/** How a model is made ready. */
+export interface DecoderOptions {
+  /** How frozen weights are held; in float32 unless given. */
+  readonly baseWeights?: BaseWeightsName;
+}
+
 /**
  * Compile the decoding graph of a model on a device, with an adapter or several, of which each sequence uses one.
  * @throws {TuneError} `adapter-mismatch` when an adapter was made for another model.
@@ -46,8 +53,9 @@ export function openDecoder(
   device: Device,
   model: PretrainedModel,
   adapters: Adapter | ReadonlyMap<string, Adapter> = new Map(),
+  options: DecoderOptions = {},
 ): Promise<Decoder> {
-  return onShare(device, (share) => makeDecoder(share, model, adapters));
+  return onShare(device, (share) => makeDecoder(share, model, adapters, options));
 }
 
 /** The same on a device, or a share of one, that the decoder has for itself and closes. */
@@ -55,17 +63,15 @@ async function makeDecoder(
   device: Device,
   model: PretrainedModel,
   adapters: Adapter | ReadonlyMap<string, Adapter>,
+  { baseWeights }: DecoderOptions,
 ): Promise<Decoder> {
   const named = adapters instanceof Map ? adapters : new Map([["adapter", adapters as Adapter]]); // one or the other
   const open = model.decode({ logits: "last" });
   const attached = attachAdapters(open.outputs, named, model);
   const names = Object.keys(attached.outputs);
   const folded = precise(fold(Object.values(attached.outputs)), roughKernelsOf(device.provider));
-  const closed = graph({
-    name: "decode",
-    inputs: open.inputs,
-    outputs: new Map(names.map((name, i) => [name, folded[i] as Value])), // one value a name
-  });
+  const outputs = Object.fromEntries(names.map((name, i) => [name, folded[i] as Value])); // one value a name
+  const closed = heldGraph(baseWeights, { name: "decode", inputs: open.inputs, outputs });
   const program = await compileGraph(device, closed, { residentOutputs: names.filter((name) => name !== "logits") });
   const readsOf = placeAdapters(device, attached);
   const [first] = named.keys();

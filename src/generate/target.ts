@@ -1,9 +1,10 @@
-import { graph, type Tensor, tensor } from "../graph/index.ts";
+import { type Tensor, tensor } from "../graph/index.ts";
 import { type Adapter, adaptedModules, attach, checkParameters, endsOfPath, linearModules } from "../methods/index.ts";
 import type { OpenGraph, PretrainedModel } from "../models/index.ts";
 import type { Device } from "../runtime/device.ts";
 import { withShare } from "../runtime/device-share.ts";
 import { compileGraph, type Program } from "../runtime/program.ts";
+import { type BaseWeightsName, heldGraph } from "../train/base-weights.ts";
 
 /** How texts are turned into others. */
 export interface TargetOptions {
@@ -12,6 +13,8 @@ export interface TargetOptions {
   readonly eosId: number | undefined;
   readonly maxNewTokens: number;
   readonly adapter?: Adapter;
+  /** How frozen weights are held; in float32 unless given. */
+  readonly baseWeights?: BaseWeightsName;
 }
 
 /**
@@ -31,7 +34,7 @@ async function generateAlone(
   device: Device,
   model: PretrainedModel,
   sources: readonly Int32Array[],
-  { padId, eosId, maxNewTokens, adapter }: TargetOptions,
+  { padId, eosId, maxNewTokens, adapter, baseWeights }: TargetOptions,
 ): Promise<readonly (readonly number[])[]> {
   const { outputModule } = model.architecture;
   const { encoder_model: encoder, decoder_model_merged: decoder } = model.parts();
@@ -87,7 +90,7 @@ async function generateAlone(
     const tuned = adapter
       ? attach(outputs, { ...partOf(adapter, outputs), outputModule, training: false }).outputs
       : outputs;
-    return compileGraph(device, graph({ inputs, outputs: tuned }));
+    return compileGraph(device, heldGraph(baseWeights, { inputs, outputs: tuned }));
   }
 
   /** An adapter's share in one of the two parts: those of its modules that are there. */

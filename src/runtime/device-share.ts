@@ -59,6 +59,10 @@ class DeviceShare implements Device {
     return this.#device.patches === true;
   }
 
+  get inPlace(): boolean {
+    return this.#device.inPlace === true;
+  }
+
   async compile(source: ProgramSource): Promise<ProgramId> {
     this.#refuseClosed();
     const program = await this.#device.compile(source);

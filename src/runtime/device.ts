@@ -37,6 +37,8 @@ export interface SessionTuning {
    * About a quarter faster on products with tens of rows, and nothing on one row or on many.
    */
   readonly prepack?: boolean;
+  /** Whether what depends on weights alone is computed when the program is compiled; true when absent. */
+  readonly foldConstants?: boolean;
   /**
    * Whether the CPU keeps the memory of temporaries for the next run; true when absent. Without it a step that is
    * all large temporaries needs a third less memory and more time.

@@ -224,7 +224,12 @@ class OrtDevice implements Device {
         // A pattern is a second copy of all temporaries, kept for every shape that was seen, and saves no time.
         enableMemPattern: false,
         logSeverityLevel: 4, // what goes wrong is thrown; stderr is not ours to write to
-        extra: { session: settings },
+        extra: {
+          session: settings,
+          ...(tuning.foldConstants === false && {
+            optimization: { disable_specified_optimizers: "ConstantFolding" },
+          }),
+        },
         ...(tuning.profile !== undefined && { enableProfiling: true, profileFilePrefix: tuning.profile }),
         ...(externalData.length > 0 && { externalData }),
         ...(gpuOutputs.length > 0 && {

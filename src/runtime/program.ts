@@ -2,6 +2,7 @@ import { TuneError } from "../errors.ts";
 import {
   bytesOf,
   bytesPerElement,
+  type DType,
   type FileRange,
   type Graph,
   type InputValue,
@@ -53,7 +54,7 @@ export async function compileGraph(
   graph: Graph,
   options: {
     readonly residentOutputs?: readonly string[];
-    readonly tuning?: Omit<SessionTuning, "prepack">;
+    readonly tuning?: Omit<SessionTuning, "prepack" | "foldConstants">;
     /** Up to how many bytes of weights are laid out for the CPU's kernels; {@link laidOutBytes} unless given. */
     readonly laidOutBytes?: number;
     /** The operator set that the graph is written in; 21 unless given. */
@@ -63,10 +64,12 @@ export async function compileGraph(
   verify(graph);
   const { opset, tuning, residentOutputs = [] } = options;
   const prepack = laysOut(graph, options.laidOutBytes ?? laidOutBytes);
+  // Folded, what is held in few bits would be decoded for good.
+  const fixed = { prepack, foldConstants: graph.weights.every(({ dtype }) => !isHeldSmall(dtype)) };
   const { places, ...weights } = await placeWeights(graph, { inPlace: device.inPlace === true, prepack });
   const place = ({ name }: WeightValue): Place => places.get(name) as Place; // one a weight
   const model = writeOnnx(graph, { place, ...(opset === undefined ? {} : { opset }) });
-  const program = await device.compile({ model, ...weights, residentOutputs, tuning: { ...tuning, prepack } });
+  const program = await device.compile({ model, ...weights, residentOutputs, tuning: { ...tuning, ...fixed } });
   return {
     graph,
     run: (request) => {
@@ -75,6 +78,11 @@ export async function compileGraph(
     },
     release: () => device.release(program),
   };
+}
+
+/** Whether elements are fewer bits than those that are computed with. */
+function isHeldSmall(dtype: DType): boolean {
+  return bytesPerElement(dtype) < 4 && dtype !== "bool";
 }
 
 type Place = ReturnType<OnnxOptions["place"]>;

@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { randomExamples, randomModel, tinyLlama } from "../../tests/helpers/tiny-model.ts";
+import { openDecoder } from "../generate/index.ts";
 import { type DType, sizeOf } from "../graph/index.ts";
 import { chooseMethod } from "../methods/index.ts";
 import type { PretrainedModel } from "../models/index.ts";
@@ -10,6 +11,7 @@ import type { Device } from "../runtime/device.ts";
 import { openNodeDevice } from "../runtime/node.ts";
 import { type BaseWeightsName, baseWeights } from "./base-weights.ts";
 import { makeBatch } from "./data/index.ts";
+import { openEvaluator } from "./evaluator.ts";
 import { buildTraining } from "./step.ts";
 import { openTrainer, type TrainerOptions } from "./trainer.ts";
 
@@ -57,6 +59,31 @@ describe("frozen weights held in 16 bits", () => {
     const model = await randomModel(tinyLlama, 0, stored);
     expect(await losses(model, name)).toEqual(await losses(model, "f32"));
   });
+
+  it.each(halves)(
+    "%s: evaluating and decoding give what float32 does, and nothing is decoded for good",
+    async (name) => {
+      const stored = (["float16", "bfloat16"] as DType[]).find((dtype) => baseWeights[name].keeps(dtype));
+      const model = await randomModel(tinyLlama, 0, stored);
+      const batch = makeBatch(randomExamples(8), { padId: 0 });
+      const found = await Promise.all(
+        (["f32", name] as const).map(async (held) => {
+          const evaluator = await openEvaluator(device, model, { baseWeights: held });
+          const { loss } = await evaluator.sums(batch);
+          await evaluator.close();
+          const decoder = await openDecoder(device, model, new Map(), { baseWeights: held });
+          const { logits } = await (await decoder.start([[1, 2, 3]])).next([4]);
+          await decoder.close();
+          return { loss, logits };
+        }),
+      );
+      // ONNX Runtime fuses the one graph otherwise than the other.
+      expect(found[1]?.loss).toBeCloseTo(found[0]?.loss ?? Number.NaN, 4);
+      const [plain = [], held = []] = found.map(({ logits: [row] }) => [...(row ?? [])]);
+      expect(plain.length).toBeGreaterThan(0);
+      held.forEach((value, i) => void expect(value).toBeCloseTo(plain[i] ?? Number.NaN, 5));
+    },
+  );
 
   // A rounded weight is off by 2^-11 (float16) or 2^-8 (bfloat16) of itself; the losses by less, for errors average out.
   it.each([

@@ -1,6 +1,8 @@
 import { TuneError } from "../errors.ts";
 import {
   type DType,
+  type Graph,
+  graph,
   type LazyTensor,
   sizeOf,
   sliceRows,
@@ -11,6 +13,7 @@ import {
 } from "../graph/index.ts";
 import { castTensor, toFloat32 } from "../io/convert.ts";
 import { type CodeType, cast, dequantise, gather, reshape, reshapeTo } from "../ops/index.ts";
+import { holdWeights } from "../transforms/index.ts";
 import { type BlockCodes, blockSize, toBlockCodes } from "./block-codes.ts";
 
 /** A frozen weight as a program holds it. */
@@ -77,6 +80,28 @@ export const baseWeights: Readonly<Record<"f32" | "f16" | "bf16" | "q8" | "q4", 
 
 /** Name of a way. */
 export type BaseWeightsName = keyof typeof baseWeights;
+
+/**
+ * The graph of a program that does not train, its weights held in one of the ways; {@link holdWeights} says what of it is
+ * decoded, and when.
+ */
+export function heldGraph(
+  held: BaseWeightsName | undefined,
+  {
+    name,
+    inputs,
+    outputs,
+  }: Pick<Parameters<typeof graph>[0], "name" | "inputs"> & { outputs: Readonly<Record<string, Value>> },
+): Graph {
+  const { values, decoded } = holdWeights(Object.values(outputs), baseWeights[held ?? "f32"].hold);
+  const named = Object.keys(outputs).map((key, i): [string, Value] => [key, values[i] as Value]); // one value a name
+  return graph({
+    ...(name === undefined ? {} : { name }),
+    ...(inputs ? { inputs } : {}),
+    outputs: new Map(named),
+    first: decoded,
+  });
+}
 
 /** A large matrix as pieces that are held by themselves. */
 function piecesOf(

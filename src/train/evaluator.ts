@@ -1,4 +1,4 @@
-import { type Graph, graph, type Tensor, tensor, type Value } from "../graph/index.ts";
+import { type Graph, type Tensor, tensor, type Value } from "../graph/index.ts";
 import { type Adapter, type Attached, attach, checkParameters } from "../methods/index.ts";
 import type { PretrainedModel } from "../models/index.ts";
 import type { Device } from "../runtime/device.ts";
@@ -6,6 +6,7 @@ import { onShare } from "../runtime/device-share.ts";
 import { compileGraph } from "../runtime/program.ts";
 import { roughKernelsOf } from "../runtime/provider.ts";
 import { fold, gatherEarly, precise, readInPlace } from "../transforms/index.ts";
+import { type BaseWeightsName, heldGraph } from "./base-weights.ts";
 import type { Batch } from "./data/index.ts";
 import { chooseObjective, type ObjectiveChoice } from "./objectives/index.ts";
 
@@ -28,6 +29,8 @@ export interface EvaluatorOptions {
   readonly adapter?: Pick<Adapter, "choice" | "targets" | "parameters">;
   /** Next-token prediction unless given. */
   readonly objective?: ObjectiveChoice;
+  /** How frozen weights are held; in float32 unless given. */
+  readonly baseWeights?: BaseWeightsName;
 }
 
 /**
@@ -37,9 +40,10 @@ export interface EvaluatorOptions {
 export async function openEvaluator(
   device: Device,
   model: PretrainedModel,
-  { adapter, objective }: EvaluatorOptions = {},
+  options: EvaluatorOptions = {},
 ): Promise<Evaluator> {
-  const { graph: evaluation, attached } = buildEvaluation(device.provider, model, adapter, objective);
+  const { adapter } = options;
+  const { graph: evaluation, attached } = buildEvaluation(device.provider, model, options);
   return onShare(device, async (share) => {
     const program = await compileGraph(share, evaluation);
     if (attached && adapter) {
@@ -67,9 +71,9 @@ export function measuredIn(outputs: Readonly<Record<string, Tensor>>): Measured 
 function buildEvaluation(
   provider: string,
   model: PretrainedModel,
-  adapter: EvaluatorOptions["adapter"],
-  { objective, config }: ObjectiveChoice = chooseObjective(undefined),
+  { adapter, objective: choice = chooseObjective(undefined), baseWeights }: EvaluatorOptions,
 ): { readonly graph: Graph; readonly attached: Attached | undefined } {
+  const { objective, config } = choice;
   const { inputs, outputs } = objective.forward(model);
   const { outputModule } = model.architecture;
   const attached = adapter && attach(outputs, { ...adapter, outputModule, training: false });
@@ -77,10 +81,10 @@ function buildEvaluation(
   const named = { loss: defined.loss, ...defined.measures };
   const folded = readInPlace(precise(fold(gatherEarly(Object.values(named))), roughKernelsOf(provider)));
   return {
-    graph: graph({
+    graph: heldGraph(baseWeights, {
       name: "evaluate",
       inputs: [...inputs, ...defined.inputs],
-      outputs: new Map(Object.keys(named).map((name, i) => [name, folded[i] as Value])), // one a name
+      outputs: Object.fromEntries(Object.keys(named).map((name, i) => [name, folded[i] as Value])), // one a name
     }),
     attached,
   };

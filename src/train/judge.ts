@@ -1,5 +1,5 @@
 import { assert } from "../errors.ts";
-import { graph, type Tensor, tensor, type Value } from "../graph/index.ts";
+import { type Tensor, tensor, type Value } from "../graph/index.ts";
 import { type Adapter, attach, checkParameters } from "../methods/index.ts";
 import type { PretrainedModel } from "../models/index.ts";
 import type { Device } from "../runtime/device.ts";
@@ -7,6 +7,7 @@ import { withShare } from "../runtime/device-share.ts";
 import { compileGraph } from "../runtime/program.ts";
 import { roughKernelsOf } from "../runtime/provider.ts";
 import { fold, precise, readInPlace } from "../transforms/index.ts";
+import { type BaseWeightsName, heldGraph } from "./base-weights.ts";
 import type { LayoutOptions, TokenizedExample } from "./data/index.ts";
 import { addUp, type Measured, measuredIn } from "./evaluator.ts";
 import type { ObjectiveChoice } from "./objectives/index.ts";
@@ -18,6 +19,8 @@ export interface JudgeOptions {
   readonly layout: LayoutOptions;
   readonly batchSize: number;
   readonly adapter?: Adapter;
+  /** How frozen weights are held; in float32 unless given. */
+  readonly baseWeights?: BaseWeightsName;
   readonly onProgress?: (done: number, total: number) => void;
 }
 
@@ -56,11 +59,9 @@ async function judgeAlone(
   assert(said !== undefined, "a model says something");
   const named = { loss: defined.loss, ...defined.measures, [saidName]: said };
   const folded = readInPlace(precise(fold(Object.values(named)), roughKernelsOf(device.provider)));
-  const closed = new Map(Object.keys(named).map((name, i) => [name, folded[i] as Value])); // one a name
-  const program = await compileGraph(
-    device,
-    graph({ name: "judge", inputs: [...inputs, ...defined.inputs], outputs: closed }),
-  );
+  const closed = Object.fromEntries(Object.keys(named).map((name, i) => [name, folded[i] as Value])); // one a name
+  const parts = { name: "judge", inputs: [...inputs, ...defined.inputs], outputs: closed };
+  const program = await compileGraph(device, heldGraph(options.baseWeights, parts));
   const reads: Record<string, string> = {};
   if (attached && adapter) {
     checkParameters(attached.trainables, adapter.parameters, model.folder);
