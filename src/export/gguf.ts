@@ -11,7 +11,8 @@ import {
   uint32,
   writeGguf,
 } from "../io/gguf.ts";
-import { joinPath, type Storage, writeFolder } from "../io/storage.ts";
+import { writeFolder } from "../io/outputs/index.ts";
+import { joinPath, type Storage } from "../io/storage.ts";
 import { type Adapter, adaptedModules, configAt, type LoraConfig, loraScale, parameterName } from "../methods/index.ts";
 import type { GgufForm, GgufPart, PretrainedModel } from "../models/index.ts";
 import { checkPreTokenizer, ggufName, noForm, tokenizerMetadata } from "./gguf-tokenizer.ts";
@@ -61,7 +62,7 @@ export async function writeGgufFolder(
       return { name: part.name, shape, type: typeFor(part, shape, dtype), read };
     });
   const files = dtypes.map((dtype) => `${title}-${dtype}.gguf`);
-  await writeFolder(storage, folder, async (staging) => {
+  await writeFolder(storage, folder, "gguf", async (staging) => {
     await copyLicence(storage, model.folder, staging);
     for (const [i, dtype] of dtypes.entries()) {
       const content = { metadata: metadataFor(dtype), tensors: tensorsFor(dtype) };
@@ -124,7 +125,7 @@ export async function writeGgufAdapter(
     });
   const title = titleOf(folder);
   const { baseModel } = options;
-  await writeFolder(storage, folder, async (staging) => {
+  await writeFolder(storage, folder, "gguf-lora", async (staging) => {
     for (const dtype of options.dtypes) {
       const metadata: GgufMetadata = {
         ...described(form, { kind: "adapter", title, baseModel, dtype }),

@@ -1,6 +1,7 @@
 import { TuneError } from "../errors.ts";
 import { assertFinite } from "../io/convert.ts";
 import type { JsonObject } from "../io/json.ts";
+import { writeFolder } from "../io/outputs/index.ts";
 import {
   keptAs,
   openPacked,
@@ -14,7 +15,7 @@ import {
   writePacked,
 } from "../io/packed/index.ts";
 import { openSafetensors, writeSafetensors } from "../io/safetensors.ts";
-import { joinPath, type Storage, writeFolder } from "../io/storage.ts";
+import { joinPath, type Storage } from "../io/storage.ts";
 import { type Adapter, chooseMethod, parameterName } from "../methods/index.ts";
 import type { PretrainedModel } from "../models/index.ts";
 import { cardFiles, titleOf } from "./model-card.ts";
@@ -44,7 +45,7 @@ export async function writePackedModel(
   const tensors = [...model.weights]
     .filter(([name]) => !packed.has(name))
     .map(([name, { source, shape }]) => ({ name, tensor: keptAs(source, shape.length > 1 ? keepAs : "float32") }));
-  await writeFolder(storage, folder, async (staging) => {
+  await writeFolder(storage, folder, "packed", async (staging) => {
     await copyCompanions(storage, model.folder, staging);
     await writePacked(storage, joinPath(staging, packedFileName), { info, matrices, tensors });
     const { torch_dtype: _torchDtype, dtype: _dtype, ...config } = model.json;
@@ -113,7 +114,7 @@ export async function writeScales(
     const data = scaleValues(matrix.scaleKind, matrix.scales);
     return [{ name: moduleOf(name), tensor: { dtype: "float32", shape: parameter.shape, data } as const }];
   });
-  await writeFolder(storage, folder, (staging) =>
+  await writeFolder(storage, folder, "scales", (staging) =>
     writeSafetensors(storage, joinPath(staging, scalesFile), entries, {
       format: "scion-scales",
       base_model: baseModel,

@@ -1,5 +1,6 @@
 import { writeModelWeights } from "../io/model-weights.ts";
-import { joinPath, type Storage, writeFolder } from "../io/storage.ts";
+import { writeFolder } from "../io/outputs/index.ts";
+import { joinPath, type Storage } from "../io/storage.ts";
 import type { PretrainedModel } from "../models/index.ts";
 import { type CardOptions, cardFiles, titleOf } from "./model-card.ts";
 import { copyCompanions, float32Config, writeFiles, writeJson } from "./model-files.ts";
@@ -21,7 +22,7 @@ export async function writeSafetensorsFolder(
   options: SafetensorsOptions,
 ): Promise<void> {
   const { maxShardBytes } = options;
-  await writeFolder(storage, folder, async (staging) => {
+  await writeFolder(storage, folder, "safetensors", async (staging) => {
     await copyCompanions(storage, model.folder, staging);
     await writeJson(storage, joinPath(staging, "config.json"), float32Config(model.json, model.architecture.className));
     const stored = model.architecture.storedName ?? ((name: string): string => name);

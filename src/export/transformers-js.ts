@@ -1,6 +1,7 @@
 import { TuneError } from "../errors.ts";
 import { type JsonObject, readJsonObject } from "../io/json.ts";
-import { joinPath, type Storage, writeFolder } from "../io/storage.ts";
+import { writeFolder } from "../io/outputs/index.ts";
+import { joinPath, type Storage } from "../io/storage.ts";
 import { readText } from "../io/text.ts";
 import type { PretrainedModel } from "../models/index.ts";
 import { type CardOptions, cardFiles, titleOf } from "./model-card.ts";
@@ -41,7 +42,7 @@ export async function writeTransformersJsFolder(
       fix: "export the adapter (peft) or merged weights (safetensors) instead",
     });
   }
-  await writeFolder(storage, folder, async (staging) => {
+  await writeFolder(storage, folder, "transformers.js", async (staging) => {
     await copyCompanions(storage, model.folder, staging);
     await writeTokenizerConfig(storage, staging);
     await writePreprocessor(storage, staging, model);

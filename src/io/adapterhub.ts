@@ -10,10 +10,11 @@ import {
   readJsonObject,
   stringifyExactJson,
 } from "./json.ts";
+import { writeFolder } from "./outputs/index.ts";
 import { pickleRefused } from "./pickle.ts";
 import { type Problem, throwProblems } from "./problems.ts";
 import { type NamedTensor, openSafetensors, writeSafetensors } from "./safetensors.ts";
-import { joinPath, type Storage, writeFolder } from "./storage.ts";
+import { joinPath, type Storage } from "./storage.ts";
 import { readText } from "./text.ts";
 
 /*
@@ -267,7 +268,7 @@ export async function writeAdapterHub(
   }
   const [root = ""] = [...places.values()][0]?.split(".") ?? [];
   if (rule) entries.push({ name: spelled(`${root}.shared_parameters.${name}.phm_rule`), tensor: rule });
-  await writeFolder(storage, folder, async (staging) => {
+  await writeFolder(storage, folder, "adapterhub", async (staging) => {
     await storage.write(joinPath(staging, configFile), config);
     await writeSafetensors(storage, joinPath(staging, weightsFile), entries);
     for (const [file, json] of Object.entries(beside)) {

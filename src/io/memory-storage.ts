@@ -74,7 +74,9 @@ export function memoryStorage(files: Readonly<Record<string, string | Uint8Array
         throw new TuneError("write-failed", `cannot rename ${from} to ${to}: one is inside the other.`);
       }
       requireWritable(target);
-      for (const path of kept.keys()) if (path === target || path.startsWith(`${target}/`)) kept.delete(path);
+      if (isFolder(target) || (kept.has(target) && !kept.has(source))) {
+        throw new TuneError("write-failed", `cannot rename ${from} to ${to}: something is there already.`);
+      }
       for (const [path, bytes] of moved) {
         kept.delete(path);
         kept.set(target + path.slice(source.length), bytes);
@@ -90,6 +92,9 @@ export function memoryStorage(files: Readonly<Record<string, string | Uint8Array
         },
       };
     },
+    prune: async () => undefined, // no folder without a file is known here
+    resolve: async (path) => normal(path),
+    fixed: async (folder) => normal(folder) === "", // everything is in it
     remove: async (path) => {
       const gone = normal(path);
       for (const key of kept.keys()) if (key === gone || key.startsWith(`${gone}/`)) kept.delete(key);

@@ -1,9 +1,10 @@
 import { TuneError } from "../errors.ts";
 import type { LazyTensor, Tensor } from "../graph/index.ts";
 import { isJsonObject, type JsonObject, readJsonObject } from "./json.ts";
+import { writeFolder } from "./outputs/index.ts";
 import { type Problem, throwProblems } from "./problems.ts";
 import { type NamedTensor, openSafetensors, writeSafetensors } from "./safetensors.ts";
-import { joinPath, type Storage, writeFolder } from "./storage.ts";
+import { joinPath, type Storage } from "./storage.ts";
 
 /*
  * Adapters as mlx-lm keeps them: `adapters.safetensors` with `<module>.lora_a` [in, rank], `.lora_b` [rank, out] and, of
@@ -100,7 +101,7 @@ export async function writeMlxAdapter(
   const entries = [...tensors].flatMap(([module, own]): NamedTensor[] =>
     parts.flatMap((part) => (own[part] ? [{ name: `${module}.${part}`, tensor: own[part] }] : [])),
   );
-  await writeFolder(storage, folder, async (staging) => {
+  await writeFolder(storage, folder, "mlx", async (staging) => {
     await storage.write(joinPath(staging, configFile), `${JSON.stringify(config, null, 4)}\n`);
     await writeSafetensors(storage, joinPath(staging, weightsFile), entries);
     for (const [name, text] of Object.entries(beside)) await storage.write(joinPath(staging, name), text);

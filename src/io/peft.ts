@@ -1,12 +1,13 @@
 import { assert, nearest, TuneError } from "../errors.ts";
 import type { LazyTensor, Tensor } from "../graph/index.ts";
 import { type JsonObject, parseJsonObject } from "./json.ts";
+import { writeFolder, writeFolder } from "./outputs/index.ts";
 import { peftTaskType } from "./peft-task.ts";
 import { type PeftTokens, settleTokens, tokenRowsModule, tokenRowsSuffix, tokensConfig } from "./peft-tokens.ts";
 import { pickleRefused } from "./pickle.ts";
 import { type Problem, throwProblems } from "./problems.ts";
 import { type NamedTensor, openSafetensors, writeSafetensors } from "./safetensors.ts";
-import { joinPath, type Storage, writeFolder } from "./storage.ts";
+import { joinPath, type Storage } from "./storage.ts";
 import { readBytes } from "./text.ts";
 
 /** How PEFT stores one kind of adapter: its `peft_type`, and our name of each tensor of a module -> PEFT's suffix. */
@@ -140,7 +141,7 @@ export async function writePeftAdapter(
   for (const [module, tensor] of whole?.tokens?.rows ?? [])
     entries.push({ name: `${prefix}${module}.${tokenRowsSuffix}`, tensor });
   const sorted = Object.fromEntries(Object.entries(config).sort(([a], [b]) => (a < b ? -1 : 1)));
-  await writeFolder(storage, folder, async (staging) => {
+  await writeFolder(storage, folder, "peft", async (staging) => {
     await storage.write(joinPath(staging, configFile), JSON.stringify(sorted, null, 2));
     await writeSafetensors(storage, joinPath(staging, weightsFile), entries);
     for (const [name, content] of Object.entries(beside)) {

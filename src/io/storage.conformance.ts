@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { TuneError } from "../errors.ts";
-import { joinPath, type Storage, writeFolder } from "./storage.ts";
+import { joinPath, type Storage } from "./storage.ts";
 
 /** What every {@link Storage} promises. `fresh` gives one and an empty folder of it. */
 export function storageConformance(
@@ -123,22 +123,44 @@ export function storageConformance(
       expect(text(await storage.read(path("logs/a")))).toBe("one\ntwö\n");
     });
 
-    check("renames files and folders, replacing whatever is at the target", async (storage, path) => {
-      await storage.write(path("file"), "file");
-      await storage.write(path("old/gone"), "old");
-      await storage.write(path("new/kept"), "new");
-      await storage.rename(path("new"), path("old"));
-      expect(await storage.list(path(""))).toEqual(["file", "old/"]);
-      expect(await storage.list(path("old"))).toEqual(["kept"]);
-      await storage.rename(path("file"), path("old"));
-      expect(text(await storage.read(path("old")))).toBe("file");
-      await storage.write(path("again/x"), "x");
-      await storage.rename(path("again"), path("old"));
-      await storage.rename(path("old/x"), path("far/away"));
-      expect(text(await storage.read(path("far/away")))).toBe("x");
-      await storage.rename(path("far/away"), path("far/away"));
-      expect(await storage.list(path("far"))).toEqual(["away"]);
-      await failsWith("write-failed", storage.rename(path("far"), path("far/inside")), "far/inside");
+    check(
+      "renames files and folders; a file takes a file's place, and nothing else is replaced",
+      async (storage, path) => {
+        await storage.write(path("file"), "file");
+        await storage.write(path("other"), "other");
+        await storage.write(path("old/kept"), "old");
+        await storage.write(path("new/x"), "new");
+        await failsWith("write-failed", storage.rename(path("new"), path("old")), path("old"));
+        await failsWith("write-failed", storage.rename(path("file"), path("old")), path("old"));
+        await failsWith("write-failed", storage.rename(path("new"), path("file")), path("file"));
+        expect([await storage.list(path("old")), await storage.list(path("new"))]).toEqual([["kept"], ["x"]]);
+        await storage.rename(path("file"), path("other"));
+        expect(text(await storage.read(path("other")))).toBe("file");
+        await storage.rename(path("new"), path("far/away"));
+        expect(text(await storage.read(path("far/away/x")))).toBe("new");
+        await storage.rename(path("far/away"), path("far/away"));
+        expect(await storage.list(path("far"))).toEqual(["away/"]);
+        await failsWith("write-failed", storage.rename(path("far"), path("far/inside")), "far/inside");
+      },
+    );
+
+    check("removes folders that hold no file, and no other", async (storage, path) => {
+      await storage.write(path("a/b/c"), "x");
+      await storage.prune(path("a"));
+      expect(await storage.list(path("a/b"))).toEqual(["c"]);
+      await storage.remove(path("a/b/c"));
+      await storage.prune(path("a"));
+      await storage.prune(path("a"));
+      expect(await storage.list(path(""))).toEqual([]);
+    });
+
+    check("knows a path by one name, whether it is there or not", async (storage, path) => {
+      await storage.write(path("a/b"), "x");
+      const real = await storage.resolve(path("a/b"));
+      expect(await storage.resolve(path("./a//b"))).toBe(real);
+      expect(await storage.resolve(real)).toBe(real);
+      expect(await storage.resolve(path("a/none"))).toBe(real.replace(/b$/, "none"));
+      expect([await storage.fixed(path("a")), await storage.fixed(path("none"))]).toEqual([false, false]);
     });
 
     check("removes files and folders, and does not mind when there is nothing", async (storage, path) => {
@@ -149,19 +171,6 @@ export function storageConformance(
       await storage.remove(path("b"));
       await storage.remove(path("none/at/all"));
       expect(await storage.list(path(""))).toEqual([]);
-    });
-
-    check("writes folders whole or not at all", async (storage, path) => {
-      const fill = (content: string) => (staging: string) => storage.write(joinPath(staging, "a"), content);
-      await writeFolder(storage, path("out"), fill("1"));
-      await writeFolder(storage, path("out"), fill("2"));
-      const broken = writeFolder(storage, path("out"), async (staging) => {
-        await fill("3")(staging);
-        throw new TuneError("write-failed", "disk gone");
-      });
-      await failsWith("write-failed", broken, "disk gone");
-      expect(await storage.list(path(""))).toEqual(["out/"]);
-      expect(text(await storage.read(path("out/a")))).toBe("2");
     });
   });
 }

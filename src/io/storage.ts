@@ -29,16 +29,36 @@ export interface Storage {
   write(path: string, content: string | Uint8Array | AsyncIterable<Uint8Array>): Promise<void>;
   /** Add to the end of a file, creating it when missing (logs and metrics, one line a call). */
   append(path: string, content: string | Uint8Array): Promise<void>;
-  /** Rename a file or folder, replacing what is at the target. */
+  /**
+   * Rename a file or folder. A file takes the place of a file; nothing else at the target is replaced, and an empty folder
+   * is as good as none.
+   */
   rename(from: string, to: string): Promise<void>;
   /** Remove a file or folder; nothing happens when it is not there. */
   remove(path: string): Promise<void>;
+  /** Remove a folder and those inside it, as far as they hold no file. */
+  prune(folder: string): Promise<void>;
+  /** The one name of a path, which need not be there: absolute, with links followed. */
+  resolve(path: string): Promise<string>;
+  /**
+   * Whether a folder must stay where it is, so that what it holds is replaced file by file: it is the current folder or one
+   * that this is in, something is mounted there, or what it is in cannot be written to.
+   */
+  fixed(folder: string): Promise<boolean>;
   /**
    * Keep others from a file or folder until it is released or this process ends, however it ends. It binds those who ask
    * for the same lock.
    * @throws {TuneError} `in-use` when somebody has it.
    */
   lock(path: string): Promise<Lock>;
+  /** What a writer may touch besides its own: `guardOutputs` (io/outputs/guard.ts). */
+  readonly guard?: OutputGuard;
+}
+
+/** What a command or call reads, which nothing may change, and whether what it writes may take the place of others' files. */
+export interface OutputGuard {
+  readonly inputs: readonly string[];
+  readonly replace: boolean;
 }
 
 /** What {@link Storage.lock} gives. */
@@ -77,29 +97,4 @@ export function insideFolder(folder: string, relative: string): string {
     });
   }
   return joinPath(folder, ...parts.filter((part) => part !== "."));
-}
-
-/**
- * Write a folder that is never half there: `fill` writes into a staging folder, which then takes the final name.
- * What was at `folder` before is replaced whole.
- * @throws {TuneError} `in-use` when another process writes the same folder, and what the storage throws.
- */
-export async function writeFolder(
-  storage: Storage,
-  folder: string,
-  fill: (staging: string) => Promise<void>,
-): Promise<void> {
-  const target = folder.replace(/\/+$/, "");
-  const staging = `${target}.partial`;
-  const lock = await storage.lock(target);
-  try {
-    await storage.remove(staging);
-    await fill(staging);
-    await storage.rename(staging, target);
-  } catch (error) {
-    await storage.remove(staging).catch(() => undefined); // the first error says more than one about clearing up
-    throw error;
-  } finally {
-    await lock.release();
-  }
 }

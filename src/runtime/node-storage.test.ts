@@ -1,7 +1,9 @@
-import { mkdir, mkdtemp, open, rm, symlink } from "node:fs/promises";
+import { lstat, mkdir, mkdtemp, open, rm, stat, symlink } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, expect, it, vi } from "vitest";
+import { guardOutputs, writeFolder } from "../io/outputs/index.ts";
+import { outputConformance } from "../io/outputs/outputs.conformance.ts";
 import { storageConformance } from "../io/storage.conformance.ts";
 import { nodeStorage } from "./node-storage.ts";
 
@@ -14,6 +16,7 @@ async function folder(): Promise<string> {
 afterAll(() => Promise.all(roots.map((root) => rm(root, { recursive: true, force: true }))));
 
 storageConformance("node", async () => ({ storage: nodeStorage, root: await folder() }));
+outputConformance("node", async () => ({ storage: nodeStorage, root: await folder() }));
 
 it("follows symbolic links, as the hub's cache is made of them", async () => {
   const root = await folder();
@@ -25,14 +28,62 @@ it("follows symbolic links, as the hub's cache is made of them", async () => {
   expect(await nodeStorage.sizeBytes(join(root, "snapshot/model.bin"))).toBe(7);
 });
 
-it("survives what a killed replacement left behind", async () => {
+it("writes what a link points to, and leaves the link", async () => {
   const root = await folder();
-  await nodeStorage.write(join(root, "out.replaced/stale"), "");
-  await nodeStorage.write(join(root, "out/a"), "old");
-  await nodeStorage.write(join(root, "next/b"), "new");
-  await nodeStorage.rename(join(root, "next"), join(root, "out"));
-  expect(await nodeStorage.list(root)).toEqual(["out/"]);
-  expect(await nodeStorage.list(join(root, "out"))).toEqual(["b"]);
+  await nodeStorage.write(join(root, "disk/a"), "old");
+  await symlink("disk", join(root, "link"));
+  await symlink("disk/a", join(root, "to-a"));
+  await symlink("disk/none", join(root, "to-none"));
+  await nodeStorage.write(join(root, "to-a"), "new");
+  await nodeStorage.write(join(root, "to-none"), "made");
+  expect((await nodeStorage.read(join(root, "disk/a"))).toString()).toBe(
+    (await nodeStorage.read(join(root, "to-a"))).toString(),
+  );
+  expect(await nodeStorage.list(join(root, "disk"))).toEqual(["a", "none"]);
+  await nodeStorage.remove(join(root, "disk/a"));
+  await nodeStorage.remove(join(root, "disk/none"));
+  await writeFolder(nodeStorage, join(root, "link"), "peft", (staging) => nodeStorage.write(join(staging, "b"), ""));
+  expect((await lstat(join(root, "link"))).isSymbolicLink()).toBe(true);
+  expect(await nodeStorage.list(join(root, "disk"))).toEqual([".scion.json", "b"]);
+});
+
+it("knows an input through a link", async () => {
+  const root = await folder();
+  await nodeStorage.write(join(root, "blobs/weights"), "x");
+  await mkdir(join(root, "model"));
+  await symlink("../blobs/weights", join(root, "model/weights"));
+  await symlink("model", join(root, "other-name"));
+  const storage = guardOutputs(nodeStorage, { inputs: [join(root, "model")], replace: true });
+  for (const output of ["other-name", "model", "blobs"]) {
+    const writing = writeFolder(storage, join(root, output), "peft", async () => undefined);
+    await expect(writing, output).rejects.toMatchObject({ code: "output-is-input" });
+  }
+});
+
+it("replaces the current folder's files one by one, and the folder stays", async () => {
+  const root = await folder();
+  const before = process.cwd();
+  const write = (name: string): Promise<void> =>
+    writeFolder(nodeStorage, ".", "peft", (staging) => nodeStorage.write(join(staging, name), name));
+  try {
+    process.chdir(root);
+    const { ino } = await stat(root);
+    expect(await nodeStorage.fixed(".")).toBe(true);
+    await write("one");
+    await write("sub/two");
+    expect((await stat(root)).ino).toBe(ino);
+    expect(await nodeStorage.list(root)).toEqual([".scion.json", "sub/"]);
+    await nodeStorage.write(join(root, "mine"), "mine");
+    await expect(write("three")).rejects.toMatchObject({ code: "output-exists" });
+    expect(await nodeStorage.list(root)).toEqual([".scion.json", "mine", "sub/"]);
+  } finally {
+    process.chdir(before);
+  }
+});
+
+it("knows a mount point by the disk, or by the system's list", async () => {
+  expect(await nodeStorage.fixed("/")).toBe(true);
+  if (process.platform === "linux") expect(await nodeStorage.fixed("/proc")).toBe(true);
 });
 
 it("says how to mend a full disk, missing permission and a read-only disk", async () => {

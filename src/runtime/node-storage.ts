@@ -1,6 +1,21 @@
 import { randomUUID } from "node:crypto";
-import { appendFile, type FileHandle, mkdir, open, readdir, realpath, rename, rm, stat } from "node:fs/promises";
-import { basename, dirname, join } from "node:path";
+import {
+  access,
+  appendFile,
+  constants,
+  type FileHandle,
+  mkdir,
+  open,
+  readdir,
+  readFile,
+  readlink,
+  realpath,
+  rename,
+  rm,
+  rmdir,
+  stat,
+} from "node:fs/promises";
+import { resolve as absolute, basename, dirname, isAbsolute, join, sep } from "node:path";
 import { TuneError } from "../errors.ts";
 import type { ByteRange, Storage } from "../io/storage.ts";
 import { lockFile } from "./node-lock.ts";
@@ -10,8 +25,8 @@ const maxChunkBytes = 2 ** 30;
 
 /**
  * {@link Storage} on a disk, through `node:fs`. Relative paths start at the current directory.
- * A write goes to a temporary name in the same folder, is flushed to the disk, then takes the final name. A rename
- * onto a folder first moves that folder to `<name>.replaced`: a process killed in between leaves it there, whole.
+ * A write goes to a temporary name in the same folder, is flushed to the disk, then takes the final name. What a link
+ * points to is written, not the link.
  */
 export const nodeStorage: Storage = {
   read: async (path, range) => {
@@ -43,9 +58,10 @@ export const nodeStorage: Storage = {
     return (await reading(folder, Promise.all(names))).sort();
   },
   write: async (path, content) => {
-    const folder = dirname(path);
+    const target = await writing(path, resolved(path));
+    const folder = dirname(target);
     await writing(path, makeFolder(folder));
-    const temporary = join(folder, `.${basename(path)}.${randomUUID()}.partial`);
+    const temporary = join(folder, `.${basename(target)}.${randomUUID()}.partial`);
     const handle = await writing(path, open(temporary, "wx"));
     try {
       try {
@@ -54,7 +70,7 @@ export const nodeStorage: Storage = {
       } finally {
         await handle.close();
       }
-      await writing(path, rename(temporary, path));
+      await writing(path, rename(temporary, target));
     } catch (error) {
       await rm(temporary, { force: true });
       throw error;
@@ -70,38 +86,85 @@ export const nodeStorage: Storage = {
       throw new TuneError("file-not-found", `cannot rename ${from}: there is no such file.`);
     }
     await writing(to, makeFolder(dirname(to)));
-    try {
-      await rename(from, to);
-    } catch (error) {
-      if (!replaceable.has(codeOf(error) ?? "")) throw writeError(to, error);
-      await writing(to, replace(from, to));
-    }
+    await writing(to, moveTo(from, to));
     await flushFolder(dirname(to));
   },
   lock: async (path) => {
     await writing(path, makeFolder(dirname(path)));
     return writing(path, lockFile(path));
   },
+  prune: (folder) => writing(folder, prune(folder)),
+  resolve: (path) => reading(path, resolved(path)),
+  fixed: (folder) => reading(folder, isFixed(folder)),
   remove: async (path) => {
     await writing(path, orNothing(rm(path, { recursive: true, force: true })));
   },
 };
 
-/** What `rename` answers when a folder is in the way (or a file, where a folder should go). */
-const replaceable: ReadonlySet<string> = new Set(["ENOTEMPTY", "EEXIST", "EISDIR", "ENOTDIR", "EPERM"]);
-
-/** Move the folder at `to` aside, put `from` in its place, then remove the old one; undone when it fails midway. */
-async function replace(from: string, to: string): Promise<void> {
-  const aside = `${to.replace(/\/+$/, "")}.replaced`;
-  await rm(aside, { recursive: true, force: true });
-  await rename(to, aside);
+/** A folder takes no file's place anywhere; Windows refuses it an empty folder's too, which is removed there. */
+async function moveTo(from: string, to: string): Promise<void> {
   try {
     await rename(from, to);
   } catch (error) {
-    await rename(aside, to);
-    throw error;
+    if (process.platform !== "win32") throw error;
+    await rmdir(to);
+    await rename(from, to);
   }
-  await rm(aside, { recursive: true, force: true });
+}
+
+/** The absolute path with links followed, of what need not be there. */
+async function resolved(given: string, links = 0): Promise<string> {
+  const path = absolute(given);
+  const whole = await orNothing(realpath(path));
+  if (whole !== undefined) return whole;
+  const link = await readlink(path).catch(notALink);
+  const parent = dirname(path) === path ? path : await resolved(dirname(path));
+  if (link === undefined) return join(parent, basename(path));
+  if (links > 40) throw new TuneError("write-failed", `cannot write ${given}: its links lead in a circle.`);
+  return resolved(isAbsolute(link) ? link : join(parent, link), links + 1);
+}
+
+function notALink(error: unknown): undefined {
+  if (codeOf(error) === "EINVAL" || codeOf(error) === "ENOENT" || codeOf(error) === "ENOTDIR") return undefined;
+  throw error;
+}
+
+/** Whether a folder that is there can not be moved. */
+async function isFixed(folder: string): Promise<boolean> {
+  const path = await resolved(folder);
+  const info = await orNothing(stat(path));
+  if (!info?.isDirectory()) return false;
+  const current = await resolved(process.cwd());
+  if (current === path || current.startsWith(path.endsWith(sep) ? path : path + sep)) return true;
+  const parent = dirname(path);
+  if (parent === path || (await stat(parent)).dev !== info.dev) return true;
+  try {
+    await access(parent, constants.W_OK);
+  } catch {
+    return true;
+  }
+  return (await mountPoints()).has(path);
+}
+
+/** Where something is mounted, as far as the system tells: a folder of the same disk may be. */
+async function mountPoints(): Promise<ReadonlySet<string>> {
+  const text = await readFile("/proc/self/mountinfo", "utf8").catch(() => "");
+  const places = text.split("\n").map((line) => line.split(" ")[4] ?? "");
+  const octal = (place: string): string =>
+    place.replace(/\\(\d{3})/g, (_, digits: string) => String.fromCharCode(Number.parseInt(digits, 8)));
+  return new Set(places.map(octal));
+}
+
+/** Remove folders that hold nothing but such folders. */
+async function prune(folder: string): Promise<void> {
+  const entries = (await orNothing(readdir(folder, { withFileTypes: true }))) ?? [];
+  for (const entry of entries) if (entry.isDirectory()) await prune(join(folder, entry.name));
+  try {
+    await rmdir(folder);
+  } catch (error) {
+    if (!["ENOTEMPTY", "EEXIST", "ENOENT", "ENOTDIR", "EBUSY", "EINVAL", "EPERM"].includes(codeOf(error) ?? ""))
+      throw error;
+  }
 }
 
 async function readRange(handle: FileHandle, path: string, range: ByteRange, sizeBytes: number): Promise<Uint8Array> {
