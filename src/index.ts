@@ -52,6 +52,7 @@ export {
   streamData,
 } from "./api/load-data.ts";
 export { type DownloadProgress, type LoadedModel, type LoadModelOptions, loadModel } from "./api/load-model.ts";
+export { checkOutput, claimOutput, type OutputFolder } from "./api/outputs.ts";
 export { type PlanTuningOptions, planTuning, type Remedy, type TuningPlan } from "./api/plan.ts";
 export {
   type QuantizeChoice,
@@ -100,11 +101,12 @@ export {
   sayWarning,
 } from "./diagnose/index.ts";
 export { TuneError } from "./errors.ts";
-export { type Combination, type ExportFormName, exportForms } from "./export/index.ts";
+export { type Combination, type ExportFormName, exportForms, folderKind } from "./export/index.ts";
 export type { Generation, SampleOptions } from "./generate/index.ts";
 export type { ChatMessage } from "./io/chat-template.ts";
+export { addFile, checkFolder, checkPicture, guardOutputs, writePicture } from "./io/outputs/index.ts";
 export { describeQuantisation, type Quantisation } from "./io/quantised/index.ts";
-export type { Storage } from "./io/storage.ts";
+export type { OutputGuard, Storage } from "./io/storage.ts";
 export {
   type Adapter,
   type Field,

@@ -171,6 +171,7 @@ export const checkedOptions: Checks = {
     "src/io/tfevents.test.ts",
     commands,
   ),
+  replace: by("what is left of others' files, of every command that writes", "tests/outputs.test.ts"),
   resume: by("the losses of a run that was not stopped, bit for bit", "tests/interruption.test.ts", run),
   baseText: by("the loss above the base's, measured apart", forgetting, commands),
   trackIntruders: by("when they are counted; the count itself as in diagnosis", forgetting, commands),

@@ -1,11 +1,14 @@
 import type { PackedReport, QuantiseEvent } from "../compress/index.ts";
 import { TuneError } from "../errors.ts";
+import { guardOutputs } from "../io/outputs/index.ts";
 import { joinPath } from "../io/storage.ts";
 import { schemes } from "../quant/index.ts";
 import type { LoadedData } from "./load-data.ts";
 import type { LoadedModel } from "./load-model.ts";
+import { claimOutput } from "./outputs.ts";
 import { type QuantizeChoice, type QuantizeOptions, quantize, type ScaleTuningEvent } from "./quantize.ts";
 import { evaluate, openSession } from "./run-model.ts";
+import type { OutputOptions } from "./save.ts";
 
 /** One way to quantise, by a name of its own. */
 export interface QuantizeCandidate extends QuantizeChoice {
@@ -25,7 +28,7 @@ export interface QuantizedRow {
 }
 
 /** What is compared, and where. */
-export interface CompareQuantizedOptions extends Pick<QuantizeOptions, "deviceOptions" | "signal"> {
+export interface CompareQuantizedOptions extends OutputOptions, Pick<QuantizeOptions, "deviceOptions" | "signal"> {
   /** {@link standardCandidates} unless given. */
   readonly candidates?: readonly QuantizeCandidate[];
   /** Folder that gets a packed model for each candidate. */
@@ -57,7 +60,15 @@ export function standardCandidates(choice: QuantizeChoice): readonly QuantizeCan
 export async function compareQuantized(
   model: LoadedModel,
   data: LoadedData,
-  { candidates, output, deviceOptions, signal, onEvent, onRow }: CompareQuantizedOptions,
+  {
+    candidates = standardCandidates({}),
+    output,
+    deviceOptions,
+    signal,
+    onEvent,
+    onRow,
+    ...writing
+  }: CompareQuantizedOptions,
 ): Promise<readonly QuantizedRow[]> {
   if (data.validation.length === 0) {
     throw new TuneError("bad-option", "There is no text to compare on.", {
@@ -74,11 +85,20 @@ export async function compareQuantized(
     rows.push(row);
     onRow?.(row);
   };
+  const { inputs = [], replace } = writing;
+  const storage = guardOutputs(model.platform.storage, {
+    inputs: [...(data.files ?? []), ...inputs],
+    ...(replace === undefined ? {} : { replace }),
+  });
+  await claimOutput(storage, output, "quantize-comparison", {
+    names: candidates.flatMap(({ name }) => [`${name}/`, `${name}.work/`]),
+  });
   await add("as it was", model);
-  for (const { name, ...choice } of candidates ?? standardCandidates({})) {
+  for (const { name, ...choice } of candidates) {
     const result = await quantize(model, data, {
       ...choice,
       ...device,
+      ...writing,
       output: joinPath(output, name),
       resume: true,
       ...(signal ? { signal } : {}),

@@ -2,6 +2,7 @@ import { memoryCache } from "../diagnose/index.ts";
 import { nearest, TuneError } from "../errors.ts";
 import { exportForms } from "../export/index.ts";
 import { readJsonObject } from "../io/json.ts";
+import { guardOutputs } from "../io/outputs/index.ts";
 import { joinPath, type Storage } from "../io/storage.ts";
 import { type Adapter, type MethodConfig, methods } from "../methods/index.ts";
 import type { Device } from "../runtime/device.ts";
@@ -17,8 +18,9 @@ import { diagnose } from "./diagnose.ts";
 import { measureForgetting } from "./forgetting.ts";
 import type { LoadedData, StreamedData } from "./load-data.ts";
 import type { LoadedModel } from "./load-model.ts";
+import { checkOutput, claimOutput } from "./outputs.ts";
 import { evaluate } from "./run-model.ts";
-import { exportModel } from "./save.ts";
+import { exportModel, type OutputOptions } from "./save.ts";
 import { type TuneOptions, tune } from "./tune.ts";
 
 /** One of the methods that are compared. */
@@ -36,6 +38,7 @@ export interface ComparedMethod {
 /** What is compared, and how each run is made. */
 export interface CompareOptions
   extends Omit<TuningChoice, "method" | "methodOptions" | "learningRate" | "seed">,
+    OutputOptions,
     Pick<TuneOptions, "deviceOptions" | "signal"> {
   readonly methods: readonly ComparedMethod[];
   /** Folder of the results: a folder a run in it, and `comparison.json`. */
@@ -103,18 +106,26 @@ interface Entry {
  * is not set, `resume-mismatch` when a run in it was started otherwise, and as {@link tune}.
  */
 export async function compare(
-  model: LoadedModel,
+  given: LoadedModel,
   data: LoadedData | StreamedData,
   options: CompareOptions,
 ): Promise<ComparisonResult> {
   const { methods: compared, output, learningRates, seeds = [0, 1, 2], rank = 8, scale = 2, ...others } = options;
-  const { test = [], baseText = [], resume = false, signal, deviceOptions, onEvent, ...shared } = others;
+  const { test = [], baseText = [], resume = false, signal, deviceOptions, onEvent, ...rest } = others;
+  const { replace, inputs = [], ...shared } = rest;
   const sweep = { compared, learningRates, seeds, rank, scale };
   const entries = settle(shared, sweep, { at: output, validation: data.validation.length });
-  const { storage } = model.platform;
+  const storage = guardOutputs(given.platform.storage, {
+    inputs: [...(data.files ?? []), ...inputs],
+    ...(replace === undefined ? {} : { replace }),
+  });
+  const model = { ...given, platform: { ...given.platform, storage } };
   const kept = joinPath(output, "comparison.json");
+  const claim = { names: entries.map(({ name }) => `${name}/`), fresh: !resume };
+  await checkOutput(storage, output, "comparison");
   const lock = await storage.lock(joinPath(output, "comparison"));
   try {
+    await claimOutput(storage, output, "comparison", claim);
     if (!resume && (await storage.sizeBytes(kept)) !== undefined) {
       throw new TuneError("run-exists", "This folder holds a comparison already.", {
         at: kept,

@@ -1,6 +1,7 @@
 import { memoryCache } from "../diagnose/index.ts";
 import { TuneError } from "../errors.ts";
 import { readJsonObject } from "../io/json.ts";
+import { guardOutputs } from "../io/outputs/index.ts";
 import { joinPath } from "../io/storage.ts";
 import type { Device } from "../runtime/device.ts";
 import type { TokenizedExample } from "../train/data/index.ts";
@@ -8,6 +9,7 @@ import type { RunEvent } from "../train/run.ts";
 import { diagnose } from "./diagnose.ts";
 import type { LoadedData } from "./load-data.ts";
 import { type LoadedModel, loadModel } from "./load-model.ts";
+import { claimOutput } from "./outputs.ts";
 import { evaluate } from "./run-model.ts";
 import { exportModel } from "./save.ts";
 import { type TuneOptions, tune } from "./tune.ts";
@@ -69,7 +71,7 @@ export interface ContinualResult {
  * that holds results when `resume` is not set, `resume-mismatch` when they are of other tasks; and as {@link tune}.
  */
 export async function tuneInOrder(
-  model: LoadedModel,
+  base: LoadedModel,
   tasks: readonly ContinualTask[],
   options: ContinualOptions,
 ): Promise<ContinualResult> {
@@ -81,12 +83,23 @@ export async function tuneInOrder(
     baseText,
     device: given,
     deviceOptions,
+    replace,
+    inputs = [],
     ...tuning
   } = options;
   checkTasks(tasks, output);
-  const { storage, openDevice } = model.platform;
+  const storage = guardOutputs(base.platform.storage, {
+    inputs: [...tasks.flatMap(({ data }) => data.files ?? []), ...inputs],
+    ...(replace === undefined ? {} : { replace }),
+  });
+  const model = { ...base, platform: { ...base.platform, storage } };
+  const { openDevice } = model.platform;
   const kept = joinPath(output, "continual.json");
   const names = tasks.map(({ name }) => name);
+  await claimOutput(storage, output, "continual", {
+    names: names.map((name, i) => `${i + 1}-${name}/`),
+    fresh: !resume,
+  });
   const before = await readResults(model, kept, { between, tasks: names, resume });
   const device = given ?? (await openDevice(deviceOptions));
   try {

@@ -27,6 +27,7 @@ import {
 } from "../diagnose/index.ts";
 import { TuneError } from "../errors.ts";
 import { type MergedModel, mergeAdapter, writeSafetensorsFolder } from "../export/index.ts";
+import { guardOutputs } from "../io/outputs/index.ts";
 import { openSafetensors, type Safetensors } from "../io/safetensors.ts";
 import type { Storage } from "../io/storage.ts";
 import type { Adapter } from "../methods/index.ts";
@@ -35,6 +36,7 @@ import type { Device, DeviceOptions } from "../runtime/device.ts";
 import type { Platform } from "../runtime/platform.ts";
 import type { StopSignal } from "../signal.ts";
 import type { LoadedModel } from "./load-model.ts";
+import type { OutputOptions } from "./save.ts";
 
 /** What is compared with the base, and where. */
 export interface ComparisonOptions extends Partial<DiagnosisSettings> {
@@ -169,7 +171,10 @@ export async function mend(base: LoadedModel, options: MendOptions): Promise<Men
       (module) => sizes.get(module) ?? 0,
       tools,
     );
-    const model = { ...(options.tuned ?? base) };
+    const { folder } = adapterOf(options).adapter ?? {};
+    const inputs = [base.folder, ...(options.tuned ? [options.tuned.folder] : []), ...(folder ? [folder] : [])];
+    const storage = guardOutputs(base.platform.storage, { inputs });
+    const model = { ...(options.tuned ?? base), platform: { ...base.platform, storage } };
     return {
       report: await reportOf(base, options, { pairs, settings, matrices }),
       scaled: corrections.reduce((sum, { left }) => sum + left.cols, 0),
@@ -329,7 +334,13 @@ function precisionWarning(base: Iterable<string>, tuned: Iterable<string>): read
   return [{ code: "precision-differs", matrices: [], detail: `${before} in the base, ${after} in the tuned model` }];
 }
 
-/** Write a mended model as a Hugging Face folder. */
-export function writeMended(mended: LoadedModel, folder: string, baseModel: string): Promise<void> {
-  return writeSafetensorsFolder(mended.platform.storage, folder, mended.pretrained, { baseModel });
+/** Write a mended model as a Hugging Face folder. @throws {TuneError} as `exportModel`. */
+export async function writeMended(
+  mended: LoadedModel,
+  folder: string,
+  baseModel: string,
+  options: OutputOptions = {},
+): Promise<void> {
+  const storage = guardOutputs(mended.platform.storage, options);
+  await writeSafetensorsFolder(storage, folder, mended.pretrained, { baseModel });
 }

@@ -9,6 +9,7 @@ import {
   type ExampleStore,
   mixedKinds,
   previewExample,
+  removeCache,
   reportData,
   type Share,
   sequencesOf,
@@ -50,6 +51,8 @@ export interface LoadedData {
   readonly ignoredKeys: readonly string[];
   /** The first example as text, the trained part marked. */
   readonly preview: string;
+  /** The files that it was read from. */
+  readonly files?: readonly string[];
 }
 
 /** Examples of which only those in use are in memory; `train` holds a sample of them, for plans. */
@@ -85,6 +88,7 @@ export async function loadData(
   const train = kept.flat();
   return {
     ...first,
+    files: files.flatMap((file) => file.files ?? []),
     train,
     mixture: kept.map(({ length }, i) => ({ count: length, weight: sources[i]?.weight ?? 1 })),
     validation,
@@ -110,9 +114,12 @@ export async function streamData(
   const maxLength = lengthOf(model, options);
   const lock = await storage.lock(cache);
   const close = async (): Promise<void> => {
-    await storage.remove(cache);
-    await lock.release();
+    await removeCache(storage, cache).finally(() => lock.release());
   };
+  await removeCache(storage, cache).catch(async (error: unknown) => {
+    await lock.release();
+    throw error;
+  });
   const streamed = await streamDataset(storage, sourcesOf(data), {
     tokenizer,
     cache,
@@ -138,6 +145,7 @@ export async function streamData(
     warnings,
     ignoredKeys,
     preview: first ? previewExample(first, tokenizer) : "",
+    files: [...sourcesOf(data).map(({ path }) => path), ...(validationPath === undefined ? [] : [validationPath])],
     close,
   };
 }
@@ -216,5 +224,6 @@ async function loadFile(model: LoadedModel, path: string, options: LoadDataOptio
     warnings: [...train.warnings, ...(validation?.warnings ?? [])],
     ignoredKeys: all.ignoredKeys,
     preview: first ? await task.show(first, context) : "",
+    files: [path, ...(options.validationPath === undefined ? [] : [options.validationPath])],
   };
 }

@@ -1,5 +1,6 @@
 import { TuneError } from "../errors.ts";
 import { readAdapterTask } from "../export/index.ts";
+import { guardOutputs } from "../io/outputs/index.ts";
 import { loadTokenizer, type TextTokenizer } from "../io/tokenizer.ts";
 import { type Labels, openModel, type PretrainedModel, type TaskName, withVocabulary } from "../models/index.ts";
 import type { Platform } from "../runtime/platform.ts";
@@ -65,12 +66,14 @@ export async function loadModel(source: string, options: LoadModelOptions): Prom
   const folder = await base.findModel(source, onDownload ? { onDownload } : {});
   const adapters = typeof forAdapter === "string" ? [forAdapter] : forAdapter;
   const vocabulary = await chooseVocabulary(base.storage, folder, { newTokens, adapters });
-  const platform = { ...base, storage: vocabulary.storage };
+  const labelled = typeof labelsFrom === "string" ? [labelsFrom] : (labelsFrom ?? []);
+  // Whatever is written with this model, its own files stay as they are.
+  const storage = guardOutputs(vocabulary.storage, { inputs: [folder, ...adapters, ...labelled] });
+  const platform = { ...base, storage };
   const inData = async (task: TaskName): Promise<Labels | undefined> => {
     const { labels, read } = tasks[task];
     if (!labels || labelsFrom === undefined) return undefined;
-    const paths = typeof labelsFrom === "string" ? [labelsFrom] : labelsFrom;
-    return mergeLabels(await Promise.all(paths.map(async (path) => labels(await read(platform.storage, path)))));
+    return mergeLabels(await Promise.all(labelled.map(async (path) => labels(await read(platform.storage, path)))));
   };
   const made = adapters[0] === undefined ? undefined : await readAdapterTask(platform.storage, adapters[0]);
   const labels = given ?? made?.labels ?? inData;

@@ -10,8 +10,10 @@ import {
   tuneScales,
 } from "../compress/index.ts";
 import { TuneError } from "../errors.ts";
-import { writePackedModel } from "../export/index.ts";
+import { folderKind, writePackedModel } from "../export/index.ts";
+import { checkFolder, guardOutputs } from "../io/outputs/index.ts";
 import type { PackedFile } from "../io/packed/index.ts";
+import { joinPath, type Storage } from "../io/storage.ts";
 import { openModel } from "../models/index.ts";
 import { checkBits, chooseScheme, type SchemeChoice } from "../quant/index.ts";
 import type { Device, DeviceOptions } from "../runtime/device.ts";
@@ -22,6 +24,7 @@ import type { RunEvent } from "../train/run.ts";
 import type { TrainSettings } from "../train/settings.ts";
 import type { LoadedData } from "./load-data.ts";
 import { type LoadedModel, loadModel } from "./load-model.ts";
+import type { OutputOptions } from "./save.ts";
 
 /** How weights are quantised. */
 export interface QuantizeChoice {
@@ -43,8 +46,8 @@ export interface QuantizeChoice {
 }
 
 /** How to quantise, and where to. */
-export interface QuantizeOptions extends QuantizeChoice {
-  /** Folder of the packed model; replaced whole when the new one is done. */
+export interface QuantizeOptions extends QuantizeChoice, OutputOptions {
+  /** Folder of the packed model; an earlier one in it is replaced whole when the new one is done. */
   readonly output: string;
   /** Go on from the blocks that a stopped run left in `<output>.work`. */
   readonly resume?: boolean;
@@ -75,7 +78,7 @@ export type QuantizeResult =
 
 /**
  * Quantise a model after its training, with text that its inputs are measured on, and write it as a packed model.
- * @throws {TuneError} `already-packed`, `bad-calibration` naming the tokens needed, `unknown-scheme`, `bad-option`,
+ * @throws {TuneError} `output-exists`, `output-is-input`, `output-is-file`, `already-packed`, `bad-calibration` naming the tokens needed, `unknown-scheme`, `bad-option`,
  * `run-exists`, `resume-mismatch`, `not-finite-weight`, `write-failed`.
  */
 export async function quantize(
@@ -83,7 +86,7 @@ export async function quantize(
   data: LoadedData,
   options: QuantizeOptions,
 ): Promise<QuantizeResult> {
-  const { platform, pretrained } = model;
+  const { pretrained } = model;
   const { output, keepAs = "float16", device, signal, onEvent } = options;
   if (pretrained.packed) {
     throw new TuneError("already-packed", "The model is packed already; quantising it again would add to its errors.", {
@@ -91,6 +94,11 @@ export async function quantize(
       fix: "quantise the model that it was made from",
     });
   }
+  const storage = guardOutputs(model.platform.storage, {
+    inputs: [...(data.files ?? []), ...(options.inputs ?? [])],
+    ...(options.replace === undefined ? {} : { replace: options.replace }),
+  });
+  const platform = { ...model.platform, storage };
   const choice = chooseScheme(options.method ?? "shiftadd", options.methodOptions);
   const bits = checkChoice(options.bits ?? 3);
   const sequences = calibrationOf(data, options.calibrationRows ?? 128);
@@ -105,7 +113,9 @@ export async function quantize(
   };
   const target = output.replace(/\/+$/, "");
   const resume = options.resume === true;
-  const work = await openWorkFolder(platform.storage, `${target}.work`, fingerprint, { resume });
+  await checkFolder(storage, target, folderKind("packed"));
+  const workPath = await workFolderOf(storage, target);
+  const work = await openWorkFolder(storage, workPath, fingerprint, { resume });
   const padId = tokenizer.padId ?? tokenizer.eosId ?? 0;
   const opened = device ?? (await platform.openDevice(options.deviceOptions));
   const stopping = signal ? { signal } : {};
@@ -138,7 +148,7 @@ export async function quantize(
     if (options.tuneScales === undefined || options.tuneScales === false) {
       packed = await write(target, quantised.matrices, info);
     } else {
-      const untuned = `${target}.work/untuned`;
+      const untuned = joinPath(workPath, "untuned");
       await write(untuned, quantised.matrices, info);
       const settings = options.tuneScales === true ? {} : options.tuneScales;
       const tuned = await tuneScales({
@@ -148,7 +158,7 @@ export async function quantize(
         examples: data.train,
         padId,
         settings,
-        folder: { storage: platform.storage, path: `${target}.work/tuning` },
+        folder: { storage: platform.storage, path: joinPath(workPath, "tuning") },
         ...stopping,
         ...(onEvent ? { onEvent: (event) => onEvent({ kind: "tuning", event }) } : {}),
       });
@@ -167,6 +177,12 @@ export async function quantize(
     report: await reportPacked(packed, { rows: vocabSize, columns: hiddenSize }),
     quantised: { reports, plan, tokens },
   };
+}
+
+/** Where the work waits: beside the folder, or in it where that must stay where it is (`.`, a mount point). */
+async function workFolderOf(storage: Storage, target: string): Promise<string> {
+  const whole = await storage.resolve(target);
+  return (await storage.fixed(whole)) ? joinPath(whole, ".scion-work") : `${whole}.work`;
 }
 
 /** What a packed model's file says of how it was made. */

@@ -4,16 +4,18 @@ import {
   combineAdapters,
   type ExportFormName,
   exportForms,
+  folderKind,
   mergeAdapter,
   readAdapter,
 } from "../export/index.ts";
+import { checkFolder, guardOutputs } from "../io/outputs/index.ts";
 import type { Adapter } from "../methods/index.ts";
 import type { Device, DeviceOptions } from "../runtime/device.ts";
 import type { LoadedModel } from "./load-model.ts";
 
 /** Read an adapter that PEFT, mlx-lm or Scion wrote, checked against its model. */
-export function loadAdapter(model: LoadedModel, folder: string): Promise<Adapter> {
-  return readAdapter(model.platform.storage, folder, model.pretrained);
+export async function loadAdapter(model: LoadedModel, folder: string): Promise<Adapter> {
+  return { ...(await readAdapter(model.platform.storage, folder, model.pretrained)), folder };
 }
 
 /** How adapters become one. */
@@ -43,8 +45,16 @@ export function combine(
   return combineAdapters(model.pretrained, weighted, options);
 }
 
+/** What a call that writes is told of what is there. */
+export interface OutputOptions {
+  /** Replace what is in the way, even if Scion did not write it; never what is read. */
+  readonly replace?: boolean;
+  /** Files and folders that must stay as they are, besides the model, the adapter and the data. */
+  readonly inputs?: readonly string[];
+}
+
 /** What is written, where it is merged. */
-export interface ExportOptions {
+export interface ExportOptions extends OutputOptions {
   /** The adapter to write, or to fold in first. */
   readonly adapter?: Adapter;
   /** What numbers are held in: names among the `dtypes` of the form; its first unless given. */
@@ -63,8 +73,9 @@ export interface ExportOptions {
 
 /**
  * Write a tuned model in one of the {@link exportForms}: its adapter, or the model with the adapter folded in.
- * The folder appears whole or not at all, replacing what was there.
- * @throws {TuneError} `bad-option`, `no-adapter-form`, `no-gguf-form`, `adapter-mismatch`, `write-failed`.
+ * The folder appears whole or not at all. An earlier export of the same form is replaced where it is as Scion wrote it;
+ * anything else that is in the way stays, unless `replace` says otherwise.
+ * @throws {TuneError} `output-exists`, `output-is-input`, `output-is-file`, `bad-option`, `no-adapter-form`, `no-gguf-form`, `adapter-mismatch`, `write-failed`.
  */
 export async function exportModel(
   model: LoadedModel,
@@ -72,17 +83,23 @@ export async function exportModel(
   folder: string,
   options: ExportOptions = {},
 ): Promise<void> {
-  const { adapter, device, deviceOptions, dtypes: given, ...rest } = options;
-  const { storage, openDevice } = model.platform;
+  const { adapter, device, deviceOptions, dtypes: given, replace, inputs = [], ...rest } = options;
+  const { openDevice } = model.platform;
+  const storage = guardOutputs(model.platform.storage, {
+    inputs: [...(adapter?.folder === undefined ? [] : [adapter.folder]), ...inputs],
+    ...(replace === undefined ? {} : { replace }),
+  });
   const form = exportForms[to];
   const dtypes = checkedDtypes(to, given);
   const written = { ...rest, baseModel: model.source, dtypes, ...(adapter ? { adapter } : {}) };
   if (form.holds === "adapter") {
     if (!adapter)
       throw new TuneError("no-adapter-form", "There is no adapter to write.", { at: folder, fix: "give the adapter" });
+    await checkFolder(storage, folder, folderKind(to));
     await form.write(storage, folder, model.pretrained, adapter, written);
     return;
   }
+  await checkFolder(storage, folder, folderKind(to));
   const opened = adapter && (device ?? (await openDevice(deviceOptions)));
   let merged: ReturnType<typeof mergeAdapter> | undefined;
   try {

@@ -1,6 +1,7 @@
 import { memoryCache } from "../diagnose/index.ts";
 import { TuneError } from "../errors.ts";
 import type { Tensor } from "../graph/index.ts";
+import { guardOutputs } from "../io/outputs/index.ts";
 import type { Device, DeviceOptions } from "../runtime/device.ts";
 import type { StopSignal } from "../signal.ts";
 import { batchesByLength, type TokenizedExample } from "../train/data/index.ts";
@@ -14,9 +15,10 @@ import type { LoadedData, StreamedData } from "./load-data.ts";
 import type { LoadedModel } from "./load-model.ts";
 import { planTuning } from "./plan.ts";
 import { evaluate } from "./run-model.ts";
+import type { OutputOptions } from "./save.ts";
 
 /** How to tune, where to, and from what. */
-export interface TuneOptions extends TuningChoice {
+export interface TuneOptions extends TuningChoice, OutputOptions {
   /** Folder for checkpoints and metrics; nothing is written without it. */
   readonly output?: string;
   /** Write events for TensorBoard into the output folder too. */
@@ -49,8 +51,12 @@ export async function tune(
   options: TuneOptions = {},
 ): Promise<RunResult> {
   const { output, tensorboard, resume, initial, device, deviceOptions, signal, onEvent, ...others } = options;
-  const { baseText = [], trackIntruders = false, ...choice } = others;
+  const { baseText = [], trackIntruders = false, replace, inputs = [], ...choice } = others;
   const run = await describeRun(model, data, choice);
+  const storage = guardOutputs(model.platform.storage, {
+    inputs: [...(data.files ?? []), ...inputs],
+    ...(replace === undefined ? {} : { replace }),
+  });
   const opened = device ?? (await model.platform.openDevice(deviceOptions));
   try {
     const observe = await observer(model, run, { device: opened, baseText, trackIntruders });
@@ -59,7 +65,7 @@ export async function tune(
       device: opened,
       ...run,
       train: "store" in data ? data.store : data.train,
-      ...(output === undefined ? {} : { folder: { storage: model.platform.storage, path: output } }),
+      ...(output === undefined ? {} : { folder: { storage, path: output } }),
       ...(tensorboard === undefined ? {} : { tensorboard }),
       ...(resume === undefined ? {} : { resume }),
       ...(initial === undefined ? {} : { initial }),

@@ -11,6 +11,7 @@ import {
   withModel,
 } from "./model.ts";
 import type { Output } from "./output.ts";
+import { withReplace } from "./outputs.ts";
 
 interface CombineFlags extends Omit<ModelFlags, "adapter"> {
   readonly adapter: readonly string[];
@@ -24,7 +25,7 @@ const hows: readonly Combination[] = ["cat", "svd", "linear"];
 
 /** `scion combine` */
 export function define(command: Command): void {
-  withModel(command.description("Add adapters up, with weights, to one LoRA adapter"), { adapter: false })
+  withReplace(withModel(command.description("Add adapters up, with weights, to one LoRA adapter"), { adapter: false }))
     .requiredOption("-a, --adapter <[name=]folder>", "adapter of PEFT or mlx-lm; again for each", collect)
     .option("-w, --weights <numbers>", "one for each adapter, such as 0.7,0.3; 1 unless given")
     .addOption(
@@ -33,7 +34,7 @@ export function define(command: Command): void {
         .default("cat"),
     )
     .option("--rank <n>", "rank of the result by svd; the largest among the adapters unless given", wholeNumber)
-    .requiredOption("-o, --output <folder>", "where the adapter goes (PEFT); what is there is replaced whole")
+    .requiredOption("-o, --output <folder>", "where the adapter goes (PEFT); an earlier one there is replaced whole")
     .addHelpText(
       "after",
       `

@@ -4,6 +4,7 @@ import type { ComparedMethod, ComparedRow, CompareEvent, ComparisonResult, Sprea
 import { drawComparison } from "./compare-picture.ts";
 import { deviceOptions, loadFlags, realNumber, wholeNumber } from "./model.ts";
 import { type Output, strong } from "./output.ts";
+import { startsOver, withReplace } from "./outputs.ts";
 import { count, createProgress, duration } from "./progress.ts";
 import { headOf, loadTuningData, type TuningFlags, tuningChoice, withTuning } from "./tuning.ts";
 
@@ -30,13 +31,14 @@ alpha / rank. The output folder gets comparison.json, comparison.md, comparison.
 
 /** `scion compare` */
 export async function define(command: Command): Promise<void> {
-  (
+  withReplace(
     await withTuning(
       command.description("Tune by several methods, rates and seeds, and set side by side what each gives"),
       {
         sweep: true,
       },
-    )
+    ),
+    startsOver,
   )
     .option("--methods <names>", "what to compare", words, ["lora", "dora", "adalora", "paca"])
     .option(
@@ -56,12 +58,13 @@ export async function define(command: Command): Promise<void> {
 
 /** Run it. */
 export async function run(given: CompareFlags, output: Output): Promise<number> {
-  const { compare, loadData } = await import("../index.ts");
+  const { checkOutput, compare, loadData } = await import("../index.ts");
   const { exitCodes } = await import("./failure.ts");
   const { listenForInterrupt } = await import("./interrupt.ts");
-  const { nodePlatform } = await import("../runtime/node.ts");
   const flags: CompareFlags = { ...given, seed: given.seeds[0] ?? 0 }; // of the split, and of a new head
   const { model } = await loadFlags(flags, output, headOf(flags));
+  const { storage } = model.platform;
+  await checkOutput(storage, flags.output, "comparison");
   const data = await loadTuningData(model, flags, output, flags.output);
   const rest = flags.maxLength === undefined ? {} : { maxLength: flags.maxLength };
   const rows = async (file: string | undefined): Promise<Awaited<ReturnType<typeof loadData>>["train"]> =>
@@ -89,8 +92,8 @@ export async function run(given: CompareFlags, output: Output): Promise<number> 
     });
     const title = `${basename(flags.model)} on ${flags.data.map((file) => basename(file)).join(", ")}`;
     const table = tableOf(result);
-    await nodePlatform.storage.write(`${flags.output}/comparison.md`, markdown(title, table, result));
-    await nodePlatform.storage.write(`${flags.output}/comparison.svg`, drawComparison(title, result));
+    await storage.write(`${flags.output}/comparison.md`, markdown(title, table, result));
+    await storage.write(`${flags.output}/comparison.svg`, drawComparison(title, result));
     describe(table, result, output);
     output.say(`\nWrote ${flags.output}/comparison.json, comparison.md and comparison.svg.`);
     output.record({ kind: "end", ...result });

@@ -4,10 +4,11 @@ import { type Command, InvalidArgumentError, Option } from "commander";
 import type { ComparisonOptions, DiagnosisReport, LoadedModel } from "../index.ts";
 import { deviceOptions, loadFlags, realNumber, wholeNumber, withDevice } from "./model.ts";
 import type { Output } from "./output.ts";
+import { type OutputFlags, withReplace } from "./outputs.ts";
 import { count, createProgress } from "./progress.ts";
 
 /** Options of commands that compare a tuned model with its base. */
-export interface ComparisonFlags {
+export interface ComparisonFlags extends OutputFlags {
   readonly base: string;
   readonly adapter?: string;
   readonly tuned?: string;
@@ -47,7 +48,7 @@ export async function withComparison(command: Command): Promise<Command> {
     )
     .option("--fused", "take fused projections (qkv in one matrix) as they are stored")
     .option("--cache <folder>", "where decompositions of base weights are kept", defaultCache());
-  return withDevice(command);
+  return withReplace(withDevice(command));
 }
 
 function defaultCache(): string {
@@ -89,9 +90,10 @@ export async function loadComparison(
   flags: ComparisonFlags,
   output: Output,
 ): Promise<{ readonly base: LoadedModel; readonly options: ComparisonOptions; readonly done: () => void }> {
-  const named = { ...(flags.adapter === undefined ? {} : { adapter: flags.adapter }) };
-  const { model: base, adapter } = await loadFlags({ model: flags.base, ...named }, output);
-  const tuned = flags.tuned === undefined ? undefined : (await loadFlags({ model: flags.tuned }, output)).model;
+  const { adapter: _adapter, ...others } = flags;
+  const { model: base, adapter } = await loadFlags({ ...flags, model: flags.base }, output);
+  const tuned =
+    flags.tuned === undefined ? undefined : (await loadFlags({ ...others, model: flags.tuned }, output)).model;
   const { options, done } = comparisonOptions(flags);
   return {
     base,

@@ -2,7 +2,7 @@ import type { Command, Option } from "commander";
 import { nearest, TuneError } from "../errors.ts";
 
 /** Options that a file cannot set: they are about this one call. */
-const notInFiles: ReadonlySet<string> = new Set(["config", "json", "resume"]);
+const notInFiles: ReadonlySet<string> = new Set(["config", "json", "resume", "replace"]);
 
 /**
  * Take a command's options from a YAML or JSON file, by their names on the command line (`learning-rate`,

@@ -3,6 +3,7 @@ import { type Command, Option } from "commander";
 import type { ContinualResult } from "../index.ts";
 import { deviceOptions, loadFlags } from "./model.ts";
 import type { Output } from "./output.ts";
+import { startsOver, withReplace } from "./outputs.ts";
 import { count, createProgress, duration } from "./progress.ts";
 import { headOf, loadTuningData, type TuningFlags, tuningChoice, withTuning } from "./tuning.ts";
 
@@ -16,7 +17,10 @@ interface ContinualFlags extends TuningFlags {
 
 /** `scion continual` */
 export async function define(command: Command): Promise<void> {
-  (await withTuning(command.description("Tune on several data sets in order, and measure all after each")))
+  withReplace(
+    await withTuning(command.description("Tune on several data sets in order, and measure all after each")),
+    startsOver,
+  )
     .requiredOption("--then <files...>", "the data sets that follow, in order")
     .addOption(
       new Option("--between <way>", "merge (each task starts from the last one's weights) or apart (each on the base)")
@@ -39,10 +43,11 @@ Prints the loss on every data set after each, forgetting, and the intruder dimen
 
 /** Run it. */
 export async function run(flags: ContinualFlags, output: Output): Promise<number> {
-  const { loadData, tuneInOrder } = await import("../index.ts");
+  const { checkOutput, loadData, tuneInOrder } = await import("../index.ts");
   const { exitCodes } = await import("./failure.ts");
   const { listenForInterrupt } = await import("./interrupt.ts");
   const { model } = await loadFlags(flags, output, headOf(flags));
+  await checkOutput(model.platform.storage, flags.output, "continual");
   const tasks = [];
   for (const [i, data] of [flags.data, ...flags.then.map((file) => [file])].entries()) {
     const [first = ""] = data;

@@ -8,6 +8,7 @@ import {
   withComparison,
 } from "./comparison.ts";
 import type { Output } from "./output.ts";
+import { platformOf } from "./outputs.ts";
 
 interface DiagnoseFlags extends ComparisonFlags {
   readonly output?: string;
@@ -36,12 +37,15 @@ With --output, a diagnosis that is cut short goes on where it was when it is sta
 
 /** Run it. */
 export async function run(flags: DiagnoseFlags, output: Output): Promise<number> {
-  const { drawCounts, drawSimilarities, drawSpectra, remarkable, reportPage } = await import("../index.ts");
+  const { claimOutput, drawCounts, drawSimilarities, drawSpectra, remarkable, reportPage } = await import(
+    "../index.ts"
+  );
   const { exitCodes } = await import("./failure.ts");
   const { listenForInterrupt } = await import("./interrupt.ts");
-  const { nodePlatform } = await import("../runtime/node.ts");
-  const { look, done } = await prepare(flags, output);
+  const { storage } = platformOf(flags);
   const folder = flags.output;
+  if (folder !== undefined) await claimOutput(storage, folder, "diagnosis");
+  const { look, done } = await prepare(flags, output);
   const stop = listenForInterrupt(output, "Stopping after this matrix");
   try {
     const report = await look({
@@ -51,7 +55,6 @@ export async function run(flags: DiagnoseFlags, output: Output): Promise<number>
     done();
     await describeReport(report, output);
     if (folder !== undefined) {
-      const { storage } = nodePlatform;
       const chosen = remarkable(report.matrices);
       await storage.write(`${folder}/diagnosis.json`, `${JSON.stringify(report, null, 2)}\n`);
       await storage.write(`${folder}/report.html`, reportPage(report));
@@ -80,12 +83,11 @@ async function prepare(
   readonly done: () => void;
 }> {
   const { diagnose, diagnoseFiles, TuneError } = await import("../index.ts");
-  const { nodePlatform } = await import("../runtime/node.ts");
   const isFile = (path: string | undefined): path is string => path?.endsWith(".safetensors") === true;
   if (isFile(flags.base) && isFile(flags.tuned)) {
     const { options, done } = comparisonOptions(flags);
     const files = { base: flags.base, tuned: flags.tuned };
-    return { look: (how) => diagnoseFiles(nodePlatform, files, { ...options, ...how }), done };
+    return { look: (how) => diagnoseFiles(platformOf(flags), files, { ...options, ...how }), done };
   }
   if (isFile(flags.base) || isFile(flags.tuned)) {
     throw new TuneError("bad-option", "One of the two is a file and the other is not.", {

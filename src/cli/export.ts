@@ -2,6 +2,7 @@ import { type Command, Option } from "commander";
 import type { ExportFormName } from "../index.ts";
 import { deviceOptions, loadFlags, type ModelFlags, withModel } from "./model.ts";
 import type { Output } from "./output.ts";
+import { withReplace } from "./outputs.ts";
 
 interface ExportFlags extends ModelFlags {
   readonly to: ExportFormName;
@@ -19,13 +20,16 @@ export async function define(command: Command): Promise<void> {
     const held = dtypes.length > 0 ? ` (--dtype ${dtypes.join(", ")})` : "";
     return `  ${name.padEnd(width)}  ${summary}${held}\n  ${" ".repeat(width)}  ${use}`;
   });
-  withModel(command.description("Write a model in another form"))
+  withReplace(withModel(command.description("Write a model in another form")))
     .addOption(new Option("--to <form>", "what to write").choices(names).makeOptionMandatory())
     .option("--dtype <names>", "what numbers are held in, with commas between several", (text) =>
       text.split(",").map((name) => name.trim()),
     )
     .option("--pre-tokenizer <name>", "how llama.cpp cuts texts, where the tokenizer is like none of its own (gguf)")
-    .requiredOption("-o, --output <folder>", "where it goes; what is there is replaced whole")
+    .requiredOption(
+      "-o, --output <folder>",
+      "where it goes; an earlier export of the same form there is replaced whole",
+    )
     .addHelpText(
       "after",
       `

@@ -28,13 +28,15 @@ export async function define(command: Command): Promise<void> {
     .option("--to <rate>", "the last", realNumber, 1)
     .option("--steps <n>", "updates in between", wholeNumber, 100)
     .option("--picture <file.svg>", "where the picture goes", "learning-rate.svg")
+    .option("--replace", "replace what is there under the picture's name; never what is read")
     .addHelpText("after", examples);
 }
 
 /** Run it. */
 export async function run(flags: LrFlags, output: Output): Promise<number> {
-  const { findLearningRate } = await import("../index.ts");
+  const { checkPicture, findLearningRate, writePicture } = await import("../index.ts");
   const { model } = await loadFlags(flags, output, headOf(flags));
+  await checkPicture(model.platform.storage, flags.picture);
   const cache = `${flags.picture}.data`;
   const data = await loadTuningData(model, flags, output, cache);
   const progress = createProgress();
@@ -48,9 +50,10 @@ export async function run(flags: LrFlags, output: Output): Promise<number> {
   progress.clear();
   if ("close" in data) {
     await data.close();
-    await model.platform.storage.remove(cache);
+    await model.platform.storage.prune(cache);
   }
-  await model.platform.storage.write(
+  await writePicture(
+    model.platform.storage,
     flags.picture,
     drawSearch(`${flags.data.join(", ")}: loss over learning rates`, search),
   );

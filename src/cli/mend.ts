@@ -51,8 +51,9 @@ break a model: measure.`,
 
 /** Run it. */
 export async function run(flags: MendFlags, output: Output): Promise<number> {
-  const { exportModel, mend, writeMended } = await import("../index.ts");
+  const { checkFolder, exportModel, folderKind, mend, writeMended } = await import("../index.ts");
   const { base, options, done } = await loadComparison(flags, output);
+  await checkFolder(base.platform.storage, flags.output, folderKind(flags.to));
   const mended = await mend(base, { ...options, mode: flags.mode, lambda: flags.lambda });
   try {
     done();
@@ -62,7 +63,7 @@ export async function run(flags: MendFlags, output: Output): Promise<number> {
     if (flags.to === "peft") {
       const written = await mended.adapter(flags.rank);
       error = written.error;
-      await exportModel(base, "peft", flags.output, { adapter: written.adapter });
+      await exportModel(mended.model, "peft", flags.output, { adapter: written.adapter });
     } else {
       await writeMended(mended.model, flags.output, base.source);
     }

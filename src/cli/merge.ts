@@ -1,6 +1,7 @@
 import type { Command } from "commander";
 import { deviceOptions, loadFlags, type ModelFlags, withModel } from "./model.ts";
 import type { Output } from "./output.ts";
+import { withReplace } from "./outputs.ts";
 
 interface MergeFlags extends ModelFlags {
   readonly adapter: string;
@@ -9,7 +10,7 @@ interface MergeFlags extends ModelFlags {
 
 /** `scion merge` */
 export function define(command: Command): void {
-  withModel(command.description("Fold an adapter into its model"), { adapter: false })
+  withReplace(withModel(command.description("Fold an adapter into its model"), { adapter: false }))
     .requiredOption("-a, --adapter <folder>", "PEFT adapter")
     .requiredOption("-o, --output <folder>", "where the merged model goes (safetensors)")
     .addHelpText("after", "\nExample:\n  $ scion merge -m ./model -a runs/tune/adapter -o runs/tune/merged");

@@ -13,8 +13,8 @@ import {
   TuneError,
   taskNames,
 } from "../index.ts";
-import { nodePlatform } from "../runtime/node.ts";
 import type { Output } from "./output.ts";
+import { platformOf } from "./outputs.ts";
 import { createProgress } from "./progress.ts";
 
 /** Options of every command that runs a model. */
@@ -153,7 +153,7 @@ export async function loadFlags(
 ): Promise<{ readonly model: LoadedModel; readonly adapter: Adapter | undefined }> {
   const progress = createProgress();
   const model = await loadModel(flags.model, {
-    platform: nodePlatform,
+    platform: platformOf(flags),
     ...head,
     ...(flags.task ? { task: flags.task } : {}),
     ...(flags.adapter === undefined ? {} : { forAdapter: flags.adapter }),

@@ -40,7 +40,7 @@ export async function run(flags: PlanFlags, output: Output): Promise<number> {
   });
   if ("close" in data) {
     await data.close();
-    await model.platform.storage.remove(cache);
+    await model.platform.storage.prune(cache);
   }
   describePlan(plan, choice, output);
   output.record(plan);

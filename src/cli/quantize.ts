@@ -12,6 +12,7 @@ import type {
 import { bitsTable, drawBits } from "./bits-picture.ts";
 import { deviceOptions, loadFlags, type ModelFlags, realNumber, wholeNumber, withModel } from "./model.ts";
 import { type Output, strong } from "./output.ts";
+import { withReplace } from "./outputs.ts";
 import { count, createProgress, duration } from "./progress.ts";
 import { fieldsGiven, withFields } from "./tuning.ts";
 
@@ -50,7 +51,7 @@ Ctrl-C stops after the matrix at hand and keeps the blocks that are done in <out
 /** `scion quantize` */
 export async function define(command: Command): Promise<void> {
   const { schemes } = await import("../index.ts");
-  withModel(command.description("Pack a model's weights into 1 to 8 bits"), { adapter: false })
+  withReplace(withModel(command.description("Pack a model's weights into 1 to 8 bits"), { adapter: false }))
     .requiredOption(
       "--calibration <file>",
       "text that the inputs of layers are measured on, in the forms that tune reads",
@@ -75,7 +76,7 @@ export async function define(command: Command): Promise<void> {
         .choices(["float16", "float32"])
         .default("float16"),
     )
-    .requiredOption("-o, --output <folder>", "where the packed model goes; what is there is replaced whole")
+    .requiredOption("-o, --output <folder>", "where the packed model goes; an earlier one there is replaced whole")
     .option("--tune-scales", "then train the scales towards the model's own outputs on the text (Scion's extension)")
     .option("--tune-steps <n>", "updates of that training", wholeNumber, 300)
     .option("--tune-rate <x>", "peak learning rate of that training", realNumber, 1e-3)
@@ -100,10 +101,9 @@ function bitsOf(text: string): number | string {
 
 /** Run it. */
 export async function run(flags: QuantizeFlags, output: Output): Promise<number> {
-  const { quantize } = await import("../index.ts");
+  const { addFile, quantize } = await import("../index.ts");
   const { exitCodes } = await import("./failure.ts");
   const { listenForInterrupt } = await import("./interrupt.ts");
-  const { nodePlatform } = await import("../runtime/node.ts");
   const { model } = await loadFlags(flags, output);
   const data = await loadCalibration(model, flags);
   const stop = listenForInterrupt(output, "Stopping after this matrix");
@@ -124,7 +124,7 @@ export async function run(flags: QuantizeFlags, output: Output): Promise<number>
     }
     const { reports } = result.quantised;
     const picture = drawBits(`${flags.output}: bits of every matrix`, reports);
-    await nodePlatform.storage.write(`${flags.output.replace(/\/+$/, "")}/bits.svg`, picture);
+    await addFile(model.platform.storage, flags.output, "bits.svg", picture);
     for (const line of bitsTable(reports)) output.say(line);
     const worst = reports.toSorted((a, b) => b.outputError - a.outputError).slice(0, 3);
     output.say(

@@ -2,6 +2,7 @@ import type { Command } from "commander";
 import type { RunSummary } from "../index.ts";
 import { drawCurves } from "./curves.ts";
 import type { Output } from "./output.ts";
+import { platformOf, withReplace } from "./outputs.ts";
 import { count } from "./progress.ts";
 
 interface RunsFlags {
@@ -10,7 +11,7 @@ interface RunsFlags {
 
 /** `scion runs` */
 export function define(command: Command): void {
-  command
+  withReplace(command)
     .description("List runs and compare them")
     .argument("[folder]", "where runs are, or one of them", "runs")
     .option("--picture <file.svg>", "draw their losses over their updates")
@@ -19,9 +20,9 @@ export function define(command: Command): void {
 
 /** Run it. */
 export async function run(flags: RunsFlags, output: Output, [folder = "runs"]: readonly string[]): Promise<number> {
-  const { findRuns, TuneError } = await import("../index.ts");
-  const { nodePlatform } = await import("../runtime/node.ts");
-  const runs = await findRuns(nodePlatform.storage, folder);
+  const { findRuns, TuneError, writePicture } = await import("../index.ts");
+  const { storage } = platformOf(flags);
+  const runs = await findRuns(storage, folder);
   if (runs.length === 0) {
     throw new TuneError("file-not-found", `There is no run in ${folder}.`, {
       at: folder,
@@ -43,7 +44,7 @@ export async function run(flags: RunsFlags, output: Output, [folder = "runs"]: r
   const differing = differences(runs);
   if (differing.length > 0) output.say(`\nOptions that differ:\n${differing.join("\n")}`);
   if (flags.picture !== undefined) {
-    await nodePlatform.storage.write(flags.picture, drawCurves(`losses of the runs in ${folder}`, runs));
+    await writePicture(storage, flags.picture, drawCurves(`losses of the runs in ${folder}`, runs));
     output.say(`\nDrew ${flags.picture}.`);
   }
   for (const { losses: _losses, evaluations: _evaluations, ...rest } of runs) output.record(rest);

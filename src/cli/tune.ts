@@ -3,6 +3,7 @@ import type { RunEvent, RunResult } from "../index.ts";
 import { drawLengths } from "./histogram.ts";
 import { deviceOptions, loadFlags } from "./model.ts";
 import { type Output, strong } from "./output.ts";
+import { startsOver, withReplace } from "./outputs.ts";
 import { count, createProgress, duration } from "./progress.ts";
 import { drawRanks } from "./ranks.ts";
 import { headOf, loadTuningData, type TuningFlags, tuningChoice, withTuning } from "./tuning.ts";
@@ -31,7 +32,7 @@ Ctrl-C saves and stops; a second one stops at once.`;
 
 /** `scion tune` */
 export async function define(command: Command): Promise<void> {
-  (await withTuning(command.description("Tune a model on data")))
+  withReplace(await withTuning(command.description("Tune a model on data")), startsOver)
     .option("-o, --output <folder>", "where checkpoints and results go", "runs/tune")
     .option("--no-tensorboard", "write no events for TensorBoard (tensorboard --logdir runs)")
     .option("--resume", "go on from the output folder's checkpoint")
@@ -42,11 +43,17 @@ export async function define(command: Command): Promise<void> {
 
 /** Run it. */
 export async function run(flags: TuneFlags, output: Output): Promise<number> {
-  const { exportForms, exportModel, loadData, methods, ranksLeft, tasks, tune } = await import("../index.ts");
+  const { checkFolder, checkOutput, exportForms, exportModel, folderKind, loadData, methods, ranksLeft, tasks, tune } =
+    await import("../index.ts");
   const { exitCodes } = await import("./failure.ts");
   const { listenForInterrupt } = await import("./interrupt.ts");
-  const { nodePlatform } = await import("../runtime/node.ts");
   const { model } = await loadFlags(flags, output, headOf(flags));
+  const { storage } = model.platform;
+  const { peft, form: own, sublayers = false } = methods.get(flags.method) ?? {};
+  const form = own ?? (peft ? "peft" : "safetensors");
+  const saved = `${flags.output}/${exportForms[form].holds}`;
+  await checkOutput(storage, flags.output, "run");
+  await checkFolder(storage, saved, folderKind(form));
   const data = await loadTuningData(model, flags, output, flags.output);
   const picture = drawLengths(`${flags.data.join(", ")}: lengths of ${data.report.examples} examples`, data.report);
 
@@ -74,19 +81,22 @@ export async function run(flags: TuneFlags, output: Output): Promise<number> {
     stop.release();
     if ("close" in data) await data.close();
   }
-  await nodePlatform.storage.write(`${flags.output}/lengths.svg`, picture);
+  await storage.write(`${flags.output}/lengths.svg`, picture);
   const ranks = ranksLeft(result.adapter);
   if (ranks.length > 0) {
-    await nodePlatform.storage.write(`${flags.output}/ranks.svg`, drawRanks(`${flags.method}: ranks left`, ranks));
+    await storage.write(`${flags.output}/ranks.svg`, drawRanks(`${flags.method}: ranks left`, ranks));
     output.record({ kind: "ranks", ranks });
   }
-  const { peft, form: own, sublayers = false } = methods.get(flags.method) ?? {};
-  const form = own ?? (peft ? "peft" : "safetensors");
-  const saved = `${flags.output}/${exportForms[form].holds}`;
   await exportModel(model, form, saved, { adapter: result.adapter, deviceOptions: deviceOptions(flags) });
   // Everything that was decided, in the words of `--config`.
-  const { json: _json, config: _config, resume: _resume, ...decided } = { ...result.adapter.choice.config, ...flags };
-  await nodePlatform.storage.write(`${flags.output}/run.json`, `${JSON.stringify(decided, null, 2)}\n`);
+  const {
+    json: _json,
+    config: _config,
+    resume: _resume,
+    replace: _replace,
+    ...decided
+  } = { ...result.adapter.choice.config, ...flags };
+  await storage.write(`${flags.output}/run.json`, `${JSON.stringify(decided, null, 2)}\n`);
   const { shownBy } = tasks[model.pretrained.task];
   summarise(result, saved, { ...flags, shownBy, merges: !sublayers }, output);
   return result.ended === "interrupted" ? exitCodes.interrupted : exitCodes.done;

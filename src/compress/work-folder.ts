@@ -1,5 +1,6 @@
 import { TuneError } from "../errors.ts";
 import { isJsonObject, readJsonObject } from "../io/json.ts";
+import { checkClaim, claimFolder, type FolderClaim, removeClaimed } from "../io/outputs/index.ts";
 import { openPacked, type PackedEntry, type PackedToWrite, writePacked } from "../io/packed/index.ts";
 import { joinPath, type Storage } from "../io/storage.ts";
 import { checkFingerprint } from "../train/checkpoint.ts";
@@ -21,6 +22,11 @@ export interface WorkFolder {
   remove(): Promise<void>;
 }
 
+const workClaim: FolderClaim = {
+  kind: "quantize-work",
+  names: ["state.json", "plan.json", "block-*.safetensors", "untuned/", "tuning/"],
+};
+
 /** A block and what was reported of it. */
 export interface FinishedBlock {
   readonly matrices: readonly PackedEntry[];
@@ -29,7 +35,7 @@ export interface FinishedBlock {
 
 /**
  * Open the work folder of a run, or start one. Every file in it takes its name when it is whole.
- * @throws {TuneError} `run-exists` when it holds a run and `resume` is not asked for; `resume-mismatch` when that was
+ * @throws {TuneError} `output-exists` when it holds something else; `run-exists` when it holds a run and `resume` is not asked for; `resume-mismatch` when that was
  * started with other settings, model or text.
  */
 export async function openWorkFolder(
@@ -39,16 +45,19 @@ export async function openWorkFolder(
   { resume }: { readonly resume: boolean },
 ): Promise<WorkFolder> {
   const statePath = joinPath(folder, "state.json");
-  let started = (await storage.sizeBytes(statePath)) !== undefined;
+  const claim = { ...workClaim, fresh: !resume };
+  const { inWay } = await checkClaim(storage, folder, claim);
+  let started = !inWay.includes("state.json") && (await storage.sizeBytes(statePath)) !== undefined;
   // Nothing is left behind by a run that is refused before it has done anything.
   const start = async (): Promise<void> => {
+    if (!started) await claimFolder(storage, folder, claim);
     if (!started) await storage.write(statePath, `${JSON.stringify(fingerprint, null, 2)}\n`);
     started = true;
   };
   if (started && !resume) {
     throw new TuneError("run-exists", "An earlier run was stopped before it had quantised the whole model.", {
       at: folder,
-      fix: "go on with it (resume), remove the folder, or choose another output folder",
+      fix: "go on with it (resume), let it be replaced (replace), or choose another output folder",
     });
   }
   if (started) {
@@ -78,6 +87,6 @@ export async function openWorkFolder(
       await writePacked(storage, blockPath(index), { info: { reports }, matrices, tensors: [] });
       return (await readBlock(index))?.matrices ?? [];
     },
-    remove: () => storage.remove(folder),
+    remove: () => removeClaimed(storage, folder, workClaim.kind),
   };
 }

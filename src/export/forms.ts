@@ -158,3 +158,8 @@ function onnxDtype(name: string): OnnxDtypeName {
   if (Object.hasOwn(onnxDtypes, name)) return name as OnnxDtypeName; // checked just now
   throw new Error(`the form of transformers.js has a dtype ${name} that its writer lacks`);
 }
+
+/** What the folder of a form is known by: plain LoRA is written as PEFT's adapters are. */
+export function folderKind(form: ExportFormName): string {
+  return form === "lora" ? "peft" : form;
+}

@@ -1,7 +1,7 @@
 import { assert, nearest, TuneError } from "../errors.ts";
 import type { LazyTensor, Tensor } from "../graph/index.ts";
 import { type JsonObject, parseJsonObject } from "./json.ts";
-import { writeFolder, writeFolder } from "./outputs/index.ts";
+import { writeFolder } from "./outputs/index.ts";
 import { peftTaskType } from "./peft-task.ts";
 import { type PeftTokens, settleTokens, tokenRowsModule, tokenRowsSuffix, tokensConfig } from "./peft-tokens.ts";
 import { pickleRefused } from "./pickle.ts";

@@ -29,6 +29,8 @@ export interface Adapter {
   readonly targets: TargetModules;
   /** By parameter name: `module.method_key` beside linear maps, the weight's own name in place of weights. */
   readonly parameters: ReadonlyMap<string, Tensor>;
+  /** The folder that it was read from. */
+  readonly folder?: string;
   /** Updates of the run it comes from, where its method goes by a schedule. */
   readonly steps?: number;
   /** How it was trained, where that is known. */

@@ -1,5 +1,6 @@
 import { TuneError } from "../errors.ts";
 import type { Tensor } from "../graph/index.ts";
+import { checkClaim, claimFolder, type FolderClaim } from "../io/outputs/index.ts";
 import { joinPath, type Storage } from "../io/storage.ts";
 import type { Adapter, MethodChoice, RunRecord, TargetModules } from "../methods/index.ts";
 import type { PretrainedModel } from "../models/index.ts";
@@ -110,6 +111,15 @@ export interface RunResult {
   readonly best: Progress["best"];
 }
 
+/** What a run's folder holds, together with what the commands add to it. */
+export const runFolder: FolderClaim = {
+  kind: "run",
+  names: [
+    ...["checkpoint.safetensors", "metrics.jsonl", "events.out.tfevents.*.scion", "outcome.json"],
+    ...["run.json", "lengths.svg", "ranks.svg", "adapter/", "model/"],
+  ],
+};
+
 /** The checkpoint of a run folder. */
 export function checkpointPath(folder: string): string {
   return joinPath(folder, "checkpoint.safetensors");
@@ -119,12 +129,17 @@ export function checkpointPath(folder: string): string {
  * Train: update after update, with evaluation, early stop, checkpoints and metrics. A run that is killed at any moment
  * and resumed goes through the same losses, bit for bit, as one that was left alone. One run has a device at a time: a
  * second one waits.
- * @throws {TuneError} `run-exists` when the folder holds a run and `resume` is not set, `resume-mismatch`,
+ * @throws {TuneError} `output-exists` and the like when something else is in the folder; `run-exists` when the folder holds
+ * a run and `resume` is not set, `resume-mismatch`,
  * `in-use` when another run is writing there, `not-finite-loss` (the last checkpoint stays as it was), and what compiling and the device throw.
  */
 export async function train(options: RunOptions): Promise<RunResult> {
-  const lock = await options.folder?.storage.lock(joinPath(options.folder.path, "run"));
+  const { folder, resume = false } = options;
+  const claim = { ...runFolder, fresh: !resume };
+  if (folder) await checkClaim(folder.storage, folder.path, claim);
+  const lock = await folder?.storage.lock(joinPath(folder.path, "run"));
   try {
+    if (folder) await claimFolder(folder.storage, folder.path, claim);
     return await takeTurn(options.device, () => trainAlone(options), options.signal);
   } finally {
     await lock?.release();

@@ -61,11 +61,7 @@ async function findIn(storage: Storage, target: string, kind: string): Promise<F
   if (entries.length === 0) return { state: "absent" };
   const manifest = await readManifest(storage, target);
   if (manifest === undefined) {
-    const what = few(entries);
-    return {
-      state: "others",
-      why: `holds ${what}, which ${entries.length === 1 ? "was" : "were"} not written by this`,
-    };
+    return { state: "others", why: unmarked(entries) };
   }
   if (manifest.kind !== kind) return { state: "others", why: `holds another output of Scion's (${manifest.kind})` };
   const stamps = new Map<string, string | undefined>();
@@ -81,6 +77,11 @@ async function findIn(storage: Storage, target: string, kind: string): Promise<F
   }
   if (strangers.length === 0) return { state: "own", stamps };
   return { state: "others", why: `holds ${few(strangers)}, which Scion did not write` };
+}
+
+/** Why what no manifest names stays: an older version of Scion, another tool or a person may have made it. */
+export function unmarked(entries: readonly string[]): string {
+  return `holds ${few(entries)}, and nothing says that Scion wrote ${entries.length === 1 ? "it" : "them"}`;
 }
 
 /** The first of some names. */

@@ -21,7 +21,7 @@ export interface Manifest {
 /** Files that systems put into folders by themselves: nobody misses them. */
 export const systemFiles: ReadonlySet<string> = new Set([".DS_Store", "Thumbs.db", "desktop.ini", "lost+found/"]);
 /** Ours while something is written. */
-export const passing: ReadonlySet<string> = new Set([".scion.lock", ".scion-partial/"]);
+export const passing: ReadonlySet<string> = new Set([".scion.lock", ".scion-partial/", ".scion-work/"]);
 
 /** Every file below a folder, by its path inside it; a folder without any, with a slash. */
 export async function filesIn(storage: Storage, folder: string, inside = "", depth = 0): Promise<readonly string[]> {

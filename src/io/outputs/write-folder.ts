@@ -1,4 +1,4 @@
-import { hashFile } from "../content-hash.ts";
+import { contentHash, hashFile } from "../content-hash.ts";
 import { readJsonObject } from "../json.ts";
 import { joinPath, type Storage } from "../storage.ts";
 import { type Found, inspectFolder, refuseFile } from "./inspect.ts";
@@ -168,4 +168,13 @@ async function finishMoves(storage: Storage, target: string): Promise<void> {
   }
   for (const file of moves.in ?? []) await move(staging, target, file);
   await storage.remove(staging);
+}
+
+/** Add a file to a folder that {@link writeFolder} wrote, as one of its own. */
+export async function addFile(storage: Storage, folder: string, name: string, content: string): Promise<void> {
+  const manifest = await readManifest(storage, folder);
+  // Said first: a file that is not there is nobody's, and one that is there and not said would be a stranger.
+  if (manifest)
+    await writeManifest(storage, folder, { ...manifest, files: { ...manifest.files, [name]: contentHash(content) } });
+  await storage.write(joinPath(folder, name), content);
 }

@@ -1,3 +1,4 @@
+import { TuneError } from "../../errors.ts";
 import type { Storage } from "../../io/storage.ts";
 import type { Sequence, TokenizedExample } from "./tokenize.ts";
 
@@ -35,7 +36,8 @@ export async function fileStore(
   const hasher = createHasher();
   const starts = growing();
   async function* records(): AsyncGenerator<Uint8Array> {
-    let at = 0;
+    let at = cacheMark.length;
+    yield cacheMark;
     for await (const some of examples) {
       const encoded: Uint8Array[] = [];
       for (const example of some) {
@@ -62,6 +64,26 @@ export async function fileStore(
         }),
       ),
   };
+}
+
+/** What a file of examples starts with: it is a cache, which may be removed. */
+const cacheMark = new TextEncoder().encode("scion-examples-1");
+
+/**
+ * Remove what an earlier run left of its examples.
+ * @throws {TuneError} `output-exists` when the file is something else.
+ */
+export async function removeCache(storage: Storage, path: string): Promise<void> {
+  const size = await storage.sizeBytes(path);
+  if (size === undefined) return;
+  const start = await storage.read(path, { start: 0, end: Math.min(size, cacheMark.length) });
+  if (start.length < cacheMark.length || start.some((byte, i) => byte !== cacheMark[i])) {
+    throw new TuneError("output-exists", `${path} is no cache of examples, whose name it has: it stays as it is.`, {
+      at: path,
+      fix: "move it away, or choose another folder",
+    });
+  }
+  await storage.remove(path);
 }
 
 /** The sequences of an example, itself first. */
