@@ -1,14 +1,13 @@
 import { memoryCache } from "../diagnose/index.ts";
 import { nearest, TuneError } from "../errors.ts";
 import { exportForms } from "../export/index.ts";
-import { readJsonObject } from "../io/json.ts";
 import { guardOutputs } from "../io/outputs/index.ts";
+import { readSealed, writeSealed } from "../io/sealed.ts";
 import { joinPath, type Storage } from "../io/storage.ts";
 import { type Adapter, type MethodConfig, methods } from "../methods/index.ts";
 import type { Device } from "../runtime/device.ts";
-import { checkFingerprint } from "../train/checkpoint.ts";
 import { storeOf, type TokenizedExample } from "../train/data/index.ts";
-import { fingerprintOf, hashExamples } from "../train/fingerprint.ts";
+import { checkFingerprint, fingerprintOf, hashExamples } from "../train/fingerprint.ts";
 import { chooseObjective } from "../train/objectives/index.ts";
 import { planRun } from "../train/plan.ts";
 import { checkpointPath, type RunEvent } from "../train/run.ts";
@@ -289,8 +288,9 @@ async function readBack(
   { choice, hashes }: { readonly choice: TuningChoice; readonly hashes: Hashes },
 ): Promise<RunOutcome | undefined> {
   const path = joinPath(folder, "outcome.json");
-  if ((await model.platform.storage.sizeBytes(path)) === undefined) return undefined;
-  const { facts, outcome } = (await readJsonObject(model.platform.storage, path)) as unknown as KeptOutcome; // written below
+  const kept = await readSealed(model.platform.storage, path);
+  if (kept === undefined) return undefined;
+  const { facts, outcome } = kept as unknown as KeptOutcome; // written below
   checkFingerprint(facts, await factsOf(model, data, { choice, hashes }), path);
   return outcome;
 }
@@ -335,7 +335,7 @@ async function runOne(
   try {
     const keep = async (outcome: RunOutcome): Promise<RunOutcome> => {
       const facts = await factsOf(model, data, { choice, hashes: judged.hashes });
-      await storage.write(joinPath(folder, "outcome.json"), `${JSON.stringify({ facts, outcome }, null, 2)}\n`);
+      await writeSealed(storage, joinPath(folder, "outcome.json"), { facts, outcome });
       await storage.remove(checkpointPath(folder)); // the outcome stands for it
       return outcome;
     };

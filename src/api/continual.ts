@@ -1,14 +1,19 @@
 import { memoryCache } from "../diagnose/index.ts";
 import { TuneError } from "../errors.ts";
-import { readJsonObject } from "../io/json.ts";
+import { isJsonObject } from "../io/json.ts";
 import { guardOutputs } from "../io/outputs/index.ts";
-import { joinPath } from "../io/storage.ts";
+import { damaged, readSealed, writeSealed } from "../io/sealed.ts";
+import { joinPath, type Storage } from "../io/storage.ts";
 import type { Device } from "../runtime/device.ts";
-import type { TokenizedExample } from "../train/data/index.ts";
+import { storeOf, type TokenizedExample } from "../train/data/index.ts";
+import { checkFingerprint, type Facts, factsOf, hashExamples, hashWeights } from "../train/fingerprint.ts";
+import { chooseObjective } from "../train/objectives/index.ts";
 import type { RunEvent } from "../train/run.ts";
+import { describeRun, type TuningChoice } from "./describe-run.ts";
 import { diagnose } from "./diagnose.ts";
-import type { LoadedData } from "./load-data.ts";
+import type { LoadedData, StreamedData } from "./load-data.ts";
 import { type LoadedModel, loadModel } from "./load-model.ts";
+import { factsOfModel } from "./model-facts.ts";
 import { claimOutput } from "./outputs.ts";
 import { evaluate } from "./run-model.ts";
 import { exportModel } from "./save.ts";
@@ -100,11 +105,13 @@ export async function tuneInOrder(
     names: names.map((name, i) => `${i + 1}-${name}/`),
     fresh: !resume,
   });
-  const before = await readResults(model, kept, { between, tasks: names, resume });
+  const fingerprint = await factsOfOrder(model, tasks, { ...tuning, between, baseText: baseText ?? [] });
+  const before = await readResults(storage, kept, { fingerprint, resume });
   const device = given ?? (await openDevice(deviceOptions));
   try {
     const cache = memoryCache();
-    let result: ContinualResult = before ?? {
+    const models = [...(before?.models ?? [])];
+    let result: ContinualResult = before?.result ?? {
       between,
       tasks: names,
       base: await lossesOf(model, tasks, device),
@@ -114,7 +121,10 @@ export async function tuneInOrder(
     for (const [i, { name, data }] of tasks.entries()) {
       const folder = joinPath(output, `${i + 1}-${name}`);
       if (i < result.stages.length) continue;
-      const from = i === 0 || between === "apart" ? model : await mergedOf(model, output, i - 1, names);
+      const from =
+        i === 0 || between === "apart"
+          ? model
+          : await mergedOf(model, joinPath(output, `${i}-${names[i - 1]}`, "model"), models[i - 1]);
       const run = await tune(from, data, {
         ...tuning,
         device,
@@ -140,7 +150,8 @@ export async function tuneInOrder(
         intruders: total,
       };
       result = { ...result, stages: [...result.stages, stage] };
-      await storage.write(kept, `${JSON.stringify(result, null, 2)}\n`);
+      models.push(await hashWeights(tuned.pretrained));
+      await writeSealed(storage, kept, { ...result, fingerprint, models });
       onEvent?.({ kind: "measured", result: stage });
     }
     return result;
@@ -153,18 +164,47 @@ function texts(given: readonly TokenizedExample[] | undefined): readonly Tokeniz
   return given ?? [];
 }
 
-/** The model that a task left. */
-async function mergedOf(
-  model: LoadedModel,
-  output: string,
-  task: number,
-  names: readonly string[],
-): Promise<LoadedModel> {
-  const folder = joinPath(output, `${task + 1}-${names[task]}`, "model");
+/**
+ * The model that a task left.
+ * @throws {TuneError} `resume-mismatch` when its weights are no longer those.
+ */
+async function mergedOf(model: LoadedModel, folder: string, hash: string | undefined): Promise<LoadedModel> {
   const { tokenizer, newTokens } = model;
   const merged = await loadModel(folder, { platform: model.platform });
+  checkFingerprint({ weights: hash }, { weights: await hashWeights(merged.pretrained) }, folder);
   return { ...merged, tokenizer, ...(newTokens ? { newTokens } : {}) };
 }
+
+/** What decides the results of an order. */
+async function factsOfOrder(
+  model: LoadedModel,
+  tasks: readonly ContinualTask[],
+  { between, baseText, device: _device, signal: _signal, ...given }: OrderFacts,
+): Promise<Facts> {
+  const { tensorboard: _tensorboard, ...choice } = given;
+  const runs: Facts[] = [];
+  for (const { name, data } of tasks) {
+    const { objective = chooseObjective(undefined), mixture, ...run } = await describeRun(model, data, choice);
+    const train = await storeOf("store" in data ? (data as StreamedData).store : data.train);
+    const facts = await factsOf({ ...run, objective, train, mixture: mixture ?? [{ count: train.count, weight: 1 }] });
+    runs.push({ name, ...facts });
+  }
+  const [first = {}] = runs;
+  const shared = Object.keys(first).filter((key) =>
+    runs.every((run) => JSON.stringify(run[key]) === JSON.stringify(first[key])),
+  );
+  const own = runs.map((run) => Object.fromEntries(Object.entries(run).filter(([key]) => !shared.includes(key))));
+  return {
+    ...Object.fromEntries(shared.map((key) => [key, first[key]])),
+    ...(await factsOfModel(model)),
+    between,
+    tasks: Object.fromEntries(own.map((facts, i) => [String(i + 1), facts])),
+    baseText: await hashExamples(baseText),
+  };
+}
+
+type OrderFacts = Pick<ContinualOptions, "tensorboard" | "device" | "signal"> &
+  TuningChoice & { readonly between: string; readonly baseText: readonly TokenizedExample[] };
 
 /** Loss on each task: on what it held back, or on what it was tuned on where nothing was. */
 async function lossesOf(
@@ -194,26 +234,20 @@ function checkTasks(tasks: readonly ContinualTask[], at: string): void {
 }
 
 async function readResults(
-  model: LoadedModel,
+  storage: Storage,
   path: string,
-  wanted: { readonly between: string; readonly tasks: readonly string[]; readonly resume: boolean },
-): Promise<ContinualResult | undefined> {
-  const { storage } = model.platform;
+  { fingerprint, resume }: { readonly fingerprint: Facts; readonly resume: boolean },
+): Promise<{ readonly result: ContinualResult; readonly models: readonly string[] } | undefined> {
   if ((await storage.sizeBytes(path)) === undefined) return undefined;
-  if (!wanted.resume) {
+  if (!resume) {
     throw new TuneError("run-exists", "This folder holds results already.", {
       at: path,
-      fix: "go on with them (resume), or choose another output folder",
+      fix: "go on with them (resume), start over (replace), or choose another output folder",
     });
   }
-  const found = (await readJsonObject(storage, path)) as unknown as ContinualResult; // written above
-  if (found.between === wanted.between && found.tasks.join() === wanted.tasks.join()) return found;
-  throw new TuneError(
-    "resume-mismatch",
-    `It holds ${found.tasks.join(", ")} (${found.between}), not ${wanted.tasks.join(", ")} (${wanted.between}).`,
-    {
-      at: path,
-      fix: "name the same data sets in the same order, or choose another output folder",
-    },
-  );
+  const found = await readSealed(storage, path);
+  const { fingerprint: saved, models, ...result } = found ?? {};
+  if (!isJsonObject(saved) || !Array.isArray(models)) throw damaged(path);
+  checkFingerprint(saved, fingerprint, path);
+  return { result: result as unknown as ContinualResult, models: models.map(String) }; // as it was written
 }

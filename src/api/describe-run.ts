@@ -14,6 +14,7 @@ import type { PlanOptions } from "../train/plan.ts";
 import { resolveSettings, type TrainSettings } from "../train/settings.ts";
 import type { LoadedData } from "./load-data.ts";
 import { type LoadedModel, padIdOf } from "./load-model.ts";
+import { tokenizerFacts } from "./model-facts.ts";
 
 /** What is tuned how: training settings, and the method with its own options. */
 export interface TuningChoice extends Partial<TrainSettings> {
@@ -59,6 +60,7 @@ export async function describeRun(
     ...(data.mixture === undefined ? {} : { mixture: data.mixture }),
     validation: data.validation,
     padId: await padIdOf(model),
+    facts: await tokenizerFacts(model),
   };
 }
 

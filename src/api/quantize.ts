@@ -24,6 +24,7 @@ import type { RunEvent } from "../train/run.ts";
 import type { TrainSettings } from "../train/settings.ts";
 import type { LoadedData } from "./load-data.ts";
 import { type LoadedModel, loadModel } from "./load-model.ts";
+import { factsOfModel } from "./model-facts.ts";
 import type { OutputOptions } from "./save.ts";
 
 /** How weights are quantised. */
@@ -103,20 +104,19 @@ export async function quantize(
   const bits = checkChoice(options.bits ?? 3);
   const sequences = calibrationOf(data, options.calibrationRows ?? 128);
   const tokenizer = await model.tokenizer();
+  const padId = tokenizer.padId ?? tokenizer.eosId ?? 0;
   const described = describeChoice(choice, bits, keepAs);
   const fingerprint = {
     ...described,
-    model: model.source,
-    modelType: pretrained.modelType,
-    ...pretrained.sizes,
-    calibration: await hashExamples(data.train.slice(0, sequences.length)),
+    ...(await factsOfModel(model)),
+    padId,
+    trainData: await hashExamples(data.train.slice(0, options.calibrationRows ?? 128)),
   };
   const target = output.replace(/\/+$/, "");
   const resume = options.resume === true;
   await checkFolder(storage, target, folderKind("packed"));
   const workPath = await workFolderOf(storage, target);
   const work = await openWorkFolder(storage, workPath, fingerprint, { resume });
-  const padId = tokenizer.padId ?? tokenizer.eosId ?? 0;
   const opened = device ?? (await platform.openDevice(options.deviceOptions));
   const stopping = signal ? { signal } : {};
   const write = (folder: string, matrices: QuantisedModel["matrices"], info: Readonly<Record<string, unknown>>) =>

@@ -12,6 +12,7 @@ export * from "./combine.ts";
 export * from "./forms.ts";
 export * from "./merge.ts";
 export * from "./mlx-files.ts";
+export { chatTemplateFile, tokenizerCompanions } from "./model-files.ts";
 export * from "./packed-folder.ts";
 export * from "./safetensors-folder.ts";
 export * from "./transformers-js.ts";

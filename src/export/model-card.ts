@@ -134,11 +134,15 @@ function describeAdapter({ choice, targets }: Adapter): string {
   return `Tuned by ${method.name}${settings.length > 0 ? ` (${settings.join(", ")})` : ""} on ${where}.`;
 }
 
-/** Hashes stand in a section of their own; the model's sizes stand in its `config.json`. */
-const elsewhere = /^(trainData|validationData|modelType|vocabSize|hiddenSize|layers|heads|kvHeads|headDim)$/;
+/** Hashes stand in a section of their own, or are for resuming alone; the model has its own `config.json`. */
+const elsewhere = /^(trainData|validationData|modelType|task|config|tokenizer|weights|padId|initial)$/;
 
 function describeTraining({ step, steps, ended, best, facts }: RunRecord): readonly string[] {
-  const settings = Object.entries(facts).filter(([name]) => !elsewhere.test(name));
+  const settings = Object.entries(facts)
+    .filter(([name]) => !elsewhere.test(name))
+    .flatMap(([name, value]) =>
+      name.endsWith("Options") && isJsonObject(value) ? Object.entries(value) : [[name, value] as const],
+    );
   return [
     "",
     "## Training",

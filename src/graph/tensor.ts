@@ -87,6 +87,8 @@ export interface LazyTensor {
   readonly file?: FileRange;
   /** What the file holds, where this tensor is that one in a wider dtype. */
   readonly stored?: LazyTensor;
+  /** What its file holds, where it is in one. */
+  readonly content?: TensorContent;
   /** What it is computed from, where it is kept as integer codes with shared scales. */
   readonly scaled?: ScaledCodes;
 }
@@ -99,6 +101,14 @@ export interface FileRange {
   readonly length: number;
   /** What reading the tensor would find wrong. @throws {TuneError} `file-changed`, `not-finite-weight`, … */
   check(): Promise<void>;
+}
+
+/** A tensor's bytes in its file, known by a hash. */
+export interface TensorContent {
+  /** Hash what is read from now on, so that it need not be read again for its hash. */
+  hashWhenRead(): void;
+  /** The hash of its bytes and dtype. */
+  hash(): Promise<string>;
 }
 
 /**

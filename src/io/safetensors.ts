@@ -7,8 +7,10 @@ import {
   type LazyTensor,
   sizeOf,
   type Tensor,
+  type TensorContent,
   viewAs,
 } from "../graph/index.ts";
+import { createContentHash } from "./content-hash.ts";
 import { isJsonObject, parseJsonObject } from "./json.ts";
 import { type Problem, throwProblems } from "./problems.ts";
 import type { Storage } from "./storage.ts";
@@ -120,6 +122,7 @@ export async function openSafetensors(storage: Storage, path: string): Promise<S
   const unchanged = (): Promise<void> => checkUnchanged(storage, path, stamp);
   const tensors = new Map<string, LazyTensor>();
   for (const { name, dtype, shape, start, end } of located) {
+    const [contentOf, content] = hashedContent({ dtype, start, end }, (from, to) => readBytes(from, to));
     const readBytes = async (from: number, to: number): Promise<DataOf> => {
       const range = { start: dataStart + from, end: dataStart + to };
       const bytes = await storage.read(path, range).catch(async (error) => {
@@ -127,6 +130,7 @@ export async function openSafetensors(storage: Storage, path: string): Promise<S
         throw error;
       });
       await unchanged();
+      contentOf(from, bytes);
       return viewAs(dtype, bytes);
     };
     const width = bytesPerElement(dtype);
@@ -136,12 +140,65 @@ export async function openSafetensors(storage: Storage, path: string): Promise<S
       sizeBytes: end - start,
       read: async () => ({ dtype, shape, data: await readBytes(start, end) }),
       readPart: (first, last) => readBytes(start + width * first, start + width * last),
+      content: {
+        hashWhenRead: content.hashWhenRead,
+        hash: async () => {
+          await unchanged();
+          return content.hash();
+        },
+      },
       ...(onDisk === undefined
         ? {}
         : { file: { path: onDisk, offset: dataStart + start, length: end - start, check: unchanged } }),
     });
   }
   return { metadata: isTextRecord(metadata) ? metadata : {}, tensors };
+}
+
+/** So much of a tensor is read at once for its hash alone. */
+const hashedBytes = 2 ** 23;
+
+/**
+ * The hash of a tensor's bytes, taken from what is read anyway once it is asked for: `seen` is told of every read, and parts
+ * count as long as they follow one another.
+ */
+function hashedContent(
+  { dtype, start, end }: Pick<Located, "dtype" | "start" | "end">,
+  read: (from: number, to: number) => Promise<unknown>,
+): readonly [seen: (from: number, bytes: Uint8Array) => void, content: TensorContent] {
+  let [wanted, at] = [false, start];
+  let hash = createContentHash();
+  let done: string | undefined;
+  const restart = (): void => {
+    hash = createContentHash();
+    hash.update(new TextEncoder().encode(dtype));
+    at = start;
+  };
+  restart();
+  const seen = (from: number, bytes: Uint8Array): void => {
+    if (!wanted || done !== undefined) return;
+    if (from === start && at !== start) restart();
+    if (from !== at) return;
+    hash.update(bytes);
+    at += bytes.length;
+    if (at === end) done = hash.digest();
+  };
+  return [
+    seen,
+    {
+      hashWhenRead: () => {
+        wanted = true;
+      },
+      hash: async () => {
+        wanted = true;
+        while (done === undefined) {
+          if (at === end) done = hash.digest(); // empty
+          else await read(at, Math.min(end, at + hashedBytes));
+        }
+        return done;
+      },
+    },
+  ];
 }
 
 /**
@@ -156,6 +213,16 @@ export async function writeSafetensors(
   entries: Iterable<NamedTensor>,
   metadata: Readonly<Record<string, string>> = { format: "pt" },
 ): Promise<void> {
+  const { text, sorted } = safetensorsLayout(entries, metadata, path);
+  await storage.write(path, fileChunks(text, sorted));
+}
+
+/** The header that {@link writeSafetensors} would write, as text without its padding, and the tensors in their order. */
+export function safetensorsLayout(
+  entries: Iterable<NamedTensor>,
+  metadata: Readonly<Record<string, string>>,
+  path: string,
+): { readonly text: string; readonly sorted: readonly NamedTensor[] } {
   const sorted = [...entries].sort(officialOrder);
   refuseTakenNames(sorted, path);
   const header: [string, unknown][] = Object.keys(metadata).length > 0 ? [["__metadata__", metadata]] : [];
@@ -167,7 +234,7 @@ export async function writeSafetensors(
     header.push([name, { dtype: spellingOf.get(dtype), shape, data_offsets: [offset, end] }]);
     offset = end;
   }
-  await storage.write(path, fileChunks(objectText(header), sorted));
+  return { text: objectText(header), sorted };
 }
 
 /** Check that every tensor has a name of its own. @throws {TuneError} `tensor-name-taken`. */
@@ -283,12 +350,17 @@ function objectText(entries: readonly (readonly [string, unknown])[]): string {
   return `{${entries.map(([key, value]) => `${JSON.stringify(key)}:${JSON.stringify(value)}`).join(",")}}`;
 }
 
-async function* fileChunks(header: string, entries: readonly NamedTensor[]): AsyncGenerator<Uint8Array> {
+/** The first bytes of a file: the length of its header, and the header filled up with spaces. */
+export function headerBytes(header: string): Uint8Array {
   const text = new TextEncoder().encode(header);
   const padded = new Uint8Array(8 + Math.ceil(text.length / 8) * 8).fill(0x20);
   new DataView(padded.buffer).setBigUint64(0, BigInt(padded.length - 8), true);
   padded.set(text, 8);
-  yield padded;
+  return padded;
+}
+
+async function* fileChunks(header: string, entries: readonly NamedTensor[]): AsyncGenerator<Uint8Array> {
+  yield headerBytes(header);
   for (const { name, tensor } of entries) {
     const { dtype, data } = "data" in tensor ? tensor : await tensor.read();
     if (dtype !== tensor.dtype || data.byteLength !== byteLengthOf(tensor)) {

@@ -347,6 +347,7 @@ function checkedFloat32(name: string, tensor: LazyTensor): LazyTensor {
     shape,
     sizeBytes: 4 * sizeOf(shape),
     read: async () => checked(await toFloat32(tensor)),
+    ...(tensor.content ? { content: tensor.content } : {}),
     ...(tensor.scaled ? { scaled: tensor.scaled } : {}),
     ...(readPart && {
       readPart: async (start, end) => {

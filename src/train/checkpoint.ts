@@ -1,7 +1,15 @@
 import { TuneError } from "../errors.ts";
-import type { Tensor } from "../graph/index.ts";
+import { bytesOf, type Tensor } from "../graph/index.ts";
+import { contentHash, createContentHash } from "../io/content-hash.ts";
 import { isJsonObject, parseJsonObject } from "../io/json.ts";
-import { openSafetensors, writeSafetensors } from "../io/safetensors.ts";
+import {
+  headerBytes,
+  type NamedTensor,
+  openSafetensors,
+  safetensorsLayout,
+  writeSafetensors,
+} from "../io/safetensors.ts";
+import { damaged } from "../io/sealed.ts";
 import type { Storage } from "../io/storage.ts";
 
 /** Where a run stands between two updates. Batch order and randomness follow from the step, so they are not kept. */
@@ -34,12 +42,22 @@ export async function writeCheckpoint(storage: Storage, path: string, checkpoint
     ...[...state].map(([name, tensor]) => ({ name: statePrefix + name, tensor })),
     ...[...(best ?? [])].map(([name, tensor]) => ({ name: bestPrefix + name, tensor })),
   ];
-  await writeSafetensors(storage, path, entries, { scion: JSON.stringify({ version: 1, progress, fingerprint }) });
+  const scion = JSON.stringify({ version: 2, progress, fingerprint });
+  await writeSafetensors(storage, path, entries, { scion, checksum: checksumOf(entries, scion, path) });
+}
+
+/** A hash of the whole file, with zeros where the hash itself stands. */
+function checksumOf(entries: readonly NamedTensor[], scion: string, path: string): string {
+  const { text, sorted } = safetensorsLayout(entries, { scion, checksum: "0".repeat(32) }, path);
+  const hash = createContentHash();
+  hash.update(headerBytes(text));
+  for (const { tensor } of sorted) if ("data" in tensor) hash.update(bytesOf(tensor.data));
+  return hash.digest();
 }
 
 /**
  * Read a checkpoint; undefined when there is none yet.
- * @throws {TuneError} `bad-checkpoint` when the file is not one, and what a malformed safetensors file throws.
+ * @throws {TuneError} `bad-checkpoint` when the file is not one, or is not as it was written; what a malformed safetensors file throws.
  */
 export async function readCheckpoint(storage: Storage, path: string): Promise<Checkpoint | undefined> {
   if ((await storage.sizeBytes(path)) === undefined) return undefined;
@@ -47,17 +65,29 @@ export async function readCheckpoint(storage: Storage, path: string): Promise<Ch
   const text = metadata["scion"];
   const header = text === undefined ? {} : parseJsonObject(new TextEncoder().encode(text), "bad-checkpoint", path);
   const { version, progress, fingerprint } = header;
-  if (version !== 1 || !isProgress(progress) || !isJsonObject(fingerprint)) {
+  if (version === 1) {
+    throw new TuneError("bad-checkpoint", "The checkpoint is of an older Scion, which kept no checksum of it.", {
+      at: path,
+      fix: "start the run again in another folder, or finish it with the version that began it",
+    });
+  }
+  if (version !== 2 || text === undefined || !isProgress(progress) || !isJsonObject(fingerprint)) {
     throw new TuneError("bad-checkpoint", "This file does not hold the progress of a run.", {
       at: path,
       fix: "start the run again in an empty folder",
     });
   }
+  const entries: { readonly name: string; readonly tensor: Tensor }[] = [];
+  for (const [name, lazy] of tensors) entries.push({ name, tensor: await lazy.read() });
+  const checksum = metadata["checksum"] ?? "";
+  const first = headerBytes(safetensorsLayout(entries, { scion: text, checksum }, path).text);
+  const written = await storage.read(path, { start: 0, end: first.length });
+  if (checksum !== checksumOf(entries, text, path) || contentHash(first) !== contentHash(written)) throw damaged(path);
   const state = new Map<string, Tensor>();
   const best = new Map<string, Tensor>();
-  for (const [name, lazy] of tensors) {
-    if (name.startsWith(bestPrefix)) best.set(name.slice(bestPrefix.length), await lazy.read());
-    else if (name.startsWith(statePrefix)) state.set(name.slice(statePrefix.length), await lazy.read());
+  for (const { name, tensor } of entries) {
+    if (name.startsWith(bestPrefix)) best.set(name.slice(bestPrefix.length), tensor);
+    else if (name.startsWith(statePrefix)) state.set(name.slice(statePrefix.length), tensor);
   }
   return { progress, fingerprint, state, best: best.size > 0 ? best : undefined };
 }
@@ -68,23 +98,4 @@ function isProgress(value: unknown): value is Progress {
   const bestFits =
     best === undefined || (isJsonObject(best) && typeof best["step"] === "number" && typeof best["loss"] === "number");
   return Number.isSafeInteger(step) && Number(step) >= 0 && bestFits && typeof evaluationsWithoutGain === "number";
-}
-
-/**
- * Refuse to go on with other settings or data than the run was started with.
- * @throws {TuneError} `resume-mismatch` listing every difference.
- */
-export function checkFingerprint(
-  saved: Readonly<Record<string, unknown>>,
-  now: Readonly<Record<string, unknown>>,
-  at: string,
-): void {
-  const differences = [...new Set([...Object.keys(saved), ...Object.keys(now)])]
-    .filter((key) => JSON.stringify(saved[key]) !== JSON.stringify(now[key]))
-    .map((key) => `${key}: ${JSON.stringify(saved[key])} then, ${JSON.stringify(now[key])} now`);
-  if (differences.length === 0) return;
-  throw new TuneError("resume-mismatch", `The run was started differently:\n  ${differences.join("\n  ")}`, {
-    at,
-    fix: "resume with the same settings, model and data, or start a new run in another folder",
-  });
 }

@@ -1,34 +1,50 @@
-import { bytesOf } from "../graph/index.ts";
+import { TuneError } from "../errors.ts";
+import { bytesOf, type LazyTensor } from "../graph/index.ts";
+import { contentHash } from "../io/content-hash.ts";
 import { showTargets } from "../methods/index.ts";
 import { type ExampleStore, storeOf, type TokenizedExample } from "./data/index.ts";
 import type { RunOptions } from "./run.ts";
 
+/** What a result depends on, small enough to keep beside it: by name, as JSON. */
+export type Facts = Readonly<Record<string, unknown>>;
+
+/** What decides a run. */
+export type FactOptions = Required<
+  Pick<RunOptions, "settings" | "choice" | "targets" | "objective" | "model" | "train" | "mixture" | "validation">
+> &
+  Pick<RunOptions, "padId" | "initial" | "facts">;
+
 /**
- * What decides a run's losses, small enough to keep in its checkpoint: the settings, the method, the model's shape and
- * a hash of the data as token ids. Two runs with equal fingerprints on equal machines go through equal losses.
+ * What decides a run's losses: the settings, the method, the model's configuration and weights, its tokenizer, and the data
+ * as token ids, all by content. Two runs with equal fingerprints on equal machines go through equal losses.
  */
-export async function fingerprintOf(
-  options: Required<
-    Pick<RunOptions, "settings" | "choice" | "targets" | "objective" | "model" | "train" | "mixture" | "validation">
-  >,
-): Promise<Readonly<Record<string, unknown>>> {
-  const { settings, choice, targets, objective, model, mixture } = options;
-  const { optimizerOptions, ...rest } = settings;
+export async function fingerprintOf(options: FactOptions): Promise<Facts> {
+  return { ...(await factsOf(options)), weights: await hashWeights(options.model) };
+}
+
+/** The same without the weights, which take as long to hash as to read. */
+export async function factsOf(options: FactOptions): Promise<Facts> {
+  const { settings, choice, targets, objective, model, mixture, initial, facts } = options;
   // What only decides when a run looks at itself or stops may change between its parts.
-  const { checkpointEvery: _checkpointEvery, patience: _patience, ...decisive } = rest;
+  const { checkpointEvery: _checkpointEvery, patience: _patience, ...decisive } = settings;
+  const trained = [...(initial ?? [])].sort(([a], [b]) => (a < b ? -1 : 1));
   return {
     ...decisive,
-    ...optimizerOptions,
     objective: objective.objective.name,
-    ...objective.config,
+    objectiveOptions: objective.config,
     method: choice.method.name,
-    ...choice.config,
+    methodOptions: choice.config,
     ...(choice.patterns === undefined ? {} : { patterns: choice.patterns }),
     ...(choice.inPlace === undefined ? {} : { inPlace: choice.inPlace }),
     targetModules: Array.isArray(targets) ? targets : showTargets(targets),
-    modelType: model.modelType,
-    ...model.sizes,
-    weights: await hashWeights(model),
+    ...modelFacts(model),
+    ...facts,
+    padId: options.padId,
+    ...(initial === undefined
+      ? {}
+      : {
+          initial: contentHash(...trained.flatMap(([name, { shape, data }]) => [`${name} ${shape};`, bytesOf(data)])),
+        }),
     trainData: await hashExamples(options.train),
     ...(mixture.length === 1 && mixture[0]?.weight === 1 ? {} : { mixture }),
     validationData: await hashExamples(options.validation),
@@ -40,27 +56,90 @@ export async function hashExamples(examples: readonly TokenizedExample[] | Examp
   return (await storeOf(examples)).hash;
 }
 
-/** So many bytes of weights are hashed. */
-const hashedWeightBytes = 2 ** 25;
+/** Keys of `config.json` that change nothing: who wrote it, from where, and what its weights were held in. */
+const inert: ReadonlySet<string> = new Set(["transformers_version", "_name_or_path", "torch_dtype", "dtype"]);
+
+/** What a model's configuration says that its results depend on. */
+export function modelFacts({ modelType, task, json }: RunOptions["model"]): Facts {
+  const config = Object.fromEntries(Object.entries(json).filter(([key]) => !inert.has(key)));
+  return { modelType, task, config };
+}
+
+/** Ask for the weights to be hashed as they are read, so that {@link hashWeights} need not read them again. */
+export function hashWhileReading({ weights }: RunOptions["model"]): void {
+  for (const { source } of weights.values()) source.content?.hashWhenRead();
+}
+
+/** A hash of all weights of a model, by their names. What was hashed while it was read is not read again. */
+export async function hashWeights({ weights }: RunOptions["model"]): Promise<string> {
+  const parts: string[] = [];
+  for (const [name, { source }] of [...weights].sort(([a], [b]) => (a < b ? -1 : 1))) {
+    parts.push(`${name} ${source.shape.join()} ${await hashTensor(source)}\n`);
+  }
+  return contentHash(...parts);
+}
+
+/** A hash of a tensor's content: of what its file holds, where it is in one. */
+async function hashTensor(source: LazyTensor): Promise<string> {
+  if (source.content) return source.content.hash();
+  const known = hashes.get(source);
+  if (known !== undefined) return known;
+  const hash = contentHash(bytesOf((await source.read()).data));
+  hashes.set(source, hash);
+  return hash;
+}
+
+const hashes = new WeakMap<LazyTensor, string>();
+
+/** How to mend a difference, by the fact that it is in. */
+const mending: Readonly<Record<string, string>> = {
+  weights: "the model's weights are others: use the model that it was started with",
+  config: "config.json says something else: put it back as it was",
+  tokenizer: "the tokenizer's files are others: put them back as they were",
+  trainData: "the training data is other, or is cut into tokens otherwise: use the data that it was started with",
+  validationData: "other rows are held back: use the data and options that it was started with",
+};
 
 /**
- * A hash of a model's smallest tensors, up to 32 MB of them: norms, biases, the narrowest projections. Any tuning changes
- * some of these, and reading all of a large model twice would take as long as loading it.
+ * Refuse to go on with other settings, model or data than something was started with.
+ * @throws {TuneError} `resume-mismatch` listing every difference.
  */
-async function hashWeights({ weights }: RunOptions["model"]): Promise<string> {
-  const ordered = [...weights].sort(([a, x], [b, y]) => x.source.sizeBytes - y.source.sizeBytes || (a < b ? -1 : 1));
-  let before = new Uint8Array(32);
-  let total = 0;
-  for (const [name, { source }] of ordered) {
-    total += source.sizeBytes;
-    if (total > hashedWeightBytes) break;
-    const label = new TextEncoder().encode(`${name} ${source.shape.join()}`);
-    const bytes = bytesOf((await source.read()).data);
-    const block = new Uint8Array(before.length + label.length + bytes.length);
-    block.set(before);
-    block.set(label, before.length);
-    block.set(bytes, before.length + label.length);
-    before = new Uint8Array(await crypto.subtle.digest("SHA-256", block));
+export function checkFingerprint(saved: Facts, now: Facts, at: string): void {
+  const differences = differencesOf(JSON.parse(JSON.stringify(saved)), JSON.parse(JSON.stringify(now)), "");
+  if (differences.length === 0) return;
+  const shown = differences.slice(0, 20).map(({ name, before, after }) => `${name}: ${before} then, ${after} now`);
+  if (differences.length > shown.length) shown.push(`and ${differences.length - shown.length} more`);
+  const roots = new Set(differences.map(({ name }) => name.split(".")[0] ?? ""));
+  const known = [...roots].flatMap((root) => mending[root] ?? []);
+  const settings = [...roots].filter((root) => mending[root] === undefined);
+  const fixes = [...known, ...(settings.length > 0 ? [`give ${settings.join(", ")} as they were then`] : [])];
+  throw new TuneError("resume-mismatch", `The run was started differently:\n  ${shown.join("\n  ")}`, {
+    at,
+    fix: `${fixes.join("; ")}; or start a new run in another folder`,
+  });
+}
+
+interface Difference {
+  readonly name: string;
+  readonly before: string;
+  readonly after: string;
+}
+
+/** What differs between two values of JSON, whatever the order of their keys. */
+function differencesOf(before: unknown, after: unknown, name: string): readonly Difference[] {
+  if (isRecord(before) && isRecord(after)) {
+    const keys = [...new Set([...Object.keys(before), ...Object.keys(after)])];
+    return keys.flatMap((key) => differencesOf(before[key], after[key], name === "" ? key : `${name}.${key}`));
   }
-  return Array.from(before, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  if (JSON.stringify(before) === JSON.stringify(after)) return [];
+  return [{ name, before: shown(before), after: shown(after) }];
+}
+
+function shown(value: unknown): string {
+  const text = JSON.stringify(value) ?? "nothing";
+  return text.length > 80 ? `${text.slice(0, 77)}…` : text;
+}
+
+function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
 }

@@ -34,7 +34,7 @@ export interface RunPlan {
 export interface PlanOptions
   extends Pick<
     RunOptions,
-    "model" | "choice" | "targets" | "objective" | "settings" | "mixture" | "validation" | "padId"
+    "model" | "choice" | "targets" | "objective" | "settings" | "mixture" | "validation" | "padId" | "facts"
   > {
   /** The examples, or some of them where `mixture` counts more. */
   readonly train: readonly TokenizedExample[];

@@ -8,7 +8,7 @@ import { chooseOptimizer, learningRateAt } from "../optim/index.ts";
 import type { Device } from "../runtime/device.ts";
 import { takeTurn } from "../runtime/device-turns.ts";
 import type { StopSignal } from "../signal.ts";
-import { type Checkpoint, checkFingerprint, type Progress, readCheckpoint, writeCheckpoint } from "./checkpoint.ts";
+import { type Checkpoint, type Progress, readCheckpoint, writeCheckpoint } from "./checkpoint.ts";
 import {
   type Batch,
   type BatchSchedule,
@@ -19,7 +19,7 @@ import {
   storeOf,
   type TokenizedExample,
 } from "./data/index.ts";
-import { fingerprintOf } from "./fingerprint.ts";
+import { checkFingerprint, type Facts, factsOf, hashWeights, hashWhileReading } from "./fingerprint.ts";
 import { appendMetric, type MetricLine, trimMetrics } from "./metrics.ts";
 import { chooseObjective, type ObjectiveChoice } from "./objectives/index.ts";
 import type { TrainSettings } from "./settings.ts";
@@ -49,6 +49,8 @@ export interface RunOptions {
   readonly tensorboard?: boolean;
   /** Go on from the folder's checkpoint, when it has one. */
   readonly resume?: boolean;
+  /** What else decides the losses, such as the tokenizer's files; a run resumes only where it is the same. */
+  readonly facts?: Facts;
   /** Initial values instead of the method's own, by parameter name. */
   readonly initial?: ReadonlyMap<string, Tensor>;
   /** When it is aborted, the run saves after the current update and ends. */
@@ -151,8 +153,9 @@ async function trainAlone(options: RunOptions): Promise<RunResult> {
   const objective = options.objective ?? chooseObjective(undefined);
   const examples = await storeOf(options.train);
   const mixture = options.mixture ?? [{ count: examples.count, weight: 1 }];
-  const fingerprint = await fingerprintOf({ ...options, train: examples, mixture, objective });
-  const saved = await findCheckpoint(options, fingerprint);
+  const facts = await factsOf({ ...options, train: examples, mixture, objective });
+  const saved = await findCheckpoint(options, facts);
+  hashWhileReading(model);
   const { batchSize, accumulationSteps, seed } = settings;
   const { schedule, updatesPerEpoch, steps } = timetableOf(mixture, settings);
   const warmupSteps = settings.warmup < 1 ? Math.ceil(settings.warmup * steps) : settings.warmup;
@@ -173,6 +176,8 @@ async function trainAlone(options: RunOptions): Promise<RunResult> {
     steps,
   });
   try {
+    const fingerprint = { ...facts, weights: await hashWeights(model) };
+    if (saved) checkFingerprint(saved.fingerprint, fingerprint, checkpointPath(options.folder?.path ?? ""));
     if (options.initial) await trainer.load(options.initial);
     if (saved) await trainer.restore(saved.state);
     if (folder) await trimMetrics(folder.storage, folder.path, saved?.progress.step ?? 0);
@@ -298,10 +303,7 @@ async function trainAlone(options: RunOptions): Promise<RunResult> {
   }
 }
 
-async function findCheckpoint(
-  { folder, resume }: RunOptions,
-  fingerprint: Readonly<Record<string, unknown>>,
-): Promise<Checkpoint | undefined> {
+async function findCheckpoint({ folder, resume }: RunOptions, facts: Facts): Promise<Checkpoint | undefined> {
   if (!folder) return undefined;
   const path = checkpointPath(folder.path);
   if (!resume) {
@@ -312,7 +314,8 @@ async function findCheckpoint(
     });
   }
   const saved = await readCheckpoint(folder.storage, path);
-  if (saved) checkFingerprint(saved.fingerprint, fingerprint, path);
+  // The weights are compared once they have been read.
+  if (saved) checkFingerprint(saved.fingerprint, { ...facts, weights: saved.fingerprint["weights"] }, path);
   return saved;
 }
 
