@@ -29,7 +29,7 @@ interface Writing {
 const small = "--max-steps 2 --batch-size 2 --max-length 48 --rank 2 --learning-rate 1e-3".split(" ");
 const base = ["-m", "in/base"];
 const data = ["-d", "in/rows.jsonl"];
-const packing = ["--calibration", "in/rows.jsonl", "--method", "rtn", "--bits", "4", "--calibration-rows", "4"];
+const packing = ["--calibration", "in/rows.jsonl", "--method", "rtn", "--bits", "4"];
 
 const writing: Readonly<Record<string, Writing>> = {
   tune: { flag: "--output", args: [...base, ...data, ...small], goesOn: true, exists: "run-exists" },
@@ -82,11 +82,12 @@ const all: Readonly<Record<string, Writing>> = {
 };
 
 let folder: string;
-const before = process.cwd();
+/** A path of these tests as it is on the disk: `in/base`, or `one=in/run/adapter`. */
+const at = (path: string): string => path.replace(/^(\w+=)?(?=(in|cache|out|there|theirs)\b)/, `$1${folder}/`);
 const run = async (name: string, output: string, ...more: readonly string[]): Promise<string> => {
   const { flag, args } = all[name] as Writing; // named below
   try {
-    const { code } = await runHere(name.split(" ")[0] ?? "", ...args, flag, output, ...more);
+    const { code } = await runHere(name.split(" ")[0] ?? "", ...args.map(at), flag, at(output), ...more);
     return `ended with ${code}`;
   } catch (error) {
     if (error instanceof TuneError) return error.code;
@@ -97,24 +98,27 @@ const run = async (name: string, output: string, ...more: readonly string[]): Pr
 /** Every file below some folders, with its bytes. */
 async function filesBelow(...folders: readonly string[]): Promise<ReadonlyMap<string, string>> {
   const files = new Map<string, string>();
-  for (const at of folders) {
-    for (const name of ((await readdir(at, { recursive: true })) as string[]).sort()) {
-      const path = join(at, name);
+  for (const below of folders.map(at)) {
+    for (const name of ((await readdir(below, { recursive: true })) as string[]).sort()) {
+      const path = join(below, name);
       if ((await stat(path)).isFile()) files.set(path, (await readFile(path)).toString("base64"));
     }
   }
   return files;
 }
 
+const made = async (name: string, ...args: readonly string[]): Promise<void> => {
+  await runHere(name, ...args.map(at));
+};
+
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), "scion-outputs-"));
-  process.chdir(folder);
-  await cp(`${root}assets/quickstart/model`, "in/base", { recursive: true });
+  await cp(`${root}assets/quickstart/model`, at("in/base"), { recursive: true });
   const rows = (await readFile(`${root}assets/quickstart/train.jsonl`, "utf8")).split("\n");
-  await writeFile("in/rows.jsonl", rows.slice(0, 8).join("\n"));
-  await writeFile("in/more.jsonl", rows.slice(8, 16).join("\n"));
-  await runHere("tune", ...base, ...data, ...small, "-o", "in/run");
-  await runHere(
+  await writeFile(at("in/rows.jsonl"), rows.slice(0, 24).join("\n"));
+  await writeFile(at("in/more.jsonl"), rows.slice(24, 40).join("\n"));
+  await made("tune", ...base, ...data, ...small, "-o", "in/run");
+  await made(
     "tune",
     ...base,
     ...data,
@@ -122,8 +126,8 @@ beforeAll(async () => {
     "-o",
     "in/compacter",
   );
-  await runHere("quantize", ...base, ...packing, "-o", "in/packed");
-  await runHere(
+  await made("quantize", ...base, ...packing, "-o", "in/packed");
+  await made(
     "tune",
     "-m",
     "in/packed",
@@ -134,7 +138,6 @@ beforeAll(async () => {
   );
 });
 afterAll(async () => {
-  process.chdir(before);
   await rm(folder, { recursive: true, force: true });
 });
 
@@ -174,10 +177,10 @@ describe.each(Object.keys(all))("%s", (name) => {
   const writesFolder = flag === "--output";
 
   it("leaves what somebody else wrote, and what it reads", async () => {
-    await rm("there", { recursive: true, force: true });
-    await mkdir("there/ch1", { recursive: true });
-    await writeFile("there/ch1/a.tex", "text");
-    await writeFile("there/notes.svg", "notes");
+    await rm(at("there"), { recursive: true, force: true });
+    await mkdir(at("there/ch1"), { recursive: true });
+    await writeFile(at("there/ch1/a.tex"), "text");
+    await writeFile(at("there/notes.svg"), "notes");
     const kept = await filesBelow("in", "there");
     if (writesFolder) {
       expect(await run(name, "there")).toBe("output-exists");
@@ -196,26 +199,26 @@ describe.each(Object.keys(all))("%s", (name) => {
 
   it("goes over its own, leaves what is put beside it, and replaces others' where that is asked for", async () => {
     const out = writesFolder ? "out" : "out.svg";
-    await rm(out, { recursive: true, force: true });
+    await rm(at(out), { recursive: true, force: true });
     expect(await run(name, out)).toBe("ended with 0");
     expect(await run(name, out)).toBe(exists ?? "ended with 0");
     if (!writesFolder) {
-      await writeFile(out, (await readFile(out, "utf8")).replace("<title>", "<title>mine "));
+      await writeFile(at(out), (await readFile(at(out), "utf8")).replace("<title>", "<title>mine "));
       expect(await run(name, out)).toBe("output-exists");
       expect(await run(name, out, "--replace")).toBe("ended with 0");
-      expect(await readFile(out, "utf8")).not.toContain("mine");
+      expect(await readFile(at(out), "utf8")).not.toContain("mine");
       return;
     }
-    await writeFile(join(out, "mine"), "mine");
+    await writeFile(join(at(out), "mine"), "mine");
     expect(await run(name, out)).toBe(exists ?? (goesOn ? "ended with 0" : "output-exists"));
-    expect(await readFile(join(out, "mine"), "utf8")).toBe("mine");
+    expect(await readFile(join(at(out), "mine"), "utf8")).toBe("mine");
     expect(await run(name, out, "--replace")).toBe("ended with 0");
-    expect(existsSync(join(out, "mine"))).toBe(goesOn);
-    expect((await readdir(".")).filter((entry) => /partial|replaced|\.work|\.lock/.test(entry))).toEqual([]);
-    await rm("theirs", { recursive: true, force: true });
-    await mkdir("theirs");
-    await writeFile("theirs/mine", "mine");
+    expect(existsSync(join(at(out), "mine"))).toBe(goesOn);
+    expect((await readdir(folder)).filter((entry) => /partial|replaced|\.work|\.lock/.test(entry))).toEqual([]);
+    await rm(at("theirs"), { recursive: true, force: true });
+    await mkdir(at("theirs"));
+    await writeFile(at("theirs/mine"), "mine");
     expect(await run(name, "theirs", "--replace")).toBe("ended with 0");
-    expect(existsSync("theirs/mine")).toBe(goesOn);
+    expect(existsSync(at("theirs/mine"))).toBe(goesOn);
   });
 });
