@@ -192,7 +192,8 @@ function hashedContent(
       hash: async () => {
         wanted = true;
         while (done === undefined) {
-          if (at === end) done = hash.digest(); // empty
+          if (at === end)
+            done = hash.digest(); // empty
           else await read(at, Math.min(end, at + hashedBytes));
         }
         return done;
