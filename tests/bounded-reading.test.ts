@@ -1,15 +1,8 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { parseExactJson as parseExactData } from "../src/io/exact-json.ts";
-import {
-  deepest,
-  type JsonObject,
-  parseExactJson,
-  parseJson,
-  parseJsonObject,
-  readJsonObject,
-} from "../src/io/json.ts";
+import { parseExactJson } from "../src/io/exact-json.ts";
+import { deepest, type JsonObject, parseJson, parseJsonObject, readJsonObject } from "../src/io/json.ts";
 import { memoryStorage } from "../src/io/memory-storage.ts";
 import { targetedByPeft } from "../src/io/peft-targets.ts";
 import type { Storage } from "../src/io/storage.ts";
@@ -28,8 +21,7 @@ const bytes = (text: string): Uint8Array => new TextEncoder().encode(text);
 describe("JSON", () => {
   const readers: Readonly<Record<string, (text: string) => unknown>> = {
     parseJson,
-    "parseExactJson of configurations": parseExactJson,
-    "parseExactJson of data": parseExactData,
+    parseExactJson,
     parseJsonObject: (text) => parseJsonObject(bytes(text), "malformed-json", "a.json"),
   };
   it.each(Object.entries(readers))("of bounded depth: %s", (_name, read) => {

@@ -5,6 +5,7 @@ import { configSchema } from "../../src/cli/config.ts";
 import { commands } from "../../src/cli/index.ts";
 import { inWords } from "./checked.ts";
 import { checkOfOption } from "./checked-options.ts";
+import { configPage } from "./config.ts";
 import { code, page, table } from "./markdown.ts";
 import { modelsPage } from "./models.ts";
 import { recordPages, summaryRows } from "./records.ts";
@@ -20,7 +21,12 @@ export async function referenceFiles(): Promise<Readonly<Record<string, string>>
   const made = `${start}\n\n${table(["", ""], rows)}\n\n${end}`;
   const [from, to] = [before.indexOf(start), before.indexOf(end)];
   if (from < 0 || to < from) throw new Error(`README.md has no "${start}" with an "${end}" after it`);
-  const pages = { "models.md": models.text, ...recordPages(), "options.md": await optionsPage() };
+  const pages = {
+    "models.md": models.text,
+    ...recordPages(),
+    "options.md": await optionsPage(),
+    "config.md": await configPage(),
+  };
   return {
     "README.md": before.slice(0, from) + made + before.slice(to + end.length),
     ...Object.fromEntries(Object.entries(pages).map(([name, text]) => [`docs/reference/${name}`, text])),

@@ -80,6 +80,9 @@ async function inspectModel(storage: Storage, folder: string): Promise<Inspectio
         tokenizer && tokenizer.chatTemplates.size > 0 ? [...tokenizer.chatTemplates.keys()].join(", ") : "none",
       ],
       ...(model.leftOut.length > 0 ? [["not used", leftOut(model.leftOut)] as const] : []),
+      ...(model.warnings.length > 0
+        ? [["unknown in config.json", model.warnings.map(({ key }) => key).join(", ")] as const]
+        : []),
     ],
     rows: packed ? [...packed.matrices].map(([name, { shape }]) => `${name}  ${showPacked(shape)}`) : [],
   };

@@ -168,5 +168,8 @@ export async function loadFlags(
     output.say(`The weights are quantised: ${describeQuantisation(quantised)}.`);
     output.say("They are computed with in float32, and exports hold plain weights.");
   }
+  for (const { key, nearest } of model.pretrained.warnings) {
+    output.say(`config.json: "${key}" is not known and has no effect${nearest ? ` (nearest: "${nearest}")` : ""}.`);
+  }
   return { model, adapter: flags.adapter === undefined ? undefined : await loadAdapter(model, flags.adapter) };
 }

@@ -1,5 +1,5 @@
 import { float, type Room, type RowsAt, type Step, step, together } from "../kernels/index.ts";
-import type { Activation, DecodeRecipe, LayerRecipe, NormRecipe } from "../models/index.ts";
+import type { DecodeRecipe, LayerRecipe, NormRecipe, RecipeActivation } from "../models/index.ts";
 import {
   denseStep,
   type Layout,
@@ -55,7 +55,7 @@ export interface Program {
 }
 
 /** In the order of `activate4` in `kernels/assembly/ops.ts`. */
-const activationKinds: Readonly<Record<Activation, number>> = {
+const activationKinds: Readonly<Record<RecipeActivation, number>> = {
   silu: 0,
   gelu_new: 1,
   gelu_pytorch_tanh: 1,

@@ -12,7 +12,7 @@ import {
   type Trainable,
   withRows,
 } from "../methods/index.ts";
-import { type PretrainedModel, untied } from "../models/index.ts";
+import type { PretrainedModel } from "../models/index.ts";
 import type { LinearSite } from "../ops/index.ts";
 import type { Device } from "../runtime/device.ts";
 import { shareOf } from "../runtime/device-share.ts";
@@ -51,7 +51,7 @@ export function mergeAdapter(device: Device, model: PretrainedModel, adapter: Ad
     if (module !== weight.name && !rows) tuned.add(weight.source); // full tuning and rows train what modules share as one
   }
   separateReaders(outputs, tuned, files);
-  const json = [...files.keys()].every((name) => model.weights.has(name)) ? model.json : untied(model.json);
+  const json = [...files.keys()].every((name) => model.weights.has(name)) ? model.json : model.untied();
   return { model: model.withTensors(files, json), close: merger.close };
 }
 

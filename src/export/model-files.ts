@@ -1,5 +1,7 @@
+import { parseExactJson, spelledAs, writeExactJson } from "../io/exact-json.ts";
 import type { JsonObject } from "../io/json.ts";
 import { joinPath, type Storage } from "../io/storage.ts";
+import { readText } from "../io/text.ts";
 
 /** The files of a tokenizer, in JSON. */
 export const tokenizerCompanions: readonly string[] = [
@@ -50,9 +52,14 @@ export async function copyLicence(storage: Storage, from: string, to: string): P
   }
 }
 
-/** Write JSON as people read it. */
-export async function writeJson(storage: Storage, path: string, value: JsonObject): Promise<void> {
-  await storage.write(path, `${JSON.stringify(value, null, 2)}\n`);
+/**
+ * Write JSON as people read it. Numbers are spelt as the file `like` spells them, where there is such a file and they are
+ * the same at the same place: transformers refuses `30` where it wants `30.0`.
+ */
+export async function writeJson(storage: Storage, path: string, value: JsonObject, like: string = path): Promise<void> {
+  const there = (await storage.sizeBytes(like)) !== undefined;
+  const spelled = there ? spelledAs(value, parseExactJson(await readText(storage, like))) : value;
+  await storage.write(path, `${writeExactJson(spelled, 2)}\n`);
 }
 
 /** `config.json` of weights that are now float32, whatever they were. */

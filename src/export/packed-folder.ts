@@ -48,12 +48,13 @@ export async function writePackedModel(
   await writeFolder(storage, folder, "packed", async (staging) => {
     await copyCompanions(storage, model.folder, staging);
     await writePacked(storage, joinPath(staging, packedFileName), { info, matrices, tensors });
-    const { torch_dtype: _torchDtype, dtype: _dtype, ...config } = model.json;
-    await writeJson(storage, joinPath(staging, "config.json"), {
-      ...config,
-      architectures: config["architectures"] ?? [model.architecture.className],
+    const { torch_dtype: _torchDtype, dtype: _dtype, preprocessor: _preprocessor, ...rest } = model.json;
+    const config = {
+      ...rest,
+      architectures: rest["architectures"] ?? [model.architecture.className],
       quantization_config: { quant_method: "scion", version: packedVersion, file: packedFileName },
-    });
+    };
+    await writeJson(storage, joinPath(staging, "config.json"), config, joinPath(model.folder, "config.json"));
     const about = { title: titleOf(folder), baseModel, library: "scionwood" };
     await writeFiles(storage, staging, await cardFiles(storage, model.folder, about));
   });

@@ -24,7 +24,8 @@ export async function writeSafetensorsFolder(
   const { maxShardBytes } = options;
   await writeFolder(storage, folder, "safetensors", async (staging) => {
     await copyCompanions(storage, model.folder, staging);
-    await writeJson(storage, joinPath(staging, "config.json"), float32Config(model.json, model.architecture.className));
+    const config = float32Config(model.json, model.architecture.className);
+    await writeJson(storage, joinPath(staging, "config.json"), config, joinPath(model.folder, "config.json"));
     const stored = model.architecture.storedName ?? ((name: string): string => name);
     const entries = [...model.weights].map(([name, { source }]) => ({ name: stored(name), tensor: source }));
     await writeModelWeights(storage, staging, entries, maxShardBytes === undefined ? {} : { maxShardBytes });

@@ -53,14 +53,15 @@ export async function writeTransformersJsFolder(
       const beside = await writeOnnxFiles(storage, joinPath(staging, "onnx"), part, { dtypes, ...sizes });
       external = { ...external, ...beside };
     }
-    await writeJson(storage, joinPath(staging, "config.json"), {
+    const config = {
       ...float32Config(model.json, className),
       // Without these transformers.js looks for a quantised file in a page, and misses the weights beside the graph.
       "transformers.js_config": {
         dtype: dtypes[0] ?? "fp32",
         ...(Object.keys(external).length > 0 ? { use_external_data_format: external } : {}),
       },
-    });
+    };
+    await writeJson(storage, joinPath(staging, "config.json"), config, joinPath(model.folder, "config.json"));
     const about = { ...options, title: titleOf(folder), library: "transformers.js", task: model.task };
     await writeFiles(storage, staging, await cardFiles(storage, model.folder, about));
   });

@@ -8,7 +8,7 @@ import { type BaseWeightsName, heldGraph } from "../train/base-weights.ts";
 
 /** How texts are turned into others. */
 export interface TargetOptions {
-  /** Fills rows up, and is what a decoder starts with. */
+  /** Fills rows up, and is what a decoder begins with where the model names no token for it. */
   readonly padId: number;
   readonly eosId: number | undefined;
   readonly maxNewTokens: number;
@@ -62,7 +62,7 @@ async function generateAlone(
   );
   const written: number[][] = sources.map(() => []);
   const done = sources.map(() => false);
-  let last = sources.map(() => padId);
+  let last = sources.map(() => model.startId ?? padId);
   for (let step = 0; step < maxNewTokens && done.includes(false); step++) {
     const { logits, ...present } = await run(writer, {
       ...past,

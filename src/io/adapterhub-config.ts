@@ -1,5 +1,6 @@
 import { nearest } from "../errors.ts";
-import { isJsonObject, JsonNumber, type JsonObject } from "./json.ts";
+import { ExactNumber } from "./exact-json.ts";
+import { isJsonObject, type JsonObject } from "./json.ts";
 import { type Problem, throwProblems } from "./problems.ts";
 
 /** What an adapter's config says of what it computes, in our words. */
@@ -256,7 +257,7 @@ export function configOf(settings: AdapterHubSettings, kept: JsonObject = {}): J
   return Object.fromEntries(
     Object.entries(adapterHubFields).map(([key, { initial, ledger, float }]) => {
       const value = said[key] ?? (ledger === "inert" ? kept[key] : undefined) ?? initial;
-      return [key, float && Number.isInteger(value) ? new JsonNumber(`${value}.0`) : value];
+      return [key, float && Number.isInteger(value) ? new ExactNumber(`${value}.0`) : value];
     }),
   );
 }

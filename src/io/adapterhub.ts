@@ -2,14 +2,8 @@ import { TuneError } from "../errors.ts";
 import type { LazyTensor, Tensor } from "../graph/index.ts";
 import { type AdapterHubSettings, configOf, missesDefault, settingsOf } from "./adapterhub-config.ts";
 import { type AdapterHubHead, readHead, writeHead } from "./adapterhub-head.ts";
-import {
-  isJsonObject,
-  type JsonObject,
-  parseExactJson,
-  parseJson,
-  readJsonObject,
-  stringifyExactJson,
-} from "./json.ts";
+import { parseExactJson, writeExactJson } from "./exact-json.ts";
+import { isJsonObject, type JsonObject, parseJson, readJsonObject } from "./json.ts";
 import { writeFolder } from "./outputs/index.ts";
 import { pickleRefused } from "./pickle.ts";
 import { type Problem, throwProblems } from "./problems.ts";
@@ -306,7 +300,7 @@ function configText(
   };
   const own = kept && isJsonObject(kept["config"]) ? kept["config"] : {};
   const json = { ...made, ...kept, version: made.version, config: configOf(settings, own) };
-  return stringifyExactJson(inOrder(json), 2);
+  return writeExactJson(inOrder(json), 2);
 }
 
 function nameIn(config: string): string {

@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { ExactNumber, parseExactJson, plainNumbers, writeExactJson } from "./exact-json.ts";
+import { ExactNumber, parseExactJson, plainNumbers, spelledAs, writeExactJson } from "./exact-json.ts";
 
 describe("JSON whose numbers keep their spelling", () => {
   it.each([
@@ -54,4 +54,10 @@ describe("JSON whose numbers keep their spelling", () => {
       a: [20, 1e-5, new ExactNumber("9007199254740993")],
     });
   });
+});
+
+it("numbers that stay are spelt as another text spells them, and those that change are not", () => {
+  const file = parseExactJson('{"cap":30.0,"size":8.0,"list":[1.0,2.0],"gone":3.0}');
+  const value = { cap: 30, size: 9, list: [1, 3], more: 4 };
+  expect(writeExactJson(spelledAs(value, file))).toBe('{"cap":30.0,"size":9,"list":[1.0,3],"more":4}');
 });

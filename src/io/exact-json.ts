@@ -73,6 +73,26 @@ export function writeExactJson(value: unknown, indent = 0): string {
   return write(value, "");
 }
 
+/**
+ * The same value, with every number that stands at the same place in `written` (what {@link parseExactJson} gave) spelt as
+ * it is there.
+ */
+export function spelledAs(value: unknown, written: unknown): unknown {
+  if (typeof value === "number") {
+    return written instanceof ExactNumber && Number(written.text) === value ? written : value;
+  }
+  if (Array.isArray(value)) {
+    return Array.isArray(written) ? value.map((item, i) => spelledAs(item, written[i])) : value;
+  }
+  if (!isJsonObject(value) || !isJsonObject(written)) return value;
+  return Object.fromEntries(
+    Object.entries(value).map(([key, item]) => [
+      key,
+      Object.hasOwn(written, key) ? spelledAs(item, written[key]) : item,
+    ]),
+  );
+}
+
 /** The same value with plain numbers; numbers beyond what JavaScript holds exactly stay as they are spelt where they are whole. */
 export function plainNumbers(value: unknown): unknown {
   if (value instanceof ExactNumber) {

@@ -3,6 +3,7 @@ import type { ConfigJson } from "./config.ts";
 import type { GgufForm } from "./gguf.ts";
 import type { Harmless } from "./harmless.ts";
 import type { InputForm } from "./inputs.ts";
+import type { Configured } from "./ledger.ts";
 import type { DecodeRecipe } from "./recipe.ts";
 import type { SizeKeys } from "./sizes.ts";
 
@@ -28,6 +29,8 @@ export interface AttendOptions {
   readonly cap?: number;
   /** Added to the scores: broadcasts to [batch, heads, seq, total]. */
   readonly bias?: Value;
+  /** Whether a token sees those after it too, as far away as the window reaches. */
+  readonly bidirectional?: boolean;
 }
 
 /**
@@ -46,6 +49,8 @@ export interface TrunkInputs {
   readonly attend: Attend;
   /** Keys and values of earlier tokens, one a layer: [batch, kvHeads, past, headDim]. */
   readonly past?: readonly KeyValue[];
+  /** With `past`: int64 [batch, past+seq], the position of every token so far. */
+  readonly keyPositionIds?: Value;
 }
 
 /** What the trunk gives. */
@@ -152,7 +157,7 @@ export interface Form<Config = unknown> {
 }
 
 /** A family of models as `models/table.ts` holds it, whatever it is for. */
-export interface Family<Config = unknown> {
+export interface Family<Config = unknown> extends Configured<Config> {
   /** `model_type` in `config.json`. */
   readonly modelType: string;
   /** Keys of `config.json` that are sizes of tensors. */
@@ -169,8 +174,12 @@ export interface Family<Config = unknown> {
   readonly defaultTargets: readonly string[];
   /** Whole paths of the linear maps that end sublayers: what they give is added to the residual. */
   readonly sublayers?: Sublayers;
-  /** Check and translate `config.json`. @throws {TuneError} `bad-config` naming every field that cannot be used. */
-  readonly configure: (json: ConfigJson) => Config;
+  /** The output layer that is the table of embeddings, where the configuration ties them. */
+  readonly tied?: (config: Config) => TiedTensors | undefined;
+  /** The token that a decoder beside an encoder begins with, where the configuration names one. */
+  readonly startId?: (config: Config) => number | undefined;
+  /** The keys of `config.json` that say the output layer is its own. */
+  readonly untied?: (config: Config) => ConfigJson;
   readonly sizes: (config: Config) => ModelSizes;
   /** How texts or images become what the model reads. */
   readonly reads: (config: Config) => InputForm;
@@ -178,6 +187,12 @@ export interface Family<Config = unknown> {
   readonly fused?: (config: Config) => Readonly<Record<string, readonly FusedPart[]>>;
   /** What its models can be made for; the first unless something says otherwise. */
   readonly forms: readonly Form<Config>[];
+}
+
+/** Two names of one tensor. */
+export interface TiedTensors {
+  readonly output: string;
+  readonly embeddings: string;
 }
 
 /** Expressions for the modules that end each kind of sublayer. */
@@ -191,7 +206,7 @@ export interface Sublayers {
 }
 
 /** A family of causal language models. Adding one is adding such a record and one line in `models/index.ts`. */
-export interface Architecture<Config = unknown> {
+export interface Architecture<Config = unknown> extends Configured<Config> {
   /** `model_type` in `config.json`. */
   readonly modelType: string;
   /** The class that transformers gives it, written into exported configs. */
@@ -212,14 +227,16 @@ export interface Architecture<Config = unknown> {
   readonly defaultTargets: readonly string[];
   /** Whole paths of the linear maps that end sublayers: what they give is added to the residual. */
   readonly sublayers?: Sublayers;
-  /** Check and translate `config.json`. @throws {TuneError} `bad-config` naming every field that cannot be used. */
-  readonly configure: (json: ConfigJson) => Config;
+  /** The output layer that is the table of embeddings, where the configuration ties them. */
+  readonly tied: (config: Config) => TiedTensors | undefined;
   readonly sizes: (config: Config) => ModelSizes;
   /** Every tensor a checkpoint must hold. */
   readonly tensors: (config: Config) => readonly TensorSpec[];
   /** Modules that hold several linear maps, by the last part of their name. */
   readonly fused?: (config: Config) => Readonly<Record<string, readonly FusedPart[]>>;
   readonly trunk: (config: Config, weights: Weights, inputs: TrunkInputs) => TrunkOutputs;
+  /** Why its models cannot continue a text a token at a time, if they cannot. */
+  readonly wholeOnly?: (config: Config) => string | undefined;
   /** hidden [n, hidden] -> logits [n, vocab]. */
   readonly head: (config: Config, weights: Weights, hidden: Value) => Value;
   /** What llama.cpp makes of it, if it knows the family. */

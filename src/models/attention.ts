@@ -39,7 +39,12 @@ export function causalAttention(positionIds: Value): Attend {
     const rows = equalSplit(documentMask(positionIds, window), attentionBlocks, 2);
     return rows.map((row, i) => prefix(equalSplit(row, attentionBlocks, 3), i, 3));
   });
+  const open = masksByWindow((window) => [openDocumentMask(positionIds, window)]);
   return (query, { key, value }, options) => {
+    if (options.bidirectional) {
+      const [whole] = open(options.window, groupSize(query, key));
+      return joinHeads(attention(query, { key, value }, whole, options));
+    }
     const mask = masks(options.window, groupSize(query, key));
     const [keys, values] = [equalSplit(key, attentionBlocks, 2), equalSplit(value, attentionBlocks, 2)];
     const parts = equalSplit(query, attentionBlocks, 2).map(
@@ -113,6 +118,18 @@ function documentMask(positionIds: Value, window: number | undefined): Value {
   const [keys, queries] = [unsqueeze(at, [0, 1, 2]), unsqueeze(at, [0, 1, 3])];
   const starts = sub(queries, unsqueeze(positionIds, [1, 3]));
   return additive(and(within(keys, queries, window), lessOrEqual(starts, keys)));
+}
+
+/** The additive mask of attention both ways within documents: [batch, 1, seq, seq]; `window` − 1 tokens to each side. */
+function openDocumentMask(positionIds: Value, window: number | undefined): Value {
+  const at = places(positionIds, 1);
+  const starts = sub(unsqueeze(at, [0]), positionIds);
+  const [ofKeys, ofQueries] = [unsqueeze(starts, [1, 2]), unsqueeze(starts, [1, 3])];
+  const together = and(lessOrEqual(ofKeys, ofQueries), lessOrEqual(ofQueries, ofKeys));
+  if (window === undefined) return additive(together);
+  const [keys, queries] = [unsqueeze(at, [0, 1, 2]), unsqueeze(at, [0, 1, 3])];
+  const near = and(lessOrEqual(sub(queries, window - 1), keys), lessOrEqual(sub(keys, window - 1), queries));
+  return additive(and(together, near));
 }
 
 /** Whether a query sees a key: it comes no later, and is one of the last `window` tokens. */

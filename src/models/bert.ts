@@ -4,10 +4,21 @@ import { type Activation, activationNames, activations } from "./activations.ts"
 import type { ModelSizes, TensorSpec, Weights } from "./architecture.ts";
 import { openAttention, places } from "./attention.ts";
 import { dense, layerNormed, splitHeads } from "./blocks.ts";
-import { type ConfigReader, readConfig } from "./config.ts";
 import { type Encoder, firstTokens, linearTensors, normTensors, sequenceHeads, tokenHead } from "./encoder.ts";
 import { encoderHeads } from "./harmless.ts";
 import { tokenInputs } from "./inputs.ts";
+import {
+  type ConfigReader,
+  configured,
+  inert,
+  integer,
+  type Ledger,
+  type LedgerOf,
+  oneOf,
+  only,
+  real,
+} from "./ledger.ts";
+import { sharedLedger } from "./shared-ledger.ts";
 import type { SizeKeys } from "./sizes.ts";
 
 /** The part of a BERT `config.json` that shapes the computation. */
@@ -22,28 +33,63 @@ export interface BertConfig {
   readonly tokenTypes: number;
   readonly normEpsilon: number;
   readonly activation: Activation;
-  readonly padId: number;
 }
 
+/** The keys that the descendants of BERT share; a family's ledger changes their defaults. */
+export interface BertSettings {
+  readonly vocab_size: number;
+  readonly hidden_size: number;
+  readonly intermediate_size: number;
+  readonly num_hidden_layers: number;
+  readonly num_attention_heads: number;
+  readonly max_position_embeddings: number;
+  readonly type_vocab_size: number;
+  readonly layer_norm_eps: number;
+  readonly hidden_act: Activation;
+}
+
+/** Keys of heads that Scion does not build, and of Google's own files, which nothing reads. */
+const unread: Ledger = Object.fromEntries(
+  [
+    ...["directionality", "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers"],
+    ...["pooler_size_per_head", "pooler_type"],
+  ].map((key) => [key, inert("transformers reads nothing of it")]),
+);
+
+/** The ledger of BERT; its descendants change it. */
+export const bertLedger: LedgerOf<BertSettings> = {
+  ...sharedLedger,
+  ...unread,
+  vocab_size: integer("tokens in the vocabulary", 30522),
+  hidden_size: integer("width of the hidden states", 768),
+  intermediate_size: integer("width inside the feed-forward", 3072),
+  num_hidden_layers: integer("layers", 12),
+  num_attention_heads: integer("heads", 12),
+  max_position_embeddings: integer("rows of the table of positions", 512),
+  type_vocab_size: integer("rows of the table of token types", 2),
+  layer_norm_eps: real("added under the root of norms", 1e-12),
+  hidden_act: oneOf("the activation function of the feed-forward", activationNames, "gelu"),
+  position_embedding_type: only(["absolute"], "relative positions of BERT are not built"),
+  is_decoder: only([false], "an encoder that sees earlier tokens alone is not built"),
+  add_cross_attention: only([false], "there is no other model to attend to"),
+};
+
 /** What the descendants of BERT say in the same words. */
-export function readBert(reader: ConfigReader): BertConfig {
-  const [hiddenSize, heads] = [reader.integer("hidden_size"), reader.integer("num_attention_heads")];
+export function readBert(settings: BertSettings, reader: ConfigReader): BertConfig {
+  const { hidden_size: hiddenSize, num_attention_heads: heads } = settings;
   if (hiddenSize % heads !== 0) {
     reader.problem(`"hidden_size" (${hiddenSize}) is not a multiple of "num_attention_heads" (${heads})`);
   }
-  reader.choice("position_embedding_type", ["absolute"], "absolute");
-  if (reader.boolean("is_decoder", false)) reader.problem(`"is_decoder" is not supported`);
   return {
-    vocabSize: reader.integer("vocab_size"),
+    vocabSize: settings.vocab_size,
     hiddenSize,
-    intermediateSize: reader.integer("intermediate_size"),
-    layers: reader.integer("num_hidden_layers"),
+    intermediateSize: settings.intermediate_size,
+    layers: settings.num_hidden_layers,
     heads,
-    positions: reader.integer("max_position_embeddings", 512),
-    tokenTypes: reader.integer("type_vocab_size", 2),
-    normEpsilon: reader.number("layer_norm_eps", 1e-12),
-    activation: reader.choice("hidden_act", activationNames, "gelu"),
-    padId: reader.optional("pad_token_id", 0) ?? 0,
+    positions: settings.max_position_embeddings,
+    tokenTypes: settings.type_vocab_size,
+    normEpsilon: settings.layer_norm_eps,
+    activation: settings.hidden_act,
   };
 }
 
@@ -101,12 +147,7 @@ export const bert: Encoder<BertConfig> = {
     feedForward: /.*\.layer\.\d+\.output\.dense/,
     normed: true,
   },
-  configure: (json) => {
-    const reader = readConfig(json);
-    const config = readBert(reader);
-    reader.finish();
-    return config;
-  },
+  ...configured<BertSettings, BertConfig>(bertLedger, readBert),
   sizes: bertSizes,
   reads: (config) => tokenInputs(config.positions, { types: true, table: true }),
   tensors: bertTensors,

@@ -1,17 +1,22 @@
-import { type InputValue, input, mulDims, type Value } from "../graph/index.ts";
+import { TuneError } from "../errors.ts";
+import { constant, type InputValue, input, inScope, mulDims, type Value } from "../graph/index.ts";
 import {
   add,
+  apply,
+  CumSum,
   concat,
   equalSplit,
   gather,
   gatherElements,
   logSoftmax,
+  max,
   mul,
   neg,
   reciprocal,
   reshape,
   reshapeTo,
   slice,
+  sub,
   sumAll,
   unsqueeze,
 } from "../ops/index.ts";
@@ -31,7 +36,6 @@ export function causalFamily<Config>(architecture: Architecture<Config>): Family
     outputModule,
     defaultTargets,
     sublayers,
-    configure,
     sizes,
   } = architecture;
   return {
@@ -41,7 +45,10 @@ export function causalFamily<Config>(architecture: Architecture<Config>): Family
     ...(inOut ? { inOut } : {}),
     defaultTargets,
     ...(sublayers ? { sublayers } : {}),
-    configure,
+    ledger: architecture.ledger,
+    configure: architecture.configure,
+    tied: architecture.tied,
+    untied: () => ({ tie_word_embeddings: false }),
     sizes,
     ...(architecture.fused ? { fused: architecture.fused } : {}),
     reads: (config) => tokenInputs(sizes(config).contextLength, { table: architecture.positionTable === true }),
@@ -55,15 +62,26 @@ export function causalFamily<Config>(architecture: Architecture<Config>): Family
         ...(architecture.gguf ? { gguf: architecture.gguf } : {}),
         graphs: (config, weights) => ({
           predict: () => decodeGraph(architecture, config, weights, { logits: "all" }),
+          ...(architecture.wholeOnly?.(config) ? { parts: () => refuseSteps(architecture, config) } : {}),
           loss: () => lossGraph(architecture, config, weights),
           likelihood: () => likelihoodGraph(architecture, config, weights),
           recipe: () => architecture.recipe?.(config),
           distribution: () => distributionGraph(architecture, config, weights),
-          decode: (options) => decodeGraph(architecture, config, weights, options),
+          decode: (options) =>
+            architecture.wholeOnly?.(config)
+              ? refuseSteps(architecture, config)
+              : decodeGraph(architecture, config, weights, options),
         }),
       },
     ],
   };
+}
+
+function refuseSteps<Config>({ modelType, wholeOnly }: Architecture<Config>, config: Config): never {
+  throw new TuneError("task-mismatch", `This ${modelType} model cannot continue a text: ${wholeOnly?.(config)}.`, {
+    at: "config.json",
+    fix: "tune it, evaluate it, or export its adapter or its merged weights",
+  });
 }
 
 /** A batch has a multiple of this many targets, so that they can be cut into as many chunks, or half as many, …. */
@@ -210,7 +228,17 @@ export function decodeGraph<Config>(
     input(`past_key_values.${i}.${part}`, "float32", ["batch", kvHeads, "past", headDim]);
   const past = Array.from({ length: layers }, (_, i) => ({ key: cached(i, "key"), value: cached(i, "value") }));
   const attend = cachedAttention(inputIds, attentionMask);
-  const { hidden, present } = architecture.trunk(config, weights, { inputIds, positionIds, attend, past });
+  const keyPositionIds = inScope("mask", () => {
+    const counted = apply(CumSum, [attentionMask, constant(1, "int64")]);
+    return max(sub(counted, 1), 0); // padding on the left counts for nothing
+  });
+  const { hidden, present } = architecture.trunk(config, weights, {
+    inputIds,
+    positionIds,
+    attend,
+    past,
+    keyPositionIds,
+  });
   const rows = reshapeTo(hidden, ["batch", "seq", hiddenSize], [inputIds]);
   const read = logits === "all" ? hidden : reshape(slice(rows, [-1], [2 ** 31 - 1], [1]), ["batch", hiddenSize]);
   const flat = architecture.head(config, weights, read);

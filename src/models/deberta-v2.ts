@@ -18,12 +18,23 @@ import {
 import { type Activation, activationNames, activations } from "./activations.ts";
 import type { ModelSizes, TensorSpec, Weights } from "./architecture.ts";
 import { joinHeads, paddingMask, places } from "./attention.ts";
-import { type BertConfig, bertSizeKeys, bertSizes, readBert } from "./bert.ts";
+import { type BertConfig, type BertSettings, bertLedger, bertSizeKeys, bertSizes, readBert } from "./bert.ts";
 import { dense, layerNormed, splitHeads } from "./blocks.ts";
-import { readConfig } from "./config.ts";
 import { type Encoder, firstTokens, linearTensors, normTensors, sequenceHeads, tokenHead } from "./encoder.ts";
 import { encoderHeads } from "./harmless.ts";
 import { tokenInputs } from "./inputs.ts";
+import {
+  configured,
+  flag,
+  inert,
+  integer,
+  type LedgerOf,
+  oneOf,
+  only,
+  optionalInteger,
+  real,
+  texts,
+} from "./ledger.ts";
 
 /** The part of a DeBERTa `config.json` that shapes the computation. */
 export interface DebertaConfig extends BertConfig {
@@ -39,6 +50,50 @@ export interface DebertaConfig extends BertConfig {
   readonly sharedProjections: boolean;
   readonly normedPositions: boolean;
   readonly poolerActivation: Activation;
+}
+
+interface DebertaSettings extends BertSettings {
+  readonly position_biased_input: boolean;
+  readonly max_relative_positions: number;
+  readonly position_buckets: number;
+  readonly pos_att_type: readonly string[] | undefined;
+  readonly norm_rel_ebd: readonly string[] | undefined;
+  readonly share_att_key: boolean;
+  readonly pooler_hidden_act: Activation;
+  readonly pooler_hidden_size: number | undefined;
+  readonly embedding_size: number | undefined;
+  readonly attention_head_size: number | undefined;
+}
+
+const ledger: LedgerOf<DebertaSettings> = {
+  ...bertLedger,
+  vocab_size: integer("tokens in the vocabulary", 128100),
+  hidden_size: integer("width of the hidden states", 1536),
+  intermediate_size: integer("width inside the feed-forward", 6144),
+  num_hidden_layers: integer("layers", 24),
+  num_attention_heads: integer("heads", 24),
+  type_vocab_size: integer("rows of the table of token types; without rows there is no table", 0),
+  layer_norm_eps: real("added under the root of norms", 1e-7),
+  position_biased_input: flag("whether positions are added to the embeddings too", true),
+  max_relative_positions: real("distances told apart; max_position_embeddings where it is less than 1", -1),
+  position_buckets: real("buckets of distances; none where it is less than 1", -1),
+  pos_att_type: texts("c2p: content attends to positions; p2c: positions to content; also as one text, with |"),
+  norm_rel_ebd: texts("layer_norm: the table of relative positions is normed"),
+  share_att_key: flag("whether positions are projected as content is", false),
+  pooler_hidden_act: oneOf("the activation function of a classification head", activationNames, "gelu"),
+  pooler_hidden_size: optionalInteger("width of a classification head, which is hidden_size"),
+  embedding_size: optionalInteger("width of the embeddings, which is hidden_size"),
+  attention_head_size: optionalInteger("width of a head, which is hidden_size over num_attention_heads"),
+  relative_attention: only([true], "attention without relative positions is not built", false),
+  conv_kernel_size: only([0], "convolutions beside the first layer are not built"),
+  conv_act: inert("there are no convolutions"),
+  conv_groups: inert("there are no convolutions"),
+  legacy: inert("of a head that is not built here"),
+};
+
+/** Words in lower case, one or several in a text with bars between. */
+function words(said: readonly string[] | undefined): readonly string[] {
+  return (said ?? []).flatMap((text) => text.toLowerCase().split("|")).map((word) => word.trim());
 }
 
 /** Half of the rows of the table of relative positions. */
@@ -60,36 +115,36 @@ export const debertaV2: Encoder<DebertaConfig> = {
     normed: true,
   },
 
-  configure: (json) => {
-    const reader = readConfig(json);
-    const base = readBert(reader);
-    if (reader.boolean("relative_attention", false) === false) reader.problem(`"relative_attention" is not true`);
-    if (reader.integer("conv_kernel_size", 0) > 0) reader.problem(`"conv_kernel_size" is not supported`);
-    if (reader.integer("embedding_size", base.hiddenSize) !== base.hiddenSize) {
-      reader.problem(`"embedding_size" other than "hidden_size" is not supported`);
+  ...configured<DebertaSettings, DebertaConfig>(ledger, (settings, reader) => {
+    const base = readBert(settings, reader);
+    const { hiddenSize, heads } = base;
+    const fixed = {
+      embedding_size: hiddenSize,
+      pooler_hidden_size: hiddenSize,
+      attention_head_size: hiddenSize / heads,
+    };
+    const { embedding_size, pooler_hidden_size, attention_head_size } = settings;
+    for (const [key, value] of Object.entries({ embedding_size, pooler_hidden_size, attention_head_size })) {
+      const supported = fixed[key as keyof typeof fixed]; // the same keys
+      if ((value ?? supported) !== supported) reader.problem(`"${key}" is ${value}; supported: ${supported}`);
     }
-    if (reader.integer("attention_head_size", base.hiddenSize / base.heads) !== base.hiddenSize / base.heads) {
-      reader.problem(`"attention_head_size" other than "hidden_size" / "num_attention_heads" is not supported`);
+    const [kinds, norms] = [words(settings.pos_att_type), words(settings.norm_rel_ebd)];
+    for (const kind of kinds.filter((name) => !["c2p", "p2c", ""].includes(name))) {
+      reader.problem(`"pos_att_type" holds ${JSON.stringify(kind)}; supported: c2p, p2c`);
     }
-    const { pos_att_type: attended = [], norm_rel_ebd: norms = "none" } = json;
-    const kinds = Array.isArray(attended) ? attended.map(String) : String(attended).split("|");
-    const given = reader.number("max_relative_positions", -1);
-    const config: DebertaConfig = {
+    const { max_relative_positions: given } = settings;
+    return {
       ...base,
-      tokenTypes: reader.integer("type_vocab_size", 0),
-      normEpsilon: reader.number("layer_norm_eps", 1e-7),
-      absolutePositions: reader.boolean("position_biased_input", true),
+      absolutePositions: settings.position_biased_input,
       maxDistance: given < 1 ? base.positions : given,
-      buckets: Math.max(0, reader.number("position_buckets", -1)),
+      buckets: Math.max(0, settings.position_buckets),
       contentToPosition: kinds.includes("c2p"),
       positionToContent: kinds.includes("p2c"),
-      sharedProjections: reader.boolean("share_att_key", false),
-      normedPositions: String(norms).toLowerCase().includes("layer_norm"),
-      poolerActivation: reader.choice("pooler_hidden_act", activationNames, "gelu"),
+      sharedProjections: settings.share_att_key,
+      normedPositions: norms.includes("layer_norm"),
+      poolerActivation: settings.pooler_hidden_act,
     };
-    reader.finish();
-    return config;
-  },
+  }),
 
   sizes: (config: DebertaConfig): ModelSizes => bertSizes(config),
   reads: (config) => tokenInputs(config.positions, { types: config.tokenTypes > 0, table: config.absolutePositions }),

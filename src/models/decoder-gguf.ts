@@ -126,6 +126,7 @@ function problems(config: DecoderConfig, family: DecoderGguf, rope: Rope | undef
   const { slides, rotates = () => true, biases = {}, activation = "silu" } = family;
   const found: string[] = [];
   const check = (ok: boolean, what: string): void => void (ok || found.push(what));
+  check(!config.bidirectional, "attention to later tokens");
   check(config.activation === activation, `the activation function ${config.activation} (it has ${activation})`);
   for (const kind of ["qkv", "output", "mlp"] as const) {
     check(!config.bias[kind] || biases[kind] === true, `biases of ${kind} projections`);

@@ -1,6 +1,6 @@
 import { inScope, type Value } from "../graph/index.ts";
 import { add, gather, linear, mul, reshape, split } from "../ops/index.ts";
-import { type Activation, activationNames, activations } from "./activations.ts";
+import { type Activation, activationNames, activations, recipeActivation } from "./activations.ts";
 import {
   type Architecture,
   type FusedPart,
@@ -9,12 +9,33 @@ import {
   type TensorSpec,
   type Weights,
 } from "./architecture.ts";
-import { dense, extend, type RotaryTables, rmsNorm, rotaryTables, rotate, softCap, splitHeads } from "./blocks.ts";
-import { type ConfigJson, type ConfigReader, readConfig } from "./config.ts";
+import { dense, rmsNorm, softCap, splitHeads } from "./blocks.ts";
 import { type DecoderGguf, decoderGguf } from "./decoder-gguf.ts";
 import { tiedOutput } from "./harmless.ts";
+import {
+  type ConfigReader,
+  configured,
+  flag,
+  integer,
+  type LedgerOf,
+  oneOf,
+  optionalInteger,
+  optionalList,
+  real,
+  type Used,
+} from "./ledger.ts";
 import type { DecodeRecipe, LinearRecipe, NormRecipe, RopeRecipe } from "./recipe.ts";
-import { fixedFrequencies, type Rope, readRope, ropeParameters } from "./rope.ts";
+import {
+  fixedFrequencies,
+  type Rope,
+  type RopeShape,
+  type RotarySettings,
+  readRope,
+  ropeObject,
+  rotaryLedger,
+} from "./rope.ts";
+import { rotations } from "./rotate.ts";
+import { sharedLedger } from "./shared-ledger.ts";
 
 /** How one layer attends. */
 export interface LayerAttention {
@@ -51,6 +72,8 @@ export interface DecoderConfig {
   /** cap·tanh(x/cap) on scores and on logits; none when undefined. */
   readonly scoreCap: number | undefined;
   readonly logitCap: number | undefined;
+  /** Tokens see those after them too, so that nothing can be continued a token at a time (EmbeddingGemma). */
+  readonly bidirectional: boolean;
   readonly activation: Activation;
   /** The share of a head that is rotated, in front. */
   readonly rotaryDim: number;
@@ -58,34 +81,111 @@ export interface DecoderConfig {
   readonly attention: readonly LayerAttention[];
 }
 
+/** The keys that Llama and its descendants share; a family's ledger changes their defaults. */
+export interface DecoderSettings extends RotarySettings {
+  readonly vocab_size: number;
+  readonly hidden_size: number;
+  readonly intermediate_size: number;
+  readonly num_hidden_layers: number;
+  readonly num_attention_heads: number;
+  readonly num_key_value_heads: number | undefined;
+  readonly head_dim: number | undefined;
+  readonly max_position_embeddings: number;
+  readonly rms_norm_eps: number;
+  readonly tie_word_embeddings: boolean;
+}
+
+/** Sizes that transformers gives a family where `config.json` names none. */
+export interface DecoderDefaults {
+  readonly vocab: number;
+  readonly hidden: number;
+  readonly inner: number;
+  readonly layers: number;
+  readonly heads: number;
+  /** As many as there are heads unless given. */
+  readonly kvHeads?: number;
+  /** The hidden size over the number of heads unless given. */
+  readonly headDim?: number;
+  readonly context: number;
+  readonly epsilon?: number;
+  readonly tied?: boolean;
+}
+
+/** The ledger of a family of decoders, before its own keys. */
+export function decoderLedger(defaults: DecoderDefaults): LedgerOf<DecoderSettings> {
+  return {
+    ...sharedLedger,
+    ...rotaryLedger,
+    vocab_size: integer("tokens in the vocabulary", defaults.vocab),
+    hidden_size: integer("width of the hidden states", defaults.hidden),
+    intermediate_size: integer("width inside the feed-forward", defaults.inner),
+    num_hidden_layers: integer("layers", defaults.layers),
+    num_attention_heads: integer("heads of queries", defaults.heads),
+    num_key_value_heads: optionalInteger(
+      "heads of keys and values; as many as of queries unless given",
+      defaults.kvHeads,
+    ),
+    head_dim: optionalInteger("width of a head; hidden_size over num_attention_heads unless given", defaults.headDim),
+    max_position_embeddings: integer("the longest sequence", defaults.context),
+    rms_norm_eps: real("added under the root of norms", defaults.epsilon ?? 1e-6),
+    tie_word_embeddings: flag("whether the output layer is the table of embeddings", defaults.tied ?? false),
+  };
+}
+
+/** `hidden_act`, or `hidden_activation` where a family calls it so. */
+export function activationEntry(
+  otherwise: Activation,
+  more: Readonly<Record<string, Activation>> = {},
+): Used<Activation> {
+  return oneOf("the activation function of the feed-forward", { ...activationNames, ...more }, otherwise);
+}
+
+/** Keys about which layers see a window of tokens only. */
+export interface WindowSettings {
+  readonly sliding_window: number | undefined;
+  readonly layer_types: readonly LayerType[] | undefined;
+}
+
+/** How a layer attends, in transformers' words; `attention` is what it was once called. */
+export type LayerType = "full_attention" | "sliding_attention" | "attention";
+
+/** The ledger's entry for the window. */
+export function windowEntry(otherwise?: number): Used<number | undefined> {
+  return optionalInteger("tokens that a layer with a window sees, itself among them", otherwise);
+}
+
+/** The ledger's entry for the kinds of layers. */
+export const layerTypesEntry: Used<readonly LayerType[] | undefined> = optionalList(
+  "which layers have a window",
+  'names out of "full_attention" and "sliding_attention"',
+  (item): item is LayerType => ["full_attention", "sliding_attention", "attention"].includes(String(item)),
+);
+
 /** What `config.json` says in the words that Llama and its descendants share; a family changes what it does otherwise. */
-export function readDecoder(json: ConfigJson, reader: ConfigReader): DecoderConfig {
-  const hiddenSize = reader.integer("hidden_size");
-  const heads = reader.integer("num_attention_heads");
-  const headDim = reader.integer("head_dim", Math.floor(hiddenSize / heads));
-  const kvHeads = reader.integer("num_key_value_heads", heads);
-  const contextLength = reader.integer("max_position_embeddings", 2048);
-  const layers = reader.integer("num_hidden_layers");
+export function readDecoder(
+  settings: DecoderSettings,
+  reader: ConfigReader,
+  rotary: Omit<RopeShape, "headDim" | "contextLength"> | undefined,
+): DecoderConfig {
+  const { hidden_size: hiddenSize, num_attention_heads: heads, num_hidden_layers: layers } = settings;
+  const { head_dim: headDim = Math.floor(hiddenSize / heads), num_key_value_heads: kvHeads = heads } = settings;
+  const contextLength = settings.max_position_embeddings;
   if (heads % kvHeads !== 0) {
     reader.problem(`"num_attention_heads" (${heads}) is not a multiple of "num_key_value_heads" (${kvHeads})`);
   }
-  const { partial_rotary_factor: share = 1 } = { ...json, ...ropeParameters(json) };
-  const rotaryDim = Math.floor(headDim * Number(share));
-  if (rotaryDim % 2 !== 0) reader.problem(`"head_dim" (${rotaryDim}) is odd, so it has no rotary pairs`);
-  const attentionBias = reader.boolean("attention_bias", false);
-  const rope = readRope(json, reader, rotaryDim, contextLength);
+  const rope = rotary && readRope(ropeObject(settings), reader, { headDim, contextLength, ...rotary });
   return {
-    vocabSize: reader.integer("vocab_size"),
+    vocabSize: settings.vocab_size,
     hiddenSize,
-    intermediateSize: reader.integer("intermediate_size"),
+    intermediateSize: settings.intermediate_size,
     layers,
     heads,
     kvHeads,
     headDim,
     contextLength,
-    normEpsilon: reader.number("rms_norm_eps", 1e-6),
-    tiedEmbeddings: reader.boolean("tie_word_embeddings", false),
-    bias: { qkv: attentionBias, output: attentionBias, mlp: reader.boolean("mlp_bias", false) },
+    normEpsilon: settings.rms_norm_eps,
+    tiedEmbeddings: settings.tie_word_embeddings,
+    bias: { qkv: false, output: false, mlp: false },
     fused: false,
     queryKeyNorm: false,
     sandwich: false,
@@ -94,8 +194,9 @@ export function readDecoder(json: ConfigJson, reader: ConfigReader): DecoderConf
     attentionScale: 1 / Math.sqrt(headDim),
     scoreCap: undefined,
     logitCap: undefined,
-    activation: reader.choice("hidden_act", activationNames, "silu"),
-    rotaryDim,
+    bidirectional: false,
+    activation: "silu",
+    rotaryDim: rope?.rotaryDim ?? headDim,
     attention: Array.from({ length: layers }, () => ({ rope, window: undefined })),
   };
 }
@@ -105,16 +206,17 @@ export function readDecoder(json: ConfigJson, reader: ConfigReader): DecoderConf
  */
 export function withWindows(
   config: DecoderConfig,
-  json: ConfigJson,
+  { sliding_window: window, layer_types: types }: WindowSettings,
   reader: ConfigReader,
   otherwise: (layer: number) => boolean,
 ): DecoderConfig {
-  const { sliding_window: size, layer_types: types } = json;
-  const window = size === null || size === undefined ? undefined : reader.integer("sliding_window");
-  if (types !== undefined && types !== null && (!Array.isArray(types) || types.length !== config.layers)) {
+  if (types !== undefined && types.length !== config.layers) {
     reader.problem(`"layer_types" does not name one for each of ${config.layers} layers`);
   }
-  const slides = (i: number): boolean => (Array.isArray(types) ? types[i] === "sliding_attention" : otherwise(i));
+  if (window === undefined && types?.includes("sliding_attention") === true) {
+    reader.problem(`"layer_types" has layers with a window, and "sliding_window" gives them none`);
+  }
+  const slides = (i: number): boolean => (types ? types[i] === "sliding_attention" : otherwise(i));
   return {
     ...config,
     attention: config.attention.map((layer, i) => ({ ...layer, window: slides(i) ? window : undefined })),
@@ -122,25 +224,28 @@ export function withWindows(
 }
 
 /** What a family of decoders does otherwise than Llama. */
-export interface DecoderFamily {
+export interface DecoderFamily<Settings extends DecoderSettings> {
   readonly modelType: string;
   readonly className: string;
   /** What adapters attach to unless told otherwise, as PEFT's defaults. */
   readonly defaultTargets: readonly string[];
-  /** Change what {@link readDecoder} read, or read more. */
-  readonly configure: (base: DecoderConfig, reader: ConfigReader, json: ConfigJson) => DecoderConfig;
+  /** What is made of each key of `config.json`. */
+  readonly ledger: LedgerOf<Settings>;
+  /** What they say: {@link readDecoder}, changed where the family does otherwise. */
+  readonly configure: (settings: Settings, reader: ConfigReader) => DecoderConfig;
   /** What llama.cpp's architecture of the family does. */
   readonly gguf: DecoderGguf;
 }
 
 /** The architecture of a family of decoders, with transformers' names. */
-export function decoder({
+export function decoder<Settings extends DecoderSettings>({
   modelType,
   className,
   defaultTargets,
+  ledger,
   configure,
   gguf,
-}: DecoderFamily): Architecture<DecoderConfig> {
+}: DecoderFamily<Settings>): Architecture<DecoderConfig> {
   return {
     modelType,
     className,
@@ -158,12 +263,9 @@ export function decoder({
     outputModule: "lm_head",
     defaultTargets,
     sublayers: { attention: /.*\.self_attn\.o_proj/, feedForward: /.*\.mlp\.down_proj/ },
-    configure: (json) => {
-      const reader = readConfig(json);
-      const config = configure(readDecoder(json, reader), reader, json);
-      reader.finish();
-      return config;
-    },
+    ...configured(ledger, configure),
+    tied: ({ tiedEmbeddings }) =>
+      tiedEmbeddings ? { output: "lm_head.weight", embeddings: "model.embed_tokens.weight" } : undefined,
     sizes: ({ vocabSize, hiddenSize, layers, heads, kvHeads, headDim, contextLength }) => ({
       vocabSize,
       hiddenSize,
@@ -188,6 +290,8 @@ export function decoder({
           }
         : {},
     trunk,
+    wholeOnly: ({ bidirectional }) =>
+      bidirectional ? `"use_bidirectional_attention" is true, so every token changes those before it` : undefined,
     gguf: decoderGguf(gguf),
     head: ({ tiedEmbeddings, logitCap }, weights, hidden) =>
       inScope("lm_head", () =>
@@ -239,16 +343,11 @@ function tensors(config: DecoderConfig): readonly TensorSpec[] {
   return specs;
 }
 
-const trunk: Architecture<DecoderConfig>["trunk"] = (config, weights, { inputIds, positionIds, attend, past }) => {
+const trunk: Architecture<DecoderConfig>["trunk"] = (config, weights, inputs) => {
+  const { inputIds, attend, past } = inputs;
   const { heads, kvHeads, headDim, bias, sandwich } = config;
   const norm = (module: string, x: Value): Value => rmsNorm(weights, module, x, config.normEpsilon, config.normsAddOne);
-  const tables = new Map<Rope, RotaryTables>();
-  const rotated = (x: Value, rope: Rope | undefined): Value => {
-    if (rope === undefined) return x;
-    const known = tables.get(rope) ?? rotaryTables(positionIds, rope.inverseFrequencies(positionIds), rope.scale);
-    tables.set(rope, known);
-    return rotate(x, known, config.rotaryDim);
-  };
+  const rotation = rotations(inputs);
   const present: KeyValue[] = [];
   let x = inScope("model.embed_tokens", () => {
     const embedded = gather(weights("model.embed_tokens.weight"), reshape(inputIds, [-1]));
@@ -264,10 +363,11 @@ const trunk: Architecture<DecoderConfig>["trunk"] = (config, weights, { inputIds
     const normed = (name: string, part: Value): Value => (config.queryKeyNorm ? norm(`${module}.${name}`, part) : part);
     const [normedQuery, normedKey] = [normed("q_norm", query), normed("k_norm", key)];
     const mixed = inScope(module, () => {
-      const cache = extend(past?.[i], { key: rotated(normedKey, rope), value });
-      present.push(cache);
-      return attend(rotated(normedQuery, rope), cache, {
+      const turned = rotation(rope, normedQuery, { key: normedKey, value }, past?.[i]);
+      present.push(turned.kept);
+      return attend(turned.query, turned.cache, {
         scale: config.attentionScale,
+        ...(config.bidirectional ? { bidirectional: true } : {}),
         ...(window === undefined ? {} : { window }),
         ...(config.scoreCap === undefined ? {} : { cap: config.scoreCap }),
       });
@@ -324,7 +424,8 @@ function recipe(config: DecoderConfig): DecodeRecipe | undefined {
     const frequencies = rope && fixedFrequencies(rope);
     if (rope) ropes.set(rope, frequencies && { frequencies, scale: rope.scale });
   }
-  if ([...ropes.values()].includes(undefined)) return undefined;
+  const activation = recipeActivation(config.activation);
+  if ([...ropes.values()].includes(undefined) || activation === undefined || config.bidirectional) return undefined;
   return {
     embedding: { tensor: "model.embed_tokens.weight", scale: config.embeddingScale },
     layers: config.attention.map(({ rope, window }, i) => {
@@ -363,7 +464,7 @@ function recipe(config: DecoderConfig): DecodeRecipe | undefined {
                 layer(`${block}.mlp.up_proj`, inner, hidden, bias.mlp),
               ],
           gated: true,
-          activation: config.activation,
+          activation,
           down: layer(`${block}.mlp.down_proj`, hidden, inner, bias.mlp),
           ...(sandwich ? { after: norm(`${block}.post_feedforward_layernorm`) } : {}),
         },

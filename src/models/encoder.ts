@@ -3,9 +3,9 @@ import { gather, mul, reshapeTo } from "../ops/index.ts";
 import type { Family, Form, ModelSizes, Sublayers, TaskName, TensorSpec, Weights } from "./architecture.ts";
 import { lengthOf, places } from "./attention.ts";
 import { dense } from "./blocks.ts";
-import type { ConfigJson } from "./config.ts";
 import type { Harmless } from "./harmless.ts";
 import type { InputForm } from "./inputs.ts";
+import type { Configured } from "./ledger.ts";
 import type { SizeKeys } from "./sizes.ts";
 
 /** What an encoder makes of a batch. */
@@ -30,7 +30,7 @@ export interface Head<Config> {
 }
 
 /** A family of encoders. */
-export interface Encoder<Config> {
+export interface Encoder<Config> extends Configured<Config> {
   readonly modelType: string;
   /** The front of transformers' class names: `Bert`. */
   readonly className: string;
@@ -46,7 +46,6 @@ export interface Encoder<Config> {
   readonly storedName?: (name: string) => string;
   readonly defaultTargets: readonly string[];
   readonly sublayers?: Sublayers;
-  readonly configure: (json: ConfigJson) => Config;
   readonly sizes: (config: Config) => ModelSizes;
   readonly reads: (config: Config) => InputForm;
   /** Tensors of the trunk, named from its module. */
@@ -71,7 +70,6 @@ export function encoderFamily<Config>(encoder: Encoder<Config>): Family<Config> 
     inTransformers = true,
     defaultTargets,
     sublayers,
-    configure,
     sizes,
     reads,
     prefix,
@@ -123,7 +121,8 @@ export function encoderFamily<Config>(encoder: Encoder<Config>): Family<Config> 
     ...(encoder.storedName ? { storedName: encoder.storedName } : {}),
     defaultTargets,
     ...(sublayers ? { sublayers } : {}),
-    configure,
+    ledger: encoder.ledger,
+    configure: encoder.configure,
     sizes,
     reads,
     forms: encoder.heads["image-classification"] ? [...heads, bare] : [bare, ...heads],

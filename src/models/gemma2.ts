@@ -1,21 +1,60 @@
+import type { Activation } from "./activations.ts";
 import type { Architecture } from "./architecture.ts";
-import { type DecoderConfig, decoder, withWindows } from "./decoder.ts";
+import {
+  activationEntry,
+  type DecoderConfig,
+  type DecoderSettings,
+  decoder,
+  decoderLedger,
+  layerTypesEntry,
+  readDecoder,
+  type WindowSettings,
+  windowEntry,
+  withWindows,
+} from "./decoder.ts";
 import { gemmaLike } from "./gemma.ts";
+import { flag, inert, only, optionalReal, real } from "./ledger.ts";
+import { type OuterRotarySettings, outerRotaryLedger, wholeHeads } from "./rope.ts";
+
+interface Gemma2Settings extends DecoderSettings, OuterRotarySettings, WindowSettings {
+  readonly hidden_activation: Activation;
+  readonly attention_bias: boolean;
+  readonly query_pre_attn_scalar: number;
+  readonly attn_logit_softcapping: number | undefined;
+  readonly final_logit_softcapping: number | undefined;
+}
 
 /** Gemma 2: local and global layers in turns, capped scores and logits, norms on both sides. Riviere et al. 2024 (arXiv 2408.00118), §2. */
-export const gemma2: Architecture<DecoderConfig> = decoder({
+export const gemma2: Architecture<DecoderConfig> = decoder<Gemma2Settings>({
   modelType: "gemma2",
   className: "Gemma2ForCausalLM",
   defaultTargets: ["q_proj", "v_proj"],
-  configure: (base, reader, json) => {
+  ledger: {
+    ...decoderLedger({
+      ...{ vocab: 256000, hidden: 2304, inner: 9216, layers: 26, heads: 8, kvHeads: 4, headDim: 256, context: 8192 },
+      tied: true,
+    }),
+    ...outerRotaryLedger,
+    hidden_activation: activationEntry("gelu_pytorch_tanh"),
+    hidden_act: inert("transformers reads hidden_activation"),
+    attention_bias: flag("whether the projections of attention have biases", false),
+    query_pre_attn_scalar: real("scores are divided by its root", 256),
+    attn_logit_softcapping: optionalReal("cap on scores", 50),
+    final_logit_softcapping: optionalReal("cap on logits", 30),
+    sliding_window: windowEntry(4096),
+    layer_types: layerTypesEntry,
+    use_bidirectional_attention: only([false], "what transformers computes then depends on its kernels", null),
+  },
+  configure: (settings, reader) => {
+    const base = readDecoder(settings, reader, wholeHeads(settings));
     const config = {
-      ...gemmaLike(base, reader),
+      ...gemmaLike(base, settings.attention_bias, settings.hidden_activation),
       sandwich: true,
-      attentionScale: 1 / Math.sqrt(reader.number("query_pre_attn_scalar", 256)),
-      scoreCap: reader.optional("attn_logit_softcapping", 50),
-      logitCap: reader.optional("final_logit_softcapping", 30),
+      attentionScale: 1 / Math.sqrt(settings.query_pre_attn_scalar),
+      scoreCap: settings.attn_logit_softcapping,
+      logitCap: settings.final_logit_softcapping,
     };
-    return withWindows(config, { sliding_window: 4096, ...json }, reader, (i) => i % 2 === 0);
+    return withWindows(config, settings, reader, (i) => i % 2 === 0);
   },
   gguf: {
     name: "gemma2",

@@ -43,15 +43,15 @@ export function pairedRows(heads: number, headDim: number): readonly number[] {
 
 /** Metadata of rotary positions, and what llama.cpp cannot do of them. */
 export function ropeMetadata(rope: Rope, contextLength: number): { metadata: GgufMetadata; problems: string[] } {
-  const { type, theta, settings } = rope;
+  const { type, theta, settings, original } = rope;
   const base = { "rope.freq_base": float32(theta) };
-  const original = Number(settings["original_max_position_embeddings"] ?? contextLength);
-  const factor = Number(settings["factor"] ?? contextLength / original);
+  const factor = settings.factor ?? contextLength / original;
   const scaled = { ...base, "rope.scaling.factor": float32(factor) };
   if (type === "linear") return { metadata: { ...scaled, "rope.scaling.type": text("linear") }, problems: [] };
   if (type === "yarn") {
-    const keys = ["attention_factor", "mscale", "mscale_all_dim", "beta_fast", "beta_slow"];
-    const set = keys.filter((key) => settings[key] !== undefined && settings[key] !== null);
+    const keys = ["attention_factor", "mscale", "mscale_all_dim", "beta_fast", "beta_slow"] as const;
+    const set: string[] = keys.filter((key) => settings[key] !== undefined);
+    if (settings.truncate === false) set.push("truncate");
     return {
       metadata: {
         ...scaled,

@@ -3,11 +3,13 @@ import { bool, float32, uint32 } from "../io/gguf.ts";
 import { add, gather, linear, reshape, split } from "../ops/index.ts";
 import { type Activation, activationNames, activations } from "./activations.ts";
 import type { Architecture, FusedPart, KeyValue, TensorSpec } from "./architecture.ts";
-import { dense, extend, layerNormed, rotaryTables, rotate, splitHeads } from "./blocks.ts";
-import { readConfig } from "./config.ts";
+import { dense, layerNormed, splitHeads } from "./blocks.ts";
 import { type GgufForm, type GgufPart, ropeMetadata } from "./gguf.ts";
 import { causalMasks, tiedOutput } from "./harmless.ts";
-import { type Rope, readRope, ropeParameters } from "./rope.ts";
+import { configured, flag, inert, integer, type LedgerOf, oneOf, optionalInteger, real } from "./ledger.ts";
+import { outerRotaryLedger, type Rope, type RotarySettings, readRope, ropeObject, rotaryLedger } from "./rope.ts";
+import { rotations } from "./rotate.ts";
+import { sharedLedger } from "./shared-ledger.ts";
 
 /** The part of a GPT-NeoX `config.json` that shapes the computation. */
 export interface GptNeoxConfig {
@@ -23,9 +25,48 @@ export interface GptNeoxConfig {
   readonly parallelResidual: boolean;
   readonly activation: Activation;
   readonly tiedEmbeddings: boolean;
-  readonly rotaryDim: number;
   readonly rope: Rope;
 }
+
+interface GptNeoxSettings extends RotarySettings {
+  readonly vocab_size: number;
+  readonly hidden_size: number;
+  readonly intermediate_size: number;
+  readonly num_hidden_layers: number;
+  readonly num_attention_heads: number;
+  readonly head_dim: number | undefined;
+  readonly max_position_embeddings: number;
+  readonly original_max_position_embeddings: number | undefined;
+  readonly layer_norm_eps: number;
+  readonly attention_bias: boolean;
+  readonly use_parallel_residual: boolean;
+  readonly hidden_act: Activation;
+  readonly tie_word_embeddings: boolean;
+  readonly rotary_pct: number;
+  readonly rotary_emb_base: number;
+}
+
+const ledger: LedgerOf<GptNeoxSettings> = {
+  ...sharedLedger,
+  ...rotaryLedger,
+  ...outerRotaryLedger,
+  vocab_size: integer("tokens in the vocabulary", 50432),
+  hidden_size: integer("width of the hidden states", 6144),
+  intermediate_size: integer("width inside the feed-forward", 24576),
+  num_hidden_layers: integer("layers", 44),
+  num_attention_heads: integer("heads", 64),
+  head_dim: optionalInteger("width of a head, which is hidden_size over num_attention_heads"),
+  max_position_embeddings: integer("the longest sequence", 2048),
+  layer_norm_eps: real("added under the root of norms", 1e-5),
+  attention_bias: flag("whether the projections of attention have biases", true),
+  use_parallel_residual: flag("whether attention and feed-forward read the same hidden state", true),
+  hidden_act: oneOf("the activation function of the feed-forward", activationNames, "gelu"),
+  tie_word_embeddings: flag("whether the output layer is the table of embeddings", false),
+  rotary_pct: real("the share of a head that is rotated, where rope_parameters does not say", 0.25),
+  rotary_emb_base: real("base of the wavelengths, where rope_parameters does not say", 10000),
+  rope_theta: inert("transformers reads rotary_emb_base here"),
+  partial_rotary_factor: inert("transformers reads rotary_pct here"),
+};
 
 /** GPT-NeoX, Pythia and their kin. Black et al. 2022 (arXiv 2204.06745), §2; names as in transformers. */
 export const gptNeox: Architecture<GptNeoxConfig> = {
@@ -44,35 +85,39 @@ export const gptNeox: Architecture<GptNeoxConfig> = {
   defaultTargets: ["query_key_value"],
   sublayers: { attention: /.*\.attention\.dense/, feedForward: /.*\.mlp\.dense_4h_to_h/ },
 
-  configure: (json) => {
-    const reader = readConfig(json);
-    const hiddenSize = reader.integer("hidden_size");
-    const heads = reader.integer("num_attention_heads");
-    const contextLength = reader.integer("max_position_embeddings", 2048);
+  ...configured<GptNeoxSettings, GptNeoxConfig>(ledger, (settings, reader) => {
+    const { hidden_size: hiddenSize, num_attention_heads: heads, max_position_embeddings: contextLength } = settings;
+    const headDim = hiddenSize / heads;
     if (hiddenSize % heads !== 0) {
       reader.problem(`"hidden_size" (${hiddenSize}) is not a multiple of "num_attention_heads" (${heads})`);
     }
-    const { partial_rotary_factor: share = json["rotary_pct"] ?? 0.25 } = ropeParameters(json);
-    const rotaryDim = Math.floor((hiddenSize / heads) * Number(share));
-    if (!(rotaryDim >= 2 && rotaryDim % 2 === 0)) reader.problem(`"rotary_pct" leaves ${rotaryDim} elements to rotate`);
-    const config: GptNeoxConfig = {
-      vocabSize: reader.integer("vocab_size"),
+    if ((settings.head_dim ?? headDim) !== headDim) {
+      reader.problem(`"head_dim" is ${settings.head_dim}; supported: ${headDim}, which the other sizes give`);
+    }
+    return {
+      vocabSize: settings.vocab_size,
       hiddenSize,
-      intermediateSize: reader.integer("intermediate_size"),
-      layers: reader.integer("num_hidden_layers"),
+      intermediateSize: settings.intermediate_size,
+      layers: settings.num_hidden_layers,
       heads,
       contextLength,
-      normEpsilon: reader.number("layer_norm_eps", 1e-5),
-      attentionBias: reader.boolean("attention_bias", true),
-      parallelResidual: reader.boolean("use_parallel_residual", true),
-      activation: reader.choice("hidden_act", activationNames, "gelu"),
-      tiedEmbeddings: reader.boolean("tie_word_embeddings", false),
-      rotaryDim,
-      rope: readRope({ rope_theta: json["rotary_emb_base"], ...json }, reader, rotaryDim, contextLength),
+      normEpsilon: settings.layer_norm_eps,
+      attentionBias: settings.attention_bias,
+      parallelResidual: settings.use_parallel_residual,
+      activation: settings.hidden_act,
+      tiedEmbeddings: settings.tie_word_embeddings,
+      rope: readRope(ropeObject(settings), reader, {
+        headDim,
+        contextLength,
+        theta: settings.rotary_emb_base,
+        share: settings.rotary_pct,
+        partial: true,
+        original: settings.original_max_position_embeddings,
+      }),
     };
-    reader.finish();
-    return config;
-  },
+  }),
+  tied: ({ tiedEmbeddings }) =>
+    tiedEmbeddings ? { output: "embed_out.weight", embeddings: "gpt_neox.embed_in.weight" } : undefined,
 
   sizes: ({ vocabSize, hiddenSize, layers, heads, contextLength }) => ({
     vocabSize,
@@ -112,10 +157,11 @@ export const gptNeox: Architecture<GptNeoxConfig> = {
     return { query_key_value: ["query", "key", "value"].map((name, part) => ({ name, rows: rowsOf(part) })) };
   },
 
-  trunk: (config, weights, { inputIds, positionIds, attend, past }) => {
-    const { hiddenSize, heads, normEpsilon, attentionBias, rope, rotaryDim } = config;
+  trunk: (config, weights, inputs) => {
+    const { inputIds, attend, past } = inputs;
+    const { hiddenSize, heads, normEpsilon, attentionBias, rope } = config;
     const headDim = hiddenSize / heads;
-    const tables = rotaryTables(positionIds, rope.inverseFrequencies(positionIds), rope.scale);
+    const rotation = rotations(inputs);
     const present: KeyValue[] = [];
     let x = inScope("gpt_neox.embed_in", () => gather(weights("gpt_neox.embed_in.weight"), reshape(inputIds, [-1])));
     for (let i = 0; i < config.layers; i++) {
@@ -127,9 +173,9 @@ export const gptNeox: Architecture<GptNeoxConfig> = {
         // The three projections of a head lie side by side.
         const whole = splitHeads(fused, inputIds, heads, 3 * headDim);
         const [query, key, value] = split(whole, [headDim, headDim, headDim], 3) as [Value, Value, Value]; // three sizes
-        const cache = extend(past?.[i], { key: rotate(key, tables, rotaryDim), value });
-        present.push(cache);
-        return attend(rotate(query, tables, rotaryDim), cache, { scale: 1 / Math.sqrt(headDim) });
+        const turned = rotation(rope, query, { key, value }, past?.[i]);
+        present.push(turned.kept);
+        return attend(turned.query, turned.cache, { scale: 1 / Math.sqrt(headDim) });
       });
       const attended = dense(weights, `${module}.dense`, mixed, { bias: attentionBias });
       const residual = add(x, attended);
@@ -162,7 +208,7 @@ export const gptNeox: Architecture<GptNeoxConfig> = {
         feed_forward_length: uint32(config.intermediateSize),
         "attention.head_count": uint32(config.heads),
         "attention.layer_norm_epsilon": float32(config.normEpsilon),
-        "rope.dimension_count": uint32(config.rotaryDim),
+        "rope.dimension_count": uint32(config.rope.rotaryDim),
         use_parallel_residual: bool(config.parallelResidual),
         ...rotary.metadata,
       },

@@ -1,13 +1,25 @@
 import { inScope, type Value } from "../graph/index.ts";
 import { float32, uint32 } from "../io/gguf.ts";
 import { add, gather, linear, reshape, split } from "../ops/index.ts";
-import { type Activation, activationNames, activations } from "./activations.ts";
+import { type Activation, activationNames, activations, recipeActivation } from "./activations.ts";
 import { type Architecture, type KeyValue, partsInOrder, type TensorSpec } from "./architecture.ts";
 import { dense, extend, layerNormed, splitHeads } from "./blocks.ts";
-import { readConfig } from "./config.ts";
 import type { GgufForm, GgufPart } from "./gguf.ts";
 import { causalMasks, tiedOutput } from "./harmless.ts";
+import {
+  alias,
+  configured,
+  flag,
+  inert,
+  integer,
+  type LedgerOf,
+  oneOf,
+  only,
+  optionalInteger,
+  real,
+} from "./ledger.ts";
 import type { LinearRecipe, NormRecipe } from "./recipe.ts";
+import { sharedLedger } from "./shared-ledger.ts";
 
 /** The part of a GPT-2 `config.json` that shapes the computation. */
 export interface Gpt2Config {
@@ -23,6 +35,42 @@ export interface Gpt2Config {
   readonly scaleByLayer: boolean;
   readonly tiedEmbeddings: boolean;
 }
+
+interface Gpt2Settings {
+  readonly vocab_size: number;
+  readonly n_positions: number;
+  readonly n_embd: number;
+  readonly n_layer: number;
+  readonly n_head: number;
+  readonly n_inner: number | undefined;
+  readonly activation_function: Activation;
+  readonly layer_norm_epsilon: number;
+  readonly scale_attn_weights: boolean;
+  readonly scale_attn_by_inverse_layer_idx: boolean;
+  readonly tie_word_embeddings: boolean;
+}
+
+const ledger: LedgerOf<Gpt2Settings> = {
+  ...sharedLedger,
+  vocab_size: integer("tokens in the vocabulary", 50257),
+  n_positions: integer("the longest sequence", 1024),
+  n_embd: integer("width of the hidden states", 768),
+  n_layer: integer("layers", 12),
+  n_head: integer("heads", 12),
+  n_inner: optionalInteger("width inside the feed-forward; four times n_embd unless given"),
+  activation_function: oneOf("the activation function of the feed-forward", activationNames, "gelu_new"),
+  layer_norm_epsilon: real("added under the root of norms", 1e-5),
+  scale_attn_weights: flag("whether scores are divided by the root of a head's width", true),
+  scale_attn_by_inverse_layer_idx: flag("whether scores are divided by the number of the layer too", false),
+  tie_word_embeddings: flag("whether the output layer is the table of embeddings", true),
+  hidden_size: alias("n_embd"),
+  max_position_embeddings: alias("n_positions"),
+  num_attention_heads: alias("n_head"),
+  num_hidden_layers: alias("n_layer"),
+  n_ctx: inert("n_positions says the same"),
+  reorder_and_upcast_attn: inert("how precisely PyTorch computes scores"),
+  add_cross_attention: only([false], "there is no other model to attend to"),
+};
 
 /** GPT-2. Radford et al. 2019; names and `[in, out]` weight layout (Conv1D) as in transformers. */
 export const gpt2: Architecture<Gpt2Config> = {
@@ -48,28 +96,25 @@ export const gpt2: Architecture<Gpt2Config> = {
   defaultTargets: ["c_attn"],
   sublayers: { attention: /.*\.attn\.c_proj/, feedForward: /.*\.mlp\.c_proj/ },
 
-  configure: (json) => {
-    const reader = readConfig(json);
-    const hiddenSize = reader.integer("n_embd");
-    const heads = reader.integer("n_head");
+  ...configured<Gpt2Settings, Gpt2Config>(ledger, (settings, reader) => {
+    const { n_embd: hiddenSize, n_head: heads } = settings;
     if (hiddenSize % heads !== 0) reader.problem(`"n_embd" (${hiddenSize}) is not a multiple of "n_head" (${heads})`);
-    if (json["add_cross_attention"] === true) reader.problem(`"add_cross_attention" is not supported`);
-    const config: Gpt2Config = {
-      vocabSize: reader.integer("vocab_size"),
+    return {
+      vocabSize: settings.vocab_size,
       hiddenSize,
-      innerSize: reader.integer("n_inner", 4 * hiddenSize),
-      layers: reader.integer("n_layer"),
+      innerSize: settings.n_inner ?? 4 * hiddenSize,
+      layers: settings.n_layer,
       heads,
-      contextLength: reader.integer("n_positions", 1024),
-      normEpsilon: reader.number("layer_norm_epsilon", 1e-5),
-      activation: reader.choice("activation_function", activationNames, "gelu_new"),
-      scaleScores: reader.boolean("scale_attn_weights", true),
-      scaleByLayer: reader.boolean("scale_attn_by_inverse_layer_idx", false),
-      tiedEmbeddings: reader.boolean("tie_word_embeddings", true),
+      contextLength: settings.n_positions,
+      normEpsilon: settings.layer_norm_epsilon,
+      activation: settings.activation_function,
+      scaleScores: settings.scale_attn_weights,
+      scaleByLayer: settings.scale_attn_by_inverse_layer_idx,
+      tiedEmbeddings: settings.tie_word_embeddings,
     };
-    reader.finish();
-    return config;
-  },
+  }),
+  tied: ({ tiedEmbeddings }) =>
+    tiedEmbeddings ? { output: "lm_head.weight", embeddings: "transformer.wte.weight" } : undefined,
 
   sizes: ({ vocabSize, hiddenSize, layers, heads, contextLength }) => ({
     vocabSize,
@@ -160,6 +205,8 @@ export const gpt2: Architecture<Gpt2Config> = {
 
   recipe: (config) => {
     const { hiddenSize: hidden, innerSize: inner, heads } = config;
+    const activation = recipeActivation(config.activation);
+    if (activation === undefined) return undefined;
     const layerNormOf = (module: string): NormRecipe => ({
       kind: "layer",
       module,
@@ -191,7 +238,7 @@ export const gpt2: Architecture<Gpt2Config> = {
             norm: layerNormOf(`${block}.ln_2`),
             inner: [conv(`${block}.mlp.c_fc`, hidden, inner)],
             gated: false,
-            activation: config.activation,
+            activation,
             down: conv(`${block}.mlp.c_proj`, inner, hidden),
           },
         };

@@ -2,7 +2,7 @@
  * Pretrained models: one file per architecture turns `config.json` and tensor names into a graph.
  * Training, adapters and file formats are elsewhere.
  */
-export type { Activation } from "./activations.ts";
+export type { RecipeActivation } from "./activations.ts";
 export type {
   Architecture,
   DecodeOptions,
@@ -19,10 +19,11 @@ export type {
 } from "./architecture.ts";
 export { attentionBlocks } from "./attention.ts";
 export { decodeGraph, likelihoodGraph, lossGraph, targetMultiple } from "./causal-lm.ts";
-export { type ConfigJson, untied } from "./config.ts";
+export type { ConfigJson } from "./config.ts";
 export type { GgufForm, GgufPart } from "./gguf.ts";
 export { type Fed, type InputForm, type Numbers, refuseLongerThan } from "./inputs.ts";
 export { checkLabels, type Labels, labelConfig, labelNumber, namedLabels } from "./labels.ts";
+export type { ConfigWarning, Entry, Ledger, Notes } from "./ledger.ts";
 export {
   assembleModel,
   type ModelChoice,

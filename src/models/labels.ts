@@ -1,5 +1,6 @@
 import { nearest, TuneError } from "../errors.ts";
 import type { ConfigJson } from "./config.ts";
+import { readGeneral } from "./shared-ledger.ts";
 
 /** Names of labels, in the order of a head's outputs. */
 export type Labels = readonly string[];
@@ -10,10 +11,15 @@ export function labelsOf(json: ConfigJson, count: number): Labels {
   return named?.length === count ? named : Array.from({ length: count }, (_, i) => `LABEL_${i}`);
 }
 
-/** The names in `id2label`, in order; undefined when they are not 0, 1, … all of them. */
+/**
+ * The names in `id2label`, in order; undefined when they are not 0, 1, … all of them. Without it `LABEL_0`, …, as many as
+ * `num_labels` says.
+ */
 export function namedLabels(json: ConfigJson): Labels | undefined {
-  const { id2label } = json;
-  if (typeof id2label !== "object" || id2label === null) return undefined;
+  const { id2label, num_labels: count } = readGeneral(json);
+  if (id2label === undefined) {
+    return count === undefined ? undefined : Array.from({ length: count }, (_, i) => `LABEL_${i}`);
+  }
   const names = Object.entries(id2label).sort(([a], [b]) => Number(a) - Number(b));
   return names.every(([key], i) => Number(key) === i) ? names.map(([, name]) => String(name)) : undefined;
 }

@@ -33,8 +33,10 @@ import type { GgufForm } from "./gguf.ts";
 import { sharedHarmless } from "./harmless.ts";
 import type { InputForm } from "./inputs.ts";
 import { checkLabels, type Labels, labelConfig, labelsOf, namedLabels } from "./labels.ts";
-import { matchTensors } from "./match.ts";
+import type { ConfigWarning } from "./ledger.ts";
+import { matchTensors, storedKey } from "./match.ts";
 import type { DecodeRecipe } from "./recipe.ts";
+import { readGeneral } from "./shared-ledger.ts";
 import { checkSizes } from "./sizes.ts";
 import { findArchitecture } from "./table.ts";
 import { explainUnused, type UnusedTensor } from "./unused.ts";
@@ -60,6 +62,10 @@ export interface PretrainedModel {
   readonly storedAs: ReadonlySet<DType>;
   /** Tensors that the files hold and the model does not use: harmless ones, where {@link openModel} has opened it. */
   readonly unused: readonly string[];
+  /** The token that a decoder beside an encoder begins with; the one that fills rows up where this is undefined. */
+  readonly startId: number | undefined;
+  /** Keys of `config.json` that nobody knows, so that they have no effect. */
+  readonly warnings: readonly ConfigWarning[];
   /** Where the weights are packed: their planes and scales. `weights` gives the same ones dequantised. */
   readonly packed?: PackedFile;
   /** Why nothing is lost without those tensors. */
@@ -86,6 +92,8 @@ export interface PretrainedModel {
   parts(): Readonly<Record<string, OpenGraph>>;
   /** What llama.cpp makes of it, if it knows the family. */
   gguf(): GgufForm | undefined;
+  /** `config.json` of the same model with an output layer of its own, apart from the embeddings. */
+  untied(): ConfigJson;
   /** The same model of other tensors, and of another configuration where they ask for one. */
   withTensors(files: ReadonlyMap<string, LazyTensor>, json: ConfigJson): PretrainedModel;
 }
@@ -130,8 +138,9 @@ export async function openModel(storage: Storage, folder: string, options: OpenC
     const { inOut } = architecture;
     const held = await openModelWeights(storage, folder);
     const { tensors: files, quantised } = await openQuantised(held, said, folder, inOut ? { inOut } : {});
-    const parts = { folder, json: withoutQuantisation(json), architecture, files, quantised, ...choice };
-    refuseSizes(parts);
+    const asked = { folder, json: withoutQuantisation(json), architecture, files, quantised, ...choice };
+    refuseSizes(asked);
+    const parts = { ...asked, json: await withOwnOutput(architecture, asked.json, files) };
     return withKnownTensors(assembleModel(parts), files);
   }
   const packed = await openPacked(storage, joinPath(folder, packedFileName));
@@ -180,6 +189,31 @@ async function withKnownTensors(
   return { ...model, leftOut: [...ofHeads.map((name) => ({ name, why: "heads for other tasks" })), ...explained] };
 }
 
+/**
+ * `config.json` as transformers 5 takes it: an output layer that the files hold is one of its own where it differs from
+ * the embeddings, whatever the configuration says.
+ */
+async function withOwnOutput(
+  family: Family,
+  json: ConfigJson,
+  files: ReadonlyMap<string, LazyTensor>,
+): Promise<ConfigJson> {
+  const config = family.configure(json);
+  const tied = family.tied?.(config);
+  const [form] = family.forms;
+  if (tied === undefined || form === undefined) return json;
+  const [output, embeddings] = [tied.output, tied.embeddings].map((name) => {
+    const key = storedKey(name, { ...family, ...form }, files);
+    return key === undefined ? undefined : files.get(key);
+  });
+  if (output === undefined || embeddings === undefined) return json;
+  if (output.shape.join() === embeddings.shape.join()) {
+    const [ours, theirs] = [await toFloat32(output), await toFloat32(embeddings)];
+    if (ours.data.every((value, i) => value === theirs.data[i])) return json;
+  }
+  return { ...json, ...family.untied?.(config) };
+}
+
 /** What a model is put together from. */
 export interface ModelParts extends ModelChoice {
   readonly folder: string;
@@ -194,14 +228,15 @@ export interface ModelParts extends ModelChoice {
 export function tensorsOf(family: Family, json: ConfigJson, choice: ModelChoice = {}): readonly TensorSpec[] {
   const config = family.configure(json);
   const form = chooseForm(family, { folder: "config.json", json, ...choice });
-  const labels = form.task === "regression" ? 1 : (choice.labels ?? namedLabels(json) ?? []).length;
+  const labels = (choice.labels ?? namedLabels(json) ?? (form.task === "regression" ? ["score"] : [])).length;
   return [...form.tensors(config), ...(form.head?.tensors(config, labels) ?? [])];
 }
 
 /** Put a model together from its parts: the tensors may come from files or from memory. */
 export function assembleModel(parts: ModelParts): PretrainedModel {
   const { folder, architecture: family, files } = parts;
-  const config = family.configure(parts.json);
+  const warnings: ConfigWarning[] = [];
+  const config = family.configure(parts.json, { unknown: (warning) => void warnings.push(warning) });
   const form = chooseForm(family, parts);
   const fused = family.fused?.(config) ?? {};
   const { labels, fresh } = settleHead(form, config, parts);
@@ -234,6 +269,8 @@ export function assembleModel(parts: ModelParts): PretrainedModel {
     storedAs: new Set(matched.map(({ tensor }) => tensor.dtype)),
     unused: [...files.keys()].filter((name) => !used.has(name)),
     leftOut: [],
+    startId: family.startId?.(config),
+    warnings,
     quantised: parts.quantised ?? [],
     parameterCount: [...weights.values()].reduce((sum, { source }) => sum + sizeOf(source.shape), 0),
     fusedParts: (module) => fused[module.split(".").at(-1) ?? module] ?? [],
@@ -245,6 +282,7 @@ export function assembleModel(parts: ModelParts): PretrainedModel {
     recipe: () => graphs.recipe?.(),
     parts: graphs.parts ?? (() => ({ model: graphs.predict() })),
     gguf: () => form.gguf?.(config),
+    untied: () => ({ ...json, ...family.untied?.(config) }),
     withTensors: (others, changed) =>
       assembleModel({ ...parts, json: changed, task: form.task, newHead: false, files: others }),
   };
@@ -262,9 +300,18 @@ export function assembleModel(parts: ModelParts): PretrainedModel {
  * first.
  */
 function chooseForm(family: Family, { task, json, folder }: Pick<ModelParts, "task" | "json" | "folder">): Form {
-  const named = Array.isArray(json["architectures"]) ? String(json["architectures"][0]) : "";
-  const ofClass = family.forms.filter(({ className }) => className === named);
-  const scores = json["problem_type"] === "regression" || namedLabels(json)?.length === 1;
+  const { architectures, problem_type: problem } = readGeneral(json);
+  const ofClass = family.forms.filter(({ className }) => className === architectures?.[0]);
+  const scores = problem === "regression" || (problem === undefined && namedLabels(json)?.length === 1);
+  const classifies = ofClass.some((form) => /^(sequence|image)-classification$/.test(form.task));
+  const built =
+    problem !== "multi_label_classification" && (!scores || ofClass.some((form) => form.task === "regression"));
+  if (classifies && !built) {
+    throw new TuneError("bad-config", `"problem_type" is ${JSON.stringify(problem ?? "regression")}, not built here.`, {
+      at: folder,
+      fix: "use a model with one label for each example (single_label_classification), or for texts one score",
+    });
+  }
   const usual = ofClass.find((form) => (form.task === "regression") === scores) ?? ofClass[0] ?? family.forms[0];
   const chosen = task === undefined ? usual : family.forms.find((form) => form.task === task);
   if (chosen) return chosen;
@@ -287,6 +334,12 @@ function settleHead(
   const held = newHead === true || output === undefined ? undefined : files.get(output.name)?.shape[0];
   let labels = task === "regression" ? ["score"] : (wanted ?? namedLabels(json));
   if (held !== undefined) {
+    if (task === "regression" && held !== 1) {
+      throw new TuneError("bad-config", `The head gives ${held} scores; a regression of one is built.`, {
+        at: folder,
+        fix: "use a model with one score, or let the head start anew (new head)",
+      });
+    }
     labels = labelsOf(json, held);
     if (wanted && task !== "regression") checkLabels(labels, wanted, folder);
   }
@@ -297,7 +350,7 @@ function settleHead(
     });
   }
   const fresh = head.tensors(config, labels.length).filter(({ name }) => newHead === true || !files.has(name));
-  const deviation = typeof json["initializer_range"] === "number" ? json["initializer_range"] : 0.02;
+  const { initializer_range: deviation } = readGeneral(json);
   return { labels, fresh: new Map(fresh.map((spec) => [spec.name, drawn(spec, deviation, seed)])) };
 }
 

@@ -1,4 +1,4 @@
-import type { Activation } from "./activations.ts";
+import type { RecipeActivation } from "./activations.ts";
 
 /**
  * A decoder-only transformer as plain data, for engines that compute it without a graph: what stands where, in transformers'
@@ -65,7 +65,7 @@ export interface LayerRecipe {
     readonly inner: readonly LinearRecipe[];
     /** down(f(gate)·up), or down(f(up)). */
     readonly gated: boolean;
-    readonly activation: Activation;
+    readonly activation: RecipeActivation;
     readonly down: LinearRecipe;
     readonly after?: NormRecipe;
   };

@@ -30,9 +30,10 @@ import {
 } from "../ops/index.ts";
 import type { TensorSpec, Weights } from "./architecture.ts";
 import { dense } from "./blocks.ts";
-import { readConfig } from "./config.ts";
 import { type Encoded, type Encoder, linearTensors, sequenceHeads } from "./encoder.ts";
 import { characterInputs } from "./inputs.ts";
+import { configured, integer, type LedgerOf, real } from "./ledger.ts";
+import { sharedLedger } from "./shared-ledger.ts";
 
 /** The sizes of a RETSim model; those of Google's own unless `config.json` says otherwise. */
 export interface RetsimConfig {
@@ -45,6 +46,25 @@ export interface RetsimConfig {
   readonly length: number;
   readonly normEpsilon: number;
 }
+
+interface RetsimSettings {
+  readonly binarizer_size: number;
+  readonly hidden_size: number;
+  readonly shared_dim: number;
+  readonly num_hidden_layers: number;
+  readonly max_position_embeddings: number;
+  readonly layer_norm_eps: number;
+}
+
+const ledger: LedgerOf<RetsimSettings> = {
+  ...sharedLedger,
+  binarizer_size: integer("bits of a code point", 24),
+  hidden_size: integer("width of the hidden states", 256),
+  shared_dim: integer("width of queries and keys", 128),
+  num_hidden_layers: integer("gated attention units", 2),
+  max_position_embeddings: integer("characters of a text", 512),
+  layer_norm_eps: real("added under the root of norms", 1e-6),
+};
 
 /**
  * RETSim: characters as the bits of their code points, gated attention units without softmax, a generalised mean.
@@ -66,20 +86,18 @@ export const retsim: Encoder<RetsimConfig> = {
   inTransformers: false,
   defaultTargets: ["proj1", "proj2"],
 
-  configure: (json) => {
-    const reader = readConfig(json);
-    const config: RetsimConfig = {
-      bits: reader.integer("binarizer_size", 24),
-      hiddenSize: reader.integer("hidden_size", 256),
-      sharedSize: reader.integer("shared_dim", 128),
-      layers: reader.integer("num_hidden_layers", 2),
-      length: reader.integer("max_position_embeddings", 512),
-      normEpsilon: reader.number("layer_norm_eps", 1e-6),
+  ...configured<RetsimSettings, RetsimConfig>(ledger, (settings, reader) => {
+    const { binarizer_size: bits } = settings;
+    if (bits > 24) reader.problem(`"binarizer_size" (${bits}) is more than 24`);
+    return {
+      bits,
+      hiddenSize: settings.hidden_size,
+      sharedSize: settings.shared_dim,
+      layers: settings.num_hidden_layers,
+      length: settings.max_position_embeddings,
+      normEpsilon: settings.layer_norm_eps,
     };
-    if (config.bits > 24) reader.problem(`"binarizer_size" (${config.bits}) is more than 24`);
-    reader.finish();
-    return config;
-  },
+  }),
 
   sizes: ({ hiddenSize, layers, length, sharedSize, bits }) => ({
     vocabSize: 2 ** bits,

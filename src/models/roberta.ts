@@ -1,13 +1,31 @@
 import { constant, input, inScope } from "../graph/index.ts";
 import { add, apply, CumSum, cast, equal, gather, mul, not, tanh } from "../ops/index.ts";
-import { type BertConfig, bertLayers, bertSizeKeys, bertSizes, bertTensors, readBert } from "./bert.ts";
+import {
+  type BertConfig,
+  type BertSettings,
+  bertLayers,
+  bertLedger,
+  bertSizeKeys,
+  bertSizes,
+  bertTensors,
+  readBert,
+} from "./bert.ts";
 import { dense } from "./blocks.ts";
-import { readConfig } from "./config.ts";
 import { type Encoder, firstTokens, linearTensors, sequenceHeads, tokenHead } from "./encoder.ts";
 import { encoderHeads } from "./harmless.ts";
 import { tokenInputs } from "./inputs.ts";
+import { configured, integer } from "./ledger.ts";
 
-const sizes: Encoder<BertConfig>["sizes"] = (config) => ({
+/** BERT's, and where positions begin. */
+export interface RobertaConfig extends BertConfig {
+  readonly padId: number;
+}
+
+interface RobertaSettings extends BertSettings {
+  readonly pad_token_id: number;
+}
+
+const sizes: Encoder<RobertaConfig>["sizes"] = (config) => ({
   ...bertSizes(config),
   contextLength: config.positions - config.padId - 1,
 });
@@ -16,7 +34,7 @@ const sizes: Encoder<BertConfig>["sizes"] = (config) => ({
  * RoBERTa. Liu et al. 2019 (arXiv 1907.11692). BERT but for positions, which count tokens that are not padding from the
  * padding token's id on, and a head of two layers on the first token.
  */
-export const roberta: Encoder<BertConfig> = {
+export const roberta: Encoder<RobertaConfig> = {
   modelType: "roberta",
   className: "Roberta",
   prefix: "roberta",
@@ -28,12 +46,14 @@ export const roberta: Encoder<BertConfig> = {
     feedForward: /.*\.layer\.\d+\.output\.dense/,
     normed: true,
   },
-  configure: (json) => {
-    const reader = readConfig(json);
-    const config = { ...readBert(reader), padId: reader.integer("pad_token_id", 1) };
-    reader.finish();
-    return config;
-  },
+  ...configured<RobertaSettings, RobertaConfig>(
+    {
+      ...bertLedger,
+      vocab_size: integer("tokens in the vocabulary", 50265),
+      pad_token_id: integer("positions are counted from it, over tokens that are not it", 1),
+    },
+    (settings, reader) => ({ ...readBert(settings, reader), padId: settings.pad_token_id }),
+  ),
   sizes,
   reads: (config) => tokenInputs(sizes(config).contextLength, { table: true }),
   tensors: bertTensors,

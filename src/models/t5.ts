@@ -13,14 +13,28 @@ import {
   transpose,
   unsqueeze,
 } from "../ops/index.ts";
-import { type Activation, activations } from "./activations.ts";
+import { type Activation, activationNames, activations } from "./activations.ts";
 import type { Family, KeyValue, OpenGraph, TensorSpec, Weights } from "./architecture.ts";
 import { additive, lengthOf, openAttention, places } from "./attention.ts";
 import { dense, extend, rmsNorm, splitHeads } from "./blocks.ts";
 import { negativeLikelihood } from "./causal-lm.ts";
-import { readConfig } from "./config.ts";
 import { tiedOutput } from "./harmless.ts";
 import { tokenInputs } from "./inputs.ts";
+import {
+  alias,
+  configured,
+  flag,
+  inert,
+  integer,
+  type LedgerOf,
+  only,
+  optionalFlag,
+  optionalInteger,
+  optionalOneOf,
+  real,
+  text,
+} from "./ledger.ts";
+import { sharedLedger } from "./shared-ledger.ts";
 
 /** The part of a T5 `config.json` that shapes the computation. */
 export interface T5Config {
@@ -40,7 +54,60 @@ export interface T5Config {
   readonly tied: boolean;
   /** The output layer reads hidden states over √hidden. */
   readonly scaled: boolean;
+  /** What the decoder begins with. */
+  readonly startId: number | undefined;
 }
+
+interface T5Settings {
+  readonly vocab_size: number;
+  readonly d_model: number;
+  readonly d_kv: number;
+  readonly d_ff: number;
+  readonly num_layers: number;
+  readonly num_decoder_layers: number | undefined;
+  readonly num_heads: number;
+  readonly relative_attention_num_buckets: number;
+  readonly relative_attention_max_distance: number;
+  readonly layer_norm_epsilon: number;
+  readonly feed_forward_proj: string;
+  readonly dense_act_fn: Activation | undefined;
+  readonly is_gated_act: boolean | undefined;
+  readonly tie_word_embeddings: boolean;
+  readonly scale_decoder_outputs: boolean | undefined;
+  readonly decoder_start_token_id: number | undefined;
+}
+
+const ledger: LedgerOf<T5Settings> = {
+  ...sharedLedger,
+  vocab_size: integer("tokens in the vocabulary", 32128),
+  d_model: integer("width of the hidden states", 512),
+  d_kv: integer("width of a head", 64),
+  d_ff: integer("width inside the feed-forward", 2048),
+  num_layers: integer("layers of the encoder", 6),
+  num_decoder_layers: optionalInteger("layers of the decoder; num_layers unless given"),
+  num_heads: integer("heads", 8),
+  relative_attention_num_buckets: integer("buckets of distances", 32),
+  relative_attention_max_distance: integer("distances beyond it share a bucket", 128),
+  layer_norm_epsilon: real("added under the root of norms", 1e-6),
+  feed_forward_proj: text("the activation function of the feed-forward, and whether it is gated", "relu"),
+  dense_act_fn: optionalOneOf(
+    "the activation function of the feed-forward; comes before feed_forward_proj",
+    activationNames,
+  ),
+  is_gated_act: optionalFlag("whether the feed-forward is gated; comes before feed_forward_proj"),
+  tie_word_embeddings: flag("whether the output layer is the table of embeddings", true),
+  scale_decoder_outputs: optionalFlag("whether the output layer reads hidden states over the root of d_model"),
+  decoder_start_token_id: optionalInteger("the token that answers begin with; the one that fills rows up unless given"),
+  hidden_size: alias("d_model"),
+  num_attention_heads: alias("num_heads"),
+  num_hidden_layers: alias("num_layers"),
+  head_dim: alias("d_kv"),
+  initializer_range: inert("of BERT's descendants"),
+  initializer_factor: inert("of a model that starts anew"),
+  n_positions: inert("distances have no end in T5"),
+  is_encoder_decoder: only([true], "what the family is"),
+  is_decoder: only([false], "a decoder without an encoder is another model"),
+};
 
 type Side = "encoder" | "decoder";
 
@@ -80,30 +147,38 @@ export const t5: Family<T5Config> = {
     feedForward: /.*\.DenseReluDense\.wo/,
   },
 
-  configure: (json) => {
-    const reader = readConfig(json);
-    const layers = reader.integer("num_layers", 6);
-    const tied = reader.boolean("tie_word_embeddings", true);
-    const forward = reader.choice("feed_forward_proj", ["relu", "gated-gelu"], "relu");
-    const config: T5Config = {
-      vocabSize: reader.integer("vocab_size"),
-      hiddenSize: reader.integer("d_model", 512),
-      headDim: reader.integer("d_kv", 64),
-      innerSize: reader.integer("d_ff", 2048),
-      layers,
-      decoderLayers: reader.integer("num_decoder_layers", layers),
-      heads: reader.integer("num_heads", 8),
-      buckets: reader.integer("relative_attention_num_buckets", 32),
-      maxDistance: reader.integer("relative_attention_max_distance", 128),
-      normEpsilon: reader.number("layer_norm_epsilon", 1e-6),
-      activation: forward === "relu" ? "relu" : "gelu_new",
-      gated: forward !== "relu",
+  ...configured<T5Settings, T5Config>(ledger, (settings, reader) => {
+    const forward = settings.feed_forward_proj;
+    const [, gate, named = ""] = /^(gated-)?(\w+)$/.exec(forward) ?? [];
+    // The original's gelu is the approximation by tanh, and is called so in gated layers alone.
+    const said = forward === "gated-gelu" ? "gelu_new" : activationNames[named];
+    if (said === undefined) {
+      reader.problem(
+        `"feed_forward_proj" is ${JSON.stringify(forward)}; supported, with or without gated- before: ${Object.keys(activationNames).join(", ")}`,
+      );
+    }
+    const tied = settings.tie_word_embeddings;
+    return {
+      vocabSize: settings.vocab_size,
+      hiddenSize: settings.d_model,
+      headDim: settings.d_kv,
+      innerSize: settings.d_ff,
+      layers: settings.num_layers,
+      decoderLayers: settings.num_decoder_layers ?? settings.num_layers,
+      heads: settings.num_heads,
+      buckets: settings.relative_attention_num_buckets,
+      maxDistance: settings.relative_attention_max_distance,
+      normEpsilon: settings.layer_norm_epsilon,
+      activation: settings.dense_act_fn ?? said ?? "relu",
+      gated: settings.is_gated_act ?? gate !== undefined,
       tied,
-      scaled: reader.boolean("scale_decoder_outputs", tied),
+      scaled: settings.scale_decoder_outputs ?? tied,
+      startId: settings.decoder_start_token_id,
     };
-    reader.finish();
-    return config;
-  },
+  }),
+  tied: ({ tied }) => (tied ? { output: "lm_head.weight", embeddings: "shared.weight" } : undefined),
+  startId: ({ startId }) => startId,
+  untied: ({ scaled }) => ({ tie_word_embeddings: false, scale_decoder_outputs: scaled }),
 
   sizes: ({ vocabSize, hiddenSize, layers, heads, headDim }) => ({
     vocabSize,

@@ -1,12 +1,26 @@
 import { input, inScope, type Value } from "../graph/index.ts";
-import { add, apply, concat, Expand, gemm, reshape, reshapeTo, sizeVector, transpose } from "../ops/index.ts";
+import { add, apply, concat, Expand, gemm, reshape, reshapeTo, sizeVector, slice, transpose } from "../ops/index.ts";
 import { type Activation, activationNames, activations } from "./activations.ts";
 import type { TensorSpec } from "./architecture.ts";
 import { openAttention } from "./attention.ts";
 import { dense, layerNormed } from "./blocks.ts";
-import { readConfig } from "./config.ts";
+import type { ConfigJson } from "./config.ts";
 import { type Encoder, firstTokens, linearTensors, normTensors } from "./encoder.ts";
 import { type PixelScale, pixelInputs } from "./inputs.ts";
+import {
+  configured,
+  flag,
+  inert,
+  integer,
+  type LedgerOf,
+  oneOf,
+  only,
+  optionalInteger,
+  optionalObject,
+  real,
+  side,
+} from "./ledger.ts";
+import { sharedLedger } from "./shared-ledger.ts";
 
 /** The part of a ViT `config.json` that shapes the computation, and how `preprocessor_config.json` scales pixels. */
 export interface VitConfig {
@@ -22,7 +36,44 @@ export interface VitConfig {
   readonly pixels: PixelScale;
 }
 
-const inRow = ({ imageSize, patchSize }: VitConfig): number => imageSize / patchSize;
+interface VitSettings {
+  readonly hidden_size: number;
+  readonly intermediate_size: number;
+  readonly num_hidden_layers: number;
+  readonly num_attention_heads: number;
+  readonly head_dim: number | undefined;
+  readonly layer_norm_eps: number;
+  readonly hidden_act: Activation;
+  readonly qkv_bias: boolean;
+  readonly image_size: number;
+  readonly patch_size: number;
+  readonly preprocessor: ConfigJson | undefined;
+}
+
+const ledger: LedgerOf<VitSettings> = {
+  ...sharedLedger,
+  hidden_size: integer("width of the hidden states", 768),
+  intermediate_size: integer("width inside the feed-forward", 3072),
+  num_hidden_layers: integer("layers", 12),
+  num_attention_heads: integer("heads", 12),
+  head_dim: optionalInteger("width of a head, which is hidden_size over num_attention_heads"),
+  layer_norm_eps: real("added under the root of norms", 1e-12),
+  hidden_act: oneOf("the activation function of the feed-forward", activationNames, "gelu"),
+  qkv_bias: flag("whether the projections of queries, keys and values have biases", true),
+  image_size: side("width and height of an image", 224),
+  patch_size: side("width and height of a patch", 16),
+  preprocessor: optionalObject("preprocessor_config.json: how pixels are scaled"),
+  num_channels: only([3], "images are read in red, green and blue"),
+  ...Object.fromEntries(
+    ["encoder_stride", "pooler_act", "pooler_output_size"].map((key) => [
+      key,
+      inert("of a head that is not built here"),
+    ]),
+  ),
+};
+
+/** Patches in a row; pixels beyond the last whole patch are not read. */
+const inRow = ({ imageSize, patchSize }: VitConfig): number => Math.floor(imageSize / patchSize);
 
 /** Vision transformer. Dosovitskiy et al. 2020 (arXiv 2010.11929), §3.1; names as in checkpoints of transformers. */
 export const vit: Encoder<VitConfig> = {
@@ -44,32 +95,32 @@ export const vit: Encoder<VitConfig> = {
   ],
   defaultTargets: ["q_proj", "v_proj"],
 
-  configure: (json) => {
-    const reader = readConfig(json);
-    const [hiddenSize, heads] = [reader.integer("hidden_size", 768), reader.integer("num_attention_heads", 12)];
-    const [imageSize, patchSize] = [reader.integer("image_size", 224), reader.integer("patch_size", 16)];
+  ...configured<VitSettings, VitConfig>(ledger, (settings, reader) => {
+    const { hidden_size: hiddenSize, num_attention_heads: heads } = settings;
     if (hiddenSize % heads !== 0) {
       reader.problem(`"hidden_size" (${hiddenSize}) is not a multiple of "num_attention_heads" (${heads})`);
     }
-    if (imageSize % patchSize !== 0) {
-      reader.problem(`"image_size" (${imageSize}) is not a multiple of "patch_size" (${patchSize})`);
+    if ((settings.head_dim ?? hiddenSize / heads) !== hiddenSize / heads) {
+      reader.problem(
+        `"head_dim" is ${settings.head_dim}; supported: ${hiddenSize / heads}, which the other sizes give`,
+      );
     }
-    if (reader.integer("num_channels", 3) !== 3) reader.problem(`"num_channels" other than 3 is not supported`);
-    const config: VitConfig = {
+    if (settings.image_size < settings.patch_size) {
+      reader.problem(`"image_size" (${settings.image_size}) is less than "patch_size" (${settings.patch_size})`);
+    }
+    return {
       hiddenSize,
-      intermediateSize: reader.integer("intermediate_size", 3072),
-      layers: reader.integer("num_hidden_layers", 12),
+      intermediateSize: settings.intermediate_size,
+      layers: settings.num_hidden_layers,
       heads,
-      normEpsilon: reader.number("layer_norm_eps", 1e-12),
-      activation: reader.choice("hidden_act", activationNames, "gelu"),
-      biased: reader.boolean("qkv_bias", true),
-      imageSize,
-      patchSize,
-      pixels: pixelScale(reader.object("preprocessor") ?? {}),
+      normEpsilon: settings.layer_norm_eps,
+      activation: settings.hidden_act,
+      biased: settings.qkv_bias,
+      imageSize: settings.image_size,
+      patchSize: settings.patch_size,
+      pixels: pixelScale(settings.preprocessor ?? {}),
     };
-    reader.finish();
-    return config;
-  },
+  }),
 
   sizes: (config) => ({
     vocabSize: 0,
@@ -116,7 +167,9 @@ export const vit: Encoder<VitConfig> = {
     const attend = openAttention(undefined);
     const embedded = inScope("embeddings", () => {
       // A convolution whose steps are as long as its kernel is a linear map of each patch.
-      const cut = reshapeTo(pixels, [rows, 3, across, patchSize, across, patchSize], []);
+      const whole = across * patchSize;
+      const read = whole === imageSize ? pixels : slice(pixels, [0, 0], [whole, whole], [2, 3]);
+      const cut = reshapeTo(read, [rows, 3, across, patchSize, across, patchSize], []);
       const patches = reshape(transpose(cut, [0, 2, 4, 1, 3, 5]), [-1, 3 * patchSize ** 2]);
       const kernel = reshape(weights("embeddings.patch_embeddings.projection.weight"), [
         hiddenSize,

@@ -1,7 +1,7 @@
 import { TuneError } from "../errors.ts";
 import { chooseOptimizer } from "../optim/index.ts";
 import { takeTurn } from "../runtime/device-turns.ts";
-import { storeOf } from "./data/index.ts";
+import { layoutOf, storeOf } from "./data/index.ts";
 import { chooseObjective } from "./objectives/index.ts";
 import type { RunOptions } from "./run.ts";
 import { timetableOf } from "./timetable.ts";
@@ -82,7 +82,7 @@ async function searchAlone(options: RateSearchOptions): Promise<RateSearch> {
       const batches = await Promise.all(
         Array.from({ length: accumulationSteps }, async (_, i) => {
           const { indices } = schedule.at((step - 1) * accumulationSteps + i);
-          return objective.objective.batch(await examples.at(indices), { padId, hiddenSize: model.sizes.hiddenSize });
+          return objective.objective.batch(await examples.at(indices), layoutOf(model, padId));
         }),
       );
       let loss: number;

@@ -47,6 +47,8 @@ export interface LayoutOptions {
   readonly padId: number;
   /** The model's hidden size, to pack several examples into a row where that is less work; without it, one a row. */
   readonly hiddenSize?: number;
+  /** What a decoder beside an encoder begins with; `padId` unless given. */
+  readonly startId?: number;
   /** How the model is fed, where it does not continue texts. */
   readonly feed?: InputForm["feed"];
   /** Rows of the model's table of positions, where it has one. */
@@ -54,9 +56,10 @@ export interface LayoutOptions {
 }
 
 /** How batches of a model are laid out. */
-export function layoutOf({ sizes, reads }: PretrainedModel, padId: number): LayoutOptions {
+export function layoutOf({ sizes, reads, startId }: PretrainedModel, padId: number): LayoutOptions {
   return {
     ...{ padId, hiddenSize: sizes.hiddenSize, feed: reads.feed },
+    ...(startId === undefined ? {} : { startId }),
     ...(reads.table ? { positions: reads.length } : {}),
   };
 }

@@ -5,8 +5,8 @@ import { countTokens, feedSequences } from "./feed.ts";
 import { defineObjective, type Objective } from "./objective.ts";
 
 /**
- * A text from another: the mean negative log-likelihood of the target's tokens, each given those before it, behind the
- * token that fills rows up (as T5 starts).
+ * A text from another: the mean negative log-likelihood of the target's tokens, each given those before it, behind
+ * the token that the model's decoder begins with.
  */
 export const seq2seqLm: Objective = defineObjective({
   name: "seq2seq-lm",
@@ -28,6 +28,7 @@ export const seq2seqLm: Objective = defineObjective({
     const places: number[] = [];
     const labels: number[] = [];
     for (const [row, target] of targets.entries()) {
+      given[row * longest] = layout.startId ?? layout.padId;
       given.set(target.subarray(0, longest - 1), row * longest + 1);
       for (const [i, token] of target.entries()) {
         places.push(row * longest + i);
