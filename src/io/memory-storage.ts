@@ -86,9 +86,11 @@ export function memoryStorage(files: Readonly<Record<string, string | Uint8Array
       const own = normal(path);
       if (locked.has(own)) throw inUse(path, "another run in this process");
       locked.add(own);
+      let released = false;
       return {
         release: async () => {
-          locked.delete(own);
+          if (!released) locked.delete(own);
+          released = true;
         },
       };
     },

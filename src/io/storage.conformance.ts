@@ -40,7 +40,10 @@ export function storageConformance(
       await failsWith("in-use", storage.lock(path("deep/run")), "deep/run");
       await (await storage.lock(path("deep/other"))).release();
       await lock.release();
-      await (await storage.lock(path("deep/run"))).release();
+      const next = await storage.lock(path("deep/run"));
+      await lock.release(); // again: it is another's now
+      await failsWith("in-use", storage.lock(path("deep/run")), "deep/run");
+      await next.release();
       expect(await storage.list(path("deep"))).toEqual([]);
     });
 

@@ -1,6 +1,6 @@
-import { randomUUID } from "node:crypto";
-import { readFileSync } from "node:fs";
-import { link, open, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { createHash, randomUUID } from "node:crypto";
+import { readFileSync, readlinkSync } from "node:fs";
+import { link, open, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
 import { hostname } from "node:os";
 import { TuneError } from "../errors.ts";
 import { parseJson } from "../io/json.ts";
@@ -12,43 +12,72 @@ interface Holder {
   /** When the process started, as its system tells, so that a later process of the same number is not taken for it. */
   readonly started: string;
   readonly host: string;
+  /** Where its number means this very process: a boot of a machine and a container on it; "" where that is not told. */
+  readonly place: string;
   /** This one lock. */
   readonly id: string;
 }
 
 /**
  * Make the file `<path>.lock`, which says whose it is. A file left by a process that is gone is taken over: a run that was
- * killed resumes at once. On a disk that several machines share, a lock of another machine is believed.
+ * killed resumes at once. Who has a lock writes it again every minute, so that one of another machine or container, whose
+ * processes cannot be seen from here, is taken over when it has not been written for half an hour.
  * @throws {TuneError} `in-use`, naming the process; what opening the file throws.
  */
 export async function lockFile(path: string): Promise<Lock> {
   const file = `${path}.lock`;
-  const own: Holder = { pid: process.pid, started: startOf(process.pid) ?? "", host: hostname(), id: randomUUID() };
+  const own: Holder = { pid: process.pid, started: ownStart, host: hostname(), place: ownPlace, id: randomUUID() };
   for (let attempt = 0; attempt < 20; attempt++) {
-    if (await created(file, own)) {
+    const made = await created(file, own);
+    if (made === "made") {
+      const beating = setInterval(() => void beat(file, own).catch(() => undefined), beatMs);
+      beating.unref();
       return {
         release: async () => {
+          clearInterval(beating);
           if ((await holderOf(file))?.id === own.id) await rm(file, { force: true });
         },
       };
     }
     const holder = await holderOf(file);
     if (holder === undefined) continue; // released meanwhile, or half written: look again
-    if (isAlive(holder)) {
+    const written = await stat(file).catch(() => undefined);
+    if (written === undefined) continue;
+    const silentMs = made.now - written.mtimeMs; // both by the clock of the disk
+    if (isAlive(holder, silentMs)) {
       const other = holder.host === own.host ? "" : ` on ${holder.host}`;
-      throw inUse(path, `process ${holder.pid}${other}`, `wait until it has ended, or remove ${file} if it has`);
+      const since = `it is taken over when it has given no sign of life for ${silentAfterMs / 60_000} minutes, now ${Math.round(Math.max(0, silentMs) / 60_000)}`;
+      const wait = seenFromHere(holder) ? "" : ` (${since})`;
+      throw inUse(path, `process ${holder.pid}${other}`, `wait until it has ended, or remove ${file} if it has${wait}`);
     }
     await takeAway(file, holder);
   }
   throw inUse(path, "others, one after the other");
 }
 
-async function created(file: string, own: Holder): Promise<boolean> {
+/** How often a lock is written again, and after what silence it is nobody's. */
+const [beatMs, silentAfterMs] = [60_000, 1_800_000];
+
+/** Write a lock again, in its place: whoever took it over has a file of his own. */
+async function beat(file: string, own: Holder): Promise<void> {
+  const handle = await open(file, "r+");
+  try {
+    const text = JSON.stringify(own);
+    if ((await handle.readFile("utf8")) === text) await handle.write(text, 0);
+  } finally {
+    await handle.close();
+  }
+}
+
+/** Make the lock's file, or tell the time by the disk's clock where there is one already. */
+async function created(file: string, own: Holder): Promise<"made" | { readonly now: number }> {
   // Written whole before it has its name, where the disk can give one file two: nobody reads half of it.
   const draft = `${file}.${own.id}`;
   const handle = await open(draft, "wx");
+  let now: number;
   try {
     await handle.writeFile(JSON.stringify(own));
+    now = (await handle.stat()).mtimeMs;
   } finally {
     await handle.close();
   }
@@ -57,9 +86,9 @@ async function created(file: string, own: Holder): Promise<boolean> {
       if (codeOf(error) === "EEXIST") throw error;
       return writeFile(file, JSON.stringify(own), { flag: "wx" });
     });
-    return true;
+    return "made";
   } catch (error) {
-    if (codeOf(error) === "EEXIST") return false;
+    if (codeOf(error) === "EEXIST") return { now };
     throw error;
   } finally {
     await rm(draft, { force: true });
@@ -76,9 +105,9 @@ async function holderOf(file: string): Promise<Holder | undefined> {
   }
   try {
     const holder = parseJson(text) as Partial<Holder>; // checked below
-    const { pid, started, host, id } = holder;
+    const { pid, started, host, id, place = "" } = holder;
     if (typeof pid === "number" && typeof started === "string" && typeof host === "string" && typeof id === "string")
-      return { pid, started, host, id };
+      return { pid, started, host, id, place };
   } catch {
     // not ours
   }
@@ -97,8 +126,16 @@ async function takeAway(file: string, { id }: Holder): Promise<void> {
   else await rename(aside, file);
 }
 
-function isAlive({ pid, started, host }: Holder): boolean {
-  if (host !== hostname()) return true;
+function isAlive(holder: Holder, silentMs: number): boolean {
+  return seenFromHere(holder) ? isRunning(holder) : silentMs < silentAfterMs;
+}
+
+/** Whether the process would be seen here, if it were there. */
+function seenFromHere({ host, place }: Holder): boolean {
+  return place === "" ? host === hostname() : place === ownPlace;
+}
+
+function isRunning({ pid, started }: Pick<Holder, "pid" | "started">): boolean {
   try {
     process.kill(pid, 0);
   } catch (error) {
@@ -109,6 +146,32 @@ function isAlive({ pid, started, host }: Holder): boolean {
 
 function codeOf(error: unknown): unknown {
   return error instanceof Error && "code" in error ? error.code : undefined;
+}
+
+/** This boot of this machine, and the processes that are seen in this container. */
+const ownPlace = placeOf();
+const ownStart = startOf(process.pid) ?? "";
+
+function placeOf(): string {
+  try {
+    return `${readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim()} ${readlinkSync("/proc/self/ns/pid")}`;
+  } catch {
+    return "";
+  }
+}
+
+/** What the name of a file says that only this process writes. */
+export const processMark: string = `${createHash("sha256").update(`${hostname()} ${ownPlace}`).digest("hex").slice(0, 8)}-${process.pid}-${ownStart}`;
+
+/**
+ * Whether a file, by a mark in its name and by how long nobody has written it, was left by a process that is gone: one of
+ * this machine that does not run, or one that is not seen from here and has been silent as long as a lock may be.
+ */
+export function isStray(mark: string, silentMs: number): boolean {
+  const [place, pid = "", started = ""] = mark.split("-");
+  if (mark === processMark) return false;
+  if (place !== processMark.split("-")[0]) return silentMs >= silentAfterMs;
+  return !isRunning({ pid: Number(pid), started });
 }
 
 /** When a process started, where the system has /proc; a zombie counts as gone. */

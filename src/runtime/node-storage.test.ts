@@ -1,5 +1,5 @@
-import { lstat, mkdir, mkdtemp, open, rm, stat, symlink } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { lstat, mkdir, mkdtemp, open, readFile, rm, stat, symlink, utimes, writeFile } from "node:fs/promises";
+import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, expect, it, vi } from "vitest";
 import { guardOutputs, writeFolder } from "../io/outputs/index.ts";
@@ -26,6 +26,78 @@ it("follows symbolic links, as the hub's cache is made of them", async () => {
   await symlink("../blobs", join(root, "snapshot/more"));
   expect(await nodeStorage.list(join(root, "snapshot"))).toEqual(["model.bin", "more/"]);
   expect(await nodeStorage.sizeBytes(join(root, "snapshot/model.bin"))).toBe(7);
+});
+
+it("takes over locks of processes that are gone, elsewhere by their silence, and no other", async () => {
+  const root = await folder();
+  const path = join(root, "run");
+  const lock = await nodeStorage.lock(path);
+  const own = JSON.parse(await readFile(`${path}.lock`, "utf8"));
+  await lock.release();
+  const minutes = 60_000;
+  const gone = { pid: 2 ** 22 + 1, started: "1" };
+  const elsewhere = { place: "another boot", host: hostname() };
+  for (const [holder, silentMs, taken] of [
+    [{ ...own, ...gone }, 0, true],
+    [{ ...own, started: "1" }, 0, process.platform === "linux"], // another process had that number
+    [own, 600 * minutes, false], // this very process, however long it was busy
+    [{ ...own, ...gone, ...elsewhere }, 20 * minutes, false],
+    [{ ...own, ...elsewhere }, 20 * minutes, false],
+    [{ ...own, ...gone, ...elsewhere }, 31 * minutes, true],
+    [{ ...own, host: "another", place: "" }, 20 * minutes, false],
+    [{ ...own, host: "another", place: "" }, 31 * minutes, true],
+  ] as const) {
+    await writeFile(`${path}.lock`, JSON.stringify(holder));
+    const then = new Date(Date.now() - silentMs);
+    await utimes(`${path}.lock`, then, then);
+    const found = await nodeStorage.lock(path).then(
+      async (got) => got.release().then(() => "taken"),
+      (error: { readonly code: string }) => error.code,
+    );
+    expect([holder, silentMs, found]).toEqual([holder, silentMs, taken ? "taken" : "in-use"]);
+  }
+});
+
+it("writes its lock again, so that others see it is alive", async () => {
+  const root = await folder();
+  vi.useFakeTimers({ toFake: ["setInterval", "clearInterval"] });
+  try {
+    const lock = await nodeStorage.lock(join(root, "run"));
+    const file = join(root, "run.lock");
+    const text = await readFile(file, "utf8");
+    await utimes(file, 1, 1);
+    vi.advanceTimersByTime(61_000);
+    await vi.waitFor(async () => expect(await nodeStorage.stamp(file)).not.toMatch(/ 1000000000$/));
+    expect(await readFile(file, "utf8")).toBe(text);
+    await lock.release();
+    expect(await nodeStorage.list(root)).toEqual([]);
+  } finally {
+    vi.useRealTimers();
+  }
+});
+
+it("clears what processes that are gone left half written, and nothing else", async () => {
+  const root = await folder();
+  const id = "01234567-89ab-cdef-0123-456789abcdef";
+  let during: readonly string[] = [];
+  await nodeStorage.write(
+    join(root, "a"),
+    (async function* () {
+      during = await nodeStorage.list(root);
+      yield Uint8Array.of(1);
+    })(),
+  );
+  const [live = ""] = during;
+  const [, place = ""] = /^\.a\.([0-9a-f]{8})-/.exec(live) ?? [];
+  expect(place).not.toBe("");
+  const dead = `.a.${place}-${2 ** 22 + 1}-1-${id}.partial`;
+  const [silent, recent] = [`.a.00000000-1-1-${id}.partial`, `.b.00000000-1-1-${id}.partial`];
+  const others = [live, recent, "mine.partial", ".mine.partial", `.x.${id}.partial`];
+  for (const name of [dead, silent, ...others]) await writeFile(join(root, name), "");
+  const then = new Date(Date.now() - 31 * 60_000);
+  await utimes(join(root, silent), then, then);
+  await (await nodeStorage.lock(join(root, "run"))).release();
+  expect(await nodeStorage.list(root)).toEqual([...others, "a"].sort());
 });
 
 it("writes what a link points to, and leaves the link", async () => {

@@ -18,7 +18,7 @@ import {
 import { resolve as absolute, basename, dirname, isAbsolute, join, sep } from "node:path";
 import { TuneError } from "../errors.ts";
 import type { ByteRange, Storage } from "../io/storage.ts";
-import { lockFile } from "./node-lock.ts";
+import { isStray, lockFile, processMark } from "./node-lock.ts";
 
 /** libuv reads and writes at most 2 GiB at once. */
 const maxChunkBytes = 2 ** 30;
@@ -61,7 +61,7 @@ export const nodeStorage: Storage = {
     const target = await writing(path, resolved(path));
     const folder = dirname(target);
     await writing(path, makeFolder(folder));
-    const temporary = join(folder, `.${basename(target)}.${randomUUID()}.partial`);
+    const temporary = join(folder, `.${basename(target)}.${processMark}-${randomUUID()}.partial`);
     const handle = await writing(path, open(temporary, "wx"));
     try {
       try {
@@ -91,7 +91,9 @@ export const nodeStorage: Storage = {
   },
   lock: async (path) => {
     await writing(path, makeFolder(dirname(path)));
-    return writing(path, lockFile(path));
+    const lock = await writing(path, lockFile(path));
+    await clearStrays(dirname(path));
+    return lock;
   },
   prune: (folder) => writing(folder, prune(folder)),
   resolve: (path) => reading(path, resolved(path)),
@@ -100,6 +102,17 @@ export const nodeStorage: Storage = {
     await writing(path, orNothing(rm(path, { recursive: true, force: true })));
   },
 };
+
+/** What processes that are gone have left half written in a folder, under the names that `write` gives. */
+async function clearStrays(folder: string): Promise<void> {
+  const names = await readdir(folder).catch(() => []);
+  for (const name of names) {
+    const [, mark] = /^\..+\.([0-9a-f]{8}-\d+-\d*)-[0-9a-f-]{36}\.partial$/.exec(name) ?? [];
+    if (mark === undefined) continue;
+    const info = await stat(join(folder, name)).catch(() => undefined);
+    if (info?.isFile() && isStray(mark, Date.now() - info.mtimeMs)) await rm(join(folder, name), { force: true });
+  }
+}
 
 /** A folder takes no file's place anywhere; Windows refuses it an empty folder's too, which is removed there. */
 async function moveTo(from: string, to: string): Promise<void> {
