@@ -30,6 +30,8 @@ const data: LoadedData = {
   report: reportData(randomExamples(64)),
   warnings: [],
   ignoredKeys: [],
+  skipped: [],
+  renamed: {},
   preview: "",
 };
 

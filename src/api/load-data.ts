@@ -1,17 +1,23 @@
 import { TuneError } from "../errors.ts";
+import { isJsonObject } from "../io/json.ts";
 import { joinPath } from "../io/storage.ts";
 import {
+  type Columns,
   canStream,
   type DataReport,
   type DataSource,
   type DataWarning,
   type ExampleKind,
   type ExampleStore,
+  type LineProblem,
   mixedKinds,
+  nameOf,
   previewExample,
   removeCache,
+  type Rows,
   reportData,
   type Share,
+  type SkippedRow,
   sequencesOf,
   splitDataset,
   streamDataset,
@@ -32,7 +38,17 @@ export interface LoadDataOptions {
   readonly tooLong?: "truncate" | "split" | "error";
   /** Decides which rows are held back. */
   readonly seed?: number;
+  /** Names of columns that are not the format's: `{ prompt: "question", completion: "answer" }`. */
+  readonly columns?: Columns;
+  /** Leave rows out that cannot be used, and tell them (`skipped`), instead of refusing all. */
+  readonly skipBadRows?: boolean;
 }
+
+/**
+ * Where rows come from: a file or folder; rows in memory, or that come one by one; or several of these, with how often
+ * each comes in an epoch.
+ */
+export type Data = string | readonly DataSource[] | Rows;
 
 /** Examples to train and validate on. */
 export interface LoadedData {
@@ -49,6 +65,10 @@ export interface LoadedData {
   readonly warnings: readonly DataWarning[];
   /** Keys of the rows that nothing reads. */
   readonly ignoredKeys: readonly string[];
+  /** Rows that were left out because they cannot be used: `skipBadRows`. */
+  readonly skipped: readonly SkippedRow[];
+  /** Columns that were read as keys of the format: `columns`. */
+  readonly renamed: Columns;
   /** The first example as text, the trained part marked. */
   readonly preview: string;
   /** The files that it was read from. */
@@ -64,21 +84,17 @@ export interface StreamedData extends LoadedData {
 
 /**
  * Read training data for a model, in the forms of what it is for: texts to continue (`messages`, `prompt`/`completion`,
- * `text`, plain text), texts or images with labels, pairs, …; one file or folder, or several with weights.
+ * `text`, plain text), texts or images with labels, pairs, …; a file or folder, rows in memory, or several with weights.
  * @throws {TuneError} for files and rows that cannot be used, naming their lines.
  */
-export async function loadData(
-  model: LoadedModel,
-  data: string | readonly DataSource[],
-  options: LoadDataOptions = {},
-): Promise<LoadedData> {
+export async function loadData(model: LoadedModel, data: Data, options: LoadDataOptions = {}): Promise<LoadedData> {
   const sources = sourcesOf(data);
   const files: LoadedData[] = [];
-  for (const { path } of sources) files.push(await loadFile(model, path, options));
+  for (const source of sources) files.push(await loadFile(model, source, options));
   const [first] = files as [LoadedData]; // there is one at least
   if (sources.length === 1 && (sources[0]?.weight ?? 1) === 1) return first;
   const other = files.findIndex(({ kind }) => kind !== first.kind);
-  if (other > 0) throw mixedKinds(sources[other]?.path ?? "data");
+  if (other > 0) throw mixedKinds(nameOf(sources[other] as DataSource)); // one of them
   const validation = options.validationPath === undefined ? files.flatMap((file) => file.validation) : first.validation;
   // A row of one file may be held back of another: it is trained on in neither.
   const held = new Set(validation.map(keyOf));
@@ -95,6 +111,7 @@ export async function loadData(
     report: reportData(train),
     warnings: files.flatMap(({ warnings }) => warnings),
     ignoredKeys: [...new Set(files.flatMap(({ ignoredKeys }) => ignoredKeys))],
+    skipped: files.flatMap(({ skipped }) => skipped),
   };
 }
 
@@ -105,7 +122,7 @@ export async function loadData(
  */
 export async function streamData(
   model: LoadedModel,
-  data: string | readonly DataSource[],
+  data: Data,
   { folder, ...options }: LoadDataOptions & { readonly folder: string },
 ): Promise<StreamedData> {
   const { storage } = model.platform;
@@ -127,25 +144,37 @@ export async function streamData(
     tooLong: options.tooLong ?? "truncate",
     validation: options.validationPath === undefined ? (options.validation ?? 0) : 0,
     seed: options.seed ?? 0,
+    columns: options.columns ?? {},
+    skipBadRows: options.skipBadRows ?? false,
   }).catch(async (error: unknown) => {
     await close();
     throw error;
   });
-  const { format, store, sample, mixture, report, warnings, ignoredKeys, first } = streamed;
-  const { validationPath } = options;
+  const { format, store, sample, mixture, report, warnings, ignoredKeys, skipped, first } = streamed;
+  const { validationPath, columns = {}, skipBadRows = false } = options;
+  const apart =
+    validationPath === undefined
+      ? undefined
+      : await loadFile(model, { path: validationPath }, { maxLength, columns, skipBadRows }).catch(
+          async (error: unknown) => {
+            await close();
+            throw error;
+          },
+        );
   return {
     format: format.name,
     kind: format.kind ?? "sequence",
     train: sample,
     store,
     mixture,
-    validation:
-      validationPath === undefined ? streamed.validation : (await loadFile(model, validationPath, { maxLength })).train,
+    validation: apart?.train ?? streamed.validation,
     report,
     warnings,
     ignoredKeys,
+    skipped: [...skipped, ...(apart?.skipped ?? [])],
+    renamed: columns,
     preview: first ? previewExample(first, tokenizer) : "",
-    files: [...sourcesOf(data).map(({ path }) => path), ...(validationPath === undefined ? [] : [validationPath])],
+    files: [...filesOf(sourcesOf(data)), ...(validationPath === undefined ? [] : [validationPath])],
     close,
   };
 }
@@ -153,19 +182,35 @@ export async function streamData(
 /** Whether all of some files can be read in pieces, and how many bytes they have. */
 export async function dataSize(
   model: LoadedModel,
-  data: string | readonly DataSource[],
+  data: Data,
 ): Promise<{ readonly sizeBytes: number; readonly streams: boolean }> {
   const task = tasks[model.pretrained.task];
-  const paths = sourcesOf(data).map(({ path }) => path);
-  const sizes = await Promise.all(paths.map((path) => model.platform.storage.sizeBytes(path)));
+  const sources = sourcesOf(data);
+  const sizes = await Promise.all(
+    sources.map((source) => ("path" in source ? model.platform.storage.sizeBytes(source.path) : 0)),
+  );
   return {
     sizeBytes: sizes.reduce((sum: number, size) => sum + (size ?? 0), 0),
-    streams: task.streams === true && paths.every(canStream),
+    streams: task.streams === true && sources.every(canStream),
   };
 }
 
-function sourcesOf(data: string | readonly DataSource[]): readonly DataSource[] {
-  return typeof data === "string" ? [{ path: data }] : data;
+function sourcesOf(data: Data): readonly DataSource[] {
+  if (typeof data === "string") return [{ path: data }];
+  return isSources(data) ? data : [{ rows: data }];
+}
+
+/** Whether a list is one of sources: each names a path, or holds rows, and says nothing else but its weight. */
+function isSources(data: readonly DataSource[] | Rows): data is readonly DataSource[] {
+  const isSource = (value: unknown): boolean =>
+    isJsonObject(value) &&
+    (typeof value["path"] === "string" || isRows(value["rows"])) &&
+    Object.keys(value).every((key) => ["path", "rows", "name", "weight"].includes(key));
+  return Array.isArray(data) && data.length > 0 && data.every(isSource);
+}
+
+function isRows(value: unknown): boolean {
+  return typeof value === "object" && value !== null && (Symbol.iterator in value || Symbol.asyncIterator in value);
 }
 
 function keyOf(example: TokenizedExample): string {
@@ -191,7 +236,7 @@ function lengthOf({ pretrained, folder }: LoadedModel, { maxLength }: Pick<LoadD
   );
 }
 
-async function loadFile(model: LoadedModel, path: string, options: LoadDataOptions): Promise<LoadedData> {
+async function loadFile(model: LoadedModel, source: DataSource, options: LoadDataOptions): Promise<LoadedData> {
   const { pretrained, platform } = model;
   const { storage } = platform;
   const task = tasks[pretrained.task];
@@ -201,8 +246,10 @@ async function loadFile(model: LoadedModel, path: string, options: LoadDataOptio
     tokenizer: () => model.tokenizer(),
     maxLength: lengthOf(model, options),
     ...(options.tooLong ? { tooLong: options.tooLong } : {}),
+    ...(options.skipBadRows ? { skipBadRows: true } : {}),
   };
-  const all = await task.read(storage, path);
+  const { columns = {}, skipBadRows = false } = options;
+  const all = await task.read(storage, source, { columns, skipBadRows });
   const held = options.validationPath === undefined ? (options.validation ?? 0) : 0;
   const parts =
     held > 0
@@ -210,7 +257,9 @@ async function loadFile(model: LoadedModel, path: string, options: LoadDataOptio
       : {
           train: all,
           validation:
-            options.validationPath === undefined ? undefined : await task.read(storage, options.validationPath),
+            options.validationPath === undefined
+              ? undefined
+              : await task.read(storage, options.validationPath, { columns, skipBadRows }),
         };
   const train = await task.examples(parts.train, context);
   const validation = parts.validation && (await task.examples(parts.validation, context));
@@ -223,7 +272,26 @@ async function loadFile(model: LoadedModel, path: string, options: LoadDataOptio
     report: reportData(train.examples),
     warnings: [...train.warnings, ...(validation?.warnings ?? [])],
     ignoredKeys: all.ignoredKeys,
+    skipped: [
+      ...skippedIn(all.at, all, train, ...(options.validationPath === undefined ? [validation] : [])),
+      ...(options.validationPath === undefined ? [] : skippedIn(options.validationPath, parts.validation, validation)),
+    ],
+    renamed: columns,
     preview: first ? await task.show(first, context) : "",
-    files: [path, ...(options.validationPath === undefined ? [] : [options.validationPath])],
+    files: [...filesOf([source]), ...(options.validationPath === undefined ? [] : [options.validationPath])],
   };
+}
+
+/** Rows that reading, or making examples, has left out. */
+function skippedIn(
+  at: string,
+  ...stages: readonly ({ readonly skipped?: readonly LineProblem[] } | undefined)[]
+): readonly SkippedRow[] {
+  const all = stages.flatMap((stage) => stage?.skipped ?? []);
+  return all.map(({ line, what }) => ({ at, line, what })).sort((a, b) => a.line - b.line);
+}
+
+/** The files among some sources. */
+function filesOf(sources: readonly DataSource[]): readonly string[] {
+  return sources.flatMap((source) => ("path" in source ? [source.path] : []));
 }

@@ -4,6 +4,7 @@ import { guardOutputs } from "../io/outputs/index.ts";
 import { loadTokenizer, type TextTokenizer } from "../io/tokenizer.ts";
 import { type Labels, openModel, type PretrainedModel, type TaskName, withVocabulary } from "../models/index.ts";
 import type { Platform } from "../runtime/platform.ts";
+import type { ReadOptions } from "../train/data/index.ts";
 import { mergeLabels, tasks } from "../train/tasks/index.ts";
 import { chooseVocabulary } from "./vocabulary.ts";
 
@@ -33,6 +34,8 @@ export interface LoadModelOptions {
    * adapter which brings a tokenizer of its own, or rows of more tokens.
    */
   readonly forAdapter?: string | readonly string[];
+  /** How {@link labelsFrom} is read, where its columns are called otherwise or rows of it cannot be used. */
+  readonly readOptions?: Pick<ReadOptions, "columns" | "skipBadRows">;
   /** A data file whose labels the head is for: those of the model are checked, or a head that starts anew has them. */
   readonly labelsFrom?: string | readonly string[];
   /** Let the head start anew, whatever the files hold. */
@@ -61,7 +64,15 @@ export interface DownloadProgress {
  * @throws {TuneError} what finding, checking and reading its files throws.
  */
 export async function loadModel(source: string, options: LoadModelOptions): Promise<LoadedModel> {
-  const { onDownload, forAdapter = [], labelsFrom, labels: given, newTokens = [], ...choice } = options;
+  const {
+    onDownload,
+    forAdapter = [],
+    labelsFrom,
+    labels: given,
+    newTokens = [],
+    readOptions = {},
+    ...choice
+  } = options;
   const { platform: base, ...head } = choice;
   const folder = await base.findModel(source, onDownload ? { onDownload } : {});
   const adapters = typeof forAdapter === "string" ? [forAdapter] : forAdapter;
@@ -73,7 +84,9 @@ export async function loadModel(source: string, options: LoadModelOptions): Prom
   const inData = async (task: TaskName): Promise<Labels | undefined> => {
     const { labels, read } = tasks[task];
     if (!labels || labelsFrom === undefined) return undefined;
-    return mergeLabels(await Promise.all(labelled.map(async (path) => labels(await read(platform.storage, path)))));
+    return mergeLabels(
+      await Promise.all(labelled.map(async (path) => labels(await read(platform.storage, path, readOptions)))),
+    );
   };
   const made = adapters[0] === undefined ? undefined : await readAdapterTask(platform.storage, adapters[0]);
   const labels = given ?? made?.labels ?? inData;

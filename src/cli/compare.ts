@@ -2,6 +2,7 @@ import { basename } from "node:path";
 import { type Command, InvalidArgumentError } from "commander";
 import type { ComparedMethod, ComparedRow, CompareEvent, ComparisonResult, Spread } from "../index.ts";
 import { drawComparison } from "./compare-picture.ts";
+import { readingOf } from "./data.ts";
 import { deviceOptions, loadFlags, realNumber, wholeNumber } from "./model.ts";
 import { type Output, strong } from "./output.ts";
 import { startsOver, withReplace } from "./outputs.ts";
@@ -66,9 +67,10 @@ export async function run(given: CompareFlags, output: Output): Promise<number> 
   const { storage } = model.platform;
   await checkOutput(storage, flags.output, "comparison");
   const data = await loadTuningData(model, flags, output, flags.output);
-  const rest = flags.maxLength === undefined ? {} : { maxLength: flags.maxLength };
+  const length = flags.maxLength === undefined ? {} : { maxLength: flags.maxLength };
+  const rest = { ...readingOf(flags), ...length };
   const rows = async (file: string | undefined): Promise<Awaited<ReturnType<typeof loadData>>["train"]> =>
-    file === undefined ? [] : (await loadData(model, file, rest)).train;
+    file === undefined ? [] : (await loadData(model, file, file === flags.testData ? rest : length)).train;
   const [test, baseText] = [await rows(flags.testData), await rows(flags.baseText)];
   const stop = listenForInterrupt(output, "Saving after this update");
   try {

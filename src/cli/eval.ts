@@ -1,5 +1,6 @@
 import type { Command } from "commander";
 import type { Adapter, Forgetting, LoadedModel } from "../index.ts";
+import { type DataFlags, describeReading, readingOf, withData } from "./data.ts";
 import {
   type BaseWeightsFlags,
   deviceOptions,
@@ -12,7 +13,7 @@ import {
 import type { Output } from "./output.ts";
 import { count, createProgress } from "./progress.ts";
 
-interface EvalFlags extends ModelFlags, BaseWeightsFlags {
+interface EvalFlags extends ModelFlags, BaseWeightsFlags, DataFlags {
   readonly data: string;
   readonly maxLength?: number;
   readonly batchSize: number;
@@ -24,8 +25,11 @@ interface EvalFlags extends ModelFlags, BaseWeightsFlags {
 
 /** `scion eval` */
 export function define(command: Command): void {
-  withBaseWeights(withModel(command.description("Measure loss, perplexity and exact match on data")))
-    .requiredOption("-d, --data <file>", "what to measure on, in the forms that tune reads")
+  withBaseWeights(withModel(command.description("Measure loss, perplexity and exact match on data"))).requiredOption(
+    "-d, --data <file>",
+    "what to measure on, in the forms that tune reads",
+  );
+  withData(command)
     .option("--max-length <tokens>", "longest sequence; the model's context unless given", wholeNumber)
     .option("--batch-size <n>", "sequences measured side by side", wholeNumber, 8)
     .option("--no-exact-match", "do not answer every example greedily")
@@ -48,7 +52,11 @@ Exact match is measured on conversations and prompts: the last answer is generat
 export async function run(flags: EvalFlags, output: Output): Promise<number> {
   const { evaluate, loadData } = await import("../index.ts");
   const { model, adapter } = await loadFlags(flags, output);
-  const data = await loadData(model, flags.data, flags.maxLength === undefined ? {} : { maxLength: flags.maxLength });
+  const data = await loadData(model, flags.data, {
+    ...readingOf(flags),
+    ...(flags.maxLength === undefined ? {} : { maxLength: flags.maxLength }),
+  });
+  describeReading(data, output);
   const progress = createProgress();
   const result = await evaluate(model, data.train, {
     ...(adapter ? { adapter } : {}),
@@ -72,7 +80,8 @@ export async function run(flags: EvalFlags, output: Output): Promise<number> {
     }
   }
   const forgetting = await forgettingOf(flags, { model, adapter }, output);
-  output.record(forgetting ? { ...result, forgetting } : result);
+  const { skipped } = data;
+  output.record({ ...result, ...(forgetting ? { forgetting } : {}), ...(skipped.length > 0 ? { skipped } : {}) });
   return 0;
 }
 

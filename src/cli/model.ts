@@ -149,7 +149,7 @@ export async function loadAdapters(
 export async function loadFlags(
   flags: ModelFlags,
   output: Output,
-  head: Pick<LoadModelOptions, "forAdapter" | "labelsFrom" | "newHead" | "newTokens" | "seed"> = {},
+  head: Pick<LoadModelOptions, "forAdapter" | "labelsFrom" | "newHead" | "newTokens" | "readOptions" | "seed"> = {},
 ): Promise<{ readonly model: LoadedModel; readonly adapter: Adapter | undefined }> {
   const progress = createProgress();
   const model = await loadModel(flags.model, {

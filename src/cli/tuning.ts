@@ -12,12 +12,13 @@ import type {
   TrainSettings,
   TuningChoice,
 } from "../index.ts";
+import { type DataFlags, describeReading, readingOf, withData } from "./data.ts";
 import { type ModelFlags, realNumber, wholeNumber, withModel } from "./model.ts";
 import type { Output } from "./output.ts";
 import { count } from "./progress.ts";
 
 /** Options of every command about tuning: what is tuned how, on what. */
-export interface TuningFlags extends ModelFlags {
+export interface TuningFlags extends ModelFlags, DataFlags {
   readonly data: readonly string[];
   readonly stream?: boolean;
   readonly method: string;
@@ -61,8 +62,11 @@ export async function withTuning(
   { sweep = false }: { readonly sweep?: boolean } = {},
 ): Promise<Command> {
   const { methods, objectives, optimizers, trainDefaults } = await import("../index.ts");
-  withModel(command, { adapter: false })
-    .requiredOption("-d, --data <files...>", "training data; several files may have weights: a.jsonl b.csv:0.5")
+  withModel(command, { adapter: false }).requiredOption(
+    "-d, --data <files...>",
+    "training data; several files may have weights: a.jsonl b.csv:0.5",
+  );
+  withData(command)
     .option("--stream", "read data piece by piece, as is done where it would fill a large part of memory")
     .option("--config <file>", "take options from a YAML or JSON file; flags win over it");
   if (!sweep)
@@ -183,10 +187,13 @@ export async function tuningChoice(flags: TuningFlags, { kind }: Pick<LoadedData
 }
 
 /** The head that the flags ask for: its labels are those of the data. */
-export function headOf(flags: TuningFlags): Pick<LoadModelOptions, "labelsFrom" | "newHead" | "newTokens" | "seed"> {
+export function headOf(
+  flags: TuningFlags,
+): Pick<LoadModelOptions, "labelsFrom" | "newHead" | "newTokens" | "readOptions" | "seed"> {
   const labelsFrom = flags.data.map((source) => dataSource(source).path);
+  const readOptions = readingOf(flags);
   const newTokens = flags.newTokens === undefined ? {} : { newTokens: namesOf(flags.newTokens) };
-  return { labelsFrom, newHead: flags["newHead"] === true, seed: Number(flags["seed"]), ...newTokens };
+  return { labelsFrom, readOptions, newHead: flags["newHead"] === true, seed: Number(flags["seed"]), ...newTokens };
 }
 
 /** Read the data that the flags name, and say what it is; large data is streamed through a cache in `folder`. */
@@ -200,6 +207,7 @@ export async function loadTuningData(
   const sources = flags.data.map(dataSource);
   const options = {
     seed: Number(flags["seed"]),
+    ...readingOf(flags),
     ...(flags.validation === undefined ? {} : { validation: flags.validation }),
     ...(flags.validationData === undefined ? {} : { validationPath: flags.validationData }),
     ...(flags.maxLength === undefined ? {} : { maxLength: flags.maxLength }),
@@ -218,13 +226,13 @@ export async function loadTuningData(
 const bytesInMemory = 8;
 
 /** `file:2` is a file whose examples come twice in an epoch. */
-function dataSource(text: string): DataSource {
+function dataSource(text: string): Extract<DataSource, { path: string }> {
   const [, path = text, weight] = /^(.+):(\d+(?:\.\d+)?)$/.exec(text) ?? [];
   return { path, ...(weight === undefined ? {} : { weight: Number(weight) }) };
 }
 
 function describeData(data: LoadedData, path: string, output: Output): void {
-  const { format, validation, warnings, ignoredKeys, preview, report } = data;
+  const { format, validation, warnings, ignoredKeys, preview, report, skipped, renamed } = data;
   const { examples, tokens, trainedTokens, lengths, duplicates } = report;
   const continues = data.kind === "sequence" || data.kind === "pair"; // else what is learnt is not in the tokens
   const share = ((100 * trainedTokens) / tokens).toFixed(0);
@@ -238,12 +246,22 @@ function describeData(data: LoadedData, path: string, output: Output): void {
     output.say(`Examples that say what an earlier one says: ${count(duplicates.length)} (${lines(duplicates)}).`);
   }
   if (validation.length > 0) output.say(`${count(validation.length)} examples are held back for validation.`);
+  describeReading(data, output);
   if (ignoredKeys.length > 0) output.say(`Ignored keys: ${ignoredKeys.join(", ")}.`);
   for (const { code, lines: where } of warnings) {
     output.say(`${warningWords[code]}: ${count(where.length)} (${lines(where)}).`);
   }
   output.say(`The first example${continues ? ", with ⟦what is trained⟧" : ""}:\n${preview}\n`);
-  output.record({ kind: "data", format, validation: validation.length, ...report, ignoredKeys, warnings });
+  output.record({
+    kind: "data",
+    format,
+    validation: validation.length,
+    ...report,
+    ignoredKeys,
+    warnings,
+    skipped,
+    renamed,
+  });
 }
 
 /** The first lines of some. */

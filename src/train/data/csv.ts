@@ -1,11 +1,6 @@
 import type { DataRow } from "./formats.ts";
 import type { LineProblem } from "./problems.ts";
-
-/** Rows of a file as they were read, and lines that could not be. */
-export interface ParsedRows {
-  readonly rows: readonly DataRow[];
-  readonly problems: readonly LineProblem[];
-}
+import type { ParsedRows } from "./source.ts";
 
 /** What earlier pieces of a file have shown. */
 export interface CsvState {

@@ -29,15 +29,16 @@ export interface KeyReport<Format extends RowFormat> {
   readonly code: string;
 }
 
-/** Look at the keys of every row. */
+/** Look at the keys of every row. A format that is `known` from rows before them is that of all. */
 export function inspectKeys<Format extends RowFormat>(
   rows: readonly DataRow[],
   formats: readonly Format[],
+  known?: Format,
 ): KeyReport<Format> {
   const found = rows.map(({ value }) => formatsOf(value, formats));
   const countOf = (format: Format): number => found.filter((fits) => fits.length === 1 && fits[0] === format).length;
   const used = formats.filter((format) => countOf(format) > 0).sort((a, b) => countOf(b) - countOf(a));
-  const format = used[0];
+  const format = known ?? used[0];
 
   const problems: LineProblem[] = [];
   const ignored = new Set<string>();
@@ -57,7 +58,12 @@ export function inspectKeys<Format extends RowFormat>(
       for (const key of keys) if (!format.keys.includes(key) && !format.optionalKeys.includes(key)) ignored.add(key);
     }
   }
-  const code = format === undefined ? "unknown-data-format" : used.length > 1 ? "mixed-data-formats" : "malformed-data";
+  const code =
+    format === undefined
+      ? "unknown-data-format"
+      : used.some((other) => other !== format)
+        ? "mixed-data-formats"
+        : "malformed-data";
   return { format, ignoredKeys: [...ignored], problems, code };
 }
 

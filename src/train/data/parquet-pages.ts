@@ -6,8 +6,14 @@ export interface FileSlices {
   readonly read: (start: number, end: number) => Promise<Uint8Array>;
 }
 
-/** A page may unfold to this many times its bytes, and a column to this many values for a byte of its file. */
-const [unfolding, valuesForAByte] = [300, 64];
+/** A column may unfold to this many values for a byte of its file. */
+const valuesForAByte = 64;
+
+/** A page may unfold to this many times its bytes, and to so many bytes whatever it says. */
+const [unfolding, largestPage] = [300, 2 ** 30];
+
+/** Codecs that fold what repeats further: Deflate to a 1032th at most, Zstandard and Brotli without such a bound. */
+const unfoldingOf: Readonly<Record<string, number>> = { GZIP: 1032, ZSTD: 2 ** 17, BROTLI: 2 ** 17 };
 
 /**
  * Check the headers of all pages of a row group of a Parquet file before anything of it is decoded: hyparquet 1.31 follows sizes that lead
@@ -16,7 +22,7 @@ const [unfolding, valuesForAByte] = [300, 64];
  */
 export async function checkPages(file: FileSlices, group: RowGroup): Promise<void> {
   const { sizeBytes } = file;
-  const most = 1000 + valuesForAByte * sizeBytes;
+  const mostValues = 1000 + valuesForAByte * sizeBytes;
   for (const { meta_data: column } of group.columns) {
     if (!column) throw new Error("a column says nothing of itself");
     const name = column.path_in_schema.join(".");
@@ -24,7 +30,13 @@ export async function checkPages(file: FileSlices, group: RowGroup): Promise<voi
     const start = Number(dictionary > 0n && dictionary < data ? dictionary : data);
     const end = start + Number(column.total_compressed_size);
     if (!(start >= 4 && start <= end && end <= sizeBytes)) throw new Error(`column ${name} lies outside the file`);
-    if (!(Number(column.num_values) >= 0 && Number(column.num_values) <= most && Number(group.num_rows) <= most)) {
+    if (
+      !(
+        Number(column.num_values) >= 0 &&
+        Number(column.num_values) <= mostValues &&
+        Number(group.num_rows) <= mostValues
+      )
+    ) {
       throw new Error(`column ${name} claims ${column.num_values} values`);
     }
     const bytes = await file.read(start, end);
@@ -34,9 +46,11 @@ export async function checkPages(file: FileSlices, group: RowGroup): Promise<voi
       const folded = page.compressedBytes;
       if (!(folded >= 0 && at + page.headerBytes + folded <= bytes.length))
         throw new Error(`a page of ${name} is cut short`);
-      if (!(page.bytes >= 0 && page.bytes <= 4096 + unfolding * folded))
+      const most = 4096 + (unfoldingOf[column.codec] ?? unfolding) * folded;
+      if (!(page.bytes >= 0 && page.bytes <= Math.min(most, largestPage)))
         throw new Error(`a page of ${name} claims ${page.bytes} bytes`);
-      if (!(page.values >= 0 && page.values <= most)) throw new Error(`a page of ${name} claims ${page.values} values`);
+      if (!(page.values >= 0 && page.values <= mostValues))
+        throw new Error(`a page of ${name} claims ${page.values} values`);
       if (!page.isDictionary) values += page.values;
       at += page.headerBytes + folded;
     }

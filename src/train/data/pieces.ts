@@ -1,12 +1,22 @@
 import { TuneError } from "../../errors.ts";
 import type { Storage } from "../../io/storage.ts";
 import { decodeText } from "../../io/text.ts";
-import { type CsvState, type ParsedRows, parseCsv } from "./csv.ts";
+import { dataEnding, filePieces } from "./compressed.ts";
+import { type CsvState, parseCsv } from "./csv.ts";
 import { parquetRows } from "./parquet.ts";
 import { parseLines } from "./read.ts";
+import { type DataSource, type ParsedRows, rowPieces } from "./source.ts";
 
-/** How much of a file is read at once, and the longest that one row may be. Bytes. */
-const [pieceBytes, longestRowBytes] = [2 ** 22, 2 ** 28];
+/** The longest that one row may be, and the least that is looked through at once. Bytes. */
+const [longestRowBytes, pieceBytes] = [2 ** 28, 2 ** 22];
+
+/** Rows of a source a piece at a time; undefined for files that cannot be read in pieces. */
+export function piecesOf(storage: Storage, source: DataSource): AsyncGenerator<ParsedRows> | undefined {
+  if ("rows" in source) return rowPieces(source.rows);
+  const { ending, compression } = dataEnding(source.path);
+  if (ending === "parquet" && compression !== undefined) return undefined; // its parts are not where it says
+  return streamedEndings.get(ending)?.(storage, source.path);
+}
 
 /** Kinds of data files that are read in pieces, by their ending. */
 export const streamedEndings: ReadonlyMap<string, (storage: Storage, path: string) => AsyncGenerator<ParsedRows>> =
@@ -21,9 +31,8 @@ export const streamedEndings: ReadonlyMap<string, (storage: Storage, path: strin
 async function* jsonPieces(storage: Storage, path: string): AsyncGenerator<ParsedRows> {
   let line = 1;
   for await (const text of texts(storage, path, lastLine)) {
-    const piece = parseLines(text, line);
+    yield parseLines(text, line);
     line += text.split("\n").length - 1;
-    yield piece;
   }
 }
 
@@ -47,16 +56,27 @@ async function* parquetPieces(storage: Storage, path: string): AsyncGenerator<Pa
  * nothing is).
  */
 async function* texts(storage: Storage, path: string, endOf: (bytes: Uint8Array) => number): AsyncGenerator<string> {
-  const sizeBytes = (await storage.sizeBytes(path)) ?? 0;
   let rest = new Uint8Array();
-  for (let start = 0; start < sizeBytes; ) {
-    // A row longer than a piece: twice as much at a time, so that it is not looked through again and again.
-    const end = Math.min(sizeBytes, start + Math.max(pieceBytes, rest.length));
-    const bytes = new Uint8Array(rest.length + end - start);
+  let waiting: Uint8Array[] = [];
+  let waitingBytes = 0;
+  const joined = (): Uint8Array<ArrayBuffer> => {
+    const bytes = new Uint8Array(rest.length + waitingBytes);
+    let at = rest.length;
     bytes.set(rest);
-    bytes.set(await storage.read(path, { start, end }), rest.length);
-    start = end;
-    const whole = end === sizeBytes ? bytes.length : endOf(bytes);
+    for (const piece of waiting) {
+      bytes.set(piece, at);
+      at += piece.length;
+    }
+    [waiting, waitingBytes] = [[], 0];
+    return bytes;
+  };
+  for await (const piece of filePieces(storage, path)) {
+    waiting.push(piece);
+    waitingBytes += piece.length;
+    // A row longer than a piece: twice as much at a time, so that it is not looked through again and again.
+    if (waitingBytes < Math.max(pieceBytes, rest.length)) continue;
+    const bytes = joined();
+    const whole = endOf(bytes);
     if (bytes.length - whole > longestRowBytes) {
       throw new TuneError("malformed-data", `A row is longer than ${longestRowBytes} bytes.`, {
         at: path,
@@ -66,6 +86,8 @@ async function* texts(storage: Storage, path: string, endOf: (bytes: Uint8Array)
     if (whole > 0) yield decodeText(bytes.subarray(0, whole), path);
     rest = bytes.slice(whole);
   }
+  const last = joined();
+  if (last.length > 0) yield decodeText(last, path);
 }
 
 function lastLine(bytes: Uint8Array): number {

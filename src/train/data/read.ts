@@ -1,8 +1,10 @@
 import { TuneError } from "../../errors.ts";
-import { isJsonObject, parseJson } from "../../io/json.ts";
+import { isJsonObject, parseExactJson } from "../../io/json.ts";
 import type { Storage } from "../../io/storage.ts";
-import { decodeText, readBytes, readText } from "../../io/text.ts";
-import { type ParsedRows, parseCsv } from "./csv.ts";
+import { decodeText } from "../../io/text.ts";
+import { type Columns, createRenamer } from "./columns.ts";
+import { compressedEndings, dataEnding, wholeFile } from "./compressed.ts";
+import { parseCsv } from "./csv.ts";
 import {
   acceptedFormats,
   type DataFormat,
@@ -16,6 +18,7 @@ import {
 } from "./formats.ts";
 import { parquetRows } from "./parquet.ts";
 import { type LineProblem, throwProblems } from "./problems.ts";
+import { allRows, type DataSource, nameOf, type ParsedRows } from "./source.ts";
 
 /** Rows of one format, checked. */
 export interface Dataset<Format extends RowFormat = DataFormat> {
@@ -25,6 +28,16 @@ export interface Dataset<Format extends RowFormat = DataFormat> {
   readonly rows: readonly DataRow[];
   /** Keys that rows have and the format does not know: worth a word to the user. */
   readonly ignoredKeys: readonly string[];
+  /** Rows that were left out because they cannot be used, where that was asked for. */
+  readonly skipped?: readonly LineProblem[];
+}
+
+/** How data is read. */
+export interface ReadOptions extends TextOptions {
+  /** Names of columns that are not the format's. */
+  readonly columns?: Columns;
+  /** Leave rows out that cannot be used, and tell them, instead of refusing the file. */
+  readonly skipBadRows?: boolean;
 }
 
 /** How a plain text file is cut into documents. */
@@ -35,40 +48,60 @@ export interface TextOptions {
 
 /**
  * Read training data: `.jsonl` and `.ndjson` (a JSON object a line), `.json` (that, or a list of objects), `.csv` and
- * `.tsv` (a header, then rows), `.parquet`, or `.txt` (documents).
+ * `.tsv` (a header, then rows), `.parquet`, or `.txt` (documents); each but Parquet may be compressed (`.gz`, `.zst`). Or
+ * rows in memory.
  * @throws {TuneError} `unknown-data-file`, `not-utf8`, `malformed-data`, what the storage throws, and what
  *   {@link parseJsonLines} and {@link parseDocuments} throw.
  */
-export async function readDataset(storage: Storage, path: string, options: TextOptions = {}): Promise<Dataset> {
-  if (endingOf(path) === "txt") return parseDocuments(await readText(storage, path), path, options);
-  return readRows(storage, path, dataFormats);
+export async function readDataset(
+  storage: Storage,
+  source: string | DataSource,
+  options: ReadOptions = {},
+): Promise<Dataset> {
+  const path = pathOf(source);
+  if (path !== undefined && dataEnding(path).ending === "txt") {
+    if (options.columns !== undefined && Object.keys(options.columns).length > 0) {
+      throw new TuneError("bad-option", "A text file has no columns to rename.", {
+        at: path,
+        fix: "leave the columns away, or give rows (.jsonl, .csv, .parquet)",
+      });
+    }
+    return parseDocuments(decodeText(await wholeFile(storage, path), path), path, options);
+  }
+  return readRows(storage, source, dataFormats, options);
 }
 
-/** Read rows of one of the formats given, from any file but plain text. @throws as {@link readDataset}. */
+/** Read rows of one of the formats given, from any file but plain text, or from memory. @throws as {@link readDataset}. */
 export async function readRows<Format extends RowFormat>(
   storage: Storage,
-  path: string,
+  source: string | DataSource,
   formats: readonly Format[],
+  options: ReadOptions = {},
 ): Promise<Dataset<Format>> {
-  const ending = endingOf(path);
+  const path = pathOf(source);
+  if (path === undefined) {
+    const given = source as Exclude<DataSource, { path: string }>; // it has no path
+    return checkRows(await allRows(given.rows), nameOf(given), formats, options);
+  }
+  const { ending, compression } = dataEnding(path);
   const parse = Object.hasOwn(parsers, ending) ? parsers[ending] : undefined;
-  if (parse === undefined) {
+  if (parse === undefined || (ending === "parquet" && compression !== undefined)) {
     throw new TuneError("unknown-data-file", `The ending of the file does not tell what it holds.`, {
       at: path,
-      fix: `use one of ${dataEndings.map((name) => `.${name}`).join(", ")}`,
+      fix: `use one of ${dataEndings.map((name) => `.${name}`).join(", ")}; all but .parquet also with ${compressedEndings.map((name) => `.${name}`).join(" or ")} behind`,
     });
   }
-  const bytes = parse === parquet ? await storage.read(path) : await readBytes(storage, path);
-  return checkRows(await parse(bytes, path), path, formats);
+  return checkRows(await parse(await wholeFile(storage, path), path), path, formats, options);
 }
 
-function endingOf(path: string): string {
-  return /\.([a-z0-9]+)$/i.exec(path)?.[1]?.toLowerCase() ?? "";
+function pathOf(source: string | DataSource): string | undefined {
+  if (typeof source === "string") return source;
+  return "path" in source ? source.path : undefined;
 }
 
 type Parser = (bytes: Uint8Array, at: string) => ParsedRows | Promise<ParsedRows>;
 
-const jsonLines: Parser = (bytes, at) => parseJsonRows(decodeText(bytes, at));
+const jsonLines: Parser = (bytes, at) => parseJson(decodeText(bytes, at));
 const table: Parser = (bytes, at) => parseCsv(decodeText(bytes, at));
 const parquet: Parser = async (bytes, at) => {
   const rows: DataRow[] = [];
@@ -96,10 +129,10 @@ export const dataEndings: readonly string[] = [...Object.keys(parsers), "txt"];
  *   lines that are not JSON objects, rows of another format, fields that are missing, empty or of the wrong type.
  */
 export function parseJsonLines(text: string, at = "data"): Dataset {
-  return checkRows(parseJsonRows(text), at, dataFormats);
+  return checkRows(parseJson(text), at, dataFormats);
 }
 
-function parseJsonRows(text: string): ParsedRows {
+function parseJson(text: string): ParsedRows {
   return parseList(text) ?? parseLines(text);
 }
 
@@ -108,27 +141,55 @@ export function checkRows<Format extends RowFormat>(
   parsed: ParsedRows,
   at: string,
   formats: readonly Format[],
+  { columns = {}, skipBadRows = false }: ReadOptions = {},
 ): Dataset<Format> {
+  const renamer = createRenamer(columns, formats);
   if (parsed.rows.length === 0 && parsed.problems.length === 0) throw emptyData(at, formats);
-  const { format, rows, ignoredKeys, problems, code } = inspectRows(parsed, formats);
+  const renamed = { ...parsed, rows: renamer.rename(parsed.rows) };
+  renamer.finish(at);
+  const { format, rows, ignoredKeys, problems, code } = inspectRows(renamed, formats);
   if (format !== undefined && problems.length === 0) return { at, format, rows, ignoredKeys };
-  return throwProblems(code, problems, { at, fix: acceptedFormats(formats) });
+  const bad = new Set(problems.map(({ line }) => line));
+  const good = rows.filter(({ line }) => !bad.has(line));
+  if (skipBadRows && format !== undefined && good.length > 0)
+    return { at, format, rows: good, ignoredKeys, skipped: problems };
+  return throwProblems(code, problems, { at, fix: fixFor(formats, good.length > 0) });
 }
 
-/** Rows held against the format of most of them, with everything that is wrong with them. */
+/** What to do about rows that cannot be used. */
+export function fixFor(formats: readonly RowFormat[], someGood: boolean): string {
+  return `${acceptedFormats(formats)}${someGood ? "\n  or leave the rows out: --skip-bad-rows (skipBadRows in code)" : ""}`;
+}
+
+/**
+ * Rows held against the format of most of them, or one that is known from rows before, with everything that is wrong with
+ * them.
+ */
 export function inspectRows<Format extends RowFormat>(
   { rows, problems: badLines }: ParsedRows,
   formats: readonly Format[],
+  known?: Format,
 ): KeyReport<Format> & Pick<ParsedRows, "rows"> {
-  const { format, ignoredKeys, problems: badKeys, code } = inspectKeys(rows, formats);
+  const { format, ignoredKeys, problems: badKeys, code } = inspectKeys(rows, formats, known);
   const strangers = new Set(badKeys.map(({ line }) => line));
   const badFields: LineProblem[] = [];
   for (const { line, value } of rows) {
-    const what = strangers.has(line) ? undefined : format?.check(value);
+    if (strangers.has(line) || format === undefined) continue;
+    const halves = [...format.keys, ...format.optionalKeys].find((key) => hasHalfCharacter(value[key]));
+    const what =
+      halves === undefined
+        ? format.check(value)
+        : `"${halves}" holds half of a character (a surrogate such as \\ud83d without its other half), which no tokenizer takes`;
     if (what !== undefined) badFields.push({ line, what });
   }
   const problems = [...badLines, ...badKeys, ...badFields];
   return { format, rows, ignoredKeys, problems, code: rows.length === 0 ? "malformed-data" : code };
+}
+
+function hasHalfCharacter(value: unknown): boolean {
+  if (typeof value === "string") return /\p{Surrogate}/u.test(value);
+  if (Array.isArray(value)) return value.some(hasHalfCharacter);
+  return isJsonObject(value) && Object.entries(value).some((entry) => entry.some(hasHalfCharacter));
 }
 
 /**
@@ -162,7 +223,7 @@ function parseList(text: string): ParsedRows | undefined {
   const content = text.replace(/^\uFEFF/, "").trim();
   if (!content.startsWith("[") || !content.endsWith("]")) return undefined;
   try {
-    const list = parseJson(content) as readonly unknown[]; // it begins with a bracket
+    const list = parseExactJson(content) as readonly unknown[]; // it begins with a bracket
     const values = list.map((value, i) => ({ line: i + 1, value }));
     return {
       rows: values.filter((row): row is DataRow => isJsonObject(row.value)),
@@ -186,7 +247,7 @@ export function parseLines(text: string, firstLine = 1): ParsedRows {
     const line = firstLine + i;
     if (source.trim() === "") continue;
     try {
-      const value: unknown = parseJson(source);
+      const value = parseExactJson(source);
       if (isJsonObject(value)) rows.push({ line, value });
       else problems.push({ line, what: "is JSON, but not an object" });
     } catch (error) {

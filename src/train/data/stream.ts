@@ -1,15 +1,20 @@
 import { TuneError } from "../../errors.ts";
+import { stringifyExactJson } from "../../io/json.ts";
 import type { Storage } from "../../io/storage.ts";
 import type { TextTokenizer } from "../../io/tokenizer.ts";
-import { acceptedFormats, type DataFormat, dataFormats, emptyData } from "./formats.ts";
+import { type Columns, createRenamer } from "./columns.ts";
+import { dataEnding } from "./compressed.ts";
+import { type DataFormat, dataFormats, emptyData } from "./formats.ts";
 import type { Share } from "./order.ts";
-import { streamedEndings } from "./pieces.ts";
+import { piecesOf, streamedEndings } from "./pieces.ts";
 import { type LineProblem, throwProblems } from "./problems.ts";
-import { inspectRows } from "./read.ts";
+import { fixFor, inspectRows } from "./read.ts";
 import { createReporter, type DataReport, hashNumber } from "./report.ts";
+import { type DataSource, nameOf, type SkippedRow } from "./source.ts";
 import { type ExampleStore, fileStore, tokensOf } from "./store.ts";
 import {
   type DataWarning,
+  failedRows,
   nothingToTrain,
   type RowFailures,
   type TokenizedExample,
@@ -17,12 +22,6 @@ import {
   throwFailures,
   tokenizeRows,
 } from "./tokenize.ts";
-
-/** A data file, and how often its examples come in an epoch (once unless given). */
-export interface DataSource {
-  readonly path: string;
-  readonly weight?: number;
-}
 
 /** How files are streamed. */
 export interface StreamOptions extends TokenizeOptions {
@@ -33,6 +32,8 @@ export interface StreamOptions extends TokenizeOptions {
   readonly validation: number;
   /** Decides which rows are held back. */
   readonly seed: number;
+  /** Names of columns that are not the format's. */
+  readonly columns?: Columns;
 }
 
 /** Files as examples, of which only those asked for are in memory. */
@@ -45,6 +46,7 @@ export interface StreamedDataset {
   readonly report: DataReport;
   readonly warnings: readonly DataWarning[];
   readonly ignoredKeys: readonly string[];
+  readonly skipped: readonly SkippedRow[];
   /** A thousand of the examples, evenly spread, and the longest: what plans are made of. */
   readonly sample: readonly TokenizedExample[];
   readonly first: TokenizedExample | undefined;
@@ -56,13 +58,15 @@ const toldProblems = 1000;
 /** Of how many examples plans are made, and how many of the longest these hold. */
 const [sampled, longest] = [1000, 16];
 
-/** Whether a file can be read in pieces. */
-export function canStream(path: string): boolean {
-  return streamedEndings.has(endingOf(path));
+/** Whether a file, or rows, can be read in pieces. */
+export function canStream(source: DataSource): boolean {
+  if ("rows" in source) return true;
+  const { ending, compression } = dataEnding(source.path);
+  return streamedEndings.has(ending) && !(ending === "parquet" && compression !== undefined);
 }
 
 /**
- * Read data files of any size: a few megabytes at a time (a row group at a time, of Parquet) they are checked, turned into
+ * Read data of any size: a few megabytes at a time (a row group at a time, of Parquet) they are checked, turned into
  * tokens, and written to a cache that examples are read from in whatever order.
  * @throws {TuneError} `unknown-data-file` for a kind of file that cannot be read in pieces, and what reading it whole throws.
  */
@@ -71,7 +75,7 @@ export async function streamDataset(
   sources: readonly DataSource[],
   options: StreamOptions,
 ): Promise<StreamedDataset> {
-  const { tokenizer, cache, validation: share, seed } = options;
+  const { tokenizer, cache, validation: share, seed, columns = {}, skipBadRows = false } = options;
   if (!(share >= 0 && share < 1)) {
     throw new TuneError("bad-option", `${share} rows cannot be held back of data that is streamed.`, {
       at: "validation",
@@ -81,20 +85,24 @@ export async function streamDataset(
   const reporter = createReporter();
   const warnings = new Map<string, DataWarning & { readonly lines: number[] }>();
   const ignoredKeys = new Set<string>();
+  const skipped: SkippedRow[] = [];
   const validation: TokenizedExample[] = [];
   const mixture: Share[] = [];
   let first: TokenizedExample | undefined;
   let format: DataFormat | undefined;
   let long: readonly TokenizedExample[] = [];
 
-  async function* examplesOf({ path, weight = 1 }: DataSource): AsyncGenerator<readonly TokenizedExample[]> {
-    const pieces = streamedEndings.get(endingOf(path));
+  async function* examplesOf(source: DataSource): AsyncGenerator<readonly TokenizedExample[]> {
+    const at = nameOf(source);
+    const { weight = 1 } = source;
+    const pieces = piecesOf(storage, source);
     if (pieces === undefined) {
       throw new TuneError("unknown-data-file", "A file of this kind cannot be read in pieces.", {
-        at: path,
+        at,
         fix: `use one of ${[...streamedEndings.keys()].map((ending) => `.${ending}`).join(", ")}`,
       });
     }
+    const renamer = createRenamer(columns, dataFormats);
     const problems: LineProblem[] = [];
     const failures = {
       refused: [] as RowFailures["refused"][number][],
@@ -102,23 +110,26 @@ export async function streamDataset(
     };
     let own: DataFormat | undefined;
     let code = "malformed-data";
-    let count = 0;
-    for await (const piece of pieces(storage, path)) {
-      const found = inspectRows(piece, dataFormats);
-      if (found.format !== undefined) own ??= found.format;
+    let [count, good] = [0, 0];
+    for await (const piece of pieces) {
+      const found = inspectRows({ ...piece, rows: renamer.rename(piece.rows) }, dataFormats, own);
+      own ??= found.format;
+      const bad = new Set(found.problems.map(({ line }) => line));
+      const rows = found.rows.filter(({ line }) => !bad.has(line));
+      good += rows.length;
       if (found.problems.length > 0) code = found.code;
-      if (found.format !== undefined && own !== found.format) {
-        code = "mixed-data-formats";
-        const [{ line } = { line: 0 }] = found.rows;
-        problems.push({ line, what: `is a ${found.format.name} row among ${own?.name} rows` });
-      }
-      problems.push(...found.problems);
+      if (skipBadRows) skipped.push(...found.problems.map((problem) => ({ at, ...problem })));
+      else problems.push(...found.problems);
       for (const key of found.ignoredKeys) ignoredKeys.add(key);
       if (problems.length > toldProblems) break;
       if (own === undefined || problems.length > 0) continue; // more problems may follow; no more is read than looked at
-      const tokenized = tokenizeRows({ format: own, rows: found.rows }, tokenizer, options);
-      failures.refused.push(...tokenized.failures.refused.slice(0, toldProblems));
-      failures.overlong.push(...tokenized.failures.overlong.slice(0, toldProblems));
+      const tokenized = tokenizeRows({ format: own, rows }, tokenizer, options);
+      if (skipBadRows) {
+        skipped.push(...failedRows(tokenized.failures, options.maxLength).map((problem) => ({ at, ...problem })));
+      } else {
+        failures.refused.push(...tokenized.failures.refused.slice(0, toldProblems));
+        failures.overlong.push(...tokenized.failures.overlong.slice(0, toldProblems));
+      }
       if (failures.refused.length + failures.overlong.length > toldProblems) break;
       for (const { code: what, lines } of tokenized.warnings) {
         const known = warnings.get(what);
@@ -126,7 +137,7 @@ export async function streamDataset(
         else warnings.set(what, { code: what, lines: [...lines] });
       }
       const held = new Set(
-        found.rows
+        rows
           .filter(({ value }) => share > 0 && shareOf(own as DataFormat, value, seed) < share)
           .map(({ line }) => line),
       );
@@ -138,11 +149,13 @@ export async function streamDataset(
       count += kept.length;
       yield kept;
     }
-    if (problems.length > 0) throwProblems(code, problems, { at: path, fix: acceptedFormats() });
-    throwFailures(failures, path, options.maxLength);
-    if (own === undefined) throw emptyData(path);
-    if (count === 0) throw nothingToTrain(path, options.maxLength);
-    if (format !== undefined && (format.kind ?? "sequence") !== (own.kind ?? "sequence")) throw mixedKinds(path);
+    renamer.finish(at);
+    if (own === undefined && skipBadRows) problems.push(...skipped);
+    if (problems.length > 0) throwProblems(code, problems, { at, fix: fixFor(dataFormats, good > 0) });
+    throwFailures(failures, at, options.maxLength, count > 0);
+    if (own === undefined) throw emptyData(at);
+    if (count === 0) throw nothingToTrain(at, options.maxLength);
+    if (format !== undefined && (format.kind ?? "sequence") !== (own.kind ?? "sequence")) throw mixedKinds(at);
     format ??= own;
     mixture.push({ count, weight });
   }
@@ -151,7 +164,7 @@ export async function streamDataset(
     for (const source of sources) yield* examplesOf(source);
   }
   const store = await fileStore(storage, cache, all());
-  if (format === undefined) throw emptyData(sources.map(({ path }) => path).join(", "));
+  if (format === undefined) throw emptyData(sources.map(nameOf).join(", "));
   const step = Math.max(1, store.count / sampled);
   const spread = Array.from({ length: Math.min(sampled, store.count) }, (_, i) => Math.floor(i * step));
   return {
@@ -163,6 +176,7 @@ export async function streamDataset(
     report: reporter.report(),
     warnings: [...warnings.values()],
     ignoredKeys: [...ignoredKeys],
+    skipped,
     first,
   };
 }
@@ -175,13 +189,9 @@ export function mixedKinds(at: string): TuneError {
   });
 }
 
-function endingOf(path: string): string {
-  return /\.([a-z0-9]+)$/i.exec(path)?.[1]?.toLowerCase() ?? "";
-}
-
 /** From 0 to 1, the same for rows of the same content. */
 function shareOf({ keys, optionalKeys }: DataFormat, value: Readonly<Record<string, unknown>>, seed: number): number {
-  const content = JSON.stringify([...keys, ...optionalKeys].map((key) => value[key] ?? null));
+  const content = stringifyExactJson([...keys, ...optionalKeys].map((key) => value[key] ?? null));
   const codes = Array.from(content, (letter) => letter.codePointAt(0) ?? 0);
   return hashNumber(codes, seed + 1) / 2 ** 53;
 }

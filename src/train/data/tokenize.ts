@@ -1,7 +1,7 @@
 import { TuneError } from "../../errors.ts";
 import type { TextTokenizer } from "../../io/tokenizer.ts";
 import type { EncodedRow, EncodeNote } from "./encode.ts";
-import { showLines, throwProblems } from "./problems.ts";
+import { type LineProblem, showLines, throwProblems } from "./problems.ts";
 import type { Dataset } from "./read.ts";
 import { sequencesOf } from "./store.ts";
 
@@ -53,12 +53,16 @@ export interface TokenizeOptions {
   readonly appendEos?: boolean;
   /** The date that chat templates may write; without it they write their fixed one. */
   readonly now?: Date;
+  /** Leave rows out that cannot be used, and tell them, instead of refusing all. */
+  readonly skipBadRows?: boolean;
 }
 
 /** Sequences to train on, in the order of the rows. */
 export interface TokenizedDataset {
   readonly examples: readonly TokenizedExample[];
   readonly warnings: readonly DataWarning[];
+  /** Rows that were left out, where that was asked for. */
+  readonly skipped?: readonly LineProblem[];
 }
 
 /**
@@ -74,9 +78,10 @@ export function tokenizeDataset(
   options: TokenizeOptions,
 ): TokenizedDataset {
   const { examples, warnings, failures } = tokenizeRows(dataset, tokenizer, options);
-  throwFailures(failures, dataset.at, options.maxLength);
+  const skipped = options.skipBadRows === true && examples.length > 0 ? failedRows(failures, options.maxLength) : [];
+  if (skipped.length === 0) throwFailures(failures, dataset.at, options.maxLength, examples.length > 0);
   if (examples.length === 0) throw nothingToTrain(dataset.at, options.maxLength);
-  return { examples, warnings };
+  return { examples, warnings, ...(skipped.length > 0 ? { skipped } : {}) };
 }
 
 /** Rows that cannot be used, by what is wrong with them. */
@@ -121,7 +126,10 @@ export function tokenizeRows(
     for (const note of row.notes) warn(note, line);
     const length = Math.max(row.ids.length, ...(row.against ?? []).map(({ ids }) => ids.length));
     const splits = tooLong === "split" && row.against === undefined;
-    if (length > maxLength && tooLong === "error") overlong.push({ line, length });
+    if (length > maxLength && tooLong === "error") {
+      overlong.push({ line, length });
+      continue;
+    }
     if (length > maxLength && !splits && tooLong !== "error") warn("truncated", line);
     const against = row.against?.flatMap((other) => cut(other, maxLength, maxLength));
     const kept = cut(row, maxLength, splits ? row.ids.length : maxLength)
@@ -138,9 +146,22 @@ export function tokenizeRows(
   };
 }
 
-/** @throws {TuneError} as {@link tokenizeDataset}, when there are any. */
-export function throwFailures({ refused, overlong }: RowFailures, at: string, maxLength: number): void {
-  if (refused.length > 0) throwRefused(at, refused);
+/** Rows that cannot be used, as problems by line. */
+export function failedRows({ refused, overlong }: RowFailures, maxLength: number): readonly LineProblem[] {
+  return [
+    ...refused.map(({ line, error }) => ({ line, what: reasonOf(error) })),
+    ...overlong.map(({ line, length }) => ({ line, what: `has ${length} tokens, more than ${maxLength}` })),
+  ];
+}
+
+/** @throws {TuneError} as {@link tokenizeDataset}, when there are any. `someGood` says whether other rows can be used. */
+export function throwFailures(
+  { refused, overlong }: RowFailures,
+  at: string,
+  maxLength: number,
+  someGood = false,
+): void {
+  if (refused.length > 0) throwRefused(at, refused, someGood);
   if (overlong.length > 0) throw sequenceTooLong(at, overlong, maxLength);
 }
 
@@ -164,11 +185,16 @@ function cut(row: Pick<EncodedRow, "ids" | "trained">, maxLength: number, end: n
   return pieces;
 }
 
-function throwRefused(at: string, refused: readonly { line: number; error: TuneError }[]): never {
+function reasonOf(error: TuneError): string {
+  return error.message.split("\n")[0] ?? error.code;
+}
+
+function throwRefused(at: string, refused: RowFailures["refused"], someGood: boolean): never {
   const codes = new Set(refused.map(({ error }) => error.code));
   const fixes = new Set(refused.map(({ error }) => error.fix ?? "mend or remove these rows"));
-  const problems = refused.map(({ line, error }) => ({ line, what: error.message.split("\n")[0] ?? error.code }));
+  const problems = refused.map(({ line, error }) => ({ line, what: reasonOf(error) }));
   const [code = "malformed-data"] = codes.size === 1 ? codes : [];
+  if (someGood) fixes.add("leave the rows out: --skip-bad-rows (skipBadRows in code)");
   throwProblems(code, problems, { at, fix: [...fixes].join("; ") });
 }
 

@@ -9,9 +9,10 @@ export const causalLm: Task = {
   streams: true,
   read: readDataset,
   kindOf: ({ against }) => (against ? "pair" : "sequence"),
-  examples: async (dataset, { tokenizer, maxLength, tooLong }) =>
+  examples: async (dataset, { tokenizer, maxLength, tooLong, skipBadRows }) =>
     tokenizeDataset(dataset as Dataset, await tokenizer(), {
       maxLength,
+      ...(skipBadRows ? { skipBadRows } : {}),
       tooLong: tooLong ?? (dataset.format.name === "text" ? "split" : "truncate"),
     }), // its formats are all of `dataFormats`
   show: async (example, { tokenizer }) => previewExample(example, await tokenizer()),

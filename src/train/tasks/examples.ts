@@ -1,15 +1,18 @@
 import { nearest, TuneError } from "../../errors.ts";
-import { dirname, insideFolder } from "../../io/storage.ts";
+import { dirname, insideFolder, type Storage } from "../../io/storage.ts";
 import { type Labels, labelNumber } from "../../models/index.ts";
 import { readImage } from "../data/image.ts";
 import {
+  type DataSource,
   type Dataset,
   type DataWarning,
+  type ReadOptions,
   type RowFormat,
   readRows,
   type TokenizedDataset,
   type TokenizedExample,
 } from "../data/index.ts";
+import { plainNumbers } from "../data/numbers.ts";
 import { type LineProblem, throwProblems } from "../data/problems.ts";
 import { openReader, type TextReader } from "../data/reader.ts";
 import type { ExampleContext, ExampleTools, MadeExample, Task, TaskFormat } from "./task.ts";
@@ -26,7 +29,7 @@ export function rowTask(
     summary,
     judge,
     kindOf = () => first?.kind ?? "sequence",
-    read = (storage, path) => readRows(storage, path, formats),
+    read = (storage, source, given) => readPlainRows(storage, source, formats, given),
     show = showText,
   } = options;
   const known = (format: RowFormat): TaskFormat => {
@@ -49,6 +52,18 @@ export function rowTask(
   };
 }
 
+/** Rows of formats that compute with numbers: how they were spelt does not matter to them. */
+export async function readPlainRows(
+  storage: Storage,
+  source: string | DataSource,
+  formats: readonly RowFormat[],
+  options?: ReadOptions,
+): Promise<Dataset<RowFormat>> {
+  const checked = formats.map((format): RowFormat => ({ ...format, check: (row) => format.check(plainNumbers(row)) }));
+  const dataset = await readRows(storage, source, checked, options);
+  return { ...dataset, rows: dataset.rows.map(({ line, value }) => ({ line, value: plainNumbers(value) })) };
+}
+
 type Show = (example: TokenizedExample, reader: TextReader, labels: Labels) => string;
 
 function showText({ inputIds, answers, against }: TokenizedExample, reader: TextReader, labels: Labels): string {
@@ -66,6 +81,7 @@ async function makeExamples(dataset: Dataset<TaskFormat>, context: ExampleContex
   const { model, storage, maxLength } = context;
   let reader: Promise<TextReader> | undefined;
   const unknown = new Set<string>();
+  let strange: string | undefined; // a label of the row at hand
   const tools: ExampleTools = {
     reader: () => {
       reader ??= readerOf(context);
@@ -73,7 +89,7 @@ async function makeExamples(dataset: Dataset<TaskFormat>, context: ExampleContex
     },
     labelNumber: (label) => {
       const found = labelNumber(model.labels ?? [], label);
-      if (found === undefined) unknown.add(label);
+      if (found === undefined) strange = label;
       return found ?? 0;
     },
     image: (path) => readImage(storage, insideFolder(at.endsWith("/") ? at : dirname(at), path), model.reads.imageSize),
@@ -83,7 +99,18 @@ async function makeExamples(dataset: Dataset<TaskFormat>, context: ExampleContex
   const problems: (LineProblem & { code: string })[] = [];
   for (const { line, value } of rows) {
     try {
+      strange = undefined;
       const made: MadeExample = await format.make(value, tools);
+      if (strange !== undefined) {
+        unknown.add(strange);
+        if (context.skipBadRows)
+          problems.push({ line, what: `the model has no label "${strange}"`, code: "unknown-label" });
+        continue;
+      }
+      if (made.cut && context.tooLong === "error" && context.skipBadRows) {
+        problems.push({ line, what: `is longer than ${maxLength}`, code: "sequence-too-long" });
+        continue;
+      }
       if (made.cut) cut.push(line);
       const { cut: _cut, ...rest } = made;
       examples.push({ ...rest, trained: new Uint8Array(made.inputIds.length).fill(1), line });
@@ -92,10 +119,14 @@ async function makeExamples(dataset: Dataset<TaskFormat>, context: ExampleContex
       problems.push({ line, what: error.message.split("\n")[0] ?? error.code, code: error.code });
     }
   }
-  if (unknown.size > 0) throw unknownLabels([...unknown], model.labels ?? [], at);
+  const skips = context.skipBadRows === true && examples.length > 0;
+  if (unknown.size > 0 && !skips) throw unknownLabels([...unknown], model.labels ?? [], at);
   const codes = new Set(problems.map(({ code }) => code));
   const [code = "malformed-data"] = codes.size === 1 ? codes : [];
-  if (problems.length > 0) throwProblems(code, problems, { at, fix: "mend or remove these rows" });
+  if (problems.length > 0 && !skips) {
+    const out = examples.length > 0 ? ", or leave them out: --skip-bad-rows (skipBadRows in code)" : "";
+    throwProblems(code, problems, { at, fix: `mend or remove these rows${out}` });
+  }
   if (cut.length > 0 && context.tooLong === "error") {
     throw new TuneError("sequence-too-long", `${cut.length} rows are longer than ${maxLength}.`, {
       at: `${at}, line ${cut[0]}`,
@@ -103,7 +134,7 @@ async function makeExamples(dataset: Dataset<TaskFormat>, context: ExampleContex
     });
   }
   const warnings: DataWarning[] = cut.length > 0 ? [{ code: "truncated", lines: cut }] : [];
-  return { examples, warnings };
+  return { examples, warnings, ...(problems.length > 0 ? { skipped: problems } : {}) };
 }
 
 function unknownLabels(unknown: readonly string[], labels: Labels, at: string): TuneError {

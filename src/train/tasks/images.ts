@@ -1,9 +1,9 @@
 import { TuneError } from "../../errors.ts";
 import { joinPath, type Storage } from "../../io/storage.ts";
 import { isImage } from "../data/image.ts";
-import { type Dataset, type RowFormat, readRows } from "../data/index.ts";
+import type { Dataset, RowFormat } from "../data/index.ts";
 import { judgeLabels } from "./classify.ts";
-import { rowTask } from "./examples.ts";
+import { readPlainRows, rowTask } from "./examples.ts";
 import { checkLabel, checkTexts } from "./fields.ts";
 import type { Task, TaskFormat } from "./task.ts";
 
@@ -27,8 +27,12 @@ export const imageClassification: Task = {
   ...rowTask({
     summary: "say which of some labels an image has",
     formats: [labelledImage],
-    read: async (storage, path) =>
-      (await storage.list(path)).length > 0 ? readFolder(storage, path) : readRows(storage, path, [labelledImage]),
+    read: async (storage, source, options) => {
+      const path = typeof source === "string" ? source : "path" in source ? source.path : undefined;
+      return path !== undefined && (await storage.list(path)).length > 0
+        ? readFolder(storage, path)
+        : readPlainRows(storage, source, [labelledImage], options);
+    },
     judge: judgeLabels,
   }),
   show: async ({ answers }, { model }) => `an image → ${model.labels?.[answers?.[0] ?? 0] ?? "?"}`,

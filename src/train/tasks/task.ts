@@ -2,7 +2,15 @@ import type { JsonObject } from "../../io/json.ts";
 import type { Storage } from "../../io/storage.ts";
 import type { TextTokenizer } from "../../io/tokenizer.ts";
 import type { Labels, PretrainedModel } from "../../models/index.ts";
-import type { Dataset, ExampleKind, RowFormat, TokenizedDataset, TokenizedExample } from "../data/index.ts";
+import type {
+  DataSource,
+  Dataset,
+  ExampleKind,
+  ReadOptions,
+  RowFormat,
+  TokenizedDataset,
+  TokenizedExample,
+} from "../data/index.ts";
 import type { TextReader } from "../data/reader.ts";
 
 /** What examples are made with. */
@@ -13,6 +21,8 @@ export interface ExampleContext {
   /** Longest sequence. */
   readonly maxLength: number;
   readonly tooLong?: "truncate" | "split" | "error";
+  /** Leave rows out that cannot be used. */
+  readonly skipBadRows?: boolean;
 }
 
 /** What an example of a task is held against, once the model has spoken. */
@@ -31,7 +41,7 @@ export interface Task {
   /** Whether its rows may be read a few at a time. */
   readonly streams?: true;
   /** Read rows; from a folder too where the task knows how. */
-  readonly read: (storage: Storage, path: string) => Promise<Dataset<RowFormat>>;
+  readonly read: (storage: Storage, source: string | DataSource, options?: ReadOptions) => Promise<Dataset<RowFormat>>;
   /** Names of the labels in rows, where the task has labels. */
   readonly labels?: (dataset: Dataset<RowFormat>) => Labels;
   /** What an example is, which decides what can be learnt from it. */

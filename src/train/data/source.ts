@@ -1,0 +1,68 @@
+import { isJsonObject, JsonNumber } from "../../io/json.ts";
+import { kindOf } from "./formats/format.ts";
+import type { DataRow } from "./formats.ts";
+import type { LineProblem } from "./problems.ts";
+
+/** Rows as they were read, and those that could not be. */
+export interface ParsedRows {
+  readonly rows: readonly DataRow[];
+  readonly problems: readonly LineProblem[];
+}
+
+/** Rows that are in memory, or come one by one; each an object as a line of JSON would hold it. */
+export type Rows = Iterable<unknown> | AsyncIterable<unknown>;
+
+/** A data file (or folder of images), or rows, and how often their examples come in an epoch (once unless given). */
+export type DataSource =
+  | { readonly path: string; readonly weight?: number }
+  | {
+      readonly rows: Rows;
+      /** What messages call them; `rows` unless given. */
+      readonly name?: string;
+      readonly weight?: number;
+    };
+
+/** Where rows come from, for messages. */
+export function nameOf(source: DataSource): string {
+  return "path" in source ? source.path : (source.name ?? "rows");
+}
+
+/** A row that was left out because it cannot be used. */
+export interface SkippedRow extends LineProblem {
+  /** The file, or the name of the rows. */
+  readonly at: string;
+}
+
+/** How many rows are looked at together when they come one by one. */
+const pieceRows = 1000;
+
+/** Rows of memory a thousand at a time, counted from 1 as lines. */
+export async function* rowPieces(rows: Rows): AsyncGenerator<ParsedRows> {
+  let [good, problems]: [DataRow[], LineProblem[]] = [[], []];
+  let line = 0;
+  for await (const row of rows) {
+    line++;
+    const value = withoutBigints(row);
+    if (isJsonObject(value)) good.push({ line, value });
+    else problems.push({ line, what: `is ${kindOf(value)}, not an object` });
+    if (good.length + problems.length < pieceRows) continue;
+    yield { rows: good, problems };
+    [good, problems] = [[], []];
+  }
+  if (good.length + problems.length > 0) yield { rows: good, problems };
+}
+
+/** All rows of memory. */
+export async function allRows(rows: Rows): Promise<ParsedRows> {
+  const pieces: ParsedRows[] = [];
+  for await (const piece of rowPieces(rows)) pieces.push(piece);
+  return { rows: pieces.flatMap((piece) => piece.rows), problems: pieces.flatMap(({ problems }) => problems) };
+}
+
+function withoutBigints(value: unknown): unknown {
+  if (typeof value === "bigint")
+    return Number.isSafeInteger(Number(value)) ? Number(value) : new JsonNumber(String(value));
+  if (Array.isArray(value)) return value.map(withoutBigints);
+  if (!isJsonObject(value) || value instanceof JsonNumber || value instanceof Date) return value;
+  return Object.fromEntries(Object.entries(value).map(([name, part]) => [name, withoutBigints(part)]));
+}
