@@ -276,6 +276,8 @@ const warningWords = {
   "earlier-turns-not-trained": "Conversations whose template rewrites earlier turns, which are not trained",
   "generation-prompt-differs": "Conversations whose answers start otherwise than the generation prompt",
   "no-end-of-turn": "Rows without a token that ends the answer",
+  "weight-zero": "Conversations with answers of weight 0 (or train false), which are not trained",
+  "empty-turns": "Conversations with answers that say nothing, which are not trained",
   "no-preference": "Rows left out, for their two answers are the same",
 } as const;
 

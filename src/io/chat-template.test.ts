@@ -83,7 +83,7 @@ test("today's date is what the caller says, and templates can see that nobody sa
 });
 
 test("further variables reach the template", () => {
-  expect(render("{{ enable_thinking }}", [], { variables: { enable_thinking: false } })).toBe("false");
+  expect(render("{{ enable_thinking }}", [], { variables: { enable_thinking: false } })).toBe("False");
 });
 
 test("names the reason why a template does not parse", () => {
@@ -93,7 +93,7 @@ test("names the reason why a template does not parse", () => {
 
 test("stops templates that run or write without end", () => {
   const nested = "{% for a in range(90000) %}{% for b in range(90000) %}{{ b }}{% endfor %}{% endfor %}";
-  expect(failure(nested).message).toContain("steps");
+  expect(failure(nested).message).toMatch(/it ran for more than .* (steps|seconds)/);
   expect(failure("{% for a in range(1000000000) %}{% endfor %}").message).toContain("range()");
   const doubling = `{% set ns = namespace(s='x') %}{% for i in range(200) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}`;
   expect(failure(doubling).message).toContain("characters");

@@ -1,5 +1,17 @@
-import { Environment, Interpreter, parse, tokenize } from "@huggingface/jinja";
 import { TuneError } from "../errors.ts";
+import {
+  argumentsOf,
+  Callable,
+  Namespace,
+  parseTemplate,
+  type Rendered,
+  run,
+  str,
+  TemplateError,
+  toValue,
+  type Value,
+  View,
+} from "./jinja/index.ts";
 import type { JsonObject } from "./json.ts";
 
 /** One message of a conversation. Templates may read further fields (`tool_calls`, `name`, `reasoning_content`, …). */
@@ -31,14 +43,21 @@ export interface ChatTemplate {
    * @throws {TuneError} `chat-template-failed` when the template refuses the messages, runs too long or writes too much.
    */
   render(messages: readonly ChatMessage[], options: RenderOptions): string;
+  /**
+   * The same, with the places of the text that `{% generation %}` marks, in order; undefined where the template marks none.
+   * @throws {TuneError} as `render`.
+   */
+  renderMarked(
+    messages: readonly ChatMessage[],
+    options: RenderOptions,
+  ): { readonly text: string; readonly generated: Rendered["generated"] | undefined };
 }
 
 /** Limits on what a template may do, because templates arrive with models from strangers. */
-const limits = { sourceChars: 2 ** 18, steps: 400_000, outputChars: 2 ** 24, rangeItems: 100_000 } as const;
+const limits = { sourceChars: 2 ** 18, steps: 400_000, outputChars: 2 ** 24, rangeItems: 100_000, milliseconds: 2000 };
 
 /**
  * Parse a Jinja chat template. `specialTokens` are the variables that it may name, such as `bos_token`.
- * `{% generation %}` markers, which only transformers' Python knows, have no effect.
  * @throws {TuneError} `malformed-chat-template` with the parser's reason.
  */
 export function compileChatTemplate(
@@ -46,45 +65,48 @@ export function compileChatTemplate(
   specialTokens: Readonly<Record<string, string>>,
   at = "chat template",
 ): ChatTemplate {
-  const program = parseTemplate(source, at);
-  return {
-    render: (messages, options) => {
-      const environment = new Environment();
-      const variables: Record<string, unknown> = {
-        ...globals,
+  const program = parsed(source, at);
+  const marks = /\{%[-+]?\s*generation\b/.test(source);
+  const renderMarked: ChatTemplate["renderMarked"] = (messages, options) => {
+    const { now } = options;
+    try {
+      const variables = Object.entries({
         ...specialTokens,
-        tools: null,
+        tools: options.tools ?? null,
         documents: null,
         ...options.variables,
         messages,
         add_generation_prompt: options.addGenerationPrompt,
-      };
-      if (options.tools !== undefined) variables["tools"] = options.tools;
-      const { now } = options;
-      if (now !== undefined) variables["strftime_now"] = (format: string) => formatDate(now, format);
-      try {
-        for (const [name, value] of Object.entries(variables)) environment.set(name, value);
-        return runBounded(program, environment);
-      } catch (cause) {
-        const reason = cause instanceof Error ? cause.message : String(cause);
-        throw new TuneError("chat-template-failed", `The chat template cannot render this conversation: ${reason}`, {
-          at,
-          fix:
-            now === undefined && source.includes("strftime_now")
-              ? "the template asks for today's date: pass `now`"
-              : "check the roles and their order against what the model's template accepts",
-          cause,
-        });
-      }
-    },
+      }).map(([name, value]): [string, Value] => [name, toValue(value)]);
+      const dated: readonly [string, Value][] = now === undefined ? [] : [["strftime_now", dateFunction(now)]];
+      const { text, generated } = run(program, new Map([...globals, ...dated, ...variables]), limits);
+      return { text, generated: marks ? generated : undefined };
+    } catch (cause) {
+      const reason = cause instanceof Error ? cause.message : String(cause);
+      throw new TuneError("chat-template-failed", `The chat template cannot render this conversation: ${reason}`, {
+        at,
+        fix:
+          now === undefined && source.includes("strftime_now")
+            ? "the template asks for today's date: pass `now`"
+            : fixFor(messages),
+        cause,
+      });
+    }
   };
+  return { render: (messages, options) => renderMarked(messages, options).text, renderMarked };
 }
 
-function parseTemplate(source: string, at: string): unknown {
+function fixFor(messages: readonly ChatMessage[]): string {
+  const advice = "check the roles and their order against what the model's template accepts";
+  return messages.some(({ role }) => role === "system")
+    ? `${advice}; one that takes no system message wants its text at the front of the first user's`
+    : advice;
+}
+
+function parsed(source: string, at: string): ReturnType<typeof parseTemplate> {
   try {
     if (source.length > limits.sourceChars) throw new Error(`it is longer than ${limits.sourceChars} characters`);
-    // transformers compiles templates with these two options.
-    return parse(tokenize(neutraliseGeneration(source), { lstrip_blocks: true, trim_blocks: true }));
+    return parseTemplate(source);
   } catch (cause) {
     const reason = cause instanceof Error ? cause.message : String(cause);
     throw new TuneError("malformed-chat-template", `The chat template does not parse: ${reason}`, {
@@ -95,54 +117,73 @@ function parseTemplate(source: string, at: string): unknown {
   }
 }
 
-/**
- * Put `{% if true %}` … `{% endif %}` in place of generation markers. The library would delete them, and a `{{-` behind
- * a deleted marker then strips white space that stands before it, which transformers keeps.
- */
-function neutraliseGeneration(source: string): string {
-  return source.replace(
-    /\{%(-?)\s*(end)?generation\s*(-?)%\}/g,
-    (_, left: string, end: string | undefined, right: string) =>
-      end === undefined ? `{%${left} if true ${right}%}` : `{%${left} endif ${right}%}`,
-  );
-}
-
-/** Run a template, counting every expression that the interpreter evaluates: the library itself knows no limit. */
-function runBounded(program: unknown, environment: unknown): string {
-  const interpreter = new Interpreter(environment);
-  // The library's declarations do not resolve under Node's module rules, so the part of it used here is declared.
-  const evaluate: (node: unknown, scope: unknown) => { readonly value: unknown } =
-    interpreter.evaluate.bind(interpreter);
-  let steps = 0;
-  interpreter.evaluate = (node: unknown, scope: unknown) => {
-    if (++steps > limits.steps) throw new Error(`it ran for more than ${limits.steps} steps`);
-    const result = evaluate(node, scope);
-    if (typeof result.value === "string" && result.value.length > limits.outputChars) {
-      throw new Error(`it wrote more than ${limits.outputChars} characters`);
-    }
-    return result;
-  };
-  return String(interpreter.run(program).value);
-}
-
 /** Names that templates expect everywhere, as Python's Jinja and transformers give them. */
-const globals: Readonly<Record<string, unknown>> = {
-  true: true,
-  True: true,
-  false: false,
-  False: false,
-  none: null,
-  None: null,
-  raise_exception: (message: string): never => {
-    throw new Error(message);
-  },
-  range: (first: number, second?: number, step = 1): number[] => {
-    const [start, stop] = second === undefined ? [0, first] : [first, second];
-    const count = Math.max(0, Math.ceil((stop - start) / step));
-    if (!(count <= limits.rangeItems)) throw new Error(`range() has more than ${limits.rangeItems} items`);
-    return Array.from({ length: count }, (_, i) => start + i * step);
-  },
-};
+const globals: ReadonlyMap<string, Value> = new Map<string, Value>([
+  [
+    "raise_exception",
+    new Callable("raise_exception", ([message = ""]) => {
+      throw new TemplateError(str(message));
+    }),
+  ],
+  [
+    "range",
+    new Callable("range", (given) => {
+      const numbers = given.map((value) => {
+        if (typeof value !== "bigint") throw new TemplateError("range() takes whole numbers");
+        return Number(value);
+      });
+      const [start = 0, stop = 0, step = 1] = numbers.length === 1 ? [0, ...numbers] : numbers;
+      if (numbers.length === 0 || numbers.length > 3 || step === 0)
+        throw new TemplateError("range() takes 1 to 3 numbers, and no step of 0");
+      const count = Math.max(0, Math.ceil((stop - start) / step));
+      if (!(count <= limits.rangeItems)) throw new TemplateError(`range() has more than ${limits.rangeItems} items`);
+      return new View(
+        "range",
+        Array.from({ length: count }, (_, i) => BigInt(start + i * step)),
+      );
+    }),
+  ],
+  [
+    "namespace",
+    new Callable("namespace", ([given], named) => {
+      const fields = given instanceof Map ? [...given].map(([name, value]): [string, Value] => [str(name), value]) : [];
+      if (given !== undefined && !(given instanceof Map)) throw new TemplateError("namespace() takes a mapping");
+      return new Namespace(new Map([...fields, ...named]));
+    }),
+  ],
+  [
+    "dict",
+    new Callable("dict", ([given], named) => {
+      if (given !== undefined && !(given instanceof Map)) throw new TemplateError("dict() takes a mapping here");
+      return new Map<Value, Value>([...(given ?? []), ...named]);
+    }),
+  ],
+  [
+    "joiner",
+    new Callable("joiner", (positional, named) => {
+      const [separator = ", "] = argumentsOf("joiner", ["sep"], positional, named);
+      let used = false;
+      return new Callable("joiner", () => {
+        const text = used ? separator : "";
+        used = true;
+        return text;
+      });
+    }),
+  ],
+  ...["cycler", "lipsum"].map((name): [string, Value] => [
+    name,
+    new Callable(name, () => {
+      throw new TemplateError(`${name}() is not supported`);
+    }),
+  ]),
+]);
+
+function dateFunction(now: Date): Callable {
+  return new Callable("strftime_now", ([format]) => {
+    if (typeof format !== "string") throw new TemplateError("strftime_now takes text");
+    return formatDate(now, format);
+  });
+}
 
 const months = "January February March April May June July August September October November December".split(" ");
 const days = "Sunday Monday Tuesday Wednesday Thursday Friday Saturday".split(" ");
@@ -153,7 +194,7 @@ function formatDate(date: Date, format: string): string {
   const month = months[date.getUTCMonth()] ?? "";
   const day = days[date.getUTCDay()] ?? "";
   const codes: Readonly<Record<string, string>> = {
-    Y: String(date.getUTCFullYear()),
+    Y: String(date.getUTCFullYear()).padStart(4, "0"),
     y: two(date.getUTCFullYear() % 100),
     m: two(date.getUTCMonth() + 1),
     B: month,
@@ -164,7 +205,18 @@ function formatDate(date: Date, format: string): string {
     H: two(date.getUTCHours()),
     M: two(date.getUTCMinutes()),
     S: two(date.getUTCSeconds()),
+    I: two(date.getUTCHours() % 12 || 12),
+    p: date.getUTCHours() < 12 ? "AM" : "PM",
+    e: String(date.getUTCDate()).padStart(2, " "),
+    F: date.toISOString().slice(0, 10),
+    T: date.toISOString().slice(11, 19),
+    Z: "",
+    z: "",
     "%": "%",
   };
-  return format.replace(/%(.)/gs, (all, code: string) => codes[code] ?? all);
+  return format.replace(/%(-?)(.)/gs, (all, plain: string, code: string) => {
+    const written = codes[code];
+    if (written === undefined) throw new TemplateError(`strftime_now does not know ${all}`);
+    return plain === "" ? written : written.replace(/^[0 ](?=\d)/, "");
+  });
 }

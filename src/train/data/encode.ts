@@ -12,6 +12,10 @@ export type EncodeNote =
   | "generation-prompt-differs"
   /** The trained text holds no token that ends generation, so the model will not learn to stop. */
   | "no-end-of-turn"
+  /** Answers that the row gives the weight 0, or says not to train: they are not. */
+  | "weight-zero"
+  /** Answers that say nothing: they are not trained. */
+  | "empty-turns"
   /** The chosen answer is the rejected one: there is nothing to prefer, and the row is left out. */
   | "no-preference";
 
@@ -34,9 +38,9 @@ export interface EncodeContext {
   readonly now?: Date;
 }
 
-/** A whole text: every token is trained but BOS. */
+/** A whole text: every token is trained but BOS. A text that begins with BOS itself gets no second one. */
 export function encodeText(text: string, { tokenizer, appendEos }: EncodeContext): EncodedRow {
-  const ids = tokenizer.encode(text);
+  const ids = withOneBos(tokenizer.encode(text), tokenizer);
   if (appendEos) endWithEos(ids, tokenizer);
   return { ids, trained: marks(ids, [[ids[0] === tokenizer.bosId ? 1 : 0, ids.length]]), notes: [] };
 }
@@ -46,9 +50,9 @@ export function encodePair(
   { prompt, completion }: { readonly prompt: string; readonly completion: string },
   { tokenizer, appendEos }: EncodeContext,
 ): EncodedRow {
-  const ids = tokenizer.encode(prompt + completion);
+  const ids = withOneBos(tokenizer.encode(prompt + completion), tokenizer);
   if (appendEos) endWithEos(ids, tokenizer);
-  const promptIds = tokenizer.encode(prompt);
+  const promptIds = withOneBos(tokenizer.encode(prompt), tokenizer);
   // Some tokenizers end every text with EOS; the prompt goes on, so its own is dropped.
   const last = promptIds.at(-1);
   if (last !== undefined && last === tokenizer.eosId && ids[promptIds.length - 1] !== last) promptIds.pop();
@@ -63,9 +67,10 @@ export function encodePair(
 /**
  * A conversation in the model's chat template: every assistant turn is trained, with the tokens that end it.
  *
- * A turn's tokens are found by rendering the conversation up to the turn and including the turn, and tokenising both:
- * this needs neither `{% generation %}` in the template nor offsets from the tokenizer. A turn whose rendering changes
- * once later messages follow has no such place and is left untrained, with a note.
+ * A template that marks answers (`{% generation %}`) says what of them is trained, as for transformers' assistant masks. In
+ * any other, a turn's tokens are found by rendering the conversation up to the turn and including the turn, and tokenising
+ * both; what a template writes behind its last turn alone (EOS, in Phi-3's) is not taken for a part of earlier ones. A turn
+ * whose rendering changes otherwise once later messages follow has no such place and is left untrained, with a note.
  * @throws {TuneError} `chat-template-failed`, and `untrainable-conversation` when no assistant turn can be found.
  */
 export function encodeConversation(
@@ -74,11 +79,13 @@ export function encodeConversation(
     readonly tools?: readonly unknown[];
     /** The first message that may be trained; 0 unless given. */
     readonly first?: number;
+    /** For each message, whether it is trained if it is an answer; all are unless given. */
+    readonly trained?: readonly boolean[];
   },
   template: ChatTemplate,
   { tokenizer, now }: EncodeContext,
 ): EncodedRow {
-  const { messages, tools, first = 0 } = conversation;
+  const { messages, tools, first = 0, trained } = conversation;
   const options: Omit<RenderOptions, "addGenerationPrompt"> = {
     ...(tools === undefined ? {} : { tools }),
     ...(now === undefined ? {} : { now }),
@@ -87,7 +94,7 @@ export function encodeConversation(
     template.render(messages.slice(0, count), { ...options, addGenerationPrompt });
   const encode = (text: string): number[] => tokenizer.encode(text, { addSpecialTokens: false });
 
-  const full = render(messages.length, false);
+  const { text: full, generated } = template.renderMarked(messages, { ...options, addGenerationPrompt: false });
   const ids = encode(full);
   const notes = new Set<EncodeNote>();
   const border = (text: string): number => {
@@ -97,38 +104,71 @@ export function encodeConversation(
     return shared;
   };
 
+  const answers = messages.flatMap(({ role }, i) => (role === "assistant" ? [i] : []));
+  const wanted = answers.filter((i) => i >= first && trained?.[i] !== false);
   const spans: Span[] = [];
-  for (const [i, message] of messages.entries()) {
-    if (message.role !== "assistant" || i < first) continue;
-    const closed = i === messages.length - 1 ? full : render(i + 1, false);
-    const opened = full.startsWith(closed) ? openedText(closed, () => render(i, false), render(i, true)) : undefined;
-    if (opened === undefined) {
+  const end = (text: string): number => (text.length === full.length ? ids.length : border(text));
+  const marked = markedSpans(generated, answers, wanted);
+  for (const [from, to] of marked ?? []) spans.push([border(full.slice(0, from)), end(full.slice(0, to))]);
+  const texts = Object.values(tokenizer.specialTokens);
+  for (const i of marked ? [] : wanted) {
+    const closed = i === messages.length - 1 ? full : startOf(full, render(i + 1, false), texts);
+    const opened =
+      closed === undefined
+        ? undefined
+        : openedText(closed, () => startOf(closed, render(i, false), texts), render(i, true));
+    if (closed === undefined || opened === undefined) {
       notes.add("earlier-turns-not-trained");
       continue;
     }
     if (opened.differs) notes.add("generation-prompt-differs");
-    spans.push([border(opened.text), closed === full ? ids.length : border(closed)]);
+    spans.push([border(opened.text), end(closed)]);
   }
   if (spans.length === 0) {
     throw new TuneError("untrainable-conversation", "No assistant turn keeps its place in the rendered conversation.", {
       fix: "the chat template rewrites the turns: use prompt/completion rows, or a template that only appends",
     });
   }
-  const ends = spans.some(([start, end]) => ids.slice(start, end).some((id) => tokenizer.eosIds.includes(id)));
+  const ends = spans.some(([from, to]) => ids.slice(from, to).some((id) => tokenizer.eosIds.includes(id)));
   if (!ends) notes.add("no-end-of-turn");
   return { ids, trained: marks(ids, spans), notes: [...notes] };
 }
 
 type Span = readonly [start: number, end: number];
 
+/** What a template marks of the answers that are wanted; undefined when it marks none, or not one place an answer. */
+function markedSpans(
+  generated: readonly Span[] | undefined,
+  answers: readonly number[],
+  wanted: readonly number[],
+): readonly Span[] | undefined {
+  if (generated === undefined || generated.length === 0) return undefined;
+  const said = generated.filter(([start, end]) => end > start);
+  if (wanted.length === answers.length) return said;
+  if (generated.length !== answers.length) return undefined;
+  return wanted.map((i) => generated[answers.indexOf(i)] as Span).filter(([start, end]) => end > start); // as many
+}
+
+/** A beginning of a text, without the special tokens and white space behind it that the text goes on without. */
+function startOf(text: string, rendered: string, specialTokens: readonly string[]): string | undefined {
+  let start = rendered;
+  while (!text.startsWith(start)) {
+    const token = specialTokens.find((special) => special !== "" && start.endsWith(special));
+    const shorter = token === undefined ? start.trimEnd() : start.slice(0, -token.length);
+    if (shorter.length === start.length) return undefined;
+    start = shorter;
+  }
+  return start;
+}
+
 /** The part of a turn's rendering that the model is given; undefined when the rendering does not extend it. */
 function openedText(
   closed: string,
-  renderBefore: () => string,
+  renderBefore: () => string | undefined,
   opened: string,
 ): { readonly text: string; readonly differs: boolean } | undefined {
   if (closed.startsWith(opened)) return { text: opened, differs: false };
-  if (!closed.startsWith(renderBefore())) return undefined;
+  if (renderBefore() === undefined) return undefined;
   return { text: closed.slice(0, commonPrefix(opened, closed)), differs: true };
 }
 
@@ -138,6 +178,11 @@ function marks(ids: readonly number[], spans: readonly Span[]): Uint8Array {
   for (const [start, end] of spans) trained.fill(1, start, end);
   trained[0] = 0;
   return trained;
+}
+
+/** Rows made for trainers that add no BOS begin with one already (transformers' own would add a second). */
+function withOneBos(ids: number[], { bosId }: TextTokenizer): number[] {
+  return bosId !== undefined && ids[0] === bosId && ids[1] === bosId ? ids.slice(1) : ids;
 }
 
 function endWithEos(ids: number[], { eosId }: TextTokenizer): void {

@@ -3,7 +3,7 @@ import { alpaca } from "./formats/alpaca.ts";
 import type { DataFormat, DataRow, RowFormat } from "./formats/format.ts";
 import { messages } from "./formats/messages.ts";
 import { preference } from "./formats/preference.ts";
-import { promptCompletion } from "./formats/prompt-completion.ts";
+import { promptCompletion, questionAnswer } from "./formats/prompt-completion.ts";
 import { shareGpt } from "./formats/sharegpt.ts";
 import { text } from "./formats/text.ts";
 import type { LineProblem } from "./problems.ts";
@@ -12,7 +12,15 @@ import { throwProblems } from "./problems.ts";
 export type { DataFormat, DataRow, RowFormat };
 
 /** Every format that training data may have. A new one is a record here; reading, training and help follow from it. */
-export const dataFormats: readonly DataFormat[] = [messages, promptCompletion, text, alpaca, shareGpt, preference];
+export const dataFormats: readonly DataFormat[] = [
+  messages,
+  promptCompletion,
+  questionAnswer,
+  text,
+  alpaca,
+  shareGpt,
+  preference,
+];
 
 /** The format of plain text files, whose documents are rows. */
 export const textFormat: DataFormat = text;

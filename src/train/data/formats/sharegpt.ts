@@ -1,7 +1,8 @@
 import type { ChatMessage } from "../../../io/chat-template.ts";
 import { isJsonObject } from "../../../io/json.ts";
+import { checkMessages, checkTools } from "./conversation.ts";
 import { type DataFormat, kindOf } from "./format.ts";
-import { checkMessages, messages } from "./messages.ts";
+import { messages } from "./messages.ts";
 
 /** Who speaks, in the words of ShareGPT and of those who wrote data like it. */
 const roles: Readonly<Record<string, string>> = {
@@ -25,7 +26,7 @@ export const shareGpt: DataFormat = {
   keys: ["conversations"],
   optionalKeys: ["id", "system", "tools"],
   example: '{"conversations": [{"from": "human", "value": "…"}, {"from": "gpt", "value": "…"}]}',
-  check: ({ conversations, system }) => {
+  check: ({ conversations, system, tools }) => {
     if (!Array.isArray(conversations)) return `"conversations" is ${kindOf(conversations)}, not a list`;
     if (typeof system !== "string" && system !== undefined && system !== null)
       return `"system" is ${kindOf(system)}, not text`;
@@ -36,7 +37,7 @@ export const shareGpt: DataFormat = {
       if (!Object.hasOwn(roles, role))
         return `conversations[${i}] is from "${role}"; known: ${Object.keys(roles).join(", ")}`;
     }
-    return checkMessages(turnsOf(conversations, system))?.replaceAll("messages", "conversations");
+    return checkMessages(turnsOf(conversations, system), "conversations") ?? checkTools(tools);
   },
   encoder: (context) => {
     const encode = messages.encoder(context);
@@ -49,7 +50,9 @@ export const shareGpt: DataFormat = {
 };
 
 function turnsOf(conversations: readonly unknown[], system: unknown): ChatMessage[] {
-  const turns = conversations.filter(isJsonObject).map(({ from, role = from, value, content = value }) => ({
+  // What else a turn says (axolotl's `train`, OpenAI's `weight`, calls of tools) stays.
+  const turns = conversations.filter(isJsonObject).map(({ from, role = from, value, content = value, ...rest }) => ({
+    ...rest,
     role: roles[String(role)] ?? String(role),
     content: content as string, // `checkMessages` looks
   }));
