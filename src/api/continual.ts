@@ -169,10 +169,10 @@ function texts(given: readonly TokenizedExample[] | undefined): readonly Tokeniz
  * @throws {TuneError} `resume-mismatch` when its weights are no longer those.
  */
 async function mergedOf(model: LoadedModel, folder: string, hash: string | undefined): Promise<LoadedModel> {
-  const { tokenizer, newTokens } = model;
+  const { tokenizer, newTokens, hasOwnTemplate } = model;
   const merged = await loadModel(folder, { platform: model.platform });
   checkFingerprint({ weights: hash }, { weights: await hashWeights(merged.pretrained) }, folder);
-  return { ...merged, tokenizer, ...(newTokens ? { newTokens } : {}) };
+  return { ...merged, tokenizer, ...(newTokens ? { newTokens } : {}), ...(hasOwnTemplate ? { hasOwnTemplate } : {}) };
 }
 
 /** What decides the results of an order. */

@@ -20,6 +20,8 @@ export interface LoadedModel {
   readonly folder: string;
   /** Ids of tokens whose rows tuning trains: {@link LoadModelOptions.newTokens}. */
   readonly newTokens?: readonly number[];
+  /** Whether its chat template is another than its files': {@link LoadModelOptions.chatTemplate}. */
+  readonly hasOwnTemplate?: true;
 }
 
 /** How a model is found. */
@@ -47,6 +49,11 @@ export interface LoadModelOptions {
    * and the output layer, besides what its method trains.
    */
   readonly newTokens?: readonly string[];
+  /**
+   * A chat template in place of the model's, for those that came with none or with another: a name (`chatml`, `llama-3`,
+   * `mistral`, `gemma`, `alpaca`, `zephyr`, …), or the text of one. What is exported has it too.
+   */
+  readonly chatTemplate?: string;
   /** Called while files are fetched from the hub. */
   readonly onDownload?: (progress: DownloadProgress) => void;
 }
@@ -71,12 +78,17 @@ export async function loadModel(source: string, options: LoadModelOptions): Prom
     labels: given,
     newTokens = [],
     readOptions = {},
+    chatTemplate,
     ...choice
   } = options;
   const { platform: base, ...head } = choice;
   const folder = await base.findModel(source, onDownload ? { onDownload } : {});
   const adapters = typeof forAdapter === "string" ? [forAdapter] : forAdapter;
-  const vocabulary = await chooseVocabulary(base.storage, folder, { newTokens, adapters });
+  const vocabulary = await chooseVocabulary(base.storage, folder, {
+    newTokens,
+    adapters,
+    ...(chatTemplate === undefined ? {} : { chatTemplate }),
+  });
   const labelled = typeof labelsFrom === "string" ? [labelsFrom] : (labelsFrom ?? []);
   // Whatever is written with this model, its own files stay as they are.
   const storage = guardOutputs(vocabulary.storage, { inputs: [folder, ...adapters, ...labelled] });
@@ -95,6 +107,12 @@ export async function loadModel(source: string, options: LoadModelOptions): Prom
     ...head,
     labels,
   });
+  if (chatTemplate !== undefined && opened.task !== "causal-lm") {
+    throw new TuneError("bad-option", `A model for ${opened.task} reads no conversations.`, {
+      at: "chatTemplate",
+      fix: "leave the chat template away, or choose a model that continues texts",
+    });
+  }
   const pretrained = withVocabulary(opened, vocabulary.size);
   let tokenizer: Promise<TextTokenizer> | undefined;
   return {
@@ -103,6 +121,7 @@ export async function loadModel(source: string, options: LoadModelOptions): Prom
     source,
     folder,
     ...(vocabulary.newTokens.length > 0 ? { newTokens: vocabulary.newTokens } : {}),
+    ...(chatTemplate === undefined ? {} : { hasOwnTemplate: true as const }),
     tokenizer: openTokenizer,
   };
 

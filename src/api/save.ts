@@ -91,7 +91,13 @@ export async function exportModel(
   });
   const form = exportForms[to];
   const dtypes = checkedDtypes(to, given);
-  const written = { ...rest, baseModel: model.source, dtypes, ...(adapter ? { adapter } : {}) };
+  const written = {
+    ...rest,
+    baseModel: model.source,
+    dtypes,
+    ...(adapter ? { adapter } : {}),
+    ...(model.hasOwnTemplate ? { withTokenizer: true } : {}),
+  };
   if (form.holds === "adapter") {
     if (!adapter)
       throw new TuneError("no-adapter-form", "There is no adapter to write.", { at: folder, fix: "give the adapter" });

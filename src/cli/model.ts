@@ -24,6 +24,7 @@ export interface ModelFlags {
   readonly task?: TaskName;
   readonly device?: string;
   readonly threads?: number;
+  readonly chatTemplate?: string;
 }
 
 /** Add them to a command. */
@@ -33,7 +34,17 @@ export function withModel(command: Command, { adapter = true }: { adapter?: bool
   command.addOption(
     new Option("--task <name>", "what the model is for; what its config says unless given").choices(taskNames),
   );
+  command.option(
+    "--chat-template <file or name>",
+    "a chat template in place of the model's: a Jinja file, or chatml, llama-3, llama-2, mistral, gemma, phi-3, zephyr, alpaca, vicuna",
+  );
   return withDevice(command);
+}
+
+/** The text of the template file that a flag names, or the name as it is given. */
+async function templateOf(given: string): Promise<string> {
+  const size = await nodePlatform.storage.sizeBytes(given).catch(() => undefined);
+  return size === undefined ? given : new TextDecoder().decode(await nodePlatform.storage.read(given));
 }
 
 /** Add the choice of device to a command. */
@@ -156,6 +167,7 @@ export async function loadFlags(
     platform: platformOf(flags),
     ...head,
     ...(flags.task ? { task: flags.task } : {}),
+    ...(flags.chatTemplate === undefined ? {} : { chatTemplate: await templateOf(flags.chatTemplate) }),
     ...(flags.adapter === undefined ? {} : { forAdapter: flags.adapter }),
     onDownload: ({ file, doneBytes, totalBytes }) => {
       const megabytes = (bytes: number): string => `${(bytes / 1e6).toFixed(1)} MB`;

@@ -193,7 +193,13 @@ export function headOf(
   const labelsFrom = flags.data.map((source) => dataSource(source).path);
   const readOptions = readingOf(flags);
   const newTokens = flags.newTokens === undefined ? {} : { newTokens: namesOf(flags.newTokens) };
-  return { labelsFrom, readOptions, newHead: flags["newHead"] === true, seed: Number(flags["seed"]), ...newTokens };
+  return {
+    labelsFrom,
+    ...(Object.keys(readOptions).length > 0 ? { readOptions } : {}),
+    newHead: flags["newHead"] === true,
+    seed: Number(flags["seed"]),
+    ...newTokens,
+  };
 }
 
 /** Read the data that the flags name, and say what it is; large data is streamed through a cache in `folder`. */

@@ -90,7 +90,7 @@ export async function writeAdapter(
     beside: {
       ...(await cardFiles(storage, model.folder, about)),
       ...taskFiles(model),
-      ...(ofTokens.length > 0 ? await tokenizerFiles(storage, model.folder) : {}),
+      ...(ofTokens.length > 0 || options.withTokenizer ? await tokenizerFiles(storage, model.folder) : {}),
     },
     ...(inPlace ? { whole: { ...inPlace, tensors: whole, tokens } } : {}),
     task: model.task,

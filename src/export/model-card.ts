@@ -21,6 +21,8 @@ export interface CardOptions {
   readonly baseModel: string;
   /** What the weights were tuned with. */
   readonly adapter?: Adapter;
+  /** Whether an adapter takes the tokenizer's files along, because they are not the base model's. */
+  readonly withTokenizer?: boolean;
 }
 
 /** What a folder is called, and what is in it. */
