@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { Command } from "commander";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { define } from "../src/cli/tune.ts";
+import { loadFlags } from "../src/cli/model.ts";
 import { headOf, loadTuningData, type TuningFlags, tuningChoice } from "../src/cli/tuning.ts";
 import type { Field } from "../src/fields.ts";
 import { type LoadedModel, loadModel, methods, objectives, optimizers } from "../src/index.ts";
@@ -137,6 +138,28 @@ describe("flags that say which data", () => {
     const { train, warnings } = await load("--max-length 30");
     expect(Math.max(...train.map(({ inputIds }) => inputIds.length))).toBe(30);
     expect(warnings.map(({ code }) => code)).toContain("truncated");
+  });
+
+  it("--columns and --skip-bad-rows, where rows are read", async () => {
+    const [file = ""] = files;
+    const odd = join(folder, "odd.jsonl");
+    const [first = ""] = (await readFile(file, "utf8")).split("\n");
+    await writeFile(odd, [first.replace('"messages"', '"talk"'), '{"talk": 3}'].join("\n"));
+    await expect(load("--columns messages=talk", [odd])).rejects.toThrow("line 2");
+    const data = await load("--columns messages=talk --skip-bad-rows", [odd]);
+    expect(data.train).toEqual((await load("")).train.slice(0, 1));
+    expect([data.skipped.map(({ line }) => line), data.renamed]).toEqual([[2], { messages: "talk" }]);
+    await expect(load("--columns prompt", [odd])).rejects.toThrow("key=column");
+  });
+
+  it("--chat-template names a template or a file of one, where the model is loaded", async () => {
+    const template = join(folder, "own.jinja");
+    await writeFile(template, "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ eos_token }}{% endfor %}");
+    const flags = await flagsOf(`--chat-template ${template}`, files.slice(0, 1));
+    const { model: own } = await loadFlags({ ...flags, model: `${root}assets/quickstart/model` }, output);
+    expect((await own.tokenizer()).chatTemplates.get("default")).toContain("<{{ m.role }}>");
+    const other = await flagsOf("--chat-template llama-3", files.slice(0, 1));
+    await expect(loadFlags({ ...other, model: `${root}assets/quickstart/model` }, output)).rejects.toThrow("<|eot_id|>");
   });
 
   it("--stream reads it in pieces, with the same examples", async () => {

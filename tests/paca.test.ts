@@ -234,7 +234,7 @@ describe("the columns", () => {
     expect(new Set(random.map(String)).size).toBe(4);
     for (const places of random) expect(places.toSorted((a, b) => a - b)).toEqual([...new Set(places)]);
     expect(await columnsOf({ rank: 3, select: "first" })).toEqual(Array.from({ length: 4 }, () => [0, 1, 2]));
-    expect(await columnsOf({ rank: 3, select: "list", columns: "7, 2,30" })).toEqual(
+    expect(await columnsOf({ rank: 3, select: "list", columnList: "7, 2,30" })).toEqual(
       Array.from({ length: 4 }, () => [2, 7, 30]),
     );
     const [longest = []] = await columnsOf({ rank: 2, select: "norm" });
@@ -245,13 +245,13 @@ describe("the columns", () => {
   });
 
   it("are refused where they repeat, lie outside, or are too many", async () => {
-    await expect(columnsOf({ rank: 3, select: "list", columns: "1,1,99" })).rejects.toThrow(
+    await expect(columnsOf({ rank: 3, select: "list", columnList: "1,1,99" })).rejects.toThrow(
       /names 99 of 32 columns and names 1 twice/,
     );
-    await expect(columnsOf({ rank: 2, select: "list", columns: "1" })).rejects.toThrow(
-      "columns lists 1, but rank is 2",
+    await expect(columnsOf({ rank: 2, select: "list", columnList: "1" })).rejects.toThrow(
+      "columnList lists 1, but rank is 2",
     );
-    await expect(columnsOf({ rank: 1, select: "list", columns: "x" })).rejects.toThrow('columns holds "x"');
+    await expect(columnsOf({ rank: 1, select: "list", columnList: "x" })).rejects.toThrow('columnList holds "x"');
     await expect(columnsOf({ rank: 33 })).rejects.toMatchObject({ code: "rank-too-large" });
   });
 

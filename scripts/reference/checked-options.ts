@@ -87,6 +87,13 @@ export const checkedOptions: Checks = {
   ),
   validation: by("counts, equal rows together, drawn by the seed", "src/train/data/batches.test.ts", flags),
   validationData: by("the rows of that file, and all of the other", flags, commands),
+  columns: by("the examples of a file with the format's own names", "tests/data-cases.test.ts", flags),
+  skipBadRows: by("the rows that are left, and which are told", "tests/data-cases.test.ts", flags),
+  chatTemplate: by(
+    "formats written out by hand; `@huggingface/jinja`; the tokenizer that is exported",
+    "tests/data-cases.test.ts",
+    flags,
+  ),
   newHead: by("labels and shapes of the head", "tests/tasks.test.ts", flags),
   maxLength: by("tokens written out by hand", "src/train/data/tokenize.test.ts", flags, commands),
   schedule: by("transformers: the rate of every update", "src/optim/schedule.test.ts", commands),
@@ -138,7 +145,7 @@ export const checkedOptions: Checks = {
   orthogonalWeight: by("PEFT: penalties over 50 updates", adalora),
   orthogonalForm: by("PEFT's penalties; float64 arithmetic of both forms", adalora, adaloraOracles),
   select: by("columns and their lengths computed apart", paca),
-  columns: by("columns written out by hand", paca),
+  columnList: by("columns written out by hand", paca),
   reduction: by(
     "AdapterHub's formulas in torch; the paper's share of T5-base's parameters",
     adapterHub,

@@ -183,9 +183,10 @@ export const checked: Readonly<Record<Kind, Readonly<Record<string, Check>>>> = 
     messages: by(
       "what the assistant said in random conversations; templates as transformers renders them",
       tokenize,
-      "src/io/chat-template.test.ts",
+      "src/io/jinja/jinja.test.ts",
     ),
     "prompt/completion": by("tokens and labels written out by hand", tokenize),
+    "question/answer": by("the tokens of prompt and completion", "tests/data-cases.test.ts"),
     text: by("documents and tokens written out by hand, none lost where they are split", read, tokenize),
     alpaca: by("the tokens of the same conversation; Alpaca's prompt where there is no template", formats),
     sharegpt: by("the tokens of the same messages", formats),

@@ -9,14 +9,14 @@ export interface PacaConfig {
   readonly rank: number;
   readonly alpha: number;
   readonly select: "random" | "first" | "norm" | "list";
-  readonly columns: string;
+  readonly columnList: string;
 }
 
 const fields: Fields<PacaConfig> = {
   rank: integer(8, "columns of each weight that are trained", { min: 1 }),
   alpha: real(8, "what is trained is scaled by alpha / rank", { min: 0 }),
-  select: oneOf(["random", "first", "norm", "list"], "which: drawn, the first, the longest, or those of --columns"),
-  columns: text("columns to train with --select list, such as 0,5,17"),
+  select: oneOf(["random", "first", "norm", "list"], "which: drawn, the first, the longest, or those of --column-list"),
+  columnList: text("columns to train with --select list, such as 0,5,17"),
 };
 
 /** The factor on the trained delta. */
@@ -24,7 +24,7 @@ export function pacaScale({ alpha, rank }: Pick<PacaConfig, "alpha" | "rank">): 
   return alpha / rank;
 }
 
-function tensors(site: Site, { rank, select, columns }: PacaConfig): Record<"indices" | "delta", ParameterSpec> {
+function tensors(site: Site, { rank, select, columnList }: PacaConfig): Record<"indices" | "delta", ParameterSpec> {
   const { module, inFeatures, outFeatures, layout } = site;
   if (rank > inFeatures) {
     throw new TuneError("rank-too-large", `rank ${rank} exceeds the ${inFeatures} inputs of ${module}.`, {
@@ -32,7 +32,7 @@ function tensors(site: Site, { rank, select, columns }: PacaConfig): Record<"ind
       fix: `use rank ≤ ${inFeatures}, or leave "${module.split(".").at(-1)}" out of the target modules`,
     });
   }
-  const listed = select === "list" ? listOf(columns, rank, site) : [];
+  const listed = select === "list" ? listOf(columnList, rank, site) : [];
   const inOrder = (places: Iterable<number>): BigInt64Array =>
     BigInt64Array.from(
       [...places].sort((a, b) => a - b),
@@ -69,9 +69,9 @@ function listOf(text: string, rank: number, { module, inFeatures }: Site): reado
   const unread = parts.filter((part) => !/^\d+$/.test(part));
   const problem =
     unread.length > 0
-      ? `columns holds ${JSON.stringify(unread[0])}, which is no column`
+      ? `columnList holds ${JSON.stringify(unread[0])}, which is no column`
       : places.length !== rank
-        ? `columns lists ${places.length}, but rank is ${rank}`
+        ? `columnList lists ${places.length}, but rank is ${rank}`
         : problemWith(places, inFeatures);
   if (problem === undefined) return places;
   throw new TuneError("bad-option", `The columns to train: ${problem}.`, {

@@ -51,7 +51,7 @@ export async function* filePieces(storage: Storage, path: string): AsyncGenerato
   }
 }
 
-/** All of a file, unfolded where it is compressed. @throws {TuneError} as {@link filePieces}; `data-too-large`. */
+/** All of a file, unfolded where it is compressed. @throws {TuneError} as {@link filePieces}; `file-too-large`. */
 export async function wholeFile(storage: Storage, path: string): Promise<Uint8Array> {
   const { ending, compression } = dataEnding(path);
   if (compression === undefined) return ending === "parquet" ? storage.read(path) : readBytes(storage, path);
@@ -61,7 +61,7 @@ export async function wholeFile(storage: Storage, path: string): Promise<Uint8Ar
     pieces.push(piece);
     length += piece.length;
     if (length > largestWhole) {
-      throw new TuneError("data-too-large", `The file holds more than ${largestWhole} bytes once it is decompressed.`, {
+      throw new TuneError("file-too-large", `The file holds more than ${largestWhole} bytes once it is decompressed.`, {
         at: path,
         fix: "read it piece by piece: --stream, or streamData() in code",
       });

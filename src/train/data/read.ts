@@ -101,7 +101,7 @@ function pathOf(source: string | DataSource): string | undefined {
 
 type Parser = (bytes: Uint8Array, at: string) => ParsedRows | Promise<ParsedRows>;
 
-const jsonLines: Parser = (bytes, at) => parseJson(decodeText(bytes, at));
+const jsonLines: Parser = (bytes, at) => parseJsonRows(decodeText(bytes, at));
 const table: Parser = (bytes, at) => parseCsv(decodeText(bytes, at));
 const parquet: Parser = async (bytes, at) => {
   const rows: DataRow[] = [];
@@ -129,10 +129,10 @@ export const dataEndings: readonly string[] = [...Object.keys(parsers), "txt"];
  *   lines that are not JSON objects, rows of another format, fields that are missing, empty or of the wrong type.
  */
 export function parseJsonLines(text: string, at = "data"): Dataset {
-  return checkRows(parseJson(text), at, dataFormats);
+  return checkRows(parseJsonRows(text), at, dataFormats);
 }
 
-function parseJson(text: string): ParsedRows {
+function parseJsonRows(text: string): ParsedRows {
   return parseList(text) ?? parseLines(text);
 }
 
