@@ -3,8 +3,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Command } from "commander";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { define } from "../src/cli/tune.ts";
 import { loadFlags } from "../src/cli/model.ts";
+import { define } from "../src/cli/tune.ts";
 import { headOf, loadTuningData, type TuningFlags, tuningChoice } from "../src/cli/tuning.ts";
 import type { Field } from "../src/fields.ts";
 import { type LoadedModel, loadModel, methods, objectives, optimizers } from "../src/index.ts";
@@ -159,7 +159,9 @@ describe("flags that say which data", () => {
     const { model: own } = await loadFlags({ ...flags, model: `${root}assets/quickstart/model` }, output);
     expect((await own.tokenizer()).chatTemplates.get("default")).toContain("<{{ m.role }}>");
     const other = await flagsOf("--chat-template llama-3", files.slice(0, 1));
-    await expect(loadFlags({ ...other, model: `${root}assets/quickstart/model` }, output)).rejects.toThrow("<|eot_id|>");
+    await expect(loadFlags({ ...other, model: `${root}assets/quickstart/model` }, output)).rejects.toThrow(
+      "<|eot_id|>",
+    );
   });
 
   it("--stream reads it in pieces, with the same examples", async () => {
