@@ -43,6 +43,7 @@ export function withModel(command: Command, { adapter = true }: { adapter?: bool
 
 /** The text of the template file that a flag names, or the name as it is given. */
 async function templateOf(given: string): Promise<string> {
+  const { nodePlatform } = await import("../runtime/node.ts");
   const size = await nodePlatform.storage.sizeBytes(given).catch(() => undefined);
   return size === undefined ? given : new TextDecoder().decode(await nodePlatform.storage.read(given));
 }
