@@ -3,7 +3,8 @@ import { describe, expect, it } from "vitest";
 import { golden } from "../../../tests/helpers/golden.ts";
 import { TuneError } from "../../errors.ts";
 import { compileChatTemplate } from "../chat-template.ts";
-import { isJsonObject, parseExactJson } from "../json.ts";
+import { parseExactJson } from "../exact-json.ts";
+import { isJsonObject } from "../json.ts";
 
 interface Case {
   readonly template: string;

@@ -1,4 +1,5 @@
-import { isJsonObject, JsonNumber } from "../json.ts";
+import { ExactNumber } from "../exact-json.ts";
+import { isJsonObject } from "../json.ts";
 
 /**
  * A value of a template, as Python has it: whole numbers are bigints, numbers are floats, lists arrays, dictionaries maps.
@@ -84,7 +85,7 @@ export function toValue(value: unknown): Value {
   if (value === null || typeof value === "boolean" || typeof value === "string" || typeof value === "bigint")
     return value;
   if (typeof value === "number") return Number.isInteger(value) ? BigInt(value) : value;
-  if (value instanceof JsonNumber) return /^-?\d+$/.test(value.text) ? BigInt(value.text) : Number(value.text);
+  if (value instanceof ExactNumber) return /^-?\d+$/.test(value.text) ? BigInt(value.text) : Number(value.text);
   if (Array.isArray(value)) return value.map(toValue);
   if (value instanceof Callable || value instanceof Namespace) return value;
   if (isJsonObject(value) && !(value instanceof Date)) {

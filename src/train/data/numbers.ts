@@ -1,4 +1,5 @@
-import { isJsonObject, JsonNumber, type JsonObject } from "../../io/json.ts";
+import { ExactNumber } from "../../io/exact-json.ts";
+import { isJsonObject, type JsonObject } from "../../io/json.ts";
 
 /**
  * The same row with plain numbers, for those who compute with them. Whole numbers beyond what JavaScript holds exactly stay
@@ -9,7 +10,7 @@ export function plainNumbers(row: JsonObject): JsonObject {
 }
 
 function plain(value: unknown): unknown {
-  if (value instanceof JsonNumber) {
+  if (value instanceof ExactNumber) {
     const number = Number(value.text);
     return Number.isFinite(number) && (!Number.isInteger(number) || Number.isSafeInteger(number)) ? number : value;
   }

@@ -1,6 +1,7 @@
 import type { SchemaTree } from "hyparquet";
 import { TuneError } from "../../errors.ts";
-import { isJsonObject, JsonNumber, type JsonObject, parseExactJson } from "../../io/json.ts";
+import { ExactNumber, parseExactJson } from "../../io/exact-json.ts";
+import { isJsonObject, type JsonObject } from "../../io/json.ts";
 import type { DataRow } from "./formats.ts";
 import { checkPages, type FileSlices } from "./parquet-pages.ts";
 
@@ -47,13 +48,13 @@ export async function* parquetRows(file: FileSlices, at: string): AsyncGenerator
 /** A value of a column, with numbers that know how they are written. */
 function spelt(value: unknown, column: SchemaTree | undefined): unknown {
   if (typeof value === "bigint") {
-    return Number.isSafeInteger(Number(value)) ? Number(value) : new JsonNumber(String(value));
+    return Number.isSafeInteger(Number(value)) ? Number(value) : new ExactNumber(String(value));
   }
   const { type, logical_type: logical } = column?.element ?? {};
   if (typeof value === "number") {
     const floats = type === "DOUBLE" || type === "FLOAT" || logical?.type === "FLOAT16";
     const text = String(value);
-    return floats && /^-?\d+$/.test(text) ? new JsonNumber(`${text}.0`) : value;
+    return floats && /^-?\d+$/.test(text) ? new ExactNumber(`${text}.0`) : value;
   }
   if (Array.isArray(value)) {
     // A list is a group of one repeated group of one element; older writers leave one of the two out.
@@ -64,7 +65,7 @@ function spelt(value: unknown, column: SchemaTree | undefined): unknown {
   if (ArrayBuffer.isView(value) && !(value instanceof Uint8Array || value instanceof DataView)) {
     return Array.from(value as unknown as ArrayLike<unknown>, (part) => spelt(part, column)); // numbers
   }
-  if (!isJsonObject(value) || value instanceof JsonNumber || value instanceof Date) return value;
+  if (!isJsonObject(value) || value instanceof ExactNumber || value instanceof Date) return value;
   const children = column?.children ?? [];
   const map = children[0]?.children.find(({ element }) => element.name === "value");
   return Object.fromEntries(

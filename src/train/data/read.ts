@@ -1,5 +1,6 @@
 import { TuneError } from "../../errors.ts";
-import { isJsonObject, parseExactJson } from "../../io/json.ts";
+import { parseExactJson } from "../../io/exact-json.ts";
+import { isJsonObject } from "../../io/json.ts";
 import type { Storage } from "../../io/storage.ts";
 import { decodeText } from "../../io/text.ts";
 import { type Columns, createRenamer } from "./columns.ts";

@@ -1,4 +1,5 @@
-import { isJsonObject, JsonNumber } from "../../io/json.ts";
+import { ExactNumber } from "../../io/exact-json.ts";
+import { isJsonObject } from "../../io/json.ts";
 import { kindOf } from "./formats/format.ts";
 import type { DataRow } from "./formats.ts";
 import type { LineProblem } from "./problems.ts";
@@ -61,8 +62,8 @@ export async function allRows(rows: Rows): Promise<ParsedRows> {
 
 function withoutBigints(value: unknown): unknown {
   if (typeof value === "bigint")
-    return Number.isSafeInteger(Number(value)) ? Number(value) : new JsonNumber(String(value));
+    return Number.isSafeInteger(Number(value)) ? Number(value) : new ExactNumber(String(value));
   if (Array.isArray(value)) return value.map(withoutBigints);
-  if (!isJsonObject(value) || value instanceof JsonNumber || value instanceof Date) return value;
+  if (!isJsonObject(value) || value instanceof ExactNumber || value instanceof Date) return value;
   return Object.fromEntries(Object.entries(value).map(([name, part]) => [name, withoutBigints(part)]));
 }

@@ -1,5 +1,5 @@
 import { TuneError } from "../../errors.ts";
-import { stringifyExactJson } from "../../io/json.ts";
+import { writeExactJson } from "../../io/exact-json.ts";
 import { createRng } from "../../linalg/index.ts";
 import type { RowFormat } from "./formats.ts";
 import type { Dataset } from "./read.ts";
@@ -34,7 +34,7 @@ export function splitDataset<Format extends RowFormat>(
   const groups = new Map<string, number[]>();
   const fields = [...format.keys, ...format.optionalKeys];
   for (const [i, { value }] of rows.entries()) {
-    const content = stringifyExactJson(fields.map((key) => value[key] ?? null));
+    const content = writeExactJson(fields.map((key) => value[key] ?? null));
     const group = groups.get(content);
     if (group === undefined) groups.set(content, [i]);
     else group.push(i);

@@ -1,5 +1,5 @@
 import { TuneError } from "../../errors.ts";
-import { stringifyExactJson } from "../../io/json.ts";
+import { writeExactJson } from "../../io/exact-json.ts";
 import type { Storage } from "../../io/storage.ts";
 import type { TextTokenizer } from "../../io/tokenizer.ts";
 import { type Columns, createRenamer } from "./columns.ts";
@@ -191,7 +191,7 @@ export function mixedKinds(at: string): TuneError {
 
 /** From 0 to 1, the same for rows of the same content. */
 function shareOf({ keys, optionalKeys }: DataFormat, value: Readonly<Record<string, unknown>>, seed: number): number {
-  const content = stringifyExactJson([...keys, ...optionalKeys].map((key) => value[key] ?? null));
+  const content = writeExactJson([...keys, ...optionalKeys].map((key) => value[key] ?? null));
   const codes = Array.from(content, (letter) => letter.codePointAt(0) ?? 0);
   return hashNumber(codes, seed + 1) / 2 ** 53;
 }

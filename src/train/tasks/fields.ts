@@ -1,4 +1,5 @@
-import { JsonNumber, type JsonObject } from "../../io/json.ts";
+import { ExactNumber } from "../../io/exact-json.ts";
+import type { JsonObject } from "../../io/json.ts";
 import { checkText, kindOf } from "../data/formats/format.ts";
 
 /** What keeps fields from being texts. */
@@ -9,7 +10,7 @@ export function checkTexts(row: JsonObject, keys: readonly string[]): string | u
 /** What keeps a field from naming a label: text, a whole number, or a yes or no. */
 export function checkLabel(row: JsonObject, key: string): string | undefined {
   const value = row[key];
-  if (typeof value === "boolean" || Number.isSafeInteger(value) || value instanceof JsonNumber) return undefined;
+  if (typeof value === "boolean" || Number.isSafeInteger(value) || value instanceof ExactNumber) return undefined;
   if (typeof value !== "string") return `"${key}" is ${kindOf(value)}, not the name or number of a label`;
   return value.trim() === "" ? `"${key}" is empty` : undefined;
 }

@@ -1,5 +1,6 @@
 import type { ChatMessage, ChatTemplate } from "../../../io/chat-template.ts";
-import { isJsonObject, type JsonObject, parseExactJson } from "../../../io/json.ts";
+import { parseExactJson } from "../../../io/exact-json.ts";
+import { isJsonObject, type JsonObject } from "../../../io/json.ts";
 import { chatTemplateOf } from "../../../io/tokenizer.ts";
 import { type EncodeContext, type EncodedRow, encodeConversation } from "../encode.ts";
 import { kindOf } from "./format.ts";

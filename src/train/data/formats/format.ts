@@ -1,4 +1,5 @@
-import { JsonNumber, type JsonObject } from "../../../io/json.ts";
+import { ExactNumber } from "../../../io/exact-json.ts";
+import type { JsonObject } from "../../../io/json.ts";
 import type { EncodeContext, EncodedRow } from "../encode.ts";
 import type { ExampleKind } from "../tokenize.ts";
 
@@ -46,6 +47,6 @@ export function kindOf(value: unknown): string {
   if (value === undefined) return "missing";
   if (value === null) return "null";
   if (Array.isArray(value)) return "a list";
-  if (value instanceof JsonNumber) return "a number";
+  if (value instanceof ExactNumber) return "a number";
   return typeof value === "object" ? "an object" : `a ${typeof value}`;
 }

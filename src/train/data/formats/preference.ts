@@ -1,4 +1,5 @@
-import { type JsonObject, stringifyExactJson } from "../../../io/json.ts";
+import { writeExactJson } from "../../../io/exact-json.ts";
+import type { JsonObject } from "../../../io/json.ts";
 import { type EncodeContext, type EncodedRow, encodePair } from "../encode.ts";
 import {
   asMessages,
@@ -70,7 +71,7 @@ function encodeConversations(row: JsonObject, encode: ReturnType<typeof conversa
     rejected: readonly JsonObject[];
   }; // as `check` has found
   const tools = asTools(row["tools"]);
-  const same = (a: unknown, b: unknown): boolean => stringifyExactJson(a) === stringifyExactJson(b);
+  const same = (a: unknown, b: unknown): boolean => writeExactJson(a) === writeExactJson(b);
   if (same(chosen, rejected)) return nothing;
   let shared = 0;
   while (shared < Math.min(chosen.length, rejected.length) && same(chosen[shared], rejected[shared])) shared++;
