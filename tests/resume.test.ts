@@ -13,7 +13,7 @@ import { root, runHere } from "./helpers/cli.ts";
 let folder: string;
 const at = (name: string): string => join(folder, name);
 const words = (line: string): string[] => line.split(" ");
-const tuning = words("--max-steps 2 --batch-size 2 --max-length 48 --rank 2 --learning-rate 1e-3 --no-tensorboard");
+const tuning = words("--max-steps 2 --batch-size 2 --max-length 48 --rank 2 --learning-rate 1e-3");
 
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), "scion-resume-"));
