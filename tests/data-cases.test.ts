@@ -6,7 +6,7 @@ import { gzipSync } from "node:zlib";
 import { Template } from "@huggingface/jinja";
 import { describe, expect, it } from "vitest";
 import { TuneError } from "../src/errors.ts";
-import { exportModel, loadData, loadModel, streamData } from "../src/index.ts";
+import { evaluate, exportModel, loadData, loadModel, streamData } from "../src/index.ts";
 import { compileChatTemplate } from "../src/io/chat-template.ts";
 import { memoryStorage } from "../src/io/memory-storage.ts";
 import { type NamedTemplate, namedTemplates } from "../src/io/named-templates.ts";
@@ -143,6 +143,18 @@ describe.skipIf(!here)("the rows of cases/data", () => {
       ["⟦Yo<|im_end|>\n⟧"],
     ]);
     expect(warnings).toEqual(["empty-turns: 1"]);
+  });
+
+  it("cls-pooling: embeddings are pooled as 1_Pooling says, and what is exported says it too", async () => {
+    const model = await loadModel(`${folder}/cls-pooling/bge`, { platform: nodePlatform, task: "sentence-embedding" });
+    const { train } = await loadData(model, `${folder}/cls-pooling/sts.jsonl`);
+    const { measures } = await evaluate(model, train, {});
+    expect(measures["pearson"]).toBeCloseTo(-0.3503, 4);
+    const target = await mkdtemp(join(tmpdir(), "scion-pooling-"));
+    await exportModel(model, "safetensors", join(target, "model"));
+    const again = await loadModel(join(target, "model"), { platform: nodePlatform, task: "sentence-embedding" });
+    expect(again.pretrained.sentence).toEqual({ pooling: "cls" });
+    await rm(target, { recursive: true });
   });
 
   it("refusals: BOM and CRLF are read", async () => {

@@ -225,7 +225,7 @@ function keyOf(example: TokenizedExample): string {
  */
 function lengthOf({ pretrained, folder }: LoadedModel, { maxLength }: Pick<LoadDataOptions, "maxLength">): number {
   const { table, length } = pretrained.reads;
-  if (maxLength === undefined || !table || maxLength <= length) return maxLength ?? pretrained.sizes.contextLength;
+  if (maxLength === undefined || !table || maxLength <= length) return maxLength ?? longestOf(pretrained);
   throw new TuneError(
     "bad-option",
     `maxLength is ${maxLength}, but the model's table of positions ends at ${length}.`,
@@ -294,4 +294,9 @@ function skippedIn(
 /** The files among some sources. */
 function filesOf(sources: readonly DataSource[]): readonly string[] {
   return sources.flatMap((source) => ("path" in source ? [source.path] : []));
+}
+
+/** The longest sequence unless another is asked for: the model's context, or less where sentence-transformers says so. */
+function longestOf({ sizes, sentence }: LoadedModel["pretrained"]): number {
+  return Math.min(sizes.contextLength, sentence?.maxLength ?? sizes.contextLength);
 }

@@ -2,6 +2,7 @@ import { parseExactJson, spelledAs, writeExactJson } from "../io/exact-json.ts";
 import type { JsonObject } from "../io/json.ts";
 import { joinPath, type Storage } from "../io/storage.ts";
 import { readText } from "../io/text.ts";
+import { sentenceFiles } from "../models/index.ts";
 
 /** The files of a tokenizer, in JSON. */
 export const tokenizerCompanions: readonly string[] = [
@@ -34,6 +35,9 @@ export async function copyCompanions(storage: Storage, from: string, to: string)
   for (const name of companions.filter((file) => present.has(file))) {
     await storage.write(joinPath(to, name), await storage.read(joinPath(from, name)));
   }
+  // What sentence-transformers needs to pool as the model was tuned.
+  for (const name of await sentenceFiles(storage, from))
+    await storage.write(joinPath(to, name), await storage.read(joinPath(from, name)));
 }
 
 /** Write small files by name. */

@@ -33,5 +33,6 @@ export {
   tensorsOf,
 } from "./model.ts";
 export type { DecodeRecipe, LayerRecipe, LinearRecipe, NormRecipe, RopeRecipe } from "./recipe.ts";
+export { type Pooling, type SentenceModules, sentenceFiles } from "./sentence.ts";
 export { findArchitecture, supportedModelTypes } from "./table.ts";
 export { vocabularyTensors, withVocabulary } from "./vocabulary.ts";

@@ -36,6 +36,7 @@ import { checkLabels, type Labels, labelConfig, labelsOf, namedLabels } from "./
 import type { ConfigWarning } from "./ledger.ts";
 import { matchTensors, storedKey } from "./match.ts";
 import type { DecodeRecipe } from "./recipe.ts";
+import { readSentenceModules, type SentenceModules } from "./sentence.ts";
 import { readGeneral } from "./shared-ledger.ts";
 import { checkSizes } from "./sizes.ts";
 import { findArchitecture } from "./table.ts";
@@ -72,6 +73,8 @@ export interface PretrainedModel {
   readonly leftOut: readonly UnusedTensor[];
   /** How another tool quantised the weights of its files, which are read dequantised; empty for plain weights. */
   readonly quantised: readonly Quantisation[];
+  /** What sentence-transformers' files say of its embeddings, where they are there. */
+  readonly sentence: SentenceModules | undefined;
   /** Parameters of the model; tied tensors count once. */
   readonly parameterCount: number;
   /** The linear maps that a module holds as one; none for a module that is a single map. */
@@ -132,7 +135,8 @@ export async function openModel(storage: Storage, folder: string, options: OpenC
   const { labels: named, ...rest } = options;
   const task = chooseForm(architecture, { json, folder, ...rest }).task;
   const labels = typeof named === "function" ? await named(task) : named;
-  const choice: ModelChoice = { ...rest, task, ...(labels ? { labels } : {}) };
+  const sentence = task === "sentence-embedding" ? await readSentenceModules(storage, folder) : undefined;
+  const choice = { ...rest, task, ...(labels ? { labels } : {}), ...(sentence ? { sentence } : {}) };
   if (!beside.includes(packedFileName)) {
     const said = await readSaidQuantisation(storage, folder, config);
     const { inOut } = architecture;
@@ -222,6 +226,8 @@ export interface ModelParts extends ModelChoice {
   readonly files: ReadonlyMap<string, LazyTensor>;
   /** How the matrices of the files were quantised. */
   readonly quantised?: readonly Quantisation[];
+  /** What sentence-transformers' files say. */
+  readonly sentence?: SentenceModules;
 }
 
 /** Every tensor that a model of a `config.json` holds. */
@@ -272,6 +278,7 @@ export function assembleModel(parts: ModelParts): PretrainedModel {
     startId: family.startId?.(config),
     warnings,
     quantised: parts.quantised ?? [],
+    sentence: parts.sentence,
     parameterCount: [...weights.values()].reduce((sum, { source }) => sum + sizeOf(source.shape), 0),
     fusedParts: (module) => fused[module.split(".").at(-1) ?? module] ?? [],
     predict: graphs.predict,
