@@ -176,3 +176,25 @@ describe("tensors that the model does not use", () => {
     expect(added.every(({ why }) => why.length > 10)).toBe(true);
   });
 });
+
+describe("the module that holds the trunk", () => {
+  it.each([
+    ["llama-tiny", "model.", ""],
+    ["gpt2-tiny", "transformer.", ""],
+    ["encoders/bert-sequence", "bert.", ""],
+    ["encoders/bert-base", "", "bert."],
+  ])("%s: names may begin with %j or with %j, as on the hub", async (name, from, to) => {
+    const folder = golden(name);
+    const own = await openModelWeights(platform.storage, folder);
+    const renamed = [...own].map(([key, lazy]) => {
+      return { name: key.startsWith(from) ? to + key.slice(from.length) : key, tensor: lazy };
+    });
+    expect(renamed.map((entry) => entry.name)).not.toEqual([...own.keys()]);
+    const storage = memoryStorage({ "m/config.json": await readFile(join(folder, "config.json")) });
+    await writeModelWeights(storage, "m", renamed);
+    const [found, expected] = [await openModel(storage, "m"), await openModel(platform.storage, folder)];
+    expect([...found.weights.keys()]).toEqual([...expected.weights.keys()]);
+    // Nothing starts anew that the files hold under the other name.
+    expect([found.leftOut.length, found.headModules]).toEqual([expected.leftOut.length, expected.headModules]);
+  });
+});

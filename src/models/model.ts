@@ -331,14 +331,16 @@ function chooseForm(family: Family, { task, json, folder }: Pick<ModelParts, "ta
 
 /** The labels of a head, and the tensors of it that start anew. */
 function settleHead(
-  { head, task }: Form,
+  form: Form,
   config: unknown,
-  { json, files, labels: wanted, newHead, folder, seed = 0 }: ModelParts,
+  { architecture, json, files, labels: wanted, newHead, folder, seed = 0 }: ModelParts,
 ): { readonly labels: Labels | undefined; readonly fresh: ReadonlyMap<string, LazyTensor> } {
+  const { head, task } = form;
   if (!head) return { labels: undefined, fresh: new Map() };
+  const keyOf = (name: string): string | undefined => storedKey(name, { ...architecture, ...form }, files);
   const [one, two] = [head.tensors(config, 1), head.tensors(config, 2)];
   const output = one.find(({ shape }, i) => shape.join() !== two[i]?.shape.join());
-  const held = newHead === true || output === undefined ? undefined : files.get(output.name)?.shape[0];
+  const held = newHead === true || output === undefined ? undefined : files.get(keyOf(output.name) ?? "")?.shape[0];
   let labels = task === "regression" ? ["score"] : (wanted ?? namedLabels(json));
   if (held !== undefined) {
     if (task === "regression" && held !== 1) {
@@ -356,7 +358,7 @@ function settleHead(
       fix: "give the names of the labels, or data that holds them",
     });
   }
-  const fresh = head.tensors(config, labels.length).filter(({ name }) => newHead === true || !files.has(name));
+  const fresh = head.tensors(config, labels.length).filter(({ name }) => newHead === true || keyOf(name) === undefined);
   const { initializer_range: deviation } = readGeneral(json);
   return { labels, fresh: new Map(fresh.map((spec) => [spec.name, drawn(spec, deviation, seed)])) };
 }

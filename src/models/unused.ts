@@ -38,7 +38,8 @@ export async function explainUnused(
     else explained.push({ name, why });
   }
   if (unknown.length === 0) return explained;
-  const what = `The files hold ${unknown.length} tensors that the ${modelType} model of config.json does not use`;
+  const count = unknown.length === 1 ? "a tensor" : `${unknown.length} tensors`;
+  const what = `The files hold ${count} that the ${modelType} model of config.json does not use`;
   throw new TuneError("unused-tensors", `${what}:\n  ${grouped(unknown).join("\n  ")}`, {
     at,
     fix: "use the config.json that belongs to these files; or, if they are parts that you do not need, save the model without them",

@@ -6,6 +6,8 @@ import { type QuantisedFormat, saveDequantised, shown } from "./format.ts";
 
 const states = ["nf4", "fp4"].map((type) => `weight.quant_state.bitsandbytes__${type}`);
 const needed = ["weight", "weight.absmax", "weight.quant_map"];
+/** A state is a few words and numbers. */
+const mostStateBytes = 65536;
 const nested = ["weight.nested_absmax", "weight.nested_quant_map"];
 
 /**
@@ -25,6 +27,7 @@ export const bitsandbytes4bit: QuantisedFormat = {
     if (!weight || !absmax || !map || !state || !stateName) {
       return `${[...needed, states[0]].join(", ")} (or fp4) belong together, and one is missing`;
     }
+    if (state.sizeBytes > mostStateBytes) return `${stateName} takes ${state.sizeBytes} bytes, which no such text does`;
     const said = parseState(await readBytes(state));
     const { shape, blocksize, nested_blocksize: outer = 0, nested_offset: offset = 0 } = said ?? {};
     if (!isShape(shape) || !isCount(blocksize)) return `${stateName} names no shape of two sizes and no blocksize`;

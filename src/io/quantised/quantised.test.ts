@@ -1,6 +1,8 @@
 import { fileURLToPath } from "node:url";
 import { beforeAll, describe, expect, it } from "vitest";
+import { TuneError } from "../../errors.ts";
 import { type LazyTensor, type Tensor, tensor } from "../../graph/index.ts";
+import { createRng } from "../../linalg/index.ts";
 import { nodeStorage } from "../../runtime/node-storage.ts";
 import { castTensor } from "../convert.ts";
 import { memoryStorage } from "../memory-storage.ts";
@@ -103,6 +105,33 @@ describe("formats of quantised checkpoints", () => {
       else expect(result).toMatchObject({ code: "bad-quantised-weights", message: expect.stringContaining("m.0") });
     }
   });
+
+  it.each(samples)(
+    "$name: damaged settings and shapes end in a coded error or in weights, and nothing else",
+    async ({ name }) => {
+      const { files, said } = await sampleOf(name);
+      const random = createRng(20261130, name);
+      const pick = <T>(items: readonly T[]): T => items[Math.floor(random.uniform() * items.length)] as T;
+      const odd = [0, -1, 1, 3, 7, 1e9, 0.5, Number.NaN, null, "4", "x", [], [0, 0], [128], {}, true];
+      const keys = "bits group_size num_bits checkpoint_format format version mode desc_act weight_block_size".split(
+        " ",
+      );
+      for (let round = 0; round < 60; round++) {
+        const settings = { ...said?.settings, [pick(keys)]: pick(odd), [pick(keys)]: pick(odd) };
+        const changed = new Map(files);
+        const [key, lazy] = pick([...files]);
+        const shape = lazy.shape.map((size) => pick([size, size, 0, 1, size * 2, size + 1]));
+        const data = { read: async () => tensor(lazy.dtype, shape, 1) };
+        if (!key.includes("quant_state")) changed.set(key, { ...lazy, ...data, shape, sizeBytes: lazy.sizeBytes });
+        if (pick([true, false])) changed.delete(pick([...files])[0]);
+        const ended = await openQuantised(changed, { at: "", method: undefined, modules: {}, settings }, "folder")
+          .then(async ({ tensors }) => tensors.get("m.0.weight")?.read())
+          .catch((error: unknown) => error);
+        if (ended instanceof Error)
+          expect(ended, `${key} [${shape}] ${JSON.stringify(settings)}`).toBeInstanceOf(TuneError);
+      }
+    },
+  );
 
   it("refuses groups that have no scales when the matrix is read", async () => {
     const { files, said } = await sampleOf("gptq-4-order");
