@@ -1,6 +1,9 @@
-import { readdirSync, readFileSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { Command } from "commander";
 import { describe, expect, it } from "vitest";
+import { applyConfig } from "../src/cli/config.ts";
 import { parseExactJson } from "../src/io/exact-json.ts";
 import { deepest, type JsonObject, parseJson, parseJsonObject, readJsonObject } from "../src/io/json.ts";
 import { memoryStorage } from "../src/io/memory-storage.ts";
@@ -153,6 +156,23 @@ describe("regular expressions", () => {
     };
     const found = sources().filter((name) => /new RegExp\(/.test(source(name)));
     expect(found.filter((name) => allowed[name] === undefined)).toEqual([]);
+  });
+});
+
+describe("files of options", () => {
+  const levels = Array.from({ length: 12 }, (_, i) => `a${i + 1}: &a${i + 1} [${`*a${i},`.repeat(9)}*a${i}]`);
+  it.each([
+    ["aliases of aliases", `a0: &a0 [x]\n${levels.join("\n")}\n`],
+    ["brackets without end", "[".repeat(100_000)],
+    ["a file that is too long", `#${"x".repeat(2 ** 20)}\n`],
+  ])("%s are refused soon", async (_name, content) => {
+    const path = join(mkdtempSync(join(tmpdir(), "scion-options-")), "options.yaml");
+    writeFileSync(path, content);
+    const start = process.cpuUsage();
+    await expect(applyConfig(new Command("tune").option("--data <file>"), path)).rejects.toMatchObject({
+      code: "malformed-config",
+    });
+    expect(process.cpuUsage(start).user / 1e6).toBeLessThan(3);
   });
 });
 

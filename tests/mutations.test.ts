@@ -7,7 +7,7 @@ import { subjects } from "./helpers/mutation-subjects.ts";
 
 /*
  * Damaged files: every one is read as what it says, or refused with a coded error, by a process whose memory and time are
- * limited. MUTATIONS=10000 tries as many.
+ * limited. MUTATIONS=10000 tries as many, MUTATION_SEED=20261130 others.
  */
 const mutations = Number(process.env["MUTATIONS"] ?? 600);
 /** The heap of the process, how much more than for whole files it may take in all, and the longest that a file may take. */
@@ -27,7 +27,9 @@ it(`${mutations} damaged files are refused with a code, or read as what they say
   const share = Math.ceil(mutations / names.length);
   const script = fileURLToPath(new URL("helpers/mutation-worker.ts", import.meta.url));
   const limits = [`--max-old-space-size=${heapMegabytes}`, "--import", "tsx"];
-  const child = spawn(process.execPath, [...limits, script, String(share)], { cwd: root });
+  const child = spawn(process.execPath, [...limits, script, String(share), process.env["MUTATION_SEED"] ?? "7"], {
+    cwd: root,
+  });
   let stderr = "";
   child.stderr.setEncoding("utf8").on("data", (text: string) => {
     stderr += text;
@@ -66,9 +68,7 @@ it(`${mutations} damaged files are refused with a code, or read as what they say
       [...own.values()].reduce((sum, count) => sum + count, 0),
       name,
     ).toBe(share);
-    expect(
-      [...own.keys()].some((code) => code !== "read"),
-      name,
-    ).toBe(true);
+    const refused = [...own.keys()].some((code) => code !== "read");
+    expect(refused || subjects[name]?.forgiving === true, name).toBe(true);
   }
 }, 3_600_000);

@@ -1,4 +1,4 @@
-import { parseJson } from "../io/json.ts";
+import { isJsonObject, parseJson } from "../io/json.ts";
 import { joinPath, type Storage } from "../io/storage.ts";
 import { metricsPath, readMetrics } from "../train/metrics.ts";
 
@@ -60,7 +60,8 @@ async function readOptions(storage: Storage, folder: string): Promise<RunSummary
   const path = joinPath(folder, "run.json");
   if ((await storage.sizeBytes(path)) === undefined) return undefined;
   try {
-    return parseJson(new TextDecoder().decode(await storage.read(path))) as RunSummary["options"]; // written by `tune`
+    const options = parseJson(new TextDecoder().decode(await storage.read(path)));
+    return isJsonObject(options) ? options : undefined;
   } catch {
     return undefined; // a file that someone else wrote says nothing of the run
   }

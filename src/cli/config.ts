@@ -1,6 +1,9 @@
 import type { Command, Option } from "commander";
 import { nearest, TuneError } from "../errors.ts";
 
+/** Far more than options take. Characters. */
+const longestConfig = 2 ** 20;
+
 /** Options that a file cannot set: they are about this one call. */
 const notInFiles: ReadonlySet<string> = new Set(["config", "json", "resume", "replace"]);
 
@@ -59,7 +62,8 @@ export function configSchema(command: Command): Readonly<Record<string, unknown>
 async function parseEntries(text: string, at: string): Promise<Readonly<Record<string, unknown>>> {
   const { parse } = await import("yaml");
   try {
-    const parsed: unknown = parse(text) ?? {};
+    if (text.length > longestConfig) throw new Error(`it is longer than ${longestConfig} characters`);
+    const parsed: unknown = parse(text, { maxAliasCount: 100 }) ?? {}; // aliases of aliases grow without end
     if (typeof parsed === "object" && parsed !== null && !Array.isArray(parsed))
       return parsed as Record<string, unknown>;
     throw new Error("it is not a list of names and values");

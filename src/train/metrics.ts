@@ -1,4 +1,4 @@
-import { parseJson } from "../io/json.ts";
+import { isJsonObject, parseJson } from "../io/json.ts";
 import { joinPath, type Storage } from "../io/storage.ts";
 
 /** One line of `metrics.jsonl`. */
@@ -41,14 +41,23 @@ export async function trimMetrics(storage: Storage, folder: string, step: number
   await storage.write(path, lines.map((line) => `${JSON.stringify(line)}\n`).join(""));
 }
 
-/** Every whole line of the metrics of a run. */
+/** Every whole line of the metrics of a run; what is no line of metrics is passed over, as others may have written it. */
 export async function readMetrics(storage: Storage, folder: string): Promise<readonly MetricLine[]> {
   const text = new TextDecoder().decode(await storage.read(metricsPath(folder)));
   return text.split("\n").flatMap((line) => {
     try {
-      return line === "" ? [] : [parseJson(line) as MetricLine]; // our own file
+      const value = line === "" ? undefined : parseJson(line);
+      return isMetric(value) ? [value] : [];
     } catch {
       return []; // the line that a kill cut short
     }
   });
+}
+
+function isMetric(value: unknown): value is MetricLine {
+  if (!isJsonObject(value) || typeof value["step"] !== "number") return false;
+  const { kind, loss, tokens, measures } = value;
+  if (kind === "observation") return isJsonObject(measures);
+  const measured = typeof loss === "number" || loss === null; // JSON has no NaN: it is written as null
+  return measured && (kind === "evaluation" || (kind === "step" && typeof tokens === "number"));
 }

@@ -1,5 +1,6 @@
 import { readFileSync } from "node:fs";
 import { parquetWriteBuffer } from "hyparquet-writer";
+import { findRuns } from "../../src/api/runs.ts";
 import { readAdapter } from "../../src/export/index.ts";
 import { graph, input, tensor, weight } from "../../src/graph/index.ts";
 import { memoryStorage } from "../../src/io/memory-storage.ts";
@@ -11,6 +12,7 @@ import { openModel } from "../../src/models/index.ts";
 import { importOnnx } from "../../src/models/onnx-graph.ts";
 import { add, matmul, relu } from "../../src/ops/index.ts";
 import { readCheckpoint, writeCheckpoint } from "../../src/train/checkpoint.ts";
+import { readImage } from "../../src/train/data/image.ts";
 import { readDataset } from "../../src/train/data/index.ts";
 import { golden } from "./golden.ts";
 
@@ -47,6 +49,14 @@ const sharded: Files = {
 const text = (content: string): Uint8Array => new TextEncoder().encode(content);
 const rows = Array.from({ length: 8 }, (_, i) => ({ prompt: `say ${i}`, completion: `"${i}",\n` }));
 
+const chatTemplate =
+  "{% for m in messages %}{{ '<' + m['role'] + '>' }}{{ m.content | trim }}{% endfor %}{% if add_generation_prompt %}<a>{% endif %}";
+const metrics = [
+  { kind: "step", step: 1, loss: 2.5, tokens: 12, learningRate: 0.001 },
+  { kind: "evaluation", step: 1, loss: 2.25 },
+  { kind: "observation", step: 1, measures: { forgetting: 0.5 } },
+];
+
 /** The index of a single shard that holds everything. */
 function indexOf(bytes: Uint8Array): Uint8Array {
   const length = Number(new DataView(bytes.buffer, bytes.byteOffset).getBigUint64(0, true));
@@ -79,6 +89,8 @@ export interface Subject {
   /** What is damaged. */
   readonly path: string;
   readonly read: (storage: Storage) => Promise<unknown>;
+  /** What is damaged in it is passed over, or is text like any other. */
+  readonly forgiving?: true;
 }
 
 /** Every kind of file that comes from strangers. */
@@ -137,6 +149,55 @@ export const subjects: Readonly<Record<string, Subject>> = {
     files: { "d.csv": text(`prompt,completion\n${rows.map(({ prompt }) => `${prompt},"a ""b"" c"`).join("\n")}`) },
     path: "d.csv",
     read: (storage) => readDataset(storage, "d.csv"),
+  },
+  PNG: {
+    files: { "i.png": file(golden("images/palette.png")) },
+    path: "i.png",
+    read: (storage) => readImage(storage, "i.png", 8),
+  },
+  "interlaced PNG": {
+    files: { "i.png": file(golden("images/interlaced.png")) },
+    path: "i.png",
+    read: (storage) => readImage(storage, "i.png", 8),
+  },
+  JPEG: {
+    files: { "i.jpg": file(golden("images/turned6.jpg")) },
+    path: "i.jpg",
+    read: (storage) => readImage(storage, "i.jpg", 8),
+  },
+  "progressive JPEG": {
+    files: { "i.jpg": file(golden("images/progressive.jpg")) },
+    path: "i.jpg",
+    read: (storage) => readImage(storage, "i.jpg", 8),
+  },
+  "chat template": {
+    files: { ...tokenizer, "t/chat_template.jinja": text(chatTemplate) },
+    path: "t/chat_template.jinja",
+    read: async (storage) => {
+      const messages = [{ role: "user", content: "set the alarm to 7" }];
+      return chatTemplateOf(await loadTokenizer(storage, "t")).render(messages, { addGenerationPrompt: true });
+    },
+  },
+  "metrics.jsonl": {
+    forgiving: true,
+    files: { "r/metrics.jsonl": text(metrics.map((line) => JSON.stringify(line)).join("\n")) },
+    path: "r/metrics.jsonl",
+    read: (storage) => findRuns(storage, "r"),
+  },
+  "run.json": {
+    forgiving: true,
+    files: {
+      "r/metrics.jsonl": text(metrics.map((line) => JSON.stringify(line)).join("\n")),
+      "r/run.json": text(JSON.stringify({ model: "m", learningRate: 0.001 })),
+    },
+    path: "r/run.json",
+    read: (storage) => findRuns(storage, "r"),
+  },
+  "plain text": {
+    forgiving: true,
+    files: { "d.txt": text("one text\n\nand another\n") },
+    path: "d.txt",
+    read: (storage) => readDataset(storage, "d.txt"),
   },
   Parquet: {
     files: {

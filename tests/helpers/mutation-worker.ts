@@ -8,7 +8,7 @@ import { subjects } from "./mutation-subjects.ts";
  * Read `count` damaged files of every kind, and say a line of JSON about each: the code that it was refused with, nothing
  * when it could be read, or how it crashed; and the most memory taken so far.
  */
-const count = Number(process.argv[2]);
+const [count, seed] = [Number(process.argv[2]), Number(process.argv[3])];
 const say = (line: object): void => {
   process.stdout.write(`${JSON.stringify({ ...line, maxRssBytes: 1024 * process.resourceUsage().maxRSS })}\n`);
 };
@@ -16,7 +16,7 @@ for (const { files, read } of Object.values(subjects)) await read(memoryStorage(
 say({});
 for (const [name, { files, path, read }] of Object.entries(subjects)) {
   for (let i = 0; i < count; i++) {
-    const wounded = damaged(files[path] as Uint8Array, createRng(7, name, i));
+    const wounded = damaged(files[path] as Uint8Array, createRng(seed, name, i));
     try {
       await read(memoryStorage({ ...files, [path]: wounded }));
       say({ name, i });
