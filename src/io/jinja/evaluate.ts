@@ -1,5 +1,6 @@
+import { roomForItems, roomForText, withBudget } from "./budget.ts";
 import { filterNamed } from "./filters.ts";
-import { itemOf, methodOf, percent, slice } from "./methods.ts";
+import { itemOf, joined, methodOf, percent, slice } from "./methods.ts";
 import type { Args, Expr, Filter, Node, Parameter, Target } from "./parse.ts";
 import { contains, testNamed } from "./tests.ts";
 import {
@@ -81,7 +82,7 @@ export function run(program: readonly Node[], globals: ReadonlyMap<string, Value
   const scope = new Scope();
   for (const [name, value] of globals) scope.names.set(name, value);
   const output = new Output();
-  interpreter.block(program, new Scope(scope), output);
+  withBudget(limits, () => interpreter.block(program, new Scope(scope), output));
   return { text: output.parts.join(""), generated: output.generated };
 }
 
@@ -368,7 +369,7 @@ class Interpreter {
       case "join": {
         const values = expr.items.map((item) => this.#value(item, scope));
         if (values.some((value) => value instanceof Safe)) throw notForSafe();
-        return values.map(str).join("");
+        return joined(values.map(str), "");
       }
       case "compare": {
         let left = this.#value(expr.first, scope);
@@ -414,9 +415,15 @@ function arithmetic(operator: string, left: Value, right: Value, limits: Limits)
     if (value instanceof Safe) throw notForSafe();
   }
   if (operator === "+") {
-    if (typeof left === "string" && typeof right === "string") return left + right;
-    if (Array.isArray(left) && Array.isArray(right)) return [...left, ...right];
-    if (left instanceof Tuple && right instanceof Tuple) return new Tuple([...left.items, ...right.items]);
+    if (typeof left === "string" && typeof right === "string") {
+      roomForText(left.length + right.length);
+      return left + right;
+    }
+    const [ours, theirs] = [left, right].map((value) => (value instanceof Tuple ? value.items : value));
+    if (Array.isArray(ours) && Array.isArray(theirs) && left instanceof Tuple === right instanceof Tuple) {
+      roomForItems(ours.length + theirs.length);
+      return left instanceof Tuple ? new Tuple([...ours, ...theirs]) : [...ours, ...theirs];
+    }
     if (typeof left === "string" || (typeof right === "string" && Array.isArray(left)))
       throw new TemplateError(`can only concatenate ${typeName(left)} (not "${typeName(right)}") to ${typeName(left)}`);
   }
@@ -441,7 +448,8 @@ function times(value: Value, count: bigint, limits: Limits): Value | undefined {
   const bounded = (length: number): number => {
     if (length * repeats > limits.outputChars)
       throw new TemplateError(`it wrote more than ${limits.outputChars} characters`);
-    return repeats;
+    if (typeof value !== "string") roomForItems(length * repeats);
+    return length === 0 ? 0 : repeats;
   };
   if (typeof value === "string") return value.repeat(bounded(value.length));
   if (Array.isArray(value)) return Array.from({ length: bounded(value.length) }, () => value).flat();
@@ -469,6 +477,8 @@ function ofIntegers(operator: string, x: bigint, y: bigint): Value {
     default:
       if (y < 0n) return ofFloats("**", Number(x), Number(y));
       if (y > 10_000n) throw new TemplateError("an exponent above 10000 is refused");
+      // Before it is computed: that may take long.
+      if (x.toString(16).length * 4 * Number(y) > 100_000) throw new TemplateError("a power has too many digits");
       return checkedSize(x ** y);
   }
 }

@@ -1,6 +1,7 @@
 import { argumentsOf } from "./arguments.ts";
+import { roomForText, spend, spendText } from "./budget.ts";
 import { lineBreak } from "./lex.ts";
-import { capitalize, itemOf, replace, sorted, strip } from "./methods.ts";
+import { capitalize, itemOf, joined, replace, sorted, strip } from "./methods.ts";
 import { testNamed } from "./tests.ts";
 import {
   asNumber,
@@ -191,7 +192,10 @@ const filters: Readonly<Record<string, FilterFunction>> = {
   indent: filter("indent", ["width", "first", "blank"], (value, [width = 4n, first = false, blank = false]) => {
     const margin =
       typeof width === "string" ? width : " ".repeat(Math.max(0, Math.min(1000, int(width, "indent: width"))));
-    const lines = `${soft(value)}\n`.split(new RegExp(lineBreak)).slice(0, -1);
+    const whole = soft(value);
+    spend(whole.length);
+    const lines = `${whole}\n`.split(new RegExp(lineBreak)).slice(0, -1);
+    roomForText(whole.length + lines.length * margin.length);
     const [start = "", ...rest] = lines;
     const others = rest.map((line) => (truth(blank) || line !== "" ? margin + line : line));
     const text = [start, ...others].join("\n");
@@ -217,7 +221,7 @@ const filters: Readonly<Record<string, FilterFunction>> = {
     );
   }),
   join: filter("join", ["d", "attribute"], (value, [separator = "", attribute]) =>
-    iterate(value).map(getter(attribute)).map(soft).join(soft(separator)),
+    joined(iterate(value).map(getter(attribute)).map(soft), soft(separator)),
   ),
   last: filter("last", [], (value) => orUndefined(iterate(value).at(-1), "No last item, sequence was empty.")),
   length: filter("length", [], (value) => BigInt(lengthOf(value))),
@@ -314,6 +318,12 @@ const aliases: Readonly<Record<string, string>> = { d: "default", count: "length
 export function filterNamed(name: string): FilterFunction {
   const own = aliases[name] ?? name;
   const found = Object.hasOwn(filters, own) ? filters[own] : undefined;
-  if (found) return found;
+  if (found) {
+    return (value, positional, named) => {
+      spend(1);
+      for (const part of [value, ...positional]) if (typeof part === "string") spendText(part);
+      return found(value, positional, named);
+    };
+  }
   throw new TemplateError(`the filter "${name}" is unknown, or not supported`);
 }

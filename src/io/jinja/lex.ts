@@ -21,7 +21,7 @@ export interface Token {
 export const whitespace = "\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000";
 /** What Python's `splitlines()` cuts at. */
 export const lineBreak = "\\r\\n|[\\n\\r\\v\\f\\x1c-\\x1e\\x85\\u2028\\u2029]";
-const trailing = new RegExp(`[${whitespace}]+$`);
+const space = new RegExp(`[${whitespace}]`);
 const blank = new RegExp(`^[${whitespace}]*$`);
 
 const tagStart =
@@ -37,6 +37,13 @@ const words: readonly (readonly [Token["kind"], RegExp])[] = [
   ["string", /'(?:[^'\\]|\\[\s\S])*'|"(?:[^"\\]|\\[\s\S])*"/y],
   ["operator", /\/\/|\*\*|==|!=|>=|<=|[-+/*%~[\](){}<>=.:|,]/y],
 ];
+
+/** A text without the white space at its end, by as many steps as there is of it. */
+function trimmed(text: string): string {
+  let end = text.length;
+  while (end > 0 && space.test(text[end - 1] ?? "")) end--;
+  return text.slice(0, end);
+}
 
 const brackets: Readonly<Record<string, string>> = { ")": "(", "]": "[", "}": "{" };
 
@@ -56,7 +63,7 @@ export function lex(template: string): readonly Token[] {
   };
   const text = (end: number, sign: string, printed: boolean): void => {
     let kept = source.slice(at, end);
-    if (sign === "-") kept = kept.replace(trailing, "");
+    if (sign === "-") kept = trimmed(kept);
     else if (sign !== "+" && !printed) {
       const start = kept.lastIndexOf("\n") + 1;
       if ((start > 0 || lineStarts) && blank.test(kept.slice(start))) kept = kept.slice(0, start);

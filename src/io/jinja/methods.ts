@@ -1,4 +1,5 @@
 import { argumentsOf } from "./arguments.ts";
+import { roomForItems, roomForText, spend, spendText } from "./budget.ts";
 import { lineBreak, whitespace } from "./lex.ts";
 import {
   Callable,
@@ -25,11 +26,17 @@ export function strip(text: string, characters: Value, sides: "both" | "left" | 
     throw new TemplateError(`strip arg must be None or str, not ${typeName(characters)}`);
   const set = characters === null ? undefined : new Set(characters);
   const cut = (char: string): boolean => (set ? set.has(char) : spaces.test(char));
-  const points = [...text];
-  let [start, end] = [0, points.length];
-  if (sides !== "right") while (start < end && cut(points[start] as string)) start++;
-  if (sides !== "left") while (end > start && cut(points[end - 1] as string)) end--;
-  return points.slice(start, end).join("");
+  // A character of two halves is cut as one, as Python counts it.
+  const last = (end: number): string => {
+    const pair = text.slice(Math.max(0, end - 2), end);
+    return pair.length === 2 && (pair.codePointAt(0) ?? 0) > 0xffff ? pair : text.slice(end - 1, end);
+  };
+  const first = (start: number): string => String.fromCodePoint(text.codePointAt(start) ?? 0);
+  let [start, end] = [0, text.length];
+  if (sides !== "right") while (start < end && cut(first(start))) start += first(start).length;
+  if (sides !== "left") while (end > start && cut(last(end))) end -= last(end).length;
+  spend((start + text.length - end) / 4);
+  return text.slice(start, end);
 }
 
 function split(text: string, separator: Value, most: Value, fromRight: boolean): Value[] {
@@ -38,25 +45,20 @@ function split(text: string, separator: Value, most: Value, fromRight: boolean):
     throw new TemplateError(`must be str or None, not ${typeName(separator)}`);
   if (separator === "") throw new TemplateError("empty separator");
   if (separator === null) {
-    let rest = fromRight ? strip(text, null, "right") : strip(text, null, "left");
-    const parts: string[] = [];
-    while (rest !== "") {
-      if (limit >= 0 && parts.length === limit) {
-        parts.push(rest);
-        break;
-      }
-      if (fromRight) {
-        const [, before = "", word = ""] = new RegExp(`^([^]*?)([^${whitespace}]+)$`).exec(rest) ?? [];
-        parts.push(word);
-        rest = strip(before, null, "right");
-      } else {
-        const [word = ""] = new RegExp(`^[^${whitespace}]+`).exec(rest) ?? [];
-        parts.push(word);
-        rest = strip(rest.slice(word.length), null, "left");
-      }
+    spend(text.length / 2);
+    const words = [...text.matchAll(new RegExp(`[^${whitespace}]+`, "g"))];
+    spend(words.length);
+    const cut = limit >= 0 && words.length > limit;
+    if (!cut) return words.map(([word]) => word);
+    if (!fromRight) {
+      const rest = words[limit];
+      return [...words.slice(0, limit).map(([word]) => word), text.slice(rest?.index)];
     }
-    return fromRight ? parts.reverse() : parts;
+    const kept = words.slice(words.length - limit).map(([word]) => word);
+    const before = words[words.length - limit - 1];
+    return [text.slice(0, (before?.index ?? 0) + (before?.[0].length ?? 0)), ...kept];
   }
+  spend(text.length / 2);
   const parts = text.split(separator);
   if (limit < 0 || parts.length <= limit + 1) return parts;
   return fromRight
@@ -64,15 +66,27 @@ function split(text: string, separator: Value, most: Value, fromRight: boolean):
     : [...parts.slice(0, limit), parts.slice(limit).join(separator)];
 }
 
+/** Texts in one, once there is room for it. */
+export function joined(parts: readonly string[], separator: string): string {
+  spend(parts.length);
+  roomForText(parts.reduce((sum, part) => sum + part.length, 0) + Math.max(0, parts.length - 1) * separator.length);
+  return parts.join(separator);
+}
+
 /** Python's `str.replace`. */
 export function replace(text: string, from: string, to: string, count = -1): string {
-  if (count < 0 && from !== "") return text.split(from).join(to);
-  if (count < 0) return to + [...text].map((char) => char + to).join("");
+  spend(text.length / 4);
+  if (count < 0 && from !== "") return joined(text.split(from), to);
+  if (count < 0) {
+    roomForText(text.length * (1 + to.length));
+    return to + [...text].map((char) => char + to).join("");
+  }
   let [result, rest] = ["", text];
   for (let done = 0; done < count; done++) {
     const at = rest.indexOf(from);
     if (at < 0) break;
-    const step = from === "" ? ([...rest][0] ?? "") : "";
+    const step = from === "" && rest !== "" ? String.fromCodePoint(rest.codePointAt(0) ?? 0) : "";
+    roomForText(result.length + at + to.length);
     result += rest.slice(0, at) + to + step;
     rest = rest.slice(at + from.length + step.length);
     if (from === "" && step === "") break;
@@ -161,6 +175,7 @@ const textMethods: Readonly<Record<string, Method<string>>> = {
   },
   splitlines: (self, positional, named) => {
     const [keep = false] = argumentsOf("splitlines", ["keepends"], positional, named);
+    spend(self.length / 2);
     const parts = self.split(new RegExp(`(${lineBreak})`)); // lines and what ends them, in turn
     const lines = parts.flatMap((part, i) => (i % 2 === 0 ? [part + (keep === true ? (parts[i + 1] ?? "") : "")] : []));
     return lines.at(-1) === "" ? lines.slice(0, -1) : lines;
@@ -203,9 +218,15 @@ const textMethods: Readonly<Record<string, Method<string>>> = {
   join: (self, [items]) => {
     const all =
       items instanceof View || items instanceof Tuple ? items.items : items instanceof Map ? [...items.keys()] : items;
-    if (typeof all === "string") return [...all].join(self);
+    if (typeof all === "string") {
+      spend(all.length);
+      return joined([...all], self);
+    }
     if (!Array.isArray(all)) throw new TemplateError("can only join an iterable");
-    return all.map((item: Value) => text(item, "sequence item")).join(self);
+    return joined(
+      all.map((item: Value) => text(item, "sequence item")),
+      self,
+    );
   },
   partition: (self, [separator]) => {
     const at = self.indexOf(text(separator, "separator"));
@@ -249,8 +270,15 @@ function formatted(self: string, positional: readonly Value[], named: ReadonlyMa
     const value =
       field === "" ? positional[next++] : /^\d+$/.test(field) ? positional[Number(field)] : named.get(field);
     if (value === undefined) throw new TemplateError(`str.format has no value for ${all}`);
-    return str(value);
+    return counted(str(value));
   });
+}
+
+/** A text that becomes part of another. */
+function counted(text: string): string {
+  roomForText(text.length);
+  spend(1 + text.length / 4);
+  return text;
 }
 
 /** Python's `text % values`, for %s, %d, %i, %f, %x, %r and %% with flags and widths. */
@@ -280,7 +308,8 @@ export function percent(format: string, values: Value): string {
 }
 
 function percentValue(kind: string, value: Value, precision: string | undefined): string {
-  if (kind === "s") return precision === undefined ? str(value) : [...str(value)].slice(0, Number(precision)).join("");
+  if (kind === "s")
+    return precision === undefined ? counted(str(value)) : [...str(value)].slice(0, Number(precision)).join("");
   const number = typeof value === "boolean" ? BigInt(value) : value;
   if (typeof number !== "bigint" && typeof number !== "number")
     throw new TemplateError(`%${kind} format: a real number is required, not ${typeName(value)}`);
@@ -347,7 +376,17 @@ export function methodOf(value: Value, name: string): Callable | undefined {
     });
   const bind = <Of>(methods: Readonly<Record<string, Method<Of>>>, self: Of): Callable | undefined => {
     const method = Object.hasOwn(methods, name) ? methods[name] : undefined;
-    return method && new Callable(`${type}.${name}`, (positional, named) => method(self, positional, named));
+    return (
+      method &&
+      new Callable(`${type}.${name}`, (positional, named) => {
+        spend(1);
+        for (const part of [self, ...positional] as readonly unknown[]) {
+          if (typeof part === "string") spendText(part);
+          else if (Array.isArray(part)) spend(part.length);
+        }
+        return method(self, positional, named);
+      })
+    );
   };
   if (typeof value === "string") return bind(textMethods, value);
   if (value instanceof Map) return bind(dictMethods, value);
@@ -369,7 +408,10 @@ export function itemOf(value: Value, key: Value): Value | undefined {
 
 function indexable(value: Value): readonly Value[] | undefined {
   if (Array.isArray(value)) return value;
-  if (typeof value === "string") return [...value];
+  if (typeof value === "string") {
+    spend(value.length);
+    return [...value];
+  }
   if (value instanceof Tuple || (value instanceof View && value.kind === "range")) return value.items;
   return undefined;
 }
@@ -394,6 +436,7 @@ export function slice(value: Value, bounds: readonly (Value | undefined)[]): Val
     for (let i = clamp(from ?? items.length - 1, -1, items.length - 1); i > end; i += step)
       taken.push(items[i] as Value);
   }
+  roomForItems(taken.length);
   if (typeof value === "string") return taken.map(str).join("");
   return value instanceof Tuple ? new Tuple(taken) : value instanceof View ? new View("range", taken) : taken;
 }

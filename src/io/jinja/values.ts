@@ -1,5 +1,6 @@
 import { ExactNumber } from "../exact-json.ts";
 import { isJsonObject } from "../json.ts";
+import { roomForText, spend, spendText } from "./budget.ts";
 
 /**
  * A value of a template, as Python has it: whole numbers are bigints, numbers are floats, lists arrays, dictionaries maps.
@@ -126,12 +127,23 @@ export function truth(value: Value): boolean {
 
 /** What a loop goes through. @throws {TemplateError} for what cannot be iterated. */
 export function iterate(value: Value): readonly Value[] {
-  if (Array.isArray(value)) return value;
-  if (value instanceof Tuple || value instanceof View) return value.items;
-  if (value instanceof Map) return [...value.keys()];
-  if (typeof value === "string") return [...value];
+  if (Array.isArray(value)) return charged(value);
+  if (value instanceof Tuple || value instanceof View) return charged(value.items);
+  if (value instanceof Map) {
+    spend(value.size);
+    return [...value.keys()];
+  }
+  if (typeof value === "string") {
+    spend(value.length);
+    return [...value];
+  }
   if (value instanceof Undefined) return [];
   throw new TemplateError(`'${typeName(value)}' object is not iterable`);
+}
+
+function charged(items: readonly Value[]): readonly Value[] {
+  spend(items.length);
+  return items;
 }
 
 /** How many items a value has. */
@@ -157,6 +169,8 @@ export function asNumber(value: Value): bigint | number | undefined {
 
 /** Python's `==`. */
 export function equal(a: Value, b: Value): boolean {
+  spend(1);
+  if (typeof a === "string" && typeof b === "string" && a.length === b.length) spendText(a);
   const [x, y] = [asNumber(a), asNumber(b)];
   if (x !== undefined && y !== undefined) return x <= y && x >= y; // a bigint and a number by what they are worth
   if (Array.isArray(a) && Array.isArray(b))
@@ -178,6 +192,7 @@ export function equal(a: Value, b: Value): boolean {
 export function lookUp(map: ReadonlyMap<Value, Value>, key: Value): Value | undefined {
   const found = map.get(key);
   if (found !== undefined || asNumber(key) === undefined) return found;
+  spend(map.size);
   return [...map].find(([other]) => equal(other, key))?.[1];
 }
 
@@ -199,6 +214,7 @@ export function orUndefined(value: Value | undefined, name: string): Value {
 
 /** Python's `<` as a number below, at or above 0. @throws {TemplateError} for what has no order. */
 export function compare(a: Value, b: Value, operator = "<"): number {
+  spend(1);
   const [x, y] = [asNumber(a), asNumber(b)];
   if (x !== undefined && y !== undefined) return x < y ? -1 : x > y ? 1 : x <= y ? 0 : Number.NaN;
   if (typeof a === "string" && typeof b === "string") return compareText(a, b);
@@ -218,6 +234,7 @@ export function compare(a: Value, b: Value, operator = "<"): number {
 
 /** By code points, as Python orders text. */
 function compareText(a: string, b: string): number {
+  spend((a.length + b.length) / 4);
   const [x, y] = [[...a], [...b]];
   for (let i = 0; i < Math.min(x.length, y.length); i++) {
     const difference = (x[i]?.codePointAt(0) ?? 0) - (y[i]?.codePointAt(0) ?? 0);
@@ -236,6 +253,7 @@ export function str(value: Value): string {
 
 /** Python's `repr()`. */
 export function repr(value: Value): string {
+  spend(typeof value === "string" ? 1 + value.length / 2 : 1);
   if (value === null) return "None";
   if (typeof value === "boolean") return value ? "True" : "False";
   if (typeof value === "bigint") return String(value);
@@ -293,6 +311,7 @@ export interface JsonStyle {
 
 /** Python's `json.dumps`. @throws {TemplateError} for what JSON has no form of. */
 export function dumps(value: Value, style: JsonStyle, margin = "\n"): string {
+  spend(1 + margin.length / 16);
   if (value === null) return "null";
   if (typeof value === "boolean") return String(value);
   if (typeof value === "bigint") return String(value);
@@ -300,11 +319,15 @@ export function dumps(value: Value, style: JsonStyle, margin = "\n"): string {
     if (Number.isFinite(value)) return floatText(value);
     return Number.isNaN(value) ? "NaN" : value > 0 ? "Infinity" : "-Infinity";
   }
-  if (typeof value === "string") return jsonText(value, style.ensureAscii);
+  if (typeof value === "string") {
+    roomForText(2 * value.length);
+    return jsonText(value, style.ensureAscii);
+  }
   const inner = style.indent === undefined ? "" : margin + style.indent;
   const wrap = (open: string, items: readonly string[], close: string): string => {
     if (items.length === 0) return open + close;
     const separator = style.separators[0] + inner;
+    roomForText(items.reduce((sum, item) => sum + item.length + separator.length, 0));
     return open + inner + items.join(separator) + (style.indent === undefined ? "" : margin) + close;
   };
   const items = value instanceof Tuple ? value.items : Array.isArray(value) ? value : undefined;
