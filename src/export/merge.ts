@@ -46,8 +46,8 @@ export function mergeAdapter(device: Device, model: PretrainedModel, adapter: Ad
     const inPlaceNow = async (): Promise<Tensor> =>
       rows ? withRows(await weight.source.read(), rows, trained) : copyOf(trained);
     const read = inPlace ? inPlaceNow : () => merger.merge(weight.source, layout, own);
-    const { scaled: _codes, ...stored } = weight.source; // what is merged is no longer what the codes say
-    files.set(name, { ...stored, read });
+    const { dtype, shape, sizeBytes } = weight.source; // what is merged is no longer what the codes or the file say
+    files.set(name, { dtype, shape, sizeBytes, read });
     if (module !== weight.name && !rows) tuned.add(weight.source); // full tuning and rows train what modules share as one
   }
   separateReaders(outputs, tuned, files);
