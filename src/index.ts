@@ -9,7 +9,6 @@ export {
   type CompareEvent,
   type CompareOptions,
   type ComparisonResult,
-  commonRates,
   compare,
 } from "./api/compare.ts";
 export {
@@ -28,7 +27,7 @@ export {
   type StageResult,
   tuneInOrder,
 } from "./api/continual.ts";
-export type { TuningChoice } from "./api/describe-run.ts";
+export { checkTuning, type TuningChoice } from "./api/describe-run.ts";
 
 export {
   type ComparisonOptions,
@@ -55,6 +54,7 @@ export { type DownloadProgress, type LoadedModel, type LoadModelOptions, loadMod
 export { checkOutput, claimOutput, type OutputFolder } from "./api/outputs.ts";
 export { type PlanTuningOptions, planTuning, type Remedy, type TuningPlan } from "./api/plan.ts";
 export {
+  checkQuantizing,
   type QuantizeChoice,
   type QuantizeOptions,
   type QuantizeResult,
@@ -74,6 +74,7 @@ export {
 export { findRuns, type RunSummary } from "./api/runs.ts";
 export {
   type CombineAdaptersOptions,
+  checkExport,
   combine,
   type ExportOptions,
   exportModel,
@@ -102,13 +103,14 @@ export {
 } from "./diagnose/index.ts";
 export { TuneError } from "./errors.ts";
 export { type Combination, type ExportFormName, exportForms, folderKind } from "./export/index.ts";
-export type { Generation, SampleOptions } from "./generate/index.ts";
+export { type Generation, resolveSampling, type SampleOptions } from "./generate/index.ts";
 export type { ChatMessage } from "./io/chat-template.ts";
 export { addFile, checkFolder, checkPicture, guardOutputs, writePicture } from "./io/outputs/index.ts";
 export { describeQuantisation, type Quantisation } from "./io/quantised/index.ts";
 export type { OutputGuard, Storage } from "./io/storage.ts";
 export {
   type Adapter,
+  commonRates,
   type Field,
   type InPlace,
   type Method,
@@ -132,6 +134,6 @@ export type { DataReport, DataSource, DataWarning } from "./train/data/index.ts"
 export type { RatePoint, RateSearch } from "./train/learning-rate.ts";
 export { chooseObjective, type Objective, type ObjectiveChoice, objectives } from "./train/objectives/index.ts";
 export type { RunPlan } from "./train/plan.ts";
-export type { RunEvent, RunResult } from "./train/run.ts";
+export { type RunEvent, type RunResult, refuseOtherRun } from "./train/run.ts";
 export { type TrainSettings, trainDefaults } from "./train/settings.ts";
 export { taskNames, tasks } from "./train/tasks/index.ts";

@@ -7,7 +7,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { configSchema } from "../src/cli/config.ts";
 import { commands } from "../src/cli/index.ts";
 import { define } from "../src/cli/tune.ts";
-import { jsonLines, root, scion } from "./helpers/cli.ts";
+import { jsonLines, root, runHere, scion } from "./helpers/cli.ts";
 import { startFakeHub } from "./helpers/fake-hub.ts";
 
 const model = `${root}assets/quickstart/model`;
@@ -86,7 +86,7 @@ describe("from a model and data to files that run elsewhere", () => {
     const picture = join(folder, "losses.svg");
     const { code, stdout } = await scion(["runs", folder, "--picture", picture]);
     expect(code).toBe(0);
-    expect(stdout).toMatch(/configured +lora +0\.0002 +3 /);
+    expect(stdout).toMatch(/configured +lora +0\.0003 +3 /);
     expect(stdout).toMatch(/Options that differ:[\s\S]*maxSteps +[\d, ]+\n/);
     expect(stdout).toMatch(/run +lora +0\.005 +6 .* at 6/);
     expect(readFileSync(picture, "utf8").match(/<polyline/g)?.length).toBeGreaterThanOrEqual(3);
@@ -162,6 +162,18 @@ describe("from a model and data to files that run elsewhere", () => {
     const [result] = jsonLines(measured.stdout);
     expect(result).toMatchObject({ exactMatch: { total: 4 } });
     expect(result?.["perplexity"]).toBeCloseTo(Math.exp(result?.["loss"] as number), 6);
+  });
+
+  it("takes the folder of a run for the adapter in it, and says what such a folder holds", async () => {
+    const ask = ["-p", "set a timer for ten minutes", "--max-new-tokens", "8", "-m", model, "-a"] as const;
+    const [inside, whole] = [
+      await runHere("generate", ...ask, join(run, "adapter")),
+      await runHere("generate", ...ask, run),
+    ];
+    expect(whole.records).toEqual(inside.records);
+    const { records } = await runHere("inspect", run);
+    expect(records[0]).toMatchObject({ kind: "run", method: "lora", updates: "6", "adapter: rank": "4" });
+    await expect(runHere("generate", ...ask, folder)).rejects.toMatchObject({ name: "TuneError" });
   });
 
   it("takes a model by its hub id, fetched once", async () => {

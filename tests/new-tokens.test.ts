@@ -135,7 +135,7 @@ describe("new tokens", () => {
   });
   afterAll(() => rm(folder, { recursive: true, force: true }));
 
-  const settings = { batchSize: 8, learningRate: 5e-3, validation: 0, methodOptions: { rank: 4 } } as const;
+  const settings = { batchSize: 8, learningRate: 5e-3, methodOptions: { rank: 4 } } as const;
   const opened = (newTokens: readonly string[] = asked): Promise<LoadedModel> =>
     loadModel(source, { platform: nodePlatform, newTokens });
 

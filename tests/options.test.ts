@@ -4,18 +4,37 @@ import { join } from "node:path";
 import { Command } from "commander";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { loadFlags } from "../src/cli/model.ts";
+import { type Given, givenFlags, refuseUnknown } from "../src/cli/parsing.ts";
 import { define } from "../src/cli/tune.ts";
 import { headOf, loadTuningData, type TuningFlags, tuningChoice } from "../src/cli/tuning.ts";
 import type { Field } from "../src/fields.ts";
-import { type LoadedModel, loadModel, methods, objectives, optimizers } from "../src/index.ts";
+import {
+  type LoadedData,
+  type LoadedModel,
+  loadModel,
+  methods,
+  objectives,
+  optimizers,
+  type TuningChoice,
+} from "../src/index.ts";
 import { nodePlatform } from "../src/runtime/node.ts";
 import { root } from "./helpers/cli.ts";
 
 /** What commander makes of a command line of `tune`. */
-async function flagsOf(line: string, data: readonly string[] = ["rows.jsonl"]): Promise<TuningFlags> {
-  const command = new Command("tune").exitOverride().configureOutput({ writeErr: () => undefined });
+async function parsed(line: string, data: readonly string[] = ["rows.jsonl"]): Promise<[TuningFlags, Given]> {
+  const command = new Command("tune");
+  refuseUnknown(command);
   await define(command);
-  return command.parse(["-m", "model", "-d", ...data, ...line.split(" ").filter(Boolean)], { from: "user" }).opts();
+  command.parse(["-m", "model", "-d", ...data, ...line.split(" ").filter(Boolean)], { from: "user" });
+  return [command.opts(), givenFlags(command)];
+}
+
+async function flagsOf(line: string, data?: readonly string[]): Promise<TuningFlags> {
+  return (await parsed(line, data))[0];
+}
+
+async function chosen(line: string, kind: LoadedData["kind"] = "sequence"): Promise<TuningChoice> {
+  return tuningChoice(...(await parsed(line)), kind);
 }
 
 /** A value of a field that is not its own, and the flag that says it. */
@@ -39,11 +58,10 @@ describe("every flag of tune reaches its setting", () => {
       ([option, field]) => [option, otherValue(option, field)] as const,
     );
     const line = [`--${flag} ${name}`, ...others.map(([, other]) => other.flag)].join(" ");
-    const choice = await tuningChoice(await flagsOf(line), { kind: kinds.get(name) ?? "sequence" });
+    const choice = await chosen(line, kinds.get(name));
     expect(choice[flag]).toBe(name);
-    expect(choice[settings]).toEqual(Object.fromEntries(others.map(([option, { value }]) => [option, value])));
-    const plain = await tuningChoice(await flagsOf(`--${flag} ${name}`), { kind: kinds.get(name) ?? "sequence" });
-    expect(plain[settings]).toEqual({});
+    expect(choice[settings] ?? {}).toEqual(Object.fromEntries(others.map(([option, { value }]) => [option, value])));
+    expect((await chosen(`--${flag} ${name}`, kinds.get(name)))[settings] ?? {}).toEqual({});
   });
 
   it.each([
@@ -68,10 +86,10 @@ describe("every flag of tune reaches its setting", () => {
     ["--layers 0-2,5", { targetModules: { modules: "all-linear", layers: [0, 1, 2, 5] } }],
     ["--rank-pattern up_proj=4,layers.0.q_proj=2", { patterns: { rank: { up_proj: 4, "layers.0.q_proj": 2 } } }],
     ["--alpha-pattern up_proj=3", { patterns: { alpha: { up_proj: 3 } } }],
-    ["--modules-to-save lm_head,embed_tokens", { inPlace: { modules: ["lm_head", "embed_tokens"], biases: "none" } }],
+    ["--modules-to-save lm_head,embed_tokens", { inPlace: { modules: ["lm_head", "embed_tokens"] } }],
     ["--bias adapted", { inPlace: { biases: "adapted" } }],
   ])("%s", async (line, expected) => {
-    const choice = await tuningChoice(await flagsOf(line), { kind: "sequence" });
+    const choice = await chosen(line);
     for (const [key, value] of Object.entries(expected)) expect(choice[key as keyof typeof choice]).toEqual(value);
   });
 
@@ -90,8 +108,7 @@ describe("every flag of tune reaches its setting", () => {
     ["--batch-size 2.5", /not a whole number/],
     ["--exclude-modules all-linear", /leave nothing/],
   ])("%s is refused", async (line, message) => {
-    const choose = async (): Promise<unknown> => tuningChoice(await flagsOf(line), { kind: "sequence" });
-    await expect(choose()).rejects.toThrow(message);
+    await expect(chosen(line)).rejects.toThrow(message);
   });
 });
 

@@ -47,6 +47,7 @@ export const checkedOptions: Checks = {
     "tests/providers.test.ts",
     "src/runtime/fastest.test.ts",
   ),
+  ignoreMemory: by("a run that does not fit, refused and made", "tests/memory.test.ts"),
   threads: by(
     "the losses of one thread, by two in a page; the same bits of packed decoding",
     "tests/providers.test.ts",

@@ -1,5 +1,5 @@
 import { exportForms } from "../../src/export/index.ts";
-import type { Fields } from "../../src/fields.ts";
+import { type Fields, unlessGiven } from "../../src/fields.ts";
 import { methods } from "../../src/methods/index.ts";
 import { optimizers, schedules } from "../../src/optim/index.ts";
 import { schemes } from "../../src/quant/index.ts";
@@ -35,7 +35,7 @@ function section(kind: Kind, { name, summary, fields = {}, cite }: Described): s
   const rows = Object.entries(fields as Fields<Record<string, unknown>>).map(([option, field]) => [
     code(`--${option.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`),
     field.help,
-    String(field.initial) === "" ? "" : code(String(field.initial)),
+    field.follows ? field.follows.says : String(field.initial) === "" ? "" : code(unlessGiven(field)),
   ]);
   const people = cite?.authors.split(/ and |, /) ?? [];
   const who = people.length > 2 ? `${people[0]} et al.` : people.join(" and ");

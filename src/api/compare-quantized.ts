@@ -2,11 +2,20 @@ import type { PackedReport, QuantiseEvent } from "../compress/index.ts";
 import { TuneError } from "../errors.ts";
 import { guardOutputs } from "../io/outputs/index.ts";
 import { joinPath } from "../io/storage.ts";
+import { checkNames, type NamesOf } from "../options.ts";
 import { schemes } from "../quant/index.ts";
+import { checkDevice } from "./device-names.ts";
 import type { LoadedData } from "./load-data.ts";
 import type { LoadedModel } from "./load-model.ts";
 import { claimOutput } from "./outputs.ts";
-import { type QuantizeChoice, type QuantizeOptions, quantize, type ScaleTuningEvent } from "./quantize.ts";
+import {
+  checkQuantizing,
+  type QuantizeChoice,
+  type QuantizeOptions,
+  quantize,
+  quantizeChoiceNames,
+  type ScaleTuningEvent,
+} from "./quantize.ts";
 import { evaluate, openSession } from "./run-model.ts";
 import type { OutputOptions } from "./save.ts";
 
@@ -28,7 +37,9 @@ export interface QuantizedRow {
 }
 
 /** What is compared, and where. */
-export interface CompareQuantizedOptions extends OutputOptions, Pick<QuantizeOptions, "deviceOptions" | "signal"> {
+export interface CompareQuantizedOptions
+  extends OutputOptions,
+    Pick<QuantizeOptions, "deviceOptions" | "signal" | "ignoreMemory"> {
   /** {@link standardCandidates} unless given. */
   readonly candidates?: readonly QuantizeCandidate[];
   /** Folder that gets a packed model for each candidate. */
@@ -37,12 +48,29 @@ export interface CompareQuantizedOptions extends OutputOptions, Pick<QuantizeOpt
   readonly onRow?: (row: QuantizedRow) => void;
 }
 
+const compareNames: NamesOf<CompareQuantizedOptions> = {
+  candidates: true,
+  output: true,
+  replace: true,
+  inputs: true,
+  deviceOptions: true,
+  signal: true,
+  ignoreMemory: true,
+  onEvent: true,
+  onRow: true,
+};
+
 /**
  * Every scheme at the same bits, ShiftAdd in both variants; with `tuneScales` again with tuned scales, for GPTQ as well,
- * so that what tuning gains is not put down to the scheme.
+ * so that what tuning gains is not put down to the scheme. They choose the scheme and its options themselves.
+ * @throws {TuneError} `bad-option` for options that do not fit.
  */
-export function standardCandidates(choice: QuantizeChoice): readonly QuantizeCandidate[] {
-  const { tuneScales, method: _method, methodOptions: _options, ...shared } = choice;
+export function standardCandidates(
+  choice: Omit<QuantizeChoice, "method" | "methodOptions">,
+): readonly QuantizeCandidate[] {
+  const { method: _method, methodOptions: _options, ...names } = quantizeChoiceNames;
+  checkNames(choice, names, "standardCandidates");
+  const { tuneScales, ...shared } = choice;
   const plain: QuantizeCandidate[] = [...schemes.keys()].map((method) => ({ ...shared, name: method, method }));
   const block = { ...shared, name: "shiftadd-lat", method: "shiftadd", methodOptions: { blockWise: true } };
   const tuned = tuneScales
@@ -60,23 +88,23 @@ export function standardCandidates(choice: QuantizeChoice): readonly QuantizeCan
 export async function compareQuantized(
   model: LoadedModel,
   data: LoadedData,
-  {
-    candidates = standardCandidates({}),
-    output,
-    deviceOptions,
-    signal,
-    onEvent,
-    onRow,
-    ...writing
-  }: CompareQuantizedOptions,
+  options: CompareQuantizedOptions,
 ): Promise<readonly QuantizedRow[]> {
+  checkNames(options, compareNames, "compareQuantized");
+  checkDevice(options);
+  for (const { name: _name, ...choice } of options.candidates ?? []) checkQuantizing(choice);
+  const { candidates = standardCandidates({}), output, deviceOptions, signal, onEvent, onRow, ...others } = options;
+  const { ignoreMemory = false, ...writing } = others;
   if (data.validation.length === 0) {
     throw new TuneError("bad-option", "There is no text to compare on.", {
       at: "evaluation",
       fix: "give a file of texts that are not in the calibration text, or hold rows of it back",
     });
   }
-  const device = deviceOptions ? { deviceOptions } : {};
+  const device = {
+    ...(deviceOptions ? { deviceOptions } : {}),
+    ...(ignoreMemory ? { ignoreMemory: true } : {}),
+  };
   const rows: QuantizedRow[] = [];
   const add = async (name: string, of: LoadedModel, report?: PackedReport): Promise<void> => {
     const { loss } = await evaluate(of, data.validation, device);

@@ -5,14 +5,17 @@ import { guardOutputs } from "../io/outputs/index.ts";
 import { readSealed, writeSealed } from "../io/sealed.ts";
 import { joinPath, type Storage } from "../io/storage.ts";
 import { type Adapter, type MethodConfig, methods } from "../methods/index.ts";
+import { checkNames, type NamesOf } from "../options.ts";
 import type { Device } from "../runtime/device.ts";
 import { storeOf, type TokenizedExample } from "../train/data/index.ts";
 import { checkFingerprint, fingerprintOf, hashExamples } from "../train/fingerprint.ts";
 import { chooseObjective } from "../train/objectives/index.ts";
 import { planRun } from "../train/plan.ts";
+import { ratesOf } from "../train/rates.ts";
 import { checkpointPath, type RunEvent } from "../train/run.ts";
 import { type ComparedRow, type RunOutcome, tabulate } from "./comparison-table.ts";
-import { describeRun, type TuningChoice } from "./describe-run.ts";
+import { describeRun, insideTuning, refuseIdle, type TuningChoice, tuningNames } from "./describe-run.ts";
+import { checkDevice } from "./device-names.ts";
 import { diagnose } from "./diagnose.ts";
 import { measureForgetting } from "./forgetting.ts";
 import type { LoadedData, StreamedData } from "./load-data.ts";
@@ -38,7 +41,7 @@ export interface ComparedMethod {
 export interface CompareOptions
   extends Omit<TuningChoice, "method" | "methodOptions" | "learningRate" | "seed">,
     OutputOptions,
-    Pick<TuneOptions, "deviceOptions" | "signal"> {
+    Pick<TuneOptions, "deviceOptions" | "signal" | "ignoreMemory"> {
   readonly methods: readonly ComparedMethod[];
   /** Folder of the results: a folder a run in it, and `comparison.json`. */
   readonly output: string;
@@ -58,6 +61,29 @@ export interface CompareOptions
   readonly resume?: boolean;
   readonly onEvent?: (event: CompareEvent) => void;
 }
+
+const comparedNames: NamesOf<ComparedMethod> = { method: true, name: true, methodOptions: true, learningRates: true };
+const compareNames: NamesOf<CompareOptions> = (() => {
+  const { method, methodOptions, learningRate, seed, ...own } = tuningNames;
+  return {
+    ...own,
+    methods: true,
+    output: true,
+    replace: true,
+    inputs: true,
+    learningRates: true,
+    seeds: true,
+    rank: true,
+    scale: true,
+    test: true,
+    baseText: true,
+    resume: true,
+    deviceOptions: true,
+    signal: true,
+    ignoreMemory: true,
+    onEvent: true,
+  } as const;
+})();
 
 /** A run of a comparison. */
 export interface ComparedRun {
@@ -85,9 +111,6 @@ export interface ComparisonResult {
   readonly objective: string;
 }
 
-/** What LoRA sweeps, and every method that says nothing of its own. */
-export const commonRates: readonly number[] = [1e-4, 3e-4, 1e-3, 3e-3];
-
 /** A method with everything about its runs settled but rate and seed. */
 interface Entry {
   readonly name: string;
@@ -109,11 +132,35 @@ export async function compare(
   data: LoadedData | StreamedData,
   options: CompareOptions,
 ): Promise<ComparisonResult> {
+  const { methodOptions: _each, ...inside } = insideTuning();
+  checkNames(options, compareNames, "compare", inside);
+  for (const one of options.methods) checkNames(one, comparedNames, "methods of a comparison", insideTuning());
+  checkDevice(options);
   const { methods: compared, output, learningRates, seeds = [0, 1, 2], rank = 8, scale = 2, ...others } = options;
-  const { test = [], baseText = [], resume = false, signal, deviceOptions, onEvent, ...rest } = others;
-  const { replace, inputs = [], ...shared } = rest;
+  const matched = compared.some(({ method }) => methods.get(method)?.matched !== undefined);
+  refuseIdle(
+    matched
+      ? []
+      : (["rank", "scale"] as const)
+          .filter((name) => options[name] !== undefined)
+          .map((name) => `${name}: none of the methods has a rank`),
+    "compare",
+  );
+  const {
+    test = [],
+    baseText = [],
+    resume = false,
+    signal,
+    deviceOptions,
+    ignoreMemory = false,
+    onEvent,
+    replace,
+    inputs = [],
+    ...shared
+  } = others;
   const sweep = { compared, learningRates, seeds, rank, scale };
-  const entries = settle(shared, sweep, { at: output, validation: data.validation.length });
+  const { objective } = chooseObjective(shared.objective, shared.objectiveOptions, data.kind);
+  const entries = settle(shared, sweep, { at: output, validation: data.validation.length, objective });
   const storage = guardOutputs(given.platform.storage, {
     inputs: [...(data.files ?? []), ...inputs],
     ...(replace === undefined ? {} : { replace }),
@@ -162,7 +209,7 @@ export async function compare(
       const outcome =
         found ??
         (await runOne(model, data, folder, {
-          ...{ choice, judged, cache, resume },
+          ...{ choice, judged, cache, resume, ignoreMemory },
           ...(signal ? { signal } : {}),
           ...(deviceOptions ? { deviceOptions } : {}),
           onEvent: (event) => onEvent?.({ kind: "training", event, ...at }),
@@ -225,7 +272,11 @@ interface Sweep {
 function settle(
   shared: TuningChoice,
   { compared, learningRates, seeds, rank, scale }: Sweep,
-  { at, validation }: { readonly at: string; readonly validation: number },
+  {
+    at,
+    validation,
+    objective,
+  }: { readonly at: string; readonly validation: number; readonly objective: Parameters<typeof ratesOf>[1] },
 ): readonly Entry[] {
   const problems: string[] = [];
   const check = (ok: boolean, problem: string): void => {
@@ -250,7 +301,7 @@ function settle(
       compared.findIndex((other) => (other.name ?? other.method) === name) === i,
       `"${name}" is there twice: name one of them otherwise`,
     );
-    const rates = one.learningRates ?? learningRates ?? method?.rates ?? commonRates;
+    const rates = one.learningRates ?? learningRates ?? ratesOf(method ?? {}, objective);
     check(rates.length > 0, `${name} has no learning rate`);
     check(
       rates.every((rate) => rate > 0 && Number.isFinite(rate)) && new Set(rates).size === rates.length,
@@ -314,6 +365,7 @@ async function factsOf(
 }
 
 interface OneRun extends Pick<CompareOptions, "signal" | "deviceOptions"> {
+  readonly ignoreMemory: boolean;
   readonly choice: TuningChoice;
   readonly judged: Judged;
   readonly cache: ReturnType<typeof memoryCache>;
@@ -326,7 +378,7 @@ async function runOne(
   model: LoadedModel,
   data: LoadedData | StreamedData,
   folder: string,
-  { choice, judged, cache, resume, signal, deviceOptions, onEvent }: OneRun,
+  { choice, judged, cache, resume, ignoreMemory, signal, deviceOptions, onEvent }: OneRun,
 ): Promise<RunOutcome | "interrupted"> {
   const { storage, openDevice, memory } = model.platform;
   const before = memory().processBytes;
@@ -341,7 +393,7 @@ async function runOne(
     };
     const result = await tune(model, data, {
       ...choice,
-      ...{ device, output: folder, resume },
+      ...{ device, output: folder, resume, ignoreMemory },
       ...(signal ? { signal } : {}),
       onEvent: (event) => {
         watch.note(event);

@@ -4,12 +4,14 @@ import { isJsonObject } from "../io/json.ts";
 import { guardOutputs } from "../io/outputs/index.ts";
 import { damaged, readSealed, writeSealed } from "../io/sealed.ts";
 import { joinPath, type Storage } from "../io/storage.ts";
+import { checkNames, checkWord, type NamesOf } from "../options.ts";
 import type { Device } from "../runtime/device.ts";
 import { storeOf, type TokenizedExample } from "../train/data/index.ts";
 import { checkFingerprint, type Facts, factsOf, hashExamples, hashWeights } from "../train/fingerprint.ts";
 import { chooseObjective } from "../train/objectives/index.ts";
 import type { RunEvent } from "../train/run.ts";
-import { describeRun, type TuningChoice } from "./describe-run.ts";
+import { describeRun, insideTuning, type TuningChoice, tuningNames } from "./describe-run.ts";
+import { checkDevice } from "./device-names.ts";
 import { diagnose } from "./diagnose.ts";
 import type { LoadedData, StreamedData } from "./load-data.ts";
 import { type LoadedModel, loadModel } from "./load-model.ts";
@@ -40,6 +42,23 @@ export interface ContinualOptions
   readonly resume?: boolean;
   readonly onEvent?: (event: ContinualEvent) => void;
 }
+
+const taskNamesOf: NamesOf<ContinualTask> = { name: true, data: true };
+const continualNames: NamesOf<ContinualOptions> = {
+  ...tuningNames,
+  output: true,
+  replace: true,
+  inputs: true,
+  between: true,
+  resume: true,
+  tensorboard: true,
+  baseText: true,
+  device: true,
+  deviceOptions: true,
+  signal: true,
+  ignoreMemory: true,
+  onEvent: true,
+};
 
 /** What happens meanwhile. */
 export type ContinualEvent =
@@ -80,6 +99,10 @@ export async function tuneInOrder(
   tasks: readonly ContinualTask[],
   options: ContinualOptions,
 ): Promise<ContinualResult> {
+  checkNames(options, continualNames, "tuneInOrder", insideTuning());
+  for (const task of tasks) checkNames(task, taskNamesOf, "a task");
+  checkWord("between", options.between, ["merge", "apart"], "tuneInOrder");
+  checkDevice(options);
   const {
     output,
     between = "merge",

@@ -1,17 +1,24 @@
+import { TuneError } from "../errors.ts";
 import {
+  attach,
   chooseMethod,
   endsOfPath,
   type InPlace,
+  type MethodChoice,
   type MethodConfig,
   methods,
   type Patterns,
+  type SelectedModules,
   sublayerTargets,
   type TargetModules,
 } from "../methods/index.ts";
 import { vocabularyTensors } from "../models/index.ts";
-import { chooseObjective } from "../train/objectives/index.ts";
+import { optimizers } from "../optim/index.ts";
+import { checkNames, checkWord, type Inside, type NamesOf } from "../options.ts";
+import { chooseObjective, objectives } from "../train/objectives/index.ts";
 import type { PlanOptions } from "../train/plan.ts";
-import { resolveSettings, type TrainSettings } from "../train/settings.ts";
+import { defaultRate } from "../train/rates.ts";
+import { resolveSettings, type TrainSettings, trainDefaults } from "../train/settings.ts";
 import type { LoadedData } from "./load-data.ts";
 import { type LoadedModel, padIdOf } from "./load-model.ts";
 import { tokenizerFacts } from "./model-facts.ts";
@@ -22,7 +29,7 @@ export interface TuningChoice extends Partial<TrainSettings> {
   readonly method?: string;
   /** The method's options, such as `{ rank: 8, alpha: 16 }`. */
   readonly methodOptions?: Partial<MethodConfig>;
-  /** As in PEFT: `"all-linear"`, names, or a regular expression; the architecture's own choice unless given. */
+  /** As in PEFT: `"all-linear"`, names, or a regular expression; every linear layer but the output layer unless given. */
   readonly targetModules?: TargetModules;
   /** `causal-lm`, `dpo`, …: a name in `objectives`; what the data is for unless given. */
   readonly objective?: string;
@@ -34,34 +41,137 @@ export interface TuningChoice extends Partial<TrainSettings> {
   readonly inPlace?: Partial<InPlace>;
 }
 
+/** Every name of a choice. */
+export const tuningNames: NamesOf<TuningChoice> = {
+  ...(Object.fromEntries(Object.keys(trainDefaults).map((name) => [name, true])) as NamesOf<TrainSettings>), // its keys
+  method: true,
+  methodOptions: true,
+  targetModules: true,
+  objective: true,
+  objectiveOptions: true,
+  patterns: true,
+  inPlace: true,
+};
+
+/** What belongs into objects inside a choice. */
+export function insideTuning(): Inside {
+  const namesIn = (records: Iterable<{ readonly fields: object }>): readonly string[] =>
+    [...records].flatMap(({ fields }) => Object.keys(fields));
+  return {
+    methodOptions: namesIn(methods.values()),
+    objectiveOptions: namesIn(objectives.values()),
+    optimizerOptions: namesIn(optimizers.values()),
+    inPlace: Object.keys(inPlaceNames),
+    targetModules: Object.keys(selectedNames),
+  };
+}
+
+const inPlaceNames: NamesOf<InPlace> = { modules: true, biases: true, tokens: true };
+const selectedNames: NamesOf<SelectedModules> = { modules: true, exclude: true, layers: true };
+
+/**
+ * Look at everything of a choice that needs no data and no weights: names, settings, the method with its options, and, of
+ * a model, target modules and the ranks that they allow.
+ * @throws {TuneError} for whatever does not fit.
+ */
+export function checkTuning(choice: TuningChoice, model?: LoadedModel): void {
+  checkNames(choice, tuningNames, "tuning", insideTuning());
+  const { objective: name, objectiveOptions } = choice;
+  if (name !== undefined) chooseObjective(name, objectiveOptions, objectives.get(name)?.learnsFrom);
+  if (model === undefined) {
+    const { method } = chooseMethod(choice.method ?? "lora", choice.methodOptions, choice.patterns);
+    settingsOf(choice, method, {});
+    return;
+  }
+  const { choice: method, targets } = methodOf(model, choice);
+  settingsOf(choice, method.method, {});
+  if (method.method.attaches === "weight") return;
+  const { outputModule } = model.pretrained.architecture;
+  attach(model.pretrained.predict().outputs, { choice: method, targets, outputModule, training: true });
+}
+
 /**
  * The run that a choice makes of a model and data.
- * @throws {TuneError} for a method, options or settings that do not fit.
+ * @param observes whether something looks at the model whenever an evaluation is due, validation rows or not.
+ * @throws {TuneError} for names that are no options, a method, options or settings that do not fit, and options that would
+ * do nothing.
  */
 export async function describeRun(
   model: LoadedModel,
   data: Pick<LoadedData, "train" | "validation"> & Partial<Pick<LoadedData, "kind" | "mixture">>,
-  { method, methodOptions, objective, objectiveOptions, targetModules, patterns, inPlace, ...settings }: TuningChoice,
+  tuning: TuningChoice,
+  { observes = false }: { readonly observes?: boolean } = {},
 ): Promise<PlanOptions> {
-  const besides = withHead(model, method ?? "lora", withNewTokens(model, inPlace));
-  const asked = chooseMethod(method ?? "lora", methodOptions, patterns, besides);
-  const { choice, targets } = asked.method.sublayers
-    ? sublayerTargets({ ...model.pretrained, sublayers: model.pretrained.architecture.sublayers }, asked)
-    : { choice: asked, targets: targetModules ?? model.pretrained.architecture.defaultTargets };
-  const minimised = chooseObjective(objective, objectiveOptions, data.kind);
-  const resolved = resolveSettings(settings);
+  checkNames(tuning, tuningNames, "tuning", insideTuning());
+  const { choice, targets } = methodOf(model, tuning);
+  const minimised = chooseObjective(tuning.objective, tuning.objectiveOptions, data.kind);
+  const settings = settingsOf(tuning, choice.method, minimised.objective);
+  if (data.validation.length === 0) {
+    refuseIdle([
+      ...(settings.patience > 0 ? ["patience: no rows are held back, so nothing is evaluated"] : []),
+      ...(settings.evaluateEvery > 0 && !observes
+        ? ["evaluateEvery: no rows are held back, so nothing is evaluated"]
+        : []),
+    ]);
+  }
   return {
     model: model.pretrained,
     choice,
     objective: minimised,
     targets,
-    settings: resolved,
+    settings,
     train: data.train,
     ...(data.mixture === undefined ? {} : { mixture: data.mixture }),
     validation: data.validation,
     padId: await padIdOf(model),
     facts: await tokenizerFacts(model),
   };
+}
+
+/** @throws {TuneError} `bad-option` where there are options that would do nothing. */
+export function refuseIdle(problems: readonly string[], at = "training settings"): void {
+  if (problems.length === 0) return;
+  throw new TuneError("bad-option", problems.map((problem) => `This would do nothing: ${problem}.`).join("\n"), {
+    at,
+    fix: "leave these options out, or give what they need",
+  });
+}
+
+/** The method with its options settled, and where it attaches. */
+function methodOf(
+  model: LoadedModel,
+  { method, methodOptions, targetModules, patterns, inPlace = {}, baseWeights: held }: TuningChoice,
+): { readonly choice: MethodChoice; readonly targets: TargetModules } {
+  checkNames(inPlace, inPlaceNames, "inPlace");
+  checkWord("inPlace.biases", inPlace.biases, ["none", "adapted", "all"], "inPlace");
+  if (typeof targetModules === "object" && "modules" in targetModules)
+    checkNames(targetModules, selectedNames, "targetModules");
+  const besides = withHead(model, method ?? "lora", withNewTokens(model, inPlace));
+  const asked = chooseMethod(method ?? "lora", methodOptions, patterns, besides);
+  const { name, sublayers, attaches } = asked.method;
+  refuseIdle(
+    [
+      ...(targetModules !== undefined && attaches === "weight"
+        ? [`targetModules: ${name} trains every weight of the model`]
+        : []),
+      ...(targetModules !== undefined && sublayers ? [`targetModules: ${name} stands behind sublayers`] : []),
+      ...(held !== undefined && held !== "f32" && attaches === "weight"
+        ? [`baseWeights: ${name} trains every weight of the model, and none stays frozen`]
+        : []),
+    ],
+    name,
+  );
+  if (!sublayers) return { choice: asked, targets: targetModules ?? "all-linear" };
+  return sublayerTargets({ ...model.pretrained, sublayers: model.pretrained.architecture.sublayers }, asked);
+}
+
+function settingsOf(
+  choice: TuningChoice,
+  method: MethodChoice["method"],
+  objective: Parameters<typeof defaultRate>[1],
+): TrainSettings {
+  const given = Object.entries(choice).filter(([name]) => Object.hasOwn(trainDefaults, name));
+  return resolveSettings(Object.fromEntries(given), { learningRate: defaultRate(method, objective) });
 }
 
 /** The rows of new tokens are trained in embeddings and output layer. */

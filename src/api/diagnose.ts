@@ -32,9 +32,11 @@ import { openSafetensors, type Safetensors } from "../io/safetensors.ts";
 import type { Storage } from "../io/storage.ts";
 import type { Adapter } from "../methods/index.ts";
 import type { PretrainedModel } from "../models/index.ts";
+import { checkNames, type NamesOf } from "../options.ts";
 import type { Device, DeviceOptions } from "../runtime/device.ts";
 import type { Platform } from "../runtime/platform.ts";
 import type { StopSignal } from "../signal.ts";
+import { checkDevice } from "./device-names.ts";
 import type { LoadedModel } from "./load-model.ts";
 import type { OutputOptions } from "./save.ts";
 
@@ -55,6 +57,22 @@ export interface ComparisonOptions extends Partial<DiagnosisSettings> {
   readonly onProgress?: (progress: DiagnosisProgress) => void;
 }
 
+const comparisonNames: NamesOf<ComparisonOptions> = {
+  k: true,
+  eps: true,
+  side: true,
+  method: true,
+  fused: true,
+  adapter: true,
+  adapterName: true,
+  tuned: true,
+  cacheFolder: true,
+  cache: true,
+  device: true,
+  deviceOptions: true,
+  onProgress: true,
+};
+
 /** How to diagnose. */
 export interface DiagnoseOptions extends ComparisonOptions {
   /** A file that keeps results as they come, so that a diagnosis that is cut short goes on where it was. */
@@ -63,12 +81,15 @@ export interface DiagnoseOptions extends ComparisonOptions {
   readonly signal?: StopSignal;
 }
 
+const diagnoseNames: NamesOf<DiagnoseOptions> = { ...comparisonNames, journal: true, signal: true };
+
 /**
  * What tuning did to a model's weights, matrix by matrix: spectra before and after, and the intruders: leading singular
  * vectors that are like none of the base's. Shuttleworth et al. 2024 (arXiv 2410.21228), algorithm 1.
  * @throws {TuneError} `bad-option`, `models-differ`, `not-finite-weight`, `interrupted`.
  */
-export function diagnose(base: LoadedModel, options: DiagnoseOptions): Promise<DiagnosisReport> {
+export async function diagnose(base: LoadedModel, options: DiagnoseOptions): Promise<DiagnosisReport> {
+  checkNames(options, diagnoseNames, "diagnose");
   return compare(base, options, (opened) =>
     look(opened, options, base.platform.storage, (matrices) => reportOf(base, options, { ...opened, matrices })),
   );
@@ -87,6 +108,9 @@ export async function diagnoseFiles(
   files: { readonly base: string; readonly tuned: string },
   options: FileDiagnosisOptions = {},
 ): Promise<DiagnosisReport> {
+  const { adapter, adapterName, tuned: other, fused, ...names } = diagnoseNames;
+  checkNames(options, names, "diagnoseFiles");
+  checkCaches(options);
   const given = settingsOf(options);
   resolveDiagnosis(given);
   const { storage } = platform;
@@ -133,6 +157,8 @@ async function look(
 /** How to mend. */
 export interface MendOptions extends ComparisonOptions, Partial<MendSettings> {}
 
+const mendNames: NamesOf<MendOptions> = { ...comparisonNames, mode: true, lambda: true };
+
 /** A tuned model whose intruders are scaled down. */
 export interface Mended {
   /** What was found, before mending. */
@@ -155,6 +181,7 @@ export interface Mended {
  * @throws {TuneError} as {@link diagnose}.
  */
 export async function mend(base: LoadedModel, options: MendOptions): Promise<Mended> {
+  checkNames(options, mendNames, "mend");
   const { mode, lambda, ...comparison } = options;
   const mending = resolveMending({
     ...(mode === undefined ? {} : { mode }),
@@ -212,6 +239,7 @@ async function compare<T>(
 }
 
 async function open(base: LoadedModel, options: ComparisonOptions): Promise<Opened> {
+  checkCaches(options);
   const { adapter, tuned: other } = options;
   if ((adapter === undefined) === (other === undefined)) {
     throw new TuneError(
@@ -245,6 +273,17 @@ async function open(base: LoadedModel, options: ComparisonOptions): Promise<Open
     await close();
     throw error;
   }
+}
+
+/** @throws {TuneError} `bad-option` where one option makes another do nothing. */
+function checkCaches(options: ComparisonOptions): void {
+  checkDevice(options);
+  const problems = [
+    ...(options.cache && options.cacheFolder !== undefined ? ["cacheFolder does nothing beside cache"] : []),
+    ...(options.adapterName !== undefined && options.tuned ? ["adapterName does nothing beside tuned"] : []),
+  ];
+  if (problems.length === 0) return;
+  throw new TuneError("bad-option", problems.join("\n"), { at: "diagnosis", fix: "leave one of the two out" });
 }
 
 /** A device for products, and where decompositions are kept. */

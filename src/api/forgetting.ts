@@ -1,7 +1,9 @@
 import type { Adapter } from "../methods/index.ts";
+import { checkNames, type NamesOf } from "../options.ts";
 import type { Device, DeviceOptions } from "../runtime/device.ts";
 import type { BaseWeightsName } from "../train/base-weights.ts";
 import type { TokenizedExample } from "../train/data/index.ts";
+import { checkDevice } from "./device-names.ts";
 import type { LoadedModel } from "./load-model.ts";
 import { evaluate } from "./run-model.ts";
 
@@ -31,6 +33,17 @@ export interface ForgettingOptions {
   readonly onProgress?: (done: number, total: number) => void;
 }
 
+const forgettingNames: NamesOf<ForgettingOptions> = {
+  adapter: true,
+  tuned: true,
+  baseLoss: true,
+  batchSize: true,
+  baseWeights: true,
+  device: true,
+  deviceOptions: true,
+  onProgress: true,
+};
+
 /**
  * Forgetting: the loss of a tuned model above its base's, on texts like those the base was trained on. Both are measured
  * on the same tokens; labels are shifted as in training. Shuttleworth et al. 2024 (arXiv 2410.21228), §4.
@@ -40,6 +53,8 @@ export async function measureForgetting(
   examples: readonly TokenizedExample[],
   options: ForgettingOptions,
 ): Promise<Forgetting> {
+  checkNames(options, forgettingNames, "measureForgetting");
+  checkDevice(options);
   const { adapter, tuned, batchSize, baseWeights, device, deviceOptions, onProgress } = options;
   const rest = {
     ...(batchSize === undefined ? {} : { batchSize }),

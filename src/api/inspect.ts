@@ -12,6 +12,8 @@ import { loadTokenizer } from "../io/tokenizer.ts";
 import { openModel } from "../models/index.ts";
 import { readDataset } from "../train/data/index.ts";
 
+import { findRuns } from "./runs.ts";
+
 /** What a file or folder holds, ready to be shown. */
 export interface Inspection {
   readonly kind: string;
@@ -29,7 +31,13 @@ interface Recogniser {
 
 const recognisers: readonly Recogniser[] = [
   { matches: (_path, names) => names.has("adapters.safetensors"), inspect: inspectMlxAdapter },
+  {
+    matches: (_path, names) => names.has("adapter_config.json") && !names.has("adapter_model.safetensors"),
+    inspect: inspectOtherAdapter,
+  },
   { matches: (_path, names) => names.has("adapter_config.json"), inspect: inspectAdapter },
+  { matches: (_path, names) => names.has("scales.safetensors"), inspect: inspectOtherAdapter },
+  { matches: (_path, names) => names.has("metrics.jsonl") || names.has("run.json"), inspect: inspectRun },
   { matches: (_path, names) => names.has("config.json"), inspect: inspectModel },
   { matches: (path) => path.endsWith(".safetensors"), inspect: inspectSafetensors },
   { matches: (path) => path.endsWith(".onnx"), inspect: inspectOnnx },
@@ -37,7 +45,7 @@ const recognisers: readonly Recogniser[] = [
 ];
 
 /**
- * Say what a file or folder holds: a model, an adapter, safetensors, an ONNX model, or training data.
+ * Say what a file or folder holds: a model, an adapter, a run, safetensors, an ONNX model, or training data.
  * @throws {TuneError} `unknown-content` when it is none of these, and what reading it throws.
  */
 export async function inspect(storage: Storage, path: string): Promise<Inspection> {
@@ -50,7 +58,7 @@ export async function inspect(storage: Storage, path: string): Promise<Inspectio
   }
   throw new TuneError("unknown-content", "This is neither a model, an adapter, safetensors, ONNX nor training data.", {
     at: path,
-    fix: "name a folder with config.json or adapter_config.json, or a .safetensors, .onnx, .jsonl, .csv, .parquet or .txt file",
+    fix: "name a folder with config.json or adapter_config.json, the folder of a run, or a .safetensors, .onnx, .jsonl, .csv, .parquet or .txt file",
   });
 }
 
@@ -128,6 +136,53 @@ async function inspectAdapter(storage: Storage, folder: string): Promise<Inspect
       ["parameters", parameterCount(file)],
     ],
     rows: tensorRows(file),
+  };
+}
+
+/** An adapter of AdapterHub, or scales of a packed model: its safetensors, whatever they are called. */
+async function inspectOtherAdapter(storage: Storage, folder: string): Promise<Inspection> {
+  const names = await storage.list(folder);
+  const files = await Promise.all(
+    names
+      .filter((name) => name.endsWith(".safetensors"))
+      .map((name) => openSafetensors(storage, joinPath(folder, name))),
+  );
+  const config = names.includes("adapter_config.json")
+    ? await readJsonObject(storage, joinPath(folder, "adapter_config.json"))
+    : {};
+  const tensors = new Map(files.flatMap((file) => [...file.tensors]));
+  const facts = ["model_type", "model_name", "hidden_size", "version"].flatMap((name): [string, string][] =>
+    typeof config[name] === "string" || typeof config[name] === "number" ? [[name, String(config[name])]] : [],
+  );
+  return {
+    kind: names.includes("scales.safetensors") ? "scales of a packed model" : "AdapterHub adapter",
+    facts: [...facts, ["parameters", parameterCount({ tensors })]],
+    rows: files.flatMap(tensorRows),
+  };
+}
+
+/** The folder of a run: what was tuned how, how far it came, and what it left. */
+async function inspectRun(storage: Storage, folder: string): Promise<Inspection> {
+  const names = await storage.list(folder);
+  const run = (await findRuns(storage, folder)).find((found) => found.folder === folder);
+  const options = Object.entries(run?.options ?? {});
+  const said = (name: string): [string, string][] => {
+    const value = run?.options?.[name];
+    return value === undefined ? [] : [[name, String(value)]];
+  };
+  const left = names.filter((name) => ["adapter/", "model/", "checkpoint.safetensors"].includes(name));
+  const adapter = names.includes("adapter/") ? await inspect(storage, joinPath(folder, "adapter")) : undefined;
+  return {
+    kind: "run",
+    facts: [
+      ...["model", "method", "objective", "learningRate"].flatMap(said),
+      ["updates", String(run?.step ?? 0)],
+      ...(run?.finalLoss === undefined ? [] : [["loss", run.finalLoss.toFixed(4)] as const]),
+      ...(run?.best ? [["best validation", `${run.best.loss.toFixed(4)} at ${run.best.step}`] as const] : []),
+      ["holds", left.length > 0 ? left.join(", ") : "no adapter and no checkpoint"],
+      ...(adapter ? adapter.facts.map(([label, value]) => [`adapter: ${label}`, value] as const) : []),
+    ],
+    rows: options.map(([name, value]) => `${name}  ${JSON.stringify(value)}`),
   };
 }
 

@@ -1,6 +1,7 @@
 import { TuneError } from "../errors.ts";
 import { isJsonObject } from "../io/json.ts";
 import { joinPath } from "../io/storage.ts";
+import { checkNames, checkWhole, checkWord, type NamesOf } from "../options.ts";
 import {
   type Columns,
   canStream,
@@ -50,6 +51,31 @@ export interface LoadDataOptions {
  */
 export type Data = string | readonly DataSource[] | Rows;
 
+const loadDataNames: NamesOf<LoadDataOptions> = {
+  maxLength: true,
+  validation: true,
+  validationPath: true,
+  tooLong: true,
+  seed: true,
+  columns: true,
+  skipBadRows: true,
+};
+
+/** @throws {TuneError} `bad-option` for unknown names, values out of range, and options that would do nothing. */
+function checkDataOptions(options: LoadDataOptions, at: string): void {
+  checkWord("tooLong", options.tooLong, ["truncate", "split", "error"], at);
+  checkWhole("maxLength", options.maxLength, 1, at);
+  checkWhole("seed", options.seed, 0, at);
+  const { validation, validationPath } = options;
+  const problem =
+    validation !== undefined && !(Number.isFinite(validation) && validation >= 0)
+      ? `validation is ${validation}, but it must be a share below 1 or a number of rows`
+      : validation && validationPath !== undefined
+        ? `validation is ${validation}, which would do nothing: ${validationPath} is validated on`
+        : undefined;
+  if (problem) throw new TuneError("bad-option", problem, { at, fix: "change it, or leave it out" });
+}
+
 /** Examples to train and validate on. */
 export interface LoadedData {
   /** Name of the format that was recognised, such as `messages`; of several files the first's. */
@@ -88,6 +114,8 @@ export interface StreamedData extends LoadedData {
  * @throws {TuneError} for files and rows that cannot be used, naming their lines.
  */
 export async function loadData(model: LoadedModel, data: Data, options: LoadDataOptions = {}): Promise<LoadedData> {
+  checkNames(options, loadDataNames, "loadData");
+  checkDataOptions(options, "loadData");
   const sources = sourcesOf(data);
   const files: LoadedData[] = [];
   for (const source of sources) files.push(await loadFile(model, source, options));
@@ -123,8 +151,11 @@ export async function loadData(model: LoadedModel, data: Data, options: LoadData
 export async function streamData(
   model: LoadedModel,
   data: Data,
-  { folder, ...options }: LoadDataOptions & { readonly folder: string },
+  given: LoadDataOptions & { readonly folder: string },
 ): Promise<StreamedData> {
+  checkNames(given, { ...loadDataNames, folder: true }, "streamData");
+  const { folder, ...options } = given;
+  checkDataOptions(options, "streamData");
   const { storage } = model.platform;
   const tokenizer = await model.tokenizer();
   const cache = joinPath(folder, "examples.cache");

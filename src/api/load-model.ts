@@ -3,9 +3,11 @@ import { readAdapterTask } from "../export/index.ts";
 import { guardOutputs } from "../io/outputs/index.ts";
 import { loadTokenizer, type TextTokenizer } from "../io/tokenizer.ts";
 import { type Labels, openModel, type PretrainedModel, type TaskName, withVocabulary } from "../models/index.ts";
+import { checkNames, checkWhole, checkWord, type NamesOf } from "../options.ts";
 import type { Platform } from "../runtime/platform.ts";
 import type { ReadOptions } from "../train/data/index.ts";
 import { mergeLabels, tasks } from "../train/tasks/index.ts";
+import { adapterFolder } from "./adapter-folder.ts";
 import { chooseVocabulary } from "./vocabulary.ts";
 
 /** A model ready to be tuned, run or exported: its graph and weights, its tokenizer, and where it runs. */
@@ -58,6 +60,20 @@ export interface LoadModelOptions {
   readonly onDownload?: (progress: DownloadProgress) => void;
 }
 
+const loadNames: NamesOf<LoadModelOptions> = {
+  platform: true,
+  task: true,
+  labels: true,
+  forAdapter: true,
+  labelsFrom: true,
+  newHead: true,
+  seed: true,
+  newTokens: true,
+  chatTemplate: true,
+  readOptions: true,
+  onDownload: true,
+};
+
 /** Progress of one file that is being fetched. */
 export interface DownloadProgress {
   readonly file: string;
@@ -71,6 +87,9 @@ export interface DownloadProgress {
  * @throws {TuneError} what finding, checking and reading its files throws.
  */
 export async function loadModel(source: string, options: LoadModelOptions): Promise<LoadedModel> {
+  checkNames(options, loadNames, "loadModel");
+  checkWord("task", options.task, Object.keys(tasks), "loadModel");
+  checkWhole("seed", options.seed, 0, "loadModel");
   const {
     onDownload,
     forAdapter = [],
@@ -83,7 +102,8 @@ export async function loadModel(source: string, options: LoadModelOptions): Prom
   } = options;
   const { platform: base, ...head } = choice;
   const folder = await base.findModel(source, onDownload ? { onDownload } : {});
-  const adapters = typeof forAdapter === "string" ? [forAdapter] : forAdapter;
+  const named = typeof forAdapter === "string" ? [forAdapter] : forAdapter;
+  const adapters = await Promise.all(named.map((adapter) => adapterFolder(base.storage, adapter)));
   const vocabulary = await chooseVocabulary(base.storage, folder, {
     newTokens,
     adapters,

@@ -1,3 +1,5 @@
+import type { MethodConfig } from "../methods/index.ts";
+import { checkNames, type NamesOf } from "../options.ts";
 import type { Machine } from "../plan/cost.ts";
 import { measureMachine } from "../plan/machine.ts";
 import type { Device, DeviceOptions } from "../runtime/device.ts";
@@ -5,7 +7,8 @@ import { type BaseWeightsName, baseWeights } from "../train/base-weights.ts";
 import { type Sequence, sequencesOf, type TokenizedExample } from "../train/data/index.ts";
 import { type MemoryChoiceName, memoryChoices } from "../train/memory.ts";
 import { type PlanOptions, planRun, type RunPlan } from "../train/plan.ts";
-import { describeRun, type TuningChoice } from "./describe-run.ts";
+import { describeRun, insideTuning, type TuningChoice, tuningNames } from "./describe-run.ts";
+import { checkDevice } from "./device-names.ts";
 import type { LoadedData, StreamedData } from "./load-data.ts";
 import type { LoadedModel } from "./load-model.ts";
 
@@ -31,6 +34,8 @@ export interface Remedy {
     accumulationSteps?: number;
     /** Examples cut at this many tokens. */
     maxLength?: number;
+    /** A lower rank, in the method's own options. */
+    methodOptions?: MethodConfig;
   }>;
   readonly plan: RunPlan;
 }
@@ -43,6 +48,13 @@ export interface PlanTuningOptions extends TuningChoice {
   /** Bytes that the run may take; what the platform says is free unless given. */
   readonly availableBytes?: number;
 }
+
+const planNames: NamesOf<PlanTuningOptions> = {
+  ...tuningNames,
+  device: true,
+  deviceOptions: true,
+  availableBytes: true,
+};
 
 /** Shorter than this, examples are not worth training on. */
 const shortest = 32;
@@ -57,8 +69,11 @@ export async function planTuning(
   data: LoadedData | StreamedData,
   options: PlanTuningOptions = {},
 ): Promise<TuningPlan> {
+  checkNames(options, planNames, "planTuning", insideTuning());
+  checkDevice(options);
   const { device, deviceOptions, availableBytes: given, ...choice } = options;
-  const run = await describeRun(model, data, choice);
+  // What watches a run is not planned: evaluations may be due for it.
+  const run = await describeRun(model, data, choice, { observes: true });
   const { processBytes, availableBytes: free } = model.platform.memory();
   const availableBytes = given ?? free;
   const machine = await measure(model, device, deviceOptions);
@@ -88,54 +103,70 @@ async function measure(model: LoadedModel, device?: Device, options?: DeviceOpti
   }
 }
 
+/** A run with other settings, and what it would take. */
+export interface FoundRemedy<Planned> {
+  readonly settings: Remedy["settings"];
+  readonly plan: Planned;
+}
+
 /**
  * Try what costs least first: other memory choices, the base weights as the file holds them, smaller batches with as
- * many examples an update, the base weights rounded, shorter examples.
+ * many examples an update, the base weights rounded, shorter examples, lower ranks.
  */
-function findRemedy(
+export function findRemedy<Planned>(
   run: PlanOptions,
-  plan: (changed: PlanOptions) => RunPlan,
-  fits: (planned: RunPlan) => boolean,
-): Remedy | undefined {
+  plan: (changed: PlanOptions) => Planned,
+  fits: (planned: Planned) => boolean,
+): FoundRemedy<Planned> | undefined {
   const names = Object.keys(memoryChoices) as MemoryChoiceName[];
   let settings: Remedy["settings"] = {};
-  const tried = (change: Remedy["settings"]): Remedy | undefined => {
+  const tried = (change: Remedy["settings"]): FoundRemedy<Planned> | undefined => {
     settings = { ...settings, ...change };
-    const { maxLength = Number.POSITIVE_INFINITY, ...others } = settings;
+    const { maxLength = Number.POSITIVE_INFINITY, methodOptions = {}, ...others } = settings;
     const planned = plan({
       ...run,
+      choice: { ...run.choice, config: { ...run.choice.config, ...methodOptions } },
       settings: { ...run.settings, ...others },
       train: shortened(run.train, maxLength),
       validation: shortened(run.validation, maxLength),
     });
     return fits(planned) ? { settings, plan: planned } : undefined;
   };
-  for (const memory of names.slice(names.indexOf(run.settings.memory) + 1)) {
-    const found = tried({ memory });
+  for (const change of changes(run, names)) {
+    const found = tried(change);
     if (found) return found;
   }
+  return undefined;
+}
+
+function* changes(run: PlanOptions, names: readonly MemoryChoiceName[]): Generator<Remedy["settings"]> {
+  for (const memory of names.slice(names.indexOf(run.settings.memory) + 1)) yield { memory };
   const [exact, rounded] = otherBaseWeights(run);
-  for (const held of exact) {
-    const found = tried({ baseWeights: held });
-    if (found) return found;
-  }
+  for (const baseWeights of exact) yield { baseWeights };
   let { batchSize, accumulationSteps } = run.settings;
   while (batchSize > 1) {
     accumulationSteps *= Math.ceil(batchSize / Math.ceil(batchSize / 2));
     batchSize = Math.ceil(batchSize / 2);
-    const found = tried({ batchSize, accumulationSteps });
-    if (found) return found;
+    yield { batchSize, accumulationSteps };
   }
-  for (const held of rounded) {
-    const found = tried({ baseWeights: held });
-    if (found) return found;
-  }
+  for (const baseWeights of rounded) yield { baseWeights };
   const longest = run.train.flatMap(sequencesOf).reduce((length, { inputIds }) => Math.max(length, inputIds.length), 0);
-  for (let maxLength = Math.floor(longest / 2); maxLength >= shortest; maxLength = Math.floor(maxLength / 2)) {
-    const found = tried({ maxLength });
-    if (found) return found;
+  for (let maxLength = Math.floor(longest / 2); maxLength >= shortest; maxLength = Math.floor(maxLength / 2))
+    yield { maxLength };
+  yield* lowerRanks(run.choice);
+}
+
+/** Half the rank, and half of that, at the same scale: where the method says what options a rank is. */
+function* lowerRanks({ method, config }: PlanOptions["choice"]): Generator<Remedy["settings"]> {
+  const now = method.matched?.(2, 2) ?? {};
+  const named = Object.keys(now).find((name) => name !== "alpha" && now[name] === 2);
+  const rank = named === undefined ? 0 : Number(config[named]);
+  const largest = Math.max(1, ...Object.keys(now).flatMap((name) => (name === "alpha" ? [] : [Number(config[name])])));
+  const scale = Number(config["alpha"] ?? 0) / largest;
+  for (let lower = Math.floor(rank / 2); lower >= 1; lower = Math.floor(lower / 2)) {
+    const methodOptions = method.matched?.(lower, scale) as MethodConfig | undefined; // options of numbers
+    if (methodOptions) yield { methodOptions };
   }
-  return undefined;
 }
 
 /** Other ways to hold the base weights than the run's: those that lose nothing of what the files hold, and smaller ones. */

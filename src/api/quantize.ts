@@ -15,15 +15,19 @@ import { checkFolder, guardOutputs } from "../io/outputs/index.ts";
 import type { PackedFile } from "../io/packed/index.ts";
 import { joinPath, type Storage } from "../io/storage.ts";
 import { openModel } from "../models/index.ts";
-import { checkBits, chooseScheme, type SchemeChoice } from "../quant/index.ts";
+import { checkNames, checkWhole, checkWord, type NamesOf } from "../options.ts";
+import { checkBits, chooseScheme, type SchemeChoice, schemes } from "../quant/index.ts";
 import type { Device, DeviceOptions } from "../runtime/device.ts";
 import type { StopSignal } from "../signal.ts";
 import { type Sequence, sequencesOf } from "../train/data/index.ts";
 import { hashExamples } from "../train/fingerprint.ts";
 import type { RunEvent } from "../train/run.ts";
 import type { TrainSettings } from "../train/settings.ts";
+import { trainDefaults } from "../train/settings.ts";
+import { checkDevice } from "./device-names.ts";
 import type { LoadedData } from "./load-data.ts";
 import { type LoadedModel, loadModel } from "./load-model.ts";
+import { refuseTooLarge } from "./memory.ts";
 import { factsOfModel } from "./model-facts.ts";
 import type { OutputOptions } from "./save.ts";
 
@@ -52,12 +56,54 @@ export interface QuantizeOptions extends QuantizeChoice, OutputOptions {
   readonly output: string;
   /** Go on from the blocks that a stopped run left in `<output>.work`. */
   readonly resume?: boolean;
+  /** Go on although a block is more than what is free. */
+  readonly ignoreMemory?: boolean;
   /** A device to run on; one is opened, and closed again, when it is not given. */
   readonly device?: Device;
   readonly deviceOptions?: DeviceOptions;
   /** Stops after the current matrix when aborted; finished blocks are kept. */
   readonly signal?: StopSignal;
   readonly onEvent?: (event: QuantiseEvent | ScaleTuningEvent) => void;
+}
+
+/** Every name of a choice. */
+export const quantizeChoiceNames: NamesOf<QuantizeChoice> = {
+  method: true,
+  methodOptions: true,
+  bits: true,
+  calibrationRows: true,
+  keepAs: true,
+  tuneScales: true,
+};
+const quantizeNames: NamesOf<QuantizeOptions> = {
+  ...quantizeChoiceNames,
+  output: true,
+  replace: true,
+  inputs: true,
+  resume: true,
+  ignoreMemory: true,
+  device: true,
+  deviceOptions: true,
+  signal: true,
+  onEvent: true,
+};
+const mixedNames: NamesOf<Exclude<BitsChoice, number>> = { average: true, choices: true, by: true };
+
+/**
+ * Look at everything of a choice that needs no model.
+ * @throws {TuneError} `bad-option`, `unknown-scheme`.
+ */
+export function checkQuantizing(choice: QuantizeChoice): void {
+  const methodOptions = [...schemes.values()].flatMap(({ fields }) => Object.keys(fields));
+  checkNames(choice, quantizeChoiceNames, "quantize", { methodOptions });
+  chooseScheme(choice.method ?? "shiftadd", choice.methodOptions);
+  checkChoice(choice.bits ?? 3);
+  checkWhole("calibrationRows", choice.calibrationRows, 1, "quantize");
+  checkWord("keepAs", choice.keepAs, ["float16", "float32"], "quantize");
+  if (typeof choice.tuneScales !== "object") return;
+  // Nothing is held back from it, so nothing is evaluated.
+  const { evaluateEvery, patience, baseWeights, ...settings } = trainDefaults;
+  checkNames(choice.tuneScales, settings, "tuneScales");
 }
 
 /** What happens while scales are tuned. */
@@ -87,6 +133,20 @@ export async function quantize(
   data: LoadedData,
   options: QuantizeOptions,
 ): Promise<QuantizeResult> {
+  const methodOptions = [...schemes.values()].flatMap(({ fields }) => Object.keys(fields));
+  checkNames(options, quantizeNames, "quantize", { methodOptions });
+  const {
+    output: _output,
+    resume: _resume,
+    device: _device,
+    deviceOptions: _on,
+    signal: _signal,
+    replace: _replace,
+    ...asked
+  } = options;
+  const { onEvent: _onEvent, inputs: _inputs, ignoreMemory = false, ...itself } = asked;
+  checkQuantizing(itself);
+  checkDevice(options);
   const { pretrained } = model;
   const { output, keepAs = "float16", device, signal, onEvent } = options;
   if (pretrained.packed) {
@@ -102,6 +162,9 @@ export async function quantize(
   const platform = { ...model.platform, storage };
   const choice = chooseScheme(options.method ?? "shiftadd", options.methodOptions);
   const bits = checkChoice(options.bits ?? 3);
+  // Block by block: the largest tensor is read, and kept beside what becomes of it.
+  const largest = Math.max(0, ...[...pretrained.weights.values()].map(({ source }) => source.sizeBytes));
+  if (!ignoreMemory) refuseTooLarge(model, { doing: "Quantising", bytes: 2 * largest });
   const sequences = calibrationOf(data, options.calibrationRows ?? 128);
   const tokenizer = await model.tokenizer();
   const padId = tokenizer.padId ?? tokenizer.eosId ?? 0;
@@ -196,6 +259,8 @@ function describeChoice(
 
 function checkChoice(bits: BitsChoice): BitsChoice {
   if (typeof bits === "number") return checkBits(bits);
+  checkNames(bits, mixedNames, "bits");
+  checkWord("by", bits.by, ["programme", "rule"], "bits");
   const choices = (bits.choices ?? [2, 3, 4]).map(checkBits);
   const [least, most] = [Math.min(...choices), Math.max(...choices)];
   if (bits.average >= least && bits.average <= most) return bits;

@@ -1,4 +1,5 @@
 import { type Lookups, lowRankUpdates, openPackedDecoder } from "../decode/index.ts";
+import { TuneError } from "../errors.ts";
 import {
   type Answer,
   type GenerateOptions as DecodeOptions,
@@ -10,10 +11,12 @@ import {
   generateTarget,
   generateText,
   openDecoder,
+  resolveSampling,
 } from "../generate/index.ts";
 import type { ChatMessage } from "../io/chat-template.ts";
 import { chatTemplateOf } from "../io/tokenizer.ts";
 import type { Adapter } from "../methods/index.ts";
+import { checkNames, checkWhole, checkWord, type NamesOf } from "../options.ts";
 import type { Device, DeviceOptions } from "../runtime/device.ts";
 import type { BaseWeightsName } from "../train/base-weights.ts";
 import { batchesByLength, layoutOf, type TokenizedExample } from "../train/data/index.ts";
@@ -21,7 +24,9 @@ import { type Measured, meanLoss, openEvaluator } from "../train/evaluator.ts";
 import { judgeExamples } from "../train/judge.ts";
 import { chooseObjective } from "../train/objectives/index.ts";
 import { tasks } from "../train/tasks/index.ts";
+import { checkDevice } from "./device-names.ts";
 import { type LoadedModel, padIdOf } from "./load-model.ts";
+import { refuseTooLarge } from "./memory.ts";
 
 /** What is continued: plain text, or a conversation in the model's chat template. */
 export type Prompt = string | readonly ChatMessage[];
@@ -38,7 +43,32 @@ export interface GenerateOptions extends DecodeOptions {
   readonly lookups?: Lookups;
   /** How frozen weights are held on ONNX Runtime; in float32 unless given. */
   readonly baseWeights?: BaseWeightsName;
+  /** Go on although the weights are more than what is free. */
+  readonly ignoreMemory?: boolean;
 }
+
+const sessionNames: NamesOf<SessionOptions> = {
+  baseWeights: true,
+  adapter: true,
+  adapters: true,
+  device: true,
+  deviceOptions: true,
+  lookups: true,
+  ignoreMemory: true,
+};
+const decodeNames: NamesOf<DecodeOptions> = {
+  temperature: true,
+  topK: true,
+  topP: true,
+  minP: true,
+  repetitionPenalty: true,
+  maxNewTokens: true,
+  stop: true,
+  seed: true,
+  use: true,
+  signal: true,
+};
+const generateNames: NamesOf<GenerateOptions> = { ...decodeNames, ...sessionNames };
 
 /**
  * Continue a prompt, giving text as it becomes complete; the generator returns the whole.
@@ -49,7 +79,9 @@ export async function* generate(
   prompt: Prompt,
   options: GenerateOptions = {},
 ): AsyncGenerator<string, Generation> {
-  const { adapter, adapters, device, deviceOptions, lookups, baseWeights, ...rest } = options;
+  checkNames(options, generateNames, "generate");
+  const { adapter, adapters, device, deviceOptions, lookups, baseWeights, ignoreMemory, ...rest } = options;
+  resolveSampling(rest);
   const session = await openSession(model, {
     ...(adapter ? { adapter } : {}),
     ...(adapters ? { adapters } : {}),
@@ -57,6 +89,7 @@ export async function* generate(
     ...(deviceOptions ? { deviceOptions } : {}),
     ...(lookups ? { lookups } : {}),
     ...(baseWeights ? { baseWeights } : {}),
+    ...(ignoreMemory ? { ignoreMemory } : {}),
   });
   try {
     return yield* session.generate(prompt, rest);
@@ -80,7 +113,7 @@ export interface Session {
 /** With what a session is opened, and where. */
 export type SessionOptions = Pick<
   GenerateOptions,
-  "adapter" | "adapters" | "device" | "deviceOptions" | "lookups" | "baseWeights"
+  "adapter" | "adapters" | "device" | "deviceOptions" | "lookups" | "baseWeights" | "ignoreMemory"
 >;
 
 /**
@@ -89,13 +122,26 @@ export type SessionOptions = Pick<
  * recipe, there are several adapters, or one that is no low-rank update: then its dequantised weights run on ONNX Runtime.
  */
 export async function openSession(model: LoadedModel, options: SessionOptions = {}): Promise<Session> {
+  checkSession(model, options);
   const tokenizer = await model.tokenizer();
   const elsewhere = options.device || options.adapters || options.baseWeights;
   const onKernels = elsewhere ? undefined : await openOnKernels(model, options);
+  const onProcessor = [undefined, "cpu", "wasm"].includes(options.device?.provider ?? options.deviceOptions?.provider);
+  if (onKernels === undefined && onProcessor && !options.ignoreMemory)
+    refuseTooLarge(model, { doing: "Generating", baseWeights: options.baseWeights });
+  if (options.lookups !== undefined && onKernels === undefined) {
+    throw new TuneError("bad-option", "lookups would do nothing: the model runs dequantised here, not on kernels.", {
+      at: "openSession",
+      fix: "leave lookups out, or run the packed model alone, or with one low-rank adapter, on the default provider",
+    });
+  }
   const { decoder, close } = onKernels ?? (await openOnDevice(model, options));
   return {
     decoder,
-    generate: (prompt, decodeOptions) => generateText(decoder, tokenizer, promptIds(prompt), decodeOptions),
+    generate: (prompt, decodeOptions = {}) => {
+      checkNames(decodeOptions, decodeNames, "session.generate");
+      return generateText(decoder, tokenizer, promptIds(prompt), decodeOptions);
+    },
     close,
   };
 
@@ -104,6 +150,21 @@ export async function openSession(model: LoadedModel, options: SessionOptions = 
     const text = chatTemplateOf(tokenizer).render(prompt, { addGenerationPrompt: true });
     return tokenizer.encode(text, { addSpecialTokens: false });
   }
+}
+
+/** @throws {TuneError} `bad-option` for options of a session that do not fit or would do nothing. */
+function checkSession({ pretrained }: LoadedModel, options: SessionOptions): void {
+  checkNames(options, sessionNames, "openSession");
+  checkDevice(options);
+  checkWord("lookups", options.lookups, ["fast", "exact"], "openSession");
+  const problem =
+    options.adapter && options.adapters
+      ? "adapters would do nothing beside adapter"
+      : options.lookups !== undefined && pretrained.packed === undefined
+        ? "lookups would do nothing: the model is not packed"
+        : undefined;
+  if (problem === undefined) return;
+  throw new TuneError("bad-option", `${problem}.`, { at: "openSession", fix: "leave one of the two, or lookups, out" });
 }
 
 interface OpenDecoder {
@@ -182,8 +243,22 @@ export interface EvaluateOptions {
   readonly baseWeights?: BaseWeightsName;
   readonly device?: Device;
   readonly deviceOptions?: DeviceOptions;
+  /** Go on although the weights are more than what is free. */
+  readonly ignoreMemory?: boolean;
   readonly onProgress?: (stage: "loss" | "exact match", done: number, total: number) => void;
 }
+
+const evaluateNames: NamesOf<EvaluateOptions> = {
+  baseWeights: true,
+  adapter: true,
+  batchSize: true,
+  objective: true,
+  exactMatch: true,
+  device: true,
+  deviceOptions: true,
+  ignoreMemory: true,
+  onProgress: true,
+};
 
 /** Measure loss and perplexity on examples (of pairs: loss and rewards), and exact match by greedy decoding when asked. */
 export async function evaluate(
@@ -191,6 +266,9 @@ export async function evaluate(
   examples: readonly TokenizedExample[],
   options: EvaluateOptions = {},
 ): Promise<Evaluation> {
+  checkNames(options, evaluateNames, "evaluate");
+  checkDevice(options);
+  checkWhole("batchSize", options.batchSize, 1, "evaluate");
   const { adapter, baseWeights, batchSize = 8, onProgress } = options;
   const held = baseWeights ? { baseWeights } : {};
   const task = tasks[model.pretrained.task];
@@ -199,6 +277,8 @@ export async function evaluate(
   const layout = layoutOf(model.pretrained, await padIdOf(model));
   const device = options.device ?? (await model.platform.openDevice(options.deviceOptions));
   try {
+    if (!options.ignoreMemory && ["cpu", "wasm"].includes(device.provider))
+      refuseTooLarge(model, { doing: "Evaluating", baseWeights: options.baseWeights });
     const measure = task.judge ? judged : measured;
     const { loss, measures, targets } = await measure();
     const { meanOver } = objective;

@@ -1,21 +1,28 @@
-import { TuneError } from "../errors.ts";
+import { assert, TuneError } from "../errors.ts";
 import {
   type CombineOptions,
+  combinations,
   combineAdapters,
   type ExportFormName,
   exportForms,
+  type FormOptions,
   folderKind,
   mergeAdapter,
   readAdapter,
 } from "../export/index.ts";
 import { checkFolder, guardOutputs } from "../io/outputs/index.ts";
 import type { Adapter } from "../methods/index.ts";
+import { checkNames, checkWhole, checkWord, meant, type NamesOf } from "../options.ts";
 import type { Device, DeviceOptions } from "../runtime/device.ts";
+import { adapterFolder } from "./adapter-folder.ts";
+import { checkDevice } from "./device-names.ts";
 import type { LoadedModel } from "./load-model.ts";
 
-/** Read an adapter that PEFT, mlx-lm or Scion wrote, checked against its model. */
+/** Read an adapter that PEFT, mlx-lm or Scion wrote, checked against its model: its folder, or that of the run that left it. */
 export async function loadAdapter(model: LoadedModel, folder: string): Promise<Adapter> {
-  return { ...(await readAdapter(model.platform.storage, folder, model.pretrained)), folder };
+  const { storage } = model.platform;
+  const own = await adapterFolder(storage, folder);
+  return { ...(await readAdapter(storage, own, model.pretrained)), folder: own };
 }
 
 /** How adapters become one. */
@@ -23,6 +30,8 @@ export interface CombineAdaptersOptions extends CombineOptions {
   /** One for each adapter; 1 unless given. */
   readonly weights?: readonly number[];
 }
+
+const combineNames: NamesOf<CombineAdaptersOptions> = { how: true, rank: true, weights: true };
 
 /**
  * Add adapters of one model up, each with its weight, to one plain LoRA adapter; the ways are those of PEFT's
@@ -32,8 +41,11 @@ export interface CombineAdaptersOptions extends CombineOptions {
 export function combine(
   model: LoadedModel,
   adapters: Readonly<Record<string, Adapter>>,
-  { weights, ...options }: CombineAdaptersOptions = {},
+  given: CombineAdaptersOptions = {},
 ): Adapter {
+  checkNames(given, combineNames, "combine");
+  checkWord("how", given.how, combinations, "combine");
+  const { weights, ...options } = given;
   const all = Object.values(adapters);
   if (weights !== undefined && weights.length !== all.length) {
     throw new TuneError("bad-option", `There are ${all.length} adapters and ${weights.length} weights.`, {
@@ -54,21 +66,57 @@ export interface OutputOptions {
 }
 
 /** What is written, where it is merged. */
-export interface ExportOptions extends OutputOptions {
+export interface ExportOptions extends OutputOptions, FormOptions {
   /** The adapter to write, or to fold in first. */
   readonly adapter?: Adapter;
   /** What numbers are held in: names among the `dtypes` of the form; its first unless given. */
   readonly dtypes?: readonly string[];
-  /** Weights of more bytes go beside the graph (`transformers.js`). */
-  readonly externalDataBytes?: number;
-  /** Those beside the graph are split into files of at most this (`transformers.js`); 1.9 GB, which a page can hold. */
-  readonly maxDataBytes?: number;
-  /** Files larger than this are split (`safetensors`). */
-  readonly maxShardBytes?: number;
-  /** How llama.cpp cuts texts, where the tokenizer is like none of its own (`gguf`). */
-  readonly preTokenizer?: string;
   readonly device?: Device;
   readonly deviceOptions?: DeviceOptions;
+}
+
+const formOptionNames: NamesOf<FormOptions> = {
+  externalDataBytes: true,
+  maxDataBytes: true,
+  maxShardBytes: true,
+  preTokenizer: true,
+};
+const exportNames: NamesOf<ExportOptions> = {
+  ...formOptionNames,
+  replace: true,
+  inputs: true,
+  adapter: true,
+  dtypes: true,
+  device: true,
+  deviceOptions: true,
+};
+
+/**
+ * Look at everything of an export that needs no model.
+ * @throws {TuneError} `bad-option` for a form, a dtype or an option that does not fit, or would do nothing; `no-adapter-form`
+ * where an adapter is to be written and there is none.
+ */
+export function checkExport(
+  to: ExportFormName,
+  options: Omit<ExportOptions, "adapter"> & { readonly adapter?: unknown },
+): void {
+  checkNames(options, exportNames, "exportModel");
+  checkWord("The form", to, Object.keys(exportForms), "exportModel");
+  checkDevice(options);
+  checkedDtypes(to, options.dtypes);
+  const { takes = [], holds } = exportForms[to];
+  const problems = Object.keys(formOptionNames).flatMap((name) => {
+    const option = name as keyof FormOptions; // its keys
+    if (options[option] === undefined || takes.includes(option)) return [];
+    const takers = Object.entries(exportForms).filter(([, form]) => form.takes?.includes(option));
+    return [`The form ${to} does not take ${name}: ${takers.map(([form]) => form).join(", ")} does.`];
+  });
+  for (const name of ["externalDataBytes", "maxDataBytes", "maxShardBytes"] as const)
+    checkWhole(name, options[name], 1, "exportModel");
+  if (problems.length > 0)
+    throw new TuneError("bad-option", problems.join("\n"), { at: "exportModel", fix: "leave these options out" });
+  if (holds === "model" || options.adapter) return;
+  throw new TuneError("no-adapter-form", "There is no adapter to write.", { at: to, fix: "give the adapter" });
 }
 
 /**
@@ -83,6 +131,7 @@ export async function exportModel(
   folder: string,
   options: ExportOptions = {},
 ): Promise<void> {
+  checkExport(to, options);
   const { adapter, device, deviceOptions, dtypes: given, replace, inputs = [], ...rest } = options;
   const { openDevice } = model.platform;
   const storage = guardOutputs(model.platform.storage, {
@@ -99,8 +148,7 @@ export async function exportModel(
     ...(model.hasOwnTemplate ? { withTokenizer: true } : {}),
   };
   if (form.holds === "adapter") {
-    if (!adapter)
-      throw new TuneError("no-adapter-form", "There is no adapter to write.", { at: folder, fix: "give the adapter" });
+    assert(adapter !== undefined, "it was checked");
     await checkFolder(storage, folder, folderKind(to));
     await form.write(storage, folder, model.pretrained, adapter, written);
     return;
@@ -117,12 +165,24 @@ export async function exportModel(
   }
 }
 
+function nearestOf(unknown: readonly string[], known: readonly string[]): string {
+  const near = unknown.flatMap((name) => meant(name, known) ?? []);
+  return near.length > 0 ? ` (nearest: ${[...new Set(near)].join(", ")})` : "";
+}
+
 function checkedDtypes(to: ExportFormName, given: readonly string[] | undefined): readonly string[] {
   const known: readonly string[] = exportForms[to].dtypes;
   if (given === undefined) return known.slice(0, 1);
   const unknown = given.filter((name) => !known.includes(name));
   if (unknown.length === 0 && given.length > 0) return given;
   throw new TuneError("bad-option", `The form ${to} holds no numbers as ${unknown.join(", ") || "nothing"}.`, {
-    fix: known.length === 0 ? "leave the dtype out" : `use ${known.join(", ")}`,
+    at: "dtypes",
+    fix:
+      known.length === 0
+        ? `leave the dtype out; it is an option of ${Object.entries(exportForms)
+            .filter(([, { dtypes }]) => dtypes.length > 0)
+            .map(([form]) => form)
+            .join(", ")}`
+        : `use ${known.join(", ")}${nearestOf(unknown, known)}`,
   });
 }

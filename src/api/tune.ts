@@ -2,17 +2,20 @@ import { memoryCache } from "../diagnose/index.ts";
 import { TuneError } from "../errors.ts";
 import type { Tensor } from "../graph/index.ts";
 import { guardOutputs } from "../io/outputs/index.ts";
+import { checkNames, type NamesOf } from "../options.ts";
 import type { Device, DeviceOptions } from "../runtime/device.ts";
 import type { StopSignal } from "../signal.ts";
 import { batchesByLength, type TokenizedExample } from "../train/data/index.ts";
 import { type RateSearch, type RateSearchOptions, searchLearningRate } from "../train/learning-rate.ts";
 import { chooseObjective } from "../train/objectives/index.ts";
 import type { PlanOptions } from "../train/plan.ts";
-import { type Observed, type RunEvent, type RunResult, train } from "../train/run.ts";
-import { describeRun, type TuningChoice } from "./describe-run.ts";
+import { type Observed, type RunEvent, type RunResult, refuseOtherRun, train } from "../train/run.ts";
+import { describeRun, insideTuning, refuseIdle, type TuningChoice, tuningNames } from "./describe-run.ts";
+import { checkDevice } from "./device-names.ts";
 import { diagnose } from "./diagnose.ts";
 import type { LoadedData, StreamedData } from "./load-data.ts";
 import type { LoadedModel } from "./load-model.ts";
+import { admission, settingsText } from "./memory.ts";
 import { planTuning } from "./plan.ts";
 import { evaluate } from "./run-model.ts";
 import type { OutputOptions } from "./save.ts";
@@ -34,25 +37,56 @@ export interface TuneOptions extends TuningChoice, OutputOptions {
   readonly baseText?: readonly TokenizedExample[];
   /** Count intruder dimensions whenever an evaluation is due. */
   readonly trackIntruders?: boolean;
+  /** Go on although the run would take more memory than is free. */
+  readonly ignoreMemory?: boolean;
   /** Saves and stops after the current update when aborted. */
   readonly signal?: StopSignal;
   readonly onEvent?: (event: RunEvent) => void;
 }
 
+const tuneNames: NamesOf<TuneOptions> = {
+  ...tuningNames,
+  output: true,
+  replace: true,
+  inputs: true,
+  tensorboard: true,
+  resume: true,
+  initial: true,
+  device: true,
+  deviceOptions: true,
+  baseText: true,
+  trackIntruders: true,
+  ignoreMemory: true,
+  signal: true,
+  onEvent: true,
+};
+
 /**
  * Tune a model on data.
  * Data may be in memory or streamed.
  * @returns the trained adapter (of the best evaluation when rows were held back) and how the run ended.
- * @throws {TuneError} for options that do not fit, a folder that holds another run, a loss that is not finite.
+ * @throws {TuneError} for options that do not fit or would do nothing, a folder that holds another run, a loss that is not
+ * finite.
  */
 export async function tune(
   model: LoadedModel,
   data: LoadedData | StreamedData,
   options: TuneOptions = {},
 ): Promise<RunResult> {
+  checkNames(options, tuneNames, "tune", insideTuning());
+  checkDevice(options);
   const { output, tensorboard, resume, initial, device, deviceOptions, signal, onEvent, ...others } = options;
-  const { baseText = [], trackIntruders = false, replace, inputs = [], ...choice } = others;
-  const run = await describeRun(model, data, choice);
+  const { baseText = [], trackIntruders = false, ignoreMemory = false, replace, inputs = [], ...choice } = others;
+  if (output === undefined) {
+    refuseIdle([
+      ...(tensorboard ? ["tensorboard: there is no output folder to write events to"] : []),
+      ...(resume ? ["resume: there is no output folder to go on from"] : []),
+      ...(choice.checkpointEvery ? ["checkpointEvery: there is no output folder to write checkpoints to"] : []),
+    ]);
+  }
+  if (output !== undefined && !resume && !replace) await refuseOtherRun(model.platform.storage, output);
+  const observes = baseText.length > 0 || trackIntruders;
+  const run = await describeRun(model, data, choice, { observes });
   const storage = guardOutputs(model.platform.storage, {
     inputs: [...(data.files ?? []), ...inputs],
     ...(replace === undefined ? {} : { replace }),
@@ -60,7 +94,9 @@ export async function tune(
   const opened = device ?? (await model.platform.openDevice(deviceOptions));
   try {
     const observe = await observer(model, run, { device: opened, baseText, trackIntruders });
+    const admit = ignoreMemory ? undefined : admission(model, run, opened);
     return await train({
+      ...(admit ? { admit } : {}),
       ...(observe ? { observe } : {}),
       device: opened,
       ...run,
@@ -93,11 +129,10 @@ async function withAdvice(error: unknown, { model, data, choice, device }: Advic
     device,
     availableBytes: Math.max(0, Math.min(availableBytes, least)),
   });
-  const settings = Object.entries(remedy?.settings ?? {}).map(([name, value]) => `${name} ${value}`);
   return new TuneError(error.code, error.message.split("\n  at ")[0] ?? error.message, {
     ...(error.at === undefined ? {} : { at: error.at }),
     fix: remedy
-      ? `use ${settings.join(", ")}: about ${(remedy.plan.memory.peakBytes / 1e9).toFixed(2)} GB instead of ${(plan.memory.peakBytes / 1e9).toFixed(2)} (scion plan says more)`
+      ? `use ${settingsText(remedy.settings)}: about ${(remedy.plan.memory.peakBytes / 1e9).toFixed(2)} GB instead of ${(plan.memory.peakBytes / 1e9).toFixed(2)} (scion plan says more)`
       : "choose a smaller model: with no setting would this one fit (scion plan says more)",
     cause: error,
   });
@@ -110,13 +145,42 @@ interface AdviceOptions {
   readonly device: Device;
 }
 
+/** Settings that a search decides itself, or never comes to. */
+type SearchSets =
+  | "learningRate"
+  | "schedule"
+  | "warmup"
+  | "epochs"
+  | "maxSteps"
+  | "evaluateEvery"
+  | "patience"
+  | "checkpointEvery";
+
 /** What is searched, and on what device. */
 export interface FindLearningRateOptions
-  extends TuningChoice,
+  extends Omit<TuningChoice, SearchSets>,
     Partial<Pick<RateSearchOptions, "from" | "to" | "steps" | "onPoint" | "signal">> {
   readonly device?: Device;
   readonly deviceOptions?: DeviceOptions;
+  /** Go on although the search would take more memory than is free. */
+  readonly ignoreMemory?: boolean;
 }
+
+const searchNames: NamesOf<FindLearningRateOptions> = (() => {
+  const { learningRate, schedule, warmup, epochs, maxSteps, evaluateEvery, patience, checkpointEvery, ...own } =
+    tuningNames;
+  return {
+    ...own,
+    from: true,
+    to: true,
+    steps: true,
+    onPoint: true,
+    ignoreMemory: true,
+    signal: true,
+    device: true,
+    deviceOptions: true,
+  } as const;
+})();
 
 /**
  * Find a learning rate for a run: a hundred updates unless told otherwise, with rates from 1e-7 to 1. Nothing is written.
@@ -127,11 +191,16 @@ export async function findLearningRate(
   data: LoadedData | StreamedData,
   options: FindLearningRateOptions = {},
 ): Promise<RateSearch> {
-  const { from = 1e-7, to = 1, steps = 100, onPoint, signal, device, deviceOptions, ...choice } = options;
+  checkNames(options, searchNames, "findLearningRate", insideTuning());
+  checkDevice(options);
+  const { from = 1e-7, to = 1, steps = 100, onPoint, signal, device, deviceOptions, ...others } = options;
+  const { ignoreMemory = false, ...choice } = others;
   const run = await describeRun(model, data, choice);
   const opened = device ?? (await model.platform.openDevice(deviceOptions));
   try {
+    const admit = ignoreMemory ? undefined : admission(model, run, opened);
     return await searchLearningRate({
+      ...(admit ? { admit } : {}),
       device: opened,
       ...run,
       train: "store" in data ? data.store : data.train,

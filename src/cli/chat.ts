@@ -1,7 +1,7 @@
 import { createInterface } from "node:readline/promises";
 import type { Command } from "commander";
 import type { ChatMessage } from "../index.ts";
-import { type SamplingFlags, samplingOf, withSampling } from "./generate.ts";
+import { checkGenerating, checkSystem, type SamplingFlags, samplingOf, withSampling } from "./generate.ts";
 import {
   type AdaptersFlags,
   type BaseWeightsFlags,
@@ -10,6 +10,7 @@ import {
   loadAdapters,
   loadFlags,
   type ModelFlags,
+  memoryOptions,
   sideBySide,
   used,
   withAdapters,
@@ -17,6 +18,7 @@ import {
   withModel,
 } from "./model.ts";
 import { faint, type Output } from "./output.ts";
+import type { Given } from "./parsing.ts";
 
 interface ChatFlags extends Omit<ModelFlags, "adapter">, AdaptersFlags, BaseWeightsFlags, SamplingFlags {
   readonly system?: string;
@@ -37,17 +39,20 @@ Example:
 }
 
 /** Run it. */
-export async function run(flags: ChatFlags, output: Output): Promise<number> {
+export async function run(flags: ChatFlags, output: Output, _args: readonly string[], given: Given): Promise<number> {
   const { openSession } = await import("../index.ts");
+  await checkGenerating(flags, given);
   const { adapter: _adapters, ...modelFlags } = flags;
   const { model } = await loadFlags(modelFlags, output, forAdapters(flags));
   const adapters = await loadAdapters(model, flags);
   let use = flags.use === undefined ? (Object.keys(adapters)[0] ?? null) : used(flags);
   const chats = (await model.tokenizer()).chatTemplates.size > 0;
+  await checkSystem(flags.system, chats);
   const session = await openSession(model, {
     ...sideBySide(adapters, flags),
     ...(flags.lookups ? { lookups: flags.lookups } : {}),
     ...(flags.baseWeights ? { baseWeights: flags.baseWeights } : {}),
+    ...memoryOptions(flags),
     deviceOptions: deviceOptions(flags),
   });
   const opening: readonly ChatMessage[] = flags.system === undefined ? [] : [{ role: "system", content: flags.system }];

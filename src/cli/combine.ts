@@ -1,15 +1,6 @@
 import { type Command, Option } from "commander";
 import type { Combination } from "../index.ts";
-import {
-  collect,
-  deviceOptions,
-  forAdapters,
-  loadAdapters,
-  loadFlags,
-  type ModelFlags,
-  wholeNumber,
-  withModel,
-} from "./model.ts";
+import { collect, forAdapters, loadAdapters, loadFlags, type ModelFlags, wholeNumber, withModel } from "./model.ts";
 import type { Output } from "./output.ts";
 import { withReplace } from "./outputs.ts";
 
@@ -25,7 +16,12 @@ const hows: readonly Combination[] = ["cat", "svd", "linear"];
 
 /** `scion combine` */
 export function define(command: Command): void {
-  withReplace(withModel(command.description("Add adapters up, with weights, to one LoRA adapter"), { adapter: false }))
+  withReplace(
+    withModel(command.description("Add adapters up, with weights, to one LoRA adapter"), {
+      adapter: false,
+      device: false,
+    }),
+  )
     .requiredOption("-a, --adapter <[name=]folder>", "adapter of PEFT or mlx-lm; again for each", collect)
     .option("-w, --weights <numbers>", "one for each adapter, such as 0.7,0.3; 1 unless given")
     .addOption(
@@ -58,7 +54,7 @@ export async function run(flags: CombineFlags, output: Output): Promise<number> 
     ...(weights === undefined ? {} : { weights }),
     ...(flags.rank === undefined ? {} : { rank: flags.rank }),
   });
-  await exportModel(model, "peft", flags.output, { adapter, deviceOptions: deviceOptions(flags) });
+  await exportModel(model, "peft", flags.output, { adapter });
   const { rank } = adapter.choice.config;
   output.say(`Wrote ${flags.output}: ${Object.keys(adapters).join(" and ")} by ${flags.how}, rank ${rank}.`);
   output.record({ written: flags.output, form: "peft", how: flags.how, rank });

@@ -1,11 +1,12 @@
 import { basename } from "node:path";
-import { type Command, InvalidArgumentError } from "commander";
+import type { Command } from "commander";
 import type { ComparedMethod, ComparedRow, CompareEvent, ComparisonResult, Spread } from "../index.ts";
 import { drawComparison } from "./compare-picture.ts";
 import { readingOf } from "./data.ts";
-import { deviceOptions, loadFlags, realNumber, wholeNumber } from "./model.ts";
+import { deviceOptions, loadFlags, memoryOptions, realNumber, wholeNumber, withIgnoreMemory } from "./model.ts";
 import { type Output, strong } from "./output.ts";
 import { startsOver, withReplace } from "./outputs.ts";
+import type { Given } from "./parsing.ts";
 import { count, createProgress, duration } from "./progress.ts";
 import { headOf, loadTuningData, type TuningFlags, tuningChoice, withTuning } from "./tuning.ts";
 
@@ -32,14 +33,14 @@ alpha / rank. The output folder gets comparison.json, comparison.md, comparison.
 
 /** `scion compare` */
 export async function define(command: Command): Promise<void> {
-  withReplace(
-    await withTuning(
-      command.description("Tune by several methods, rates and seeds, and set side by side what each gives"),
-      {
-        sweep: true,
-      },
+  withIgnoreMemory(
+    withReplace(
+      await withTuning(
+        command.description("Tune by several methods, rates and seeds, and set side by side what each gives"),
+        { without: ["method", "learningRate", "seed"] },
+      ),
+      startsOver,
     ),
-    startsOver,
   )
     .option("--methods <names>", "what to compare", words, ["lora", "dora", "adalora", "paca"])
     .option(
@@ -58,11 +59,18 @@ export async function define(command: Command): Promise<void> {
 }
 
 /** Run it. */
-export async function run(given: CompareFlags, output: Output): Promise<number> {
-  const { checkOutput, compare, loadData } = await import("../index.ts");
+export async function run(
+  asked: CompareFlags,
+  output: Output,
+  _args: readonly string[],
+  given: Given,
+): Promise<number> {
+  const { checkOutput, checkTuning, compare, loadData } = await import("../index.ts");
   const { exitCodes } = await import("./failure.ts");
   const { listenForInterrupt } = await import("./interrupt.ts");
-  const flags: CompareFlags = { ...given, seed: given.seeds[0] ?? 0 }; // of the split, and of a new head
+  const flags: CompareFlags = { ...asked, seed: asked.seeds[0] ?? 0 }; // of the split, and of a new head
+  const { methods: early } = await methodsOf(flags, given);
+  for (const { method, methodOptions = {} } of early) checkTuning({ method, methodOptions });
   const { model } = await loadFlags(flags, output, headOf(flags));
   const { storage } = model.platform;
   await checkOutput(storage, flags.output, "comparison");
@@ -74,20 +82,21 @@ export async function run(given: CompareFlags, output: Output): Promise<number> 
   const [test, baseText] = [await rows(flags.testData), await rows(flags.baseText)];
   const stop = listenForInterrupt(output, "Saving after this update");
   try {
-    const { methods, rank, scale } = await methodsOf(flags, data);
+    const { methods, ...matched } = await methodsOf(flags, given, data.kind);
     const {
       method: _method,
       methodOptions: _own,
       learningRate: _rate,
       seed: _seed,
       ...shared
-    } = await tuningChoice(flags, data);
+    } = await tuningChoice(flags, given, data.kind, flags.methods);
     const rates = ratesFor(flags.rates);
     const result = await compare(model, data, {
       ...shared,
-      ...{ methods, rank, scale, test, baseText },
+      ...{ methods, ...matched, test, baseText },
       ...{ output: flags.output, seeds: flags.seeds, resume: flags.resume === true },
       ...(rates.all === undefined ? {} : { learningRates: rates.all }),
+      ...memoryOptions(flags),
       deviceOptions: deviceOptions(flags),
       signal: stop.signal,
       onEvent: watch(output),
@@ -111,8 +120,9 @@ export async function run(given: CompareFlags, output: Output): Promise<number> 
 /** The methods that the flags name: those with a rank are matched, and take no rank or alpha as it is given. */
 async function methodsOf(
   flags: CompareFlags,
-  data: Parameters<typeof tuningChoice>[1],
-): Promise<{ readonly methods: readonly ComparedMethod[]; readonly rank: number; readonly scale: number }> {
+  given: Given,
+  kind?: Parameters<typeof tuningChoice>[2],
+): Promise<{ readonly methods: readonly ComparedMethod[]; readonly rank?: number; readonly scale?: number }> {
   const { methods, TuneError } = await import("../index.ts");
   const { by } = ratesFor(flags.rates);
   const strangers = Object.keys(by).filter((name) => !flags.methods.includes(name));
@@ -124,7 +134,8 @@ async function methodsOf(
   }
   const compared = await Promise.all(
     flags.methods.map(async (method): Promise<ComparedMethod> => {
-      const { rank, alpha, ...others } = (await tuningChoice({ ...flags, method }, data)).methodOptions ?? {};
+      const { rank, alpha, ...others } =
+        (await tuningChoice({ ...flags, method }, given, kind, flags.methods)).methodOptions ?? {};
       const unmatched = methods.get(method)?.matched ? {} : { rank, alpha };
       const own = Object.entries({ ...unmatched, ...others }).filter(([, value]) => value !== undefined);
       const learningRates = by[method];
@@ -133,7 +144,11 @@ async function methodsOf(
     }),
   );
   const rank = Number(flags["rank"] ?? 8);
-  return { methods: compared, rank, scale: flags["alpha"] === undefined ? 2 : Number(flags["alpha"]) / rank };
+  return {
+    methods: compared,
+    ...(given.has("rank") ? { rank } : {}),
+    ...(given.has("alpha") ? { scale: Number(flags["alpha"]) / rank } : {}),
+  };
 }
 
 function watch(output: Output): (event: CompareEvent) => void {
@@ -268,7 +283,7 @@ function words(text: string): readonly string[] {
 }
 
 function seedNumbers(text: string): readonly number[] {
-  return words(text).map((word) => checked(() => wholeNumber(word)));
+  return words(text).map((word) => wholeNumber(word));
 }
 
 /** `1e-3,3e-3` is for all methods, `paca=1e-2` for one. */
@@ -278,17 +293,9 @@ function ratesFor(lists: readonly string[] = []): {
 } {
   const parsed = lists.map((list) => {
     const [, name, rates = list] = /^([^=]+)=(.*)$/.exec(list) ?? [];
-    return { name, rates: words(rates).map((word) => checked(() => realNumber(word))) };
+    return { name, rates: words(rates).map((word) => realNumber(word)) };
   });
   const all = parsed.filter(({ name }) => name === undefined).flatMap(({ rates }) => rates);
   const by = parsed.flatMap(({ name, rates }) => (name === undefined ? [] : [[name, rates] as const]));
   return { ...(all.length > 0 ? { all } : {}), by: Object.fromEntries(by) };
-}
-
-function checked(parse: () => number): number {
-  try {
-    return parse();
-  } catch (error) {
-    throw new InvalidArgumentError(error instanceof Error ? error.message : String(error));
-  }
 }

@@ -1,6 +1,6 @@
 import { homedir } from "node:os";
 import { join } from "node:path";
-import { type Command, InvalidArgumentError, Option } from "commander";
+import { type Command, Option } from "commander";
 import type { ComparisonOptions, DiagnosisReport, LoadedModel } from "../index.ts";
 import { deviceOptions, loadFlags, realNumber, wholeNumber, withDevice } from "./model.ts";
 import type { Output } from "./output.ts";
@@ -29,13 +29,8 @@ export async function withComparison(command: Command): Promise<Command> {
     .requiredOption("-b, --base <folder or id>", "the model before tuning")
     .option("-a, --adapter <folder>", "an adapter of it")
     .option("-t, --tuned <folder or id>", "a tuned model instead: merged, or tuned in full")
-    .option("--k <n>", "leading singular vectors to look at", checked(wholeNumber), diagnosisDefaults.k)
-    .option(
-      "--eps <x>",
-      "an intruder has no larger cosine with any of the base's",
-      checked(realNumber),
-      diagnosisDefaults.eps,
-    )
+    .option("--k <n>", "leading singular vectors to look at", wholeNumber, diagnosisDefaults.k)
+    .option("--eps <x>", "an intruder has no larger cosine with any of the base's", realNumber, diagnosisDefaults.eps)
     .addOption(
       new Option("--side <side>", "left (outputs) or right (inputs) singular vectors")
         .choices(["left", "right"])
@@ -53,16 +48,6 @@ export async function withComparison(command: Command): Promise<Command> {
 
 function defaultCache(): string {
   return join(process.env["XDG_CACHE_HOME"] || join(homedir(), ".cache"), "scion", "spectra");
-}
-
-function checked(parse: (text: string) => number): (text: string) => number {
-  return (text) => {
-    try {
-      return parse(text);
-    } catch (error) {
-      throw new InvalidArgumentError(error instanceof Error ? error.message : String(error));
-    }
-  };
 }
 
 /** What the flags say of any comparison, with a progress line that `done` clears. */
@@ -90,6 +75,13 @@ export async function loadComparison(
   flags: ComparisonFlags,
   output: Output,
 ): Promise<{ readonly base: LoadedModel; readonly options: ComparisonOptions; readonly done: () => void }> {
+  const { TuneError } = await import("../index.ts");
+  if ((flags.adapter === undefined) === (flags.tuned === undefined)) {
+    throw new TuneError("bad-option", "A base is compared with an adapter or with a tuned model, one of them.", {
+      at: "--adapter and --tuned",
+      fix: "give one of the two",
+    });
+  }
   const { adapter: _adapter, ...others } = flags;
   const { model: base, adapter } = await loadFlags({ ...flags, model: flags.base }, output);
   const tuned =

@@ -1,5 +1,6 @@
 import type { Command, Option } from "commander";
-import { nearest, TuneError } from "../errors.ts";
+import { TuneError } from "../errors.ts";
+import { meant } from "../options.ts";
 
 /** Far more than options take. Characters. */
 const longestConfig = 2 ** 20;
@@ -22,7 +23,7 @@ export async function applyConfig(command: Command, path: string): Promise<void>
     const name = key.replace(/[-_](\w)/g, (_, letter: string) => letter.toUpperCase());
     const option = options.get(name);
     if (option === undefined) {
-      const [near] = nearest(name, options.keys(), 1);
+      const near = meant(key, options.keys());
       problems.push(`there is no option "${key}"${near ? ` (nearest: ${near})` : ""}`);
       continue;
     }

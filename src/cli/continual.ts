@@ -1,11 +1,12 @@
 import { basename, extname } from "node:path";
 import { type Command, Option } from "commander";
 import type { ContinualResult } from "../index.ts";
-import { deviceOptions, loadFlags } from "./model.ts";
+import { deviceOptions, memoryOptions, withIgnoreMemory } from "./model.ts";
 import type { Output } from "./output.ts";
 import { startsOver, withReplace } from "./outputs.ts";
+import type { Given } from "./parsing.ts";
 import { count, createProgress, duration } from "./progress.ts";
-import { headOf, loadTuningData, type TuningFlags, tuningChoice, withTuning } from "./tuning.ts";
+import { loadTuningData, openTuned, type TuningFlags, tuningChoice, withTuning } from "./tuning.ts";
 
 interface ContinualFlags extends TuningFlags {
   readonly then: readonly string[];
@@ -17,9 +18,11 @@ interface ContinualFlags extends TuningFlags {
 
 /** `scion continual` */
 export async function define(command: Command): Promise<void> {
-  withReplace(
-    await withTuning(command.description("Tune on several data sets in order, and measure all after each")),
-    startsOver,
+  withIgnoreMemory(
+    withReplace(
+      await withTuning(command.description("Tune on several data sets in order, and measure all after each")),
+      startsOver,
+    ),
   )
     .requiredOption("--then <files...>", "the data sets that follow, in order")
     .addOption(
@@ -42,11 +45,16 @@ Prints the loss on every data set after each, forgetting, and the intruder dimen
 }
 
 /** Run it. */
-export async function run(flags: ContinualFlags, output: Output): Promise<number> {
+export async function run(
+  flags: ContinualFlags,
+  output: Output,
+  _args: readonly string[],
+  given: Given,
+): Promise<number> {
   const { checkOutput, loadData, tuneInOrder } = await import("../index.ts");
   const { exitCodes } = await import("./failure.ts");
   const { listenForInterrupt } = await import("./interrupt.ts");
-  const { model } = await loadFlags(flags, output, headOf(flags));
+  const model = await openTuned(flags, given, output);
   await checkOutput(model.platform.storage, flags.output, "continual");
   const tasks = [];
   for (const [i, data] of [flags.data, ...flags.then.map((file) => [file])].entries()) {
@@ -61,11 +69,12 @@ export async function run(flags: ContinualFlags, output: Output): Promise<number
   try {
     const [first] = tasks;
     const result = await tuneInOrder(model, tasks, {
-      ...(first ? await tuningChoice(flags, first.data) : {}),
+      ...(first ? await tuningChoice(flags, given, first.data.kind) : {}),
       output: flags.output,
       between: flags.between,
       resume: flags.resume === true,
       baseText,
+      ...memoryOptions(flags),
       deviceOptions: deviceOptions(flags),
       signal: stop.signal,
       onEvent: (event) => {

@@ -85,7 +85,19 @@ async function prepare(
   const { diagnose, diagnoseFiles, TuneError } = await import("../index.ts");
   const isFile = (path: string | undefined): path is string => path?.endsWith(".safetensors") === true;
   if (isFile(flags.base) && isFile(flags.tuned)) {
-    const { options, done } = comparisonOptions(flags);
+    const idle = (["adapter", "fused"] as const).filter((name) => flags[name] !== undefined);
+    if (idle.length > 0) {
+      throw new TuneError(
+        "bad-option",
+        `${idle.map((name) => `--${name}`).join(" and ")} would do nothing beside two files.`,
+        {
+          at: "scion diagnose",
+          fix: "leave it out, or compare a model's folder",
+        },
+      );
+    }
+    const { fused: _fused, ...rest } = comparisonOptions(flags).options;
+    const { options, done } = { ...comparisonOptions(flags), options: rest };
     const files = { base: flags.base, tuned: flags.tuned };
     return { look: (how) => diagnoseFiles(platformOf(flags), files, { ...options, ...how }), done };
   }

@@ -6,11 +6,14 @@ import {
   deviceOptions,
   loadFlags,
   type ModelFlags,
+  memoryOptions,
   wholeNumber,
   withBaseWeights,
+  withIgnoreMemory,
   withModel,
 } from "./model.ts";
 import type { Output } from "./output.ts";
+import type { Given } from "./parsing.ts";
 import { count, createProgress } from "./progress.ts";
 
 interface EvalFlags extends ModelFlags, BaseWeightsFlags, DataFlags {
@@ -25,10 +28,9 @@ interface EvalFlags extends ModelFlags, BaseWeightsFlags, DataFlags {
 
 /** `scion eval` */
 export function define(command: Command): void {
-  withBaseWeights(withModel(command.description("Measure loss, perplexity and exact match on data"))).requiredOption(
-    "-d, --data <file>",
-    "what to measure on, in the forms that tune reads",
-  );
+  withIgnoreMemory(
+    withBaseWeights(withModel(command.description("Measure loss, perplexity and exact match on data"))),
+  ).requiredOption("-d, --data <file>", "what to measure on, in the forms that tune reads");
   withData(command)
     .option("--max-length <tokens>", "longest sequence; the model's context unless given", wholeNumber)
     .option("--batch-size <n>", "sequences measured side by side", wholeNumber, 8)
@@ -49,20 +51,29 @@ Exact match is measured on conversations and prompts: the last answer is generat
 }
 
 /** Run it. */
-export async function run(flags: EvalFlags, output: Output): Promise<number> {
-  const { evaluate, loadData } = await import("../index.ts");
+export async function run(flags: EvalFlags, output: Output, _args: readonly string[], given: Given): Promise<number> {
+  const { evaluate, loadData, TuneError } = await import("../index.ts");
+  await refuseIdle(flags, given);
   const { model, adapter } = await loadFlags(flags, output);
   const data = await loadData(model, flags.data, {
     ...readingOf(flags),
     ...(flags.maxLength === undefined ? {} : { maxLength: flags.maxLength }),
   });
   describeReading(data, output);
+  const answers = data.format !== "text" && (data.kind === "sequence" || data.kind === "target");
+  if (!answers && given.has("show")) {
+    throw new TuneError("bad-option", "--show would do nothing: no row of this data has an answer to generate.", {
+      at: "--show",
+      fix: "leave it out",
+    });
+  }
   const progress = createProgress();
   const result = await evaluate(model, data.train, {
     ...(adapter ? { adapter } : {}),
     ...(flags.baseWeights ? { baseWeights: flags.baseWeights } : {}),
     batchSize: flags.batchSize,
-    exactMatch: flags.exactMatch && data.format !== "text" && (data.kind === "sequence" || data.kind === "target"),
+    ...memoryOptions(flags),
+    exactMatch: flags.exactMatch && answers,
     deviceOptions: deviceOptions(flags),
     onProgress: (stage, done, total) => progress.update(`${stage}: ${done}/${total}`),
   });
@@ -85,20 +96,30 @@ export async function run(flags: EvalFlags, output: Output): Promise<number> {
   return 0;
 }
 
+/** @throws {TuneError} `bad-option` for options that would do nothing beside the others. */
+async function refuseIdle(flags: EvalFlags, given: Given): Promise<void> {
+  const { TuneError } = await import("../index.ts");
+  const problems = [
+    ...(flags.baseModel !== undefined && flags.baseText === undefined
+      ? ["--base-model would do nothing: forgetting is measured on --base-text."]
+      : []),
+    ...(given.has("show") && !flags.exactMatch ? ["--show would do nothing: no answers are generated."] : []),
+    ...(flags.baseText !== undefined && flags.baseModel === undefined && flags.adapter === undefined
+      ? ["--base-text measures forgetting against a base, and none is named: give --base-model, or --adapter."]
+      : []),
+  ];
+  if (problems.length > 0)
+    throw new TuneError("bad-option", problems.join("\n"), { at: "scion eval", fix: "change the options named above" });
+}
+
 /** What the model lost on the base's texts, when they are given. */
 async function forgettingOf(
   flags: EvalFlags,
   { model, adapter }: { readonly model: LoadedModel; readonly adapter: Adapter | undefined },
   output: Output,
 ): Promise<Forgetting | undefined> {
-  const { loadData, measureForgetting, TuneError } = await import("../index.ts");
+  const { loadData, measureForgetting } = await import("../index.ts");
   if (flags.baseText === undefined) return undefined;
-  if (flags.baseModel === undefined && adapter === undefined) {
-    throw new TuneError("bad-option", "Forgetting is measured against a base, and none is named.", {
-      at: "--base-text",
-      fix: "give --base-model, or --adapter with the base as --model",
-    });
-  }
   const base = flags.baseModel === undefined ? model : (await loadFlags({ model: flags.baseModel }, output)).model;
   const { train } = await loadData(
     base,

@@ -3,6 +3,7 @@ import type { ExportFormName } from "../index.ts";
 import { deviceOptions, loadFlags, type ModelFlags, withModel } from "./model.ts";
 import type { Output } from "./output.ts";
 import { withReplace } from "./outputs.ts";
+import type { Given } from "./parsing.ts";
 
 interface ExportFlags extends ModelFlags {
   readonly to: ExportFormName;
@@ -43,15 +44,28 @@ ${forms.join("\n")}`,
 }
 
 /** Run it. */
-export async function run(flags: ExportFlags, output: Output): Promise<number> {
-  const { exportModel } = await import("../index.ts");
-  const { model, adapter } = await loadFlags(flags, output);
-  await exportModel(model, flags.to, flags.output, {
-    ...(adapter ? { adapter } : {}),
+export async function run(flags: ExportFlags, output: Output, _args: readonly string[], given: Given): Promise<number> {
+  const { checkExport, exportForms, exportModel, TuneError } = await import("../index.ts");
+  const options = {
     ...(flags.dtype ? { dtypes: flags.dtype } : {}),
     ...(flags.preTokenizer === undefined ? {} : { preTokenizer: flags.preTokenizer }),
     deviceOptions: deviceOptions(flags),
-  });
+  };
+  checkExport(flags.to, { ...options, adapter: flags.adapter });
+  const runs = exportForms[flags.to].holds === "model" && flags.adapter !== undefined;
+  const idle = ["device", "threads"].filter((name) => given.has(name) && !runs);
+  if (idle.length > 0) {
+    throw new TuneError(
+      "bad-option",
+      `${idle.map((name) => `--${name}`).join(" and ")} would do nothing: nothing is computed.`,
+      {
+        at: "scion export",
+        fix: "leave it out; a device is for folding an adapter into the model",
+      },
+    );
+  }
+  const { model, adapter } = await loadFlags(flags, output);
+  await exportModel(model, flags.to, flags.output, { ...(adapter ? { adapter } : {}), ...options });
   output.say(`Wrote ${flags.output} for ${flags.to}.`);
   output.record({ written: flags.output, form: flags.to });
   return 0;

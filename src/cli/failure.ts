@@ -1,4 +1,4 @@
-import { TuneError } from "../index.ts";
+import { TuneError } from "../errors.ts";
 import { print, printJson } from "./terminal.ts";
 
 /** What the exit code tells a script. */

@@ -8,15 +8,19 @@ import {
   loadAdapters,
   loadFlags,
   type ModelFlags,
+  memoryOptions,
   realNumber,
   sideBySide,
   used,
   wholeNumber,
   withAdapters,
   withBaseWeights,
+  withIgnoreMemory,
   withModel,
 } from "./model.ts";
 import { type Output, strong } from "./output.ts";
+import type { Given } from "./parsing.ts";
+import { dashed } from "./tuning.ts";
 
 /** How text is chosen, as flags of `generate` and `chat`. */
 export interface SamplingFlags {
@@ -32,7 +36,7 @@ export interface SamplingFlags {
 
 /** Add them to a command. */
 export function withSampling(command: Command): Command {
-  return command
+  return withIgnoreMemory(command)
     .option("--max-new-tokens <n>", "most tokens to add", wholeNumber, 256)
     .option(
       "--temperature <t>",
@@ -66,6 +70,42 @@ export function samplingOf({
   return { maxNewTokens, temperature, topK, topP, minP, repetitionPenalty, seed };
 }
 
+/**
+ * Look at the flags of `generate` and `chat` before a model is opened.
+ * @throws {TuneError} `bad-option` for values out of range, and options that would do nothing beside the others.
+ */
+export async function checkGenerating(
+  flags: SamplingFlags & AdaptersFlags & { readonly raw?: boolean; readonly system?: string },
+  given: Given,
+): Promise<void> {
+  const { resolveSampling, TuneError } = await import("../index.ts");
+  const sampled = ["topK", "topP", "minP", "seed"].filter((name) => flags.temperature === 0 && given.has(name));
+  const problems = [
+    ...sampled.map(
+      (name) => `--${dashed(name)} would do nothing: --temperature is 0, so the likeliest token is taken.`,
+    ),
+    ...(flags.use !== undefined && flags.adapter === undefined
+      ? ["--use would do nothing: there is no --adapter to choose from."]
+      : []),
+    ...(flags.raw && flags.system !== undefined
+      ? ["--system would do nothing: --raw continues the text without the chat template."]
+      : []),
+  ];
+  if (problems.length > 0)
+    throw new TuneError("bad-option", problems.join("\n"), { at: "generation", fix: "change the options named above" });
+  resolveSampling(samplingOf(flags));
+}
+
+/** @throws {TuneError} `no-chat-template` where there is a system message and nothing that places it. */
+export async function checkSystem(system: string | undefined, chats: boolean): Promise<void> {
+  if (system === undefined || chats) return;
+  const { TuneError } = await import("../index.ts");
+  throw new TuneError("no-chat-template", "The model has no chat template, so a system message has no place.", {
+    at: "--system",
+    fix: "put it before the prompt as text",
+  });
+}
+
 interface GenerateFlags extends Omit<ModelFlags, "adapter">, AdaptersFlags, BaseWeightsFlags, SamplingFlags {
   readonly prompt: string;
   readonly system?: string;
@@ -94,20 +134,28 @@ A model with a chat template answers the prompt as a user's message; one without
 }
 
 /** Run it. */
-export async function run(flags: GenerateFlags, output: Output): Promise<number> {
+export async function run(
+  flags: GenerateFlags,
+  output: Output,
+  _args: readonly string[],
+  given: Given,
+): Promise<number> {
   const { openSession } = await import("../index.ts");
+  await checkGenerating(flags, given);
   const { adapter: _adapters, ...modelFlags } = flags;
   const { model } = await loadFlags(modelFlags, output, forAdapters(flags));
   const adapters = await loadAdapters(model, flags);
   const text = flags.prompt === "-" ? await readInput() : flags.prompt;
   const tokenizer = await model.tokenizer();
   const chats = tokenizer.chatTemplates.size > 0 && flags.raw !== true;
+  await checkSystem(flags.system, chats);
   const system = flags.system === undefined ? [] : [{ role: "system", content: flags.system }];
   const prompt: Prompt = chats ? [...system, { role: "user", content: text }] : text;
   const session = await openSession(model, {
     ...sideBySide(adapters, flags),
     ...(flags.lookups ? { lookups: flags.lookups } : {}),
     ...(flags.baseWeights ? { baseWeights: flags.baseWeights } : {}),
+    ...memoryOptions(flags),
     deviceOptions: deviceOptions(flags),
   });
   try {

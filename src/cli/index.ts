@@ -1,12 +1,13 @@
 import type { Command } from "commander";
 import type { Output } from "./output.ts";
+import type { Given } from "./parsing.ts";
 
 /** One command of `scion`: its flags, and what it does with them. */
 export interface CliCommand {
   /** Declare flags, arguments and help. */
   readonly define: (command: Command) => void | Promise<void>;
-  /** Carry it out and return the exit code. */
-  readonly run: (flags: never, output: Output, args: readonly string[]) => Promise<number>;
+  /** Carry it out and return the exit code; `given` names the flags that do not have their defaults. */
+  readonly run: (flags: never, output: Output, args: readonly string[], given: Given) => Promise<number>;
 }
 
 /** Every command: what it is for, and its file, which is read only when the command is used. */

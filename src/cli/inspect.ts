@@ -6,7 +6,7 @@ import type { Output } from "./output.ts";
 export function define(command: Command): void {
   command
     .description("Say what a file or folder holds")
-    .argument("<path>", "model or adapter folder, .safetensors, .onnx, .jsonl or .txt")
+    .argument("<path>", "folder of a model, an adapter or a run, .safetensors, .onnx, .jsonl or .txt")
     .addHelpText(
       "after",
       "\nExamples:\n  $ scion inspect ./model\n  $ scion inspect runs/tune/checkpoint.safetensors --json",

@@ -1,10 +1,11 @@
 import type { Command } from "commander";
 import type { RateSearch } from "../index.ts";
-import { deviceOptions, loadFlags, realNumber, wholeNumber } from "./model.ts";
+import { deviceOptions, memoryOptions, realNumber, wholeNumber, withIgnoreMemory } from "./model.ts";
 import { type Output, strong } from "./output.ts";
+import type { Given } from "./parsing.ts";
 import { createProgress } from "./progress.ts";
 import { svgPage } from "./svg.ts";
-import { headOf, loadTuningData, type TuningFlags, tuningChoice, withTuning } from "./tuning.ts";
+import { openTuning, searchSets, type TuningFlags, withTuning } from "./tuning.ts";
 
 interface LrFlags extends TuningFlags {
   readonly from: number;
@@ -18,12 +19,16 @@ Examples:
   $ scion lr --model HuggingFaceTB/SmolLM2-135M --data train.jsonl
   $ scion lr -m ./model -d train.jsonl --rank 16 --optimizer sgd --picture lr.svg
 
-Takes the options of tune. The rate rises from --from to --to by equal factors, an update each; the search ends when the
+Takes the options of tune, but for those about rates, epochs and evaluation. The rate rises from --from to --to by equal factors, an update each; the search ends when the
 loss breaks out. Nothing that is trained is kept.`;
 
 /** `scion lr` */
 export async function define(command: Command): Promise<void> {
-  (await withTuning(command.description("Find a learning rate: where the loss falls fastest as the rate rises")))
+  withIgnoreMemory(
+    await withTuning(command.description("Find a learning rate: where the loss falls fastest as the rate rises"), {
+      without: [...searchSets, "schedule", "validation"],
+    }),
+  )
     .option("--from <rate>", "the first learning rate", realNumber, 1e-7)
     .option("--to <rate>", "the last", realNumber, 1)
     .option("--steps <n>", "updates in between", wholeNumber, 100)
@@ -33,15 +38,16 @@ export async function define(command: Command): Promise<void> {
 }
 
 /** Run it. */
-export async function run(flags: LrFlags, output: Output): Promise<number> {
+export async function run(flags: LrFlags, output: Output, _args: readonly string[], given: Given): Promise<number> {
   const { checkPicture, findLearningRate, writePicture } = await import("../index.ts");
-  const { model } = await loadFlags(flags, output, headOf(flags));
-  await checkPicture(model.platform.storage, flags.picture);
+  const { nodePlatform } = await import("../runtime/node.ts");
+  await checkPicture(nodePlatform.storage, flags.picture);
   const cache = `${flags.picture}.data`;
-  const data = await loadTuningData(model, flags, output, cache);
+  const { model, data, choice } = await openTuning(flags, given, output, cache);
   const progress = createProgress();
   const search = await findLearningRate(model, data, {
-    ...(await tuningChoice(flags, data)),
+    ...choice,
+    ...memoryOptions(flags),
     ...{ from: flags.from, to: flags.to, steps: flags.steps },
     deviceOptions: deviceOptions(flags),
     onPoint: ({ learningRate, smoothed }, step) =>

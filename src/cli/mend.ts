@@ -1,8 +1,9 @@
-import { type Command, InvalidArgumentError, Option } from "commander";
+import { type Command, Option } from "commander";
 import type { LoadedModel, Mended } from "../index.ts";
 import { type ComparisonFlags, describeReport, loadComparison, withComparison } from "./comparison.ts";
 import { deviceOptions, realNumber } from "./model.ts";
 import { type Output, strong } from "./output.ts";
+import type { Given } from "./parsing.ts";
 
 interface MendFlags extends ComparisonFlags {
   readonly output: string;
@@ -34,7 +35,12 @@ export async function define(command: Command): Promise<void> {
         .choices(["top", "all"])
         .default(mendDefaults.mode),
     )
-    .option("--lambda <x>", "what is kept of them: 1 changes nothing, 0 takes them out", factor, mendDefaults.lambda)
+    .option(
+      "--lambda <x>",
+      "what is kept of them: 1 changes nothing, 0 takes them out",
+      realNumber,
+      mendDefaults.lambda,
+    )
     .option("-d, --data <file>", "measure the loss on this before and after: what the model was tuned for")
     .option("--base-text <file>", "measure forgetting on this before and after: what the base was good at")
     .addHelpText(
@@ -50,8 +56,14 @@ break a model: measure.`,
 }
 
 /** Run it. */
-export async function run(flags: MendFlags, output: Output): Promise<number> {
-  const { checkFolder, exportModel, folderKind, mend, writeMended } = await import("../index.ts");
+export async function run(flags: MendFlags, output: Output, _args: readonly string[], given: Given): Promise<number> {
+  const { checkFolder, exportModel, folderKind, mend, TuneError, writeMended } = await import("../index.ts");
+  if (given.has("rank") && flags.to !== "peft") {
+    throw new TuneError("bad-option", `--rank would do nothing: --to ${flags.to} writes no adapter.`, {
+      at: "--rank",
+      fix: "leave it out, or give --to peft",
+    });
+  }
   const { base, options, done } = await loadComparison(flags, output);
   await checkFolder(base.platform.storage, flags.output, folderKind(flags.to));
   const mended = await mend(base, { ...options, mode: flags.mode, lambda: flags.lambda });
@@ -117,12 +129,4 @@ async function measure(
     measures["forgetting"] = { before: before.forgetting, after: after.forgetting, baseLoss: before.baseLoss };
   }
   return measures;
-}
-
-function factor(text: string): number {
-  try {
-    return realNumber(text);
-  } catch (error) {
-    throw new InvalidArgumentError(error instanceof Error ? error.message : String(error));
-  }
 }

@@ -1,4 +1,4 @@
-import { type Command, Option } from "commander";
+import { type Command, InvalidArgumentError, Option } from "commander";
 import {
   type Adapter,
   type BaseWeightsName,
@@ -25,12 +25,17 @@ export interface ModelFlags {
   readonly device?: string;
   readonly threads?: number;
   readonly chatTemplate?: string;
+  readonly ignoreMemory?: boolean;
 }
 
 /** Add them to a command. */
-export function withModel(command: Command, { adapter = true }: { adapter?: boolean } = {}): Command {
+export function withModel(
+  command: Command,
+  { adapter = true, device = true }: { adapter?: boolean; device?: boolean } = {},
+): Command {
   command.requiredOption("-m, --model <folder or id>", "model folder, or hub id such as HuggingFaceTB/SmolLM2-135M");
-  if (adapter) command.option("-a, --adapter <folder>", "adapter of PEFT or mlx-lm to use with it");
+  if (adapter)
+    command.option("-a, --adapter <folder>", "adapter of PEFT or mlx-lm to use with it, or the folder of a run");
   command.addOption(
     new Option("--task <name>", "what the model is for; what its config says unless given").choices(taskNames),
   );
@@ -38,7 +43,7 @@ export function withModel(command: Command, { adapter = true }: { adapter?: bool
     "--chat-template <file or name>",
     "a chat template in place of the model's: a Jinja file, or chatml, llama-3, llama-2, mistral, gemma, phi-3, zephyr, alpaca, vicuna",
   );
-  return withDevice(command);
+  return device ? withDevice(command) : command;
 }
 
 /** The text of the template file that a flag names, or the name as it is given. */
@@ -70,17 +75,27 @@ export function withBaseWeights(command: Command): Command {
   );
 }
 
+/** Add the way past the check of memory. */
+export function withIgnoreMemory(command: Command): Command {
+  return command.option("--ignore-memory", "go on although it would take more memory than is free");
+}
+
+/** What `--ignore-memory` says, as options of the API. */
+export function memoryOptions({ ignoreMemory }: { readonly ignoreMemory?: boolean }): { readonly ignoreMemory?: true } {
+  return ignoreMemory ? { ignoreMemory } : {};
+}
+
 /** Parse a whole number that commander hands over as text. */
 export function wholeNumber(text: string): number {
   const value = Number(text);
-  if (!Number.isSafeInteger(value) || value < 0) throw new Error(`"${text}" is not a whole number.`);
+  if (!Number.isSafeInteger(value) || value < 0) throw new InvalidArgumentError(`"${text}" is not a whole number.`);
   return value;
 }
 
 /** Parse a number that commander hands over as text. */
 export function realNumber(text: string): number {
   const value = Number(text);
-  if (text.trim() === "" || !Number.isFinite(value)) throw new Error(`"${text}" is not a number.`);
+  if (text.trim() === "" || !Number.isFinite(value)) throw new InvalidArgumentError(`"${text}" is not a number.`);
   return value;
 }
 
@@ -92,7 +107,11 @@ export function deviceOptions({ device, threads }: Pick<ModelFlags, "device" | "
 /** Take several adapters, each with a name or without: `-a work=runs/a/adapter -a runs/b/adapter`. */
 export function withAdapters(command: Command): Command {
   return command
-    .option("-a, --adapter <[name=]folder>", "adapter of PEFT or mlx-lm; again for more, side by side", collect)
+    .option(
+      "-a, --adapter <[name=]folder>",
+      "adapter of PEFT or mlx-lm, or the folder of a run; again for more, side by side",
+      collect,
+    )
     .option("--use <name>", "which of the adapters acts; none for the model alone");
 }
 

@@ -2,10 +2,11 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Command } from "commander";
 import type { Remedy, RunPlan, TuningChoice, TuningPlan } from "../index.ts";
-import { deviceOptions, loadFlags, realNumber } from "./model.ts";
+import { deviceOptions, realNumber } from "./model.ts";
 import { type Output, strong } from "./output.ts";
+import type { Given } from "./parsing.ts";
 import { count, duration } from "./progress.ts";
-import { dashed, headOf, loadTuningData, type TuningFlags, tuningChoice, withTuning } from "./tuning.ts";
+import { dashed, openTuning, type TuningFlags, withTuning } from "./tuning.ts";
 
 interface PlanFlags extends TuningFlags {
   readonly available?: number;
@@ -27,12 +28,10 @@ export async function define(command: Command): Promise<void> {
 }
 
 /** Run it. */
-export async function run(flags: PlanFlags, output: Output): Promise<number> {
+export async function run(flags: PlanFlags, output: Output, _args: readonly string[], given: Given): Promise<number> {
   const { planTuning } = await import("../index.ts");
-  const { model } = await loadFlags(flags, output, headOf(flags));
   const cache = join(tmpdir(), `scion-plan-${process.pid}`);
-  const data = await loadTuningData(model, flags, output, cache);
-  const choice = await tuningChoice(flags, data);
+  const { model, data, choice } = await openTuning(flags, given, output, cache);
   const plan = await planTuning(model, data, {
     ...choice,
     deviceOptions: deviceOptions(flags),
@@ -42,7 +41,7 @@ export async function run(flags: PlanFlags, output: Output): Promise<number> {
     await data.close();
     await model.platform.storage.prune(cache);
   }
-  describePlan(plan, choice, output);
+  await describePlan(plan, choice, output);
   output.record(plan);
   return 0;
 }
@@ -56,7 +55,8 @@ const partWords: Readonly<Record<keyof RunPlan["memory"]["parts"], string>> = {
   loading: "weights on their way into ONNX Runtime",
 };
 
-function describePlan(plan: TuningPlan, choice: TuningChoice, output: Output): void {
+async function describePlan(plan: TuningPlan, choice: TuningChoice, output: Output): Promise<void> {
+  const { trainDefaults } = await import("../index.ts");
   const share = ((100 * plan.trainedParameters) / plan.modelParameters).toFixed(2);
   output.say(
     `Trains ${count(plan.trainedParameters)} of ${count(plan.modelParameters)} parameters (${share} %), ${count(plan.steps)} updates.\n`,
@@ -77,7 +77,7 @@ function describePlan(plan: TuningPlan, choice: TuningChoice, output: Output): v
     ["baseWeights", plan.baseWeights],
   ] as const) {
     for (const [name, { memory, stepMs }] of Object.entries(choices)) {
-      const mark = name === choice[option] ? "  (chosen)" : "";
+      const mark = name === (choice[option] ?? trainDefaults[option]) ? "  (chosen)" : "";
       const flag = `--${dashed(option)} ${name}`.padEnd(20);
       output.say(`${flag}  ${gigabytes(memory.peakBytes).padStart(8)}  ${pace(stepMs)} an update${mark}`);
     }
@@ -87,7 +87,8 @@ function describePlan(plan: TuningPlan, choice: TuningChoice, output: Output): v
 }
 
 function describeRemedy({ settings, plan }: Remedy): string {
-  const flags = Object.entries(settings).map(([name, value]) => `--${dashed(name)} ${value}`);
+  const { methodOptions = {}, ...others } = settings;
+  const flags = Object.entries({ ...others, ...methodOptions }).map(([name, value]) => `--${dashed(name)} ${value}`);
   return `\nThis fits: ${strong(flags.join(" "))} (${gigabytes(plan.memory.peakBytes)}, ${pace(plan.stepMs)} an update).`;
 }
 

@@ -10,11 +10,21 @@ import type {
   ScaleTuningEvent,
 } from "../index.ts";
 import { bitsTable, drawBits } from "./bits-picture.ts";
-import { deviceOptions, loadFlags, type ModelFlags, realNumber, wholeNumber, withModel } from "./model.ts";
+import {
+  deviceOptions,
+  loadFlags,
+  type ModelFlags,
+  memoryOptions,
+  realNumber,
+  wholeNumber,
+  withIgnoreMemory,
+  withModel,
+} from "./model.ts";
 import { type Output, strong } from "./output.ts";
 import { withReplace } from "./outputs.ts";
+import type { Given } from "./parsing.ts";
 import { count, createProgress, duration } from "./progress.ts";
-import { fieldsGiven, withFields } from "./tuning.ts";
+import { dashed, fieldsGiven, refuseStrangers, withFields } from "./tuning.ts";
 
 interface QuantizeFlags extends ModelFlags {
   readonly calibration: string;
@@ -51,7 +61,9 @@ Ctrl-C stops after the matrix at hand and keeps the blocks that are done in <out
 /** `scion quantize` */
 export async function define(command: Command): Promise<void> {
   const { schemes } = await import("../index.ts");
-  withReplace(withModel(command.description("Pack a model's weights into 1 to 8 bits"), { adapter: false }))
+  withIgnoreMemory(
+    withReplace(withModel(command.description("Pack a model's weights into 1 to 8 bits"), { adapter: false })),
+  )
     .requiredOption(
       "--calibration <file>",
       "text that the inputs of layers are measured on, in the forms that tune reads",
@@ -100,19 +112,28 @@ function bitsOf(text: string): number | string {
 }
 
 /** Run it. */
-export async function run(flags: QuantizeFlags, output: Output): Promise<number> {
-  const { addFile, quantize } = await import("../index.ts");
+export async function run(
+  flags: QuantizeFlags,
+  output: Output,
+  _args: readonly string[],
+  given: Given,
+): Promise<number> {
+  const { addFile, checkQuantizing, quantize } = await import("../index.ts");
   const { exitCodes } = await import("./failure.ts");
   const { listenForInterrupt } = await import("./interrupt.ts");
+  await refuseIdle(flags, given);
+  const choice = await quantizeChoice(flags, given);
+  checkQuantizing(choice);
   const { model } = await loadFlags(flags, output);
   const data = await loadCalibration(model, flags);
   const stop = listenForInterrupt(output, "Stopping after this matrix");
   try {
-    if (flags.compare) return await compare(model, data, flags, output, stop.signal);
+    if (flags.compare) return await compare(model, data, flags, choice, output, stop.signal);
     const result = await quantize(model, data, {
-      ...(await quantizeChoice(flags)),
+      ...choice,
       output: flags.output,
       resume: flags.resume === true,
+      ...memoryOptions(flags),
       deviceOptions: deviceOptions(flags),
       signal: stop.signal,
       onEvent: watchQuantising(output),
@@ -158,12 +179,13 @@ async function compare(
   model: LoadedModel,
   data: LoadedData,
   flags: QuantizeFlags,
+  { method: _each, methodOptions: _own, ...shared }: QuantizeChoice,
   output: Output,
   signal: AbortSignal,
 ): Promise<number> {
   const { compareQuantized, standardCandidates } = await import("../index.ts");
   const { exitCodes } = await import("./failure.ts");
-  const candidates = standardCandidates(await quantizeChoice(flags));
+  const candidates = standardCandidates(shared);
   const progress = createProgress();
   const header = ["", "bits/weight", "perplexity", "loss", "file", "tokens/s", "energy/token"];
   const widths = [16, 12, 11, 8, 10, 9, 13];
@@ -173,6 +195,7 @@ async function compare(
   const rows = await compareQuantized(model, data, {
     candidates,
     output: flags.output,
+    ...memoryOptions(flags),
     deviceOptions: deviceOptions(flags),
     signal,
     onEvent: (name, event) => {
@@ -207,11 +230,43 @@ async function compare(
   return rows.length === candidates.length + 1 ? exitCodes.done : exitCodes.interrupted;
 }
 
+/** @throws {TuneError} `bad-option` for options that would do nothing beside the others. */
+async function refuseIdle(flags: QuantizeFlags, given: Given): Promise<void> {
+  const { schemes, TuneError } = await import("../index.ts");
+  const scheme = schemes.get(flags.method);
+  const fields = [...schemes.values()].flatMap((record) => Object.keys(record.fields));
+  const needs: readonly (readonly [names: readonly string[], ok: boolean, needed: string])[] = [
+    [["tuneSteps", "tuneRate"], flags.tuneScales === true, "they are about --tune-scales"],
+    [["evaluation"], flags.compare === true, "ways are compared on it by --compare"],
+    [["allocate"], typeof flags.bits === "string", "--bits is the same for every matrix, not mixed:…"],
+    [["resume"], flags.compare !== true, "a comparison goes on with what it finds"],
+    [["method", "variant", ...fields], flags.compare !== true, "--compare takes every way as it is"],
+    [
+      ["variant"],
+      scheme !== undefined && "blockWise" in scheme.fields,
+      `--method ${flags.method} has one variant; shiftadd has two`,
+    ],
+    [["blockWise"], flags.variant === undefined, "--variant says it already"],
+  ];
+  const problems = needs.flatMap(([names, ok, needed]) =>
+    names.filter((name) => !ok && given.has(name)).map((name) => `--${dashed(name)} would do nothing: ${needed}.`),
+  );
+  if (problems.length > 0) {
+    throw new TuneError("bad-option", [...new Set(problems)].join("\n"), {
+      at: "scion quantize",
+      fix: "leave these options out, or give what they need",
+    });
+  }
+  refuseStrangers(given, [
+    { by: `--method ${flags.method}`, chosen: scheme ? [scheme] : [], all: [...schemes.values()] },
+  ]);
+}
+
 /** The quantisation that the flags choose. */
-async function quantizeChoice(flags: QuantizeFlags): Promise<QuantizeChoice> {
+async function quantizeChoice(flags: QuantizeFlags, given: Given): Promise<QuantizeChoice> {
   const { schemes } = await import("../index.ts");
   const options: Record<string, number | boolean | string> = {
-    ...fieldsGiven(flags, schemes.get(flags.method)?.fields),
+    ...fieldsGiven(flags, given, schemes.get(flags.method)?.fields),
   };
   if (flags.variant !== undefined) options["blockWise"] = flags.variant === "lat";
   const mixed = typeof flags.bits === "string" ? Number(flags.bits.replace("mixed:", "")) : undefined;

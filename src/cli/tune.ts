@@ -1,12 +1,13 @@
 import type { Command } from "commander";
 import type { RunEvent, RunResult } from "../index.ts";
 import { drawLengths } from "./histogram.ts";
-import { deviceOptions, loadFlags } from "./model.ts";
+import { deviceOptions, memoryOptions, withIgnoreMemory } from "./model.ts";
 import { type Output, strong } from "./output.ts";
 import { startsOver, withReplace } from "./outputs.ts";
+import type { Given } from "./parsing.ts";
 import { count, createProgress, duration } from "./progress.ts";
 import { drawRanks } from "./ranks.ts";
-import { headOf, loadTuningData, type TuningFlags, tuningChoice, withTuning } from "./tuning.ts";
+import { dashed, openTuning, type TuningFlags, withTuning } from "./tuning.ts";
 
 interface TuneFlags extends TuningFlags {
   readonly output: string;
@@ -32,7 +33,7 @@ Ctrl-C saves and stops; a second one stops at once.`;
 
 /** `scion tune` */
 export async function define(command: Command): Promise<void> {
-  withReplace(await withTuning(command.description("Tune a model on data")), startsOver)
+  withIgnoreMemory(withReplace(await withTuning(command.description("Tune a model on data")), startsOver))
     .option("-o, --output <folder>", "where checkpoints and results go", "runs/tune")
     .option("--no-tensorboard", "write no events for TensorBoard (tensorboard --logdir runs)")
     .option("--resume", "go on from the output folder's checkpoint")
@@ -42,29 +43,41 @@ export async function define(command: Command): Promise<void> {
 }
 
 /** Run it. */
-export async function run(flags: TuneFlags, output: Output): Promise<number> {
-  const { checkFolder, checkOutput, exportForms, exportModel, folderKind, loadData, methods, ranksLeft, tasks, tune } =
-    await import("../index.ts");
+export async function run(flags: TuneFlags, output: Output, _args: readonly string[], given: Given): Promise<number> {
+  const {
+    checkFolder,
+    checkOutput,
+    exportForms,
+    exportModel,
+    folderKind,
+    loadData,
+    methods,
+    ranksLeft,
+    refuseOtherRun,
+  } = await import("../index.ts");
+  const { tasks, tune } = await import("../index.ts");
   const { exitCodes } = await import("./failure.ts");
   const { listenForInterrupt } = await import("./interrupt.ts");
-  const { model } = await loadFlags(flags, output, headOf(flags));
-  const { storage } = model.platform;
+  const { nodePlatform } = await import("../runtime/node.ts");
+  const { storage } = nodePlatform;
   const { peft, form: own, sublayers = false } = methods.get(flags.method) ?? {};
   const form = own ?? (peft ? "peft" : "safetensors");
   const saved = `${flags.output}/${exportForms[form].holds}`;
+  if (flags.resume !== true && flags["replace"] !== true) await refuseOtherRun(storage, flags.output);
   await checkOutput(storage, flags.output, "run");
   await checkFolder(storage, saved, folderKind(form));
-  const data = await loadTuningData(model, flags, output, flags.output);
+  const { model, data, choice } = await openTuning(flags, given, output, flags.output);
   const picture = drawLengths(`${flags.data.join(", ")}: lengths of ${data.report.examples} examples`, data.report);
 
   const baseText = flags.baseText === undefined ? [] : (await loadData(model, flags.baseText)).train;
 
   const stop = listenForInterrupt(output, "Saving after this update");
-  const watch = watchRun(output);
+  const { watch, decided } = watchRun(output);
   const options = {
-    ...(await tuningChoice(flags, data)),
+    ...choice,
     output: flags.output,
     resume: flags.resume === true,
+    ...memoryOptions(flags),
     tensorboard: flags.tensorboard,
   };
   let result: RunResult;
@@ -88,25 +101,41 @@ export async function run(flags: TuneFlags, output: Output): Promise<number> {
     output.record({ kind: "ranks", ranks });
   }
   await exportModel(model, form, saved, { adapter: result.adapter, deviceOptions: deviceOptions(flags) });
-  // Everything that was decided, in the words of `--config`.
-  const {
-    json: _json,
-    config: _config,
-    resume: _resume,
-    replace: _replace,
-    ...decided
-  } = { ...result.adapter.choice.config, ...flags };
-  await storage.write(`${flags.output}/run.json`, `${JSON.stringify(decided, null, 2)}\n`);
+  const record = { ...spoken(flags, given), ...decided() };
+  await storage.write(`${flags.output}/run.json`, `${JSON.stringify(record, null, 2)}\n`);
   const { shownBy } = tasks[model.pretrained.task];
   summarise(result, saved, { ...flags, shownBy, merges: !sublayers }, output);
   return result.ended === "interrupted" ? exitCodes.interrupted : exitCodes.done;
 }
 
-function watchRun(output: Output): (event: RunEvent) => void {
+/** The flags that a run's record keeps as they are: all but those about this one call and those that events settle. */
+function spoken(flags: TuneFlags, given: Given): Readonly<Record<string, unknown>> {
+  const about = ["json", "ignoreMemory", "config", "resume", "gradientCheckpointing", "epochs", "maxSteps"];
+  const onlyGiven = ["targetModules", "bias"];
+  return Object.fromEntries(
+    Object.entries(flags).filter(([name]) => !about.includes(name) && (!onlyGiven.includes(name) || given.has(name))),
+  );
+}
+
+/** Tells of a run, and what was decided in the words of `--config`. */
+function watchRun(output: Output): {
+  readonly watch: (event: RunEvent) => void;
+  readonly decided: () => Readonly<Record<string, unknown>>;
+} {
   const progress = createProgress();
-  return (event) => {
+  let decided: Readonly<Record<string, unknown>> = {};
+  const watch = (event: RunEvent): void => {
     output.record(event);
     if (event.kind === "start") {
+      const { name: method, ...methodOptions } = event.method;
+      const { name: objective, ...objectiveOptions } = event.objective;
+      const { optimizerOptions, epochs, maxSteps, ...settings } = event.settings;
+      decided = {
+        ...{ method, ...methodOptions, objective, ...objectiveOptions },
+        ...{ ...settings, ...optimizerOptions },
+        ...(maxSteps > 0 ? { maxSteps } : { epochs }),
+      };
+      output.say(describeStart(event));
       const share = ((100 * event.trainedParameters) / event.modelParameters).toFixed(2);
       output.say(
         `Training ${count(event.trainedParameters)} of ${count(event.modelParameters)} parameters (${share} %), ${count(event.steps)} updates${event.firstStep > 1 ? `, from update ${event.firstStep}` : ""}.`,
@@ -132,6 +161,21 @@ function watchRun(output: Output): (event: RunEvent) => void {
     }
     if (event.kind === "step" && event.step === event.steps) progress.clear();
   };
+  return { watch, decided: () => decided };
+}
+
+/** What is tuned how, in a line: `lora (rank 8, alpha 16), learning rate 3e-4, adamw, …`. */
+function describeStart({ method, objective, settings }: Extract<RunEvent, { kind: "start" }>): string {
+  const { name, ...options } = method;
+  const said = Object.entries(options).filter(([, value]) => value !== "" && value !== false);
+  const shown = said.map(([option, value]) => `${dashed(option)} ${value === true ? "on" : String(value)}`);
+  const { learningRate, schedule, optimizer, batchSize, accumulationSteps, epochs, maxSteps } = settings;
+  const length = maxSteps > 0 ? `${maxSteps} updates` : `${epochs} epoch${epochs === 1 ? "" : "s"}`;
+  const sequences = `${batchSize}${accumulationSteps > 1 ? ` × ${accumulationSteps}` : ""} sequences an update`;
+  return [
+    `${strong(name)}${shown.length > 0 ? ` (${shown.join(", ")})` : ""}, objective ${objective.name}`,
+    `learning rate ${learningRate.toExponential()} (${schedule}), ${optimizer}, ${sequences}, ${length}`,
+  ].join("\n");
 }
 
 function summarise(

@@ -1,4 +1,6 @@
 import { type Command, InvalidArgumentError, Option } from "commander";
+import { TuneError } from "../errors.ts";
+import { type Optioned, takersOf, unlessGiven } from "../fields.ts";
 import type {
   DataSource,
   Field,
@@ -13,8 +15,9 @@ import type {
   TuningChoice,
 } from "../index.ts";
 import { type DataFlags, describeReading, readingOf, withData } from "./data.ts";
-import { type ModelFlags, realNumber, wholeNumber, withModel } from "./model.ts";
+import { loadFlags, type ModelFlags, realNumber, wholeNumber, withModel } from "./model.ts";
 import type { Output } from "./output.ts";
+import type { Given } from "./parsing.ts";
 import { count } from "./progress.ts";
 
 /** Options of every command about tuning: what is tuned how, on what. */
@@ -44,7 +47,11 @@ const settingFlags: readonly { key: keyof TrainSettings; parse: (text: string) =
   { key: "maxSteps", parse: wholeNumber, help: "updates to make, instead of epochs" },
   { key: "batchSize", parse: wholeNumber, help: "sequences in a batch" },
   { key: "accumulationSteps", parse: wholeNumber, help: "batches in an update" },
-  { key: "learningRate", parse: realNumber, help: "peak learning rate" },
+  {
+    key: "learningRate",
+    parse: realNumber,
+    help: "peak learning rate; the method's and the objective's own unless given",
+  },
   { key: "warmup", parse: realNumber, help: "updates of warm-up; below 1 a share of all" },
   { key: "maxGradNorm", parse: realNumber, help: "clip gradients to this global norm; 0 does not" },
   { key: "evaluateEvery", parse: wholeNumber, help: "updates between evaluations; 0 is once an epoch" },
@@ -53,13 +60,21 @@ const settingFlags: readonly { key: keyof TrainSettings; parse: (text: string) =
   { key: "seed", parse: wholeNumber, help: "decides initial values, order and dropout" },
 ];
 
-/** What a sweep goes through itself. */
-const swept: ReadonlySet<string> = new Set(["method", "learningRate", "seed"]);
+/** Settings that a search for a learning rate decides itself, or never comes to. */
+export const searchSets: readonly string[] = [
+  "learningRate",
+  "warmup",
+  "epochs",
+  "maxSteps",
+  "evaluateEvery",
+  "patience",
+  "checkpointEvery",
+];
 
-/** Add them to a command; those that a sweep goes through itself only where there is none. */
+/** Add them to a command, but for those that it decides itself or that would do nothing there. */
 export async function withTuning(
   command: Command,
-  { sweep = false }: { readonly sweep?: boolean } = {},
+  { without = [] }: { readonly without?: readonly string[] } = {},
 ): Promise<Command> {
   const { methods, objectives, optimizers, trainDefaults } = await import("../index.ts");
   withModel(command, { adapter: false }).requiredOption(
@@ -69,7 +84,7 @@ export async function withTuning(
   withData(command)
     .option("--stream", "read data piece by piece, as is done where it would fill a large part of memory")
     .option("--config <file>", "take options from a YAML or JSON file; flags win over it");
-  if (!sweep)
+  if (!without.includes("method"))
     command.addOption(new Option("--method <name>", "how to tune").choices([...methods.keys()]).default("lora"));
   command
     .addOption(
@@ -94,17 +109,22 @@ export async function withTuning(
         .choices(["none", "adapted", "all"])
         .default("none"),
     )
-    .option("--validation <share>", "share (below 1) or number of rows to hold back", realNumber)
-    .option("--validation-data <file>", "a file to validate on instead")
     .option("--new-head", "let the head for labels start anew with those of the data")
     .option("--max-length <tokens>", "longest sequence; the model's context unless given", wholeNumber)
-    .option("--schedule <shape>", "constant, linear or cosine", trainDefaults.schedule)
     .option("--memory <choice>", "fast, balanced or small: from the most memory to the least", trainDefaults.memory)
     .option("--gradient-checkpointing", "recompute in the backward pass: another name of --memory small")
     .option("--base-weights <form>", "hold frozen weights in f32, f16, bf16, q8 or q4", trainDefaults.baseWeights);
+  if (!without.includes("schedule"))
+    command.option("--schedule <shape>", "constant, linear or cosine", trainDefaults.schedule);
+  if (!without.includes("validation")) {
+    command
+      .option("--validation <share>", "share (below 1) or number of rows to hold back", realNumber)
+      .option("--validation-data <file>", "a file to validate on instead");
+  }
   for (const { key, parse, help } of settingFlags) {
-    if (sweep && swept.has(key)) continue;
-    command.option(`--${dashed(key)} <n>`, help, checked(parse), trainDefaults[key] as number); // each of these is a number
+    if (without.includes(key)) continue;
+    const initial = key === "learningRate" ? undefined : (trainDefaults[key] as number); // each of these is a number
+    command.option(`--${dashed(key)} <n>`, help, parse, initial);
   }
   withFields(command, [...methods.values(), ...objectives.values(), ...optimizers.values()]);
   return command;
@@ -127,7 +147,7 @@ export function withFields(
     if (field.kind === "boolean") command.option(`--${field.initial === true ? "no-" : ""}${dashed(name)}`, help);
     else if (field.choices) command.addOption(new Option(`--${dashed(name)} <word>`, help).choices(field.choices));
     else if (field.kind === "text") command.option(`--${dashed(name)} <text>`, help);
-    else command.option(`--${dashed(name)} <n>`, help, checked(field.kind === "integer" ? wholeNumber : realNumber));
+    else command.option(`--${dashed(name)} <n>`, help, field.kind === "integer" ? wholeNumber : realNumber);
   }
 }
 
@@ -135,13 +155,14 @@ export function withFields(
 function helpOf(users: readonly { readonly record: string; readonly field: Field<unknown> }[]): string {
   const meanings = new Map<string, { readonly says: string; readonly initial: string; readonly records: string[] }>();
   for (const { record, field } of users) {
-    const [says, initial] = [field.help, String(field.initial)];
+    const [says, initial] = [field.help, unlessGiven(field)];
     const known = meanings.get(`${says} ${initial}`) ?? { says, initial, records: [] };
     known.records.push(record);
     meanings.set(`${says} ${initial}`, known);
   }
   const parts = [...meanings.values()].map(
-    ({ says, initial, records }) => `${says} (${records.join(", ")}; ${initial} unless given)`,
+    ({ says, initial, records }) =>
+      `${says} (${records.join(", ")}; ${initial === "" ? "none" : initial} unless given)`,
   );
   return parts.join("; ");
 }
@@ -149,41 +170,139 @@ function helpOf(users: readonly { readonly record: string; readonly field: Field
 /** The options that flags give to a record. */
 export function fieldsGiven(
   flags: Readonly<Record<string, unknown>>,
-  fields: Readonly<Record<string, unknown>> = {},
+  given: Given,
+  fields: object = {},
 ): Readonly<Record<string, number | boolean | string>> {
-  const given = Object.keys(fields).filter((name) => flags[name] !== undefined);
-  return Object.fromEntries(given.map((name) => [name, flags[name] as number | boolean | string])); // parsed by field
+  const own = Object.keys(fields).filter((name) => given.has(name));
+  return Object.fromEntries(own.map((name) => [name, flags[name] as number | boolean | string])); // parsed by field
 }
 
-/** The tuning that the flags choose. */
-export async function tuningChoice(flags: TuningFlags, { kind }: Pick<LoadedData, "kind">): Promise<TuningChoice> {
-  const { chooseObjective, methods, optimizers, parseTargets } = await import("../index.ts");
+/** Records that a flag's value chooses: what it takes, and which there are. */
+export interface Chosen {
+  /** As it was asked for: `--method lora`. */
+  readonly by: string;
+  readonly chosen: readonly Optioned[];
+  readonly all: readonly Optioned[];
+}
+
+/**
+ * Check that some record that was chosen takes each option that is one of records.
+ * @throws {TuneError} `bad-option` listing every flag that none of them takes, and who does.
+ */
+export function refuseStrangers(given: Given, groups: readonly Chosen[]): void {
+  const problems = [...given].flatMap((name) => {
+    const taken = groups.some(({ chosen }) => takersOf(name, chosen).length > 0);
+    const takers = groups.flatMap(({ all }) => takersOf(name, all));
+    if (taken || takers.length === 0) return [];
+    const asked = groups.filter(({ all }) => takersOf(name, all).length > 0).map(({ by }) => by);
+    return [`${asked.join(" and ")} has no option --${dashed(name)}: it is one of ${takers.join(", ")}.`];
+  });
+  if (problems.length === 0) return;
+  throw new TuneError("bad-option", problems.join("\n"), {
+    at: "options",
+    fix: "leave these options out, or choose what takes them",
+  });
+}
+
+/**
+ * The tuning that the flags choose.
+ * @param kind what the examples are, once they are known.
+ * @throws {TuneError} `bad-option` for options that nothing takes of what is chosen, or that contradict each other.
+ */
+export async function tuningChoice(
+  flags: TuningFlags,
+  given: Given,
+  kind?: LoadedData["kind"],
+  compared: readonly string[] = [flags.method],
+): Promise<TuningChoice> {
+  const { chooseObjective, methods, objectives, optimizers, parseTargets } = await import("../index.ts");
+  const objective =
+    flags.objective === undefined
+      ? kind && chooseObjective(undefined, {}, kind).objective
+      : chooseObjective(flags.objective, {}, kind ?? objectives.get(flags.objective)?.learnsFrom).objective;
+  const chosen = compared.flatMap((name) => methods.get(name) ?? []);
+  const matched = chosen.some((method) => method.matched) && !given.has("method");
+  const optimizer = optimizers.get(flags.optimizer);
+  refuseStrangers(new Set([...given].filter((name) => !(matched && ["rank", "alpha"].includes(name)))), [
+    { by: `--method ${compared.join(",")}`, chosen, all: [...methods.values()] },
+    {
+      by: objective ? `--objective ${objective.name}` : "the objective",
+      chosen: objective ? [objective] : [...objectives.values()],
+      all: [...objectives.values()],
+    },
+    { by: `--optimizer ${flags.optimizer}`, chosen: optimizer ? [optimizer] : [], all: [...optimizers.values()] },
+  ]);
+  const checkpointing = flags["gradientCheckpointing"] === true; // as PEFT's and TRL's users know it
+  if (checkpointing && given.has("memory") && flags["memory"] !== "small") {
+    throw new TuneError(
+      "bad-option",
+      `--gradient-checkpointing is --memory small, and not ${String(flags["memory"])}.`,
+      {
+        at: "--memory",
+        fix: "leave one of the two out",
+      },
+    );
+  }
   const settings: Record<string, unknown> = {};
-  for (const key of ["schedule", "memory", "baseWeights"]) settings[key] = flags[key];
-  for (const { key } of settingFlags) settings[key] = flags[key];
-  if (flags["gradientCheckpointing"] === true) settings["memory"] = "small"; // as PEFT's and TRL's users know it
-  const { objective } = chooseObjective(flags.objective, {}, kind);
+  for (const key of ["schedule", "memory", "baseWeights", "optimizer", ...settingFlags.map(({ key }) => key)])
+    if (given.has(key)) settings[key] = flags[key];
+  if (checkpointing) settings["memory"] = "small";
+  const targets =
+    given.has("targetModules") || given.has("excludeModules") || given.has("layers")
+      ? {
+          targetModules: selection(parseTargets(flags.targetModules ?? "all-linear"), {
+            ...(flags.excludeModules === undefined ? {} : { exclude: parseTargets(flags.excludeModules) }),
+            ...(flags.layers === undefined ? {} : { layers: layerNumbers(flags.layers) }),
+          }),
+        }
+      : {};
+  const options = (name: string, own: object): object => (Object.keys(own).length === 0 ? {} : { [name]: own });
   return {
     ...(settings as Partial<TrainSettings>), // the flags above, each of its setting's type
-    optimizer: flags.optimizer,
-    optimizerOptions: fieldsGiven(flags, optimizers.get(flags.optimizer)?.fields),
     method: flags.method,
-    methodOptions: fieldsGiven(flags, methods.get(flags.method)?.fields),
-    objective: objective.name,
-    objectiveOptions: fieldsGiven(flags, objective.fields),
-    targetModules: selection(parseTargets(flags.targetModules ?? "all-linear"), {
-      ...(flags.excludeModules === undefined ? {} : { exclude: parseTargets(flags.excludeModules) }),
-      ...(flags.layers === undefined ? {} : { layers: layerNumbers(flags.layers) }),
-    }),
+    ...options("methodOptions", fieldsGiven(flags, given, methods.get(flags.method)?.fields)),
+    ...options("optimizerOptions", fieldsGiven(flags, given, optimizer?.fields)),
+    ...(objective ? { objective: objective.name } : {}),
+    ...options("objectiveOptions", fieldsGiven(flags, given, objective?.fields)),
+    ...targets,
     patterns: {
       ...(flags.rankPattern === undefined ? {} : { rank: flags.rankPattern }),
       ...(flags.alphaPattern === undefined ? {} : { alpha: flags.alphaPattern }),
     },
     inPlace: {
       ...(flags.modulesToSave === undefined ? {} : { modules: namesOf(flags.modulesToSave) }),
-      ...(flags.bias === undefined ? {} : { biases: flags.bias }),
+      ...(given.has("bias") && flags.bias !== undefined ? { biases: flags.bias } : {}),
     },
   };
+}
+
+/**
+ * Everything that tuning commands begin with, what is cheap before what is dear: look at the options, open the model, look
+ * at what they make of it, and only then read the data, through a cache in `folder` where it is streamed.
+ */
+export async function openTuning(
+  flags: TuningFlags,
+  given: Given,
+  output: Output,
+  folder: string,
+): Promise<{
+  readonly model: LoadedModel;
+  readonly data: LoadedData | StreamedData;
+  readonly choice: TuningChoice;
+}> {
+  const model = await openTuned(flags, given, output);
+  const data = await loadTuningData(model, flags, output, folder);
+  return { model, data, choice: await tuningChoice(flags, given, data.kind) };
+}
+
+/** Of {@link openTuning} what comes before the data. */
+export async function openTuned(flags: TuningFlags, given: Given, output: Output): Promise<LoadedModel> {
+  const { checkTuning } = await import("../index.ts");
+  const choice = await tuningChoice(flags, given);
+  checkTuning(choice);
+  const { model } = await loadFlags(flags, output, headOf(flags));
+  checkTuning(choice, model);
+  return model;
 }
 
 /** The head that the flags ask for: its labels are those of the data. */
@@ -197,7 +316,7 @@ export function headOf(
     labelsFrom,
     ...(Object.keys(readOptions).length > 0 ? { readOptions } : {}),
     newHead: flags["newHead"] === true,
-    seed: Number(flags["seed"]),
+    seed: Number(flags["seed"] ?? 0),
     ...newTokens,
   };
 }
@@ -212,7 +331,7 @@ export async function loadTuningData(
   const { dataSize, loadData, streamData } = await import("../index.ts");
   const sources = flags.data.map(dataSource);
   const options = {
-    seed: Number(flags["seed"]),
+    seed: Number(flags["seed"] ?? 0),
     ...readingOf(flags),
     ...(flags.validation === undefined ? {} : { validation: flags.validation }),
     ...(flags.validationData === undefined ? {} : { validationPath: flags.validationData }),
@@ -324,16 +443,6 @@ function modulePattern(text: string): Readonly<Record<string, number>> {
     return [part.slice(0, at).trim(), value];
   });
   return Object.fromEntries(entries);
-}
-
-function checked(parse: (text: string) => number): (text: string) => number {
-  return (text) => {
-    try {
-      return parse(text);
-    } catch (error) {
-      throw new InvalidArgumentError(error instanceof Error ? error.message : String(error));
-    }
-  };
 }
 
 /** `batchSize` as a flag spells it: `batch-size`. */

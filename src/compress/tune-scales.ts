@@ -42,14 +42,17 @@ export interface TuneScalesOptions {
  * @returns the matrices with their new scales, or undefined when it was aborted.
  */
 export async function tuneScales(options: TuneScalesOptions): Promise<readonly PackedToWrite[] | undefined> {
-  const { device, student, teacher, examples, padId, settings, folder, signal, onEvent } = options;
+  const { device, student, teacher, examples, padId, settings = {}, folder, signal, onEvent } = options;
   const { adapter, ended } = await train({
     device,
     model: student,
     choice: chooseMethod("alpha"),
     targets: "all-linear",
     objective: distillation(teacher),
-    settings: resolveSettings({ ...scaleTuningDefaults, ...settings }),
+    settings: resolveSettings(settings, {
+      ...scaleTuningDefaults,
+      ...(settings.epochs === undefined ? {} : { maxSteps: 0 }),
+    }),
     train: examples,
     validation: [],
     padId,

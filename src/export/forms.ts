@@ -13,10 +13,8 @@ import { writePackedWithScales, writeScales } from "./packed-folder.ts";
 import { writeSafetensorsFolder } from "./safetensors-folder.ts";
 import { writeTransformersJsFolder } from "./transformers-js.ts";
 
-/** What a writer may be told besides what it writes. */
-export interface WriteOptions extends CardOptions {
-  /** How numbers are held: names among the form's `dtypes`. */
-  readonly dtypes: readonly string[];
+/** What some forms may be told besides: those that say so in `takes`. */
+export interface FormOptions {
   /** Weights of more bytes go beside the graph (`transformers.js`). */
   readonly externalDataBytes?: number;
   /** Those beside the graph are split into files of at most this (`transformers.js`); 1.9 GB, which a page can hold. */
@@ -27,6 +25,12 @@ export interface WriteOptions extends CardOptions {
   readonly preTokenizer?: string;
 }
 
+/** What a writer may be told besides what it writes. */
+export interface WriteOptions extends CardOptions, FormOptions {
+  /** How numbers are held: names among the form's `dtypes`. */
+  readonly dtypes: readonly string[];
+}
+
 interface FormBase {
   /** What is written. */
   readonly summary: string;
@@ -34,6 +38,8 @@ interface FormBase {
   readonly use: string;
   /** What its numbers can be held in; the first unless something is asked for. Empty where there is one way. */
   readonly dtypes: readonly string[];
+  /** What it can be told besides. */
+  readonly takes?: readonly (keyof FormOptions)[];
 }
 
 /** A form that holds the adapter alone, to be used with its base model. */
@@ -73,6 +79,7 @@ export const exportForms: Readonly<Record<ExportFormName, AdapterForm | ModelFor
     summary: "a folder with the model as an ONNX graph with a KV cache",
     use: 'pipeline("text-generation", folder, { dtype })',
     dtypes: Object.keys(onnxDtypes),
+    takes: ["externalDataBytes", "maxDataBytes"],
     holds: "model",
     write: async (storage, folder, model, options) => {
       await writeTransformersJsFolder(storage, folder, model, { ...options, dtypes: options.dtypes.map(onnxDtype) });
@@ -82,6 +89,7 @@ export const exportForms: Readonly<Record<ExportFormName, AdapterForm | ModelFor
     summary: "merged weights in the Hugging Face layout",
     use: "AutoModelForCausalLM.from_pretrained(folder)",
     dtypes: [],
+    takes: ["maxShardBytes"],
     holds: "model",
     write: writeSafetensorsFolder,
   },
@@ -89,6 +97,7 @@ export const exportForms: Readonly<Record<ExportFormName, AdapterForm | ModelFor
     summary: "the model with its tokenizer in one file for llama.cpp, Ollama and LM Studio",
     use: "llama-cli -m folder/name-f16.gguf, or ollama create name -f folder/Modelfile",
     dtypes: ["f16", "q8_0", "f32"],
+    takes: ["preTokenizer"],
     holds: "model",
     write: async (storage, folder, model, options) => {
       await writeGgufFolder(storage, folder, model, { ...options, dtypes: options.dtypes.map(ggufType) });

@@ -1,6 +1,7 @@
 import { createTokenStream } from "../io/token-stream.ts";
 import type { TextTokenizer } from "../io/tokenizer.ts";
 import { createRng } from "../linalg/index.ts";
+import { checkWhole } from "../options.ts";
 import type { StopSignal } from "../signal.ts";
 import type { Continuation, Decoder, StartOptions } from "./decoder.ts";
 import { resolveSampling, type SampleOptions, sampleToken } from "./sample.ts";
@@ -40,6 +41,8 @@ export async function* generateText(
   options: GenerateOptions = {},
 ): AsyncGenerator<string, Generation> {
   const sampling = resolveSampling(options);
+  checkWhole("maxNewTokens", options.maxNewTokens, 0, "generation");
+  checkWhole("seed", options.seed, 0, "generation");
   const stops = options.stop ?? [];
   const longestStop = Math.max(0, ...stops.map(({ length }) => length));
   const rng = createRng(options.seed ?? 0, "generate");

@@ -20,10 +20,12 @@ export const sampleDefaults: SampleOptions = { temperature: 0, topK: 0, topP: 1,
 
 /**
  * Fill in defaults and check.
- * @throws {TuneError} `bad-option` listing every problem.
+ * @throws {TuneError} `bad-option` listing every problem: values out of range, and options that would do nothing because
+ * nothing is sampled.
  */
-export function resolveSampling(given: Partial<SampleOptions>): SampleOptions {
-  const options = { ...sampleDefaults, ...given };
+export function resolveSampling(given: Partial<SampleOptions> & { readonly seed?: number }): SampleOptions {
+  const asked = Object.entries(given).filter(([, value]) => value !== undefined);
+  const options: SampleOptions = { ...sampleDefaults, ...Object.fromEntries(asked) };
   const problems: string[] = [];
   const check = (name: keyof SampleOptions, ok: boolean, rule: string): void => {
     if (!Number.isFinite(options[name]) || !ok) problems.push(`${name} is ${options[name]}, but it must be ${rule}`);
@@ -33,6 +35,14 @@ export function resolveSampling(given: Partial<SampleOptions>): SampleOptions {
   check("topP", options.topP > 0 && options.topP <= 1, "more than 0 and at most 1");
   check("minP", options.minP >= 0 && options.minP <= 1, "from 0 to 1");
   check("repetitionPenalty", options.repetitionPenalty > 0, "more than 0");
+  if (options.temperature === 0) {
+    const { repetitionPenalty: _acts, temperature: _chosen, ...sampled } = { ...sampleDefaults, seed: 0 };
+    for (const [name, inert] of Object.entries(sampled)) {
+      const value = given[name as keyof typeof sampled]; // its keys
+      if (value !== undefined && value !== inert)
+        problems.push(`${name} is ${value}, which would do nothing: temperature is 0, so the likeliest token is taken`);
+    }
+  }
   if (problems.length > 0)
     throw new TuneError("bad-option", problems.join("\n"), { at: "sampling", fix: "change the values named above" });
   return options;

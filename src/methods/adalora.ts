@@ -43,7 +43,10 @@ export interface AdaloraConfig {
 const fields: Fields<AdaloraConfig> = {
   initialRank: integer(12, "rank that every matrix starts with", { min: 1 }),
   targetRank: integer(8, "mean rank that is left at the end", { min: 0 }),
-  alpha: real(16, "the update is scaled by alpha / initial rank", { min: 0 }),
+  alpha: {
+    ...real(24, "the update is scaled by alpha / initial rank", { min: 0 }),
+    follows: { from: ({ initialRank }) => 2 * Number(initialRank), says: "twice the initial rank" },
+  },
   dropout: real(0, "share of the adapter's inputs dropped while training", { min: 0, below: 1 }),
   budgetWarmup: real(0.1, "updates before pruning begins; below 1 a share of all", { min: 0 }),
   budgetFinal: real(0.4, "updates after pruning has ended; below 1 a share of all", { min: 0 }),
@@ -51,7 +54,10 @@ const fields: Fields<AdaloraConfig> = {
   sensitivityDecay: real(0.85, "how slowly smoothed sensitivity changes", { min: 0, below: 1 }),
   uncertaintyDecay: real(0.85, "how slowly its uncertainty changes", { min: 0, below: 1 }),
   orthogonalWeight: real(0.5, "weight of the penalty that keeps the factors orthogonal", { min: 0 }),
-  orthogonalForm: oneOf(["peft", "paper"], "mean of Frobenius norms, as PEFT, or sum of their squares, as eq. (4)"),
+  orthogonalForm: {
+    ...oneOf(["peft", "paper"], "mean of Frobenius norms, as PEFT, or sum of their squares, as eq. (4)"),
+    idle: ({ orthogonalWeight }) => (orthogonalWeight === 0 ? "orthogonalWeight is 0" : undefined),
+  },
 };
 
 /** alpha over the initial rank, whatever is pruned later; with PEFT's 1e-5, which counts when bits are compared. */

@@ -18,7 +18,10 @@ export interface LoraConfig {
 /** What they are on the command line. */
 export const loraFields: Fields<LoraConfig> = {
   rank: integer(8, "rank of the update", { min: 1 }),
-  alpha: real(16, "the update is scaled by alpha / rank", { min: 0 }),
+  alpha: {
+    ...real(16, "the update is scaled by alpha / rank", { min: 0 }),
+    follows: { from: ({ rank, rslora }) => (rslora ? 16 : 2 * Number(rank)), says: "twice the rank; 16 with rslora" },
+  },
   rslora: flag(false, "scale by alpha / √rank instead, which suits high ranks (rsLoRA)"),
   dropout: real(0, "share of the adapter's inputs dropped while training", { min: 0, below: 1 }),
   plusRatio: real(1, "learning rate of B as a multiple of A's (LoRA+; 16 is a good start)", { min: 0 }),

@@ -187,7 +187,10 @@ export interface Method<Config extends object = object> {
    * the block's norm makes of it (`norm`), which then norms what `adapt` gives, or what went into the block (`parallel`).
    */
   readonly readsBehind?: (config: Config) => ReadsBehind | undefined;
-  /** Four peak learning rates to sweep where methods are compared, lowest first, where they are not those of LoRA. */
+  /**
+   * Four peak learning rates to sweep where methods are compared, lowest first, where they are not those of LoRA. The second
+   * is what a run takes unless told otherwise.
+   */
   readonly rates?: readonly [number, number, number, number];
   /** Options that give its update the rank and the scale (alpha / rank) of a LoRA; absent where it has no such thing. */
   readonly matched?: (rank: number, scale: number) => Partial<Config>;
@@ -256,6 +259,9 @@ export interface LiveForm<Config extends object = object> {
 
 /** The trainable values of one site, by short name; reading one that the method does not declare is an error. */
 export type Parameters = (name: string) => Value;
+
+/** What LoRA sweeps, and every method that says nothing of its own. */
+export const commonRates: readonly [number, number, number, number] = [1e-4, 3e-4, 1e-3, 3e-3];
 
 /** Declare a method; its own config type stays inside it. */
 export function defineMethod<Config extends object>(method: Method<Config>): Method<Config> {

@@ -14,9 +14,15 @@ export interface PacaConfig {
 
 const fields: Fields<PacaConfig> = {
   rank: integer(8, "columns of each weight that are trained", { min: 1 }),
-  alpha: real(8, "what is trained is scaled by alpha / rank", { min: 0 }),
+  alpha: {
+    ...real(16, "what is trained is scaled by alpha / rank", { min: 0 }),
+    follows: { from: ({ rank }) => 2 * Number(rank), says: "twice the rank" },
+  },
   select: oneOf(["random", "first", "norm", "list"], "which: drawn, the first, the longest, or those of --column-list"),
-  columnList: text("columns to train with --select list, such as 0,5,17"),
+  columnList: {
+    ...text("columns to train with --select list, such as 0,5,17"),
+    idle: ({ select }) => (select === "list" ? undefined : `select is ${String(select)}, and only list reads it`),
+  },
 };
 
 /** The factor on the trained delta. */

@@ -116,7 +116,7 @@ export function chooseMethod(
     });
   }
   const resolve = (given: Partial<MethodConfig>): MethodConfig =>
-    resolveFields(method.name, method.fields as Fields<MethodConfig>, given as MethodConfig); // checked field by field
+    resolveFields(method.name, method.fields as Fields<MethodConfig>, given as MethodConfig, methods.values()); // checked field by field
   for (const [option, values] of Object.entries(patterns)) {
     for (const [pattern, value] of Object.entries(values)) {
       expressionOf(pattern);

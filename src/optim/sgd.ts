@@ -20,7 +20,10 @@ export const sgd: Optimizer<SgdConfig> = defineOptimizer<SgdConfig>({
   summary: "stochastic gradient descent with momentum",
   fields: {
     momentum: real(0.9, "share of the last step that an update keeps", { min: 0, below: 1 }),
-    nesterov: flag(false, "look ahead along the momentum"),
+    nesterov: {
+      ...flag(false, "look ahead along the momentum"),
+      idle: ({ momentum }) => (momentum === 0 ? "momentum is 0" : undefined),
+    },
     weightDecay: real(0, "decay of matrices", { min: 0 }),
   },
   state: (shape, { momentum }) => (momentum > 0 ? { momentum: { dtype: "float32", shape } } : {}),

@@ -36,5 +36,6 @@ export function chooseOptimizer(name: string, options: OptimizerConfig = {}): Op
       fix: `use one of ${[...optimizers.keys()].join(", ")}${near ? ` (nearest: ${near})` : ""}`,
     });
   }
-  return { optimizer, config: resolveFields(optimizer.name, optimizer.fields as Fields<OptimizerConfig>, options) };
+  const fields = optimizer.fields as Fields<OptimizerConfig>; // its own
+  return { optimizer, config: resolveFields(optimizer.name, fields, options, optimizers.values()) };
 }

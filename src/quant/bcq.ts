@@ -35,7 +35,10 @@ export const bcq: Scheme<BcqConfig> = defineScheme<BcqConfig>({
     groupSize: integer(0, "columns that share scales; 0 for whole rows", { min: 0 }),
     rounds: integer(20, "rounds of alternating optimisation", { min: 0 }),
     compensate: flag(false, "sweep the columns with these scales held fixed"),
-    damping: sweepFields.damping,
+    damping: {
+      ...sweepFields.damping,
+      idle: ({ compensate }) => (compensate ? undefined : "only compensate reads it"),
+    },
   },
   readsActivations: false,
   quantise: ({ rows, columns, weight, hessian }, bits, config) => {

@@ -35,7 +35,8 @@ export function chooseScheme(name: string, options: Partial<SchemeConfig> = {}):
       fix: `use one of ${[...schemes.keys()].join(", ")}${near[0] ? ` (nearest: ${near[0]})` : ""}`,
     });
   }
-  const config = resolveFields(name, scheme.fields as Fields<SchemeConfig>, options as SchemeConfig); // checked field by field
+  const fields = scheme.fields as Fields<SchemeConfig>; // checked field by field
+  const config = resolveFields(name, fields, options as SchemeConfig, schemes.values());
   return { scheme, config };
 }
 

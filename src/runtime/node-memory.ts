@@ -1,13 +1,24 @@
+import { readFileSync } from "node:fs";
 import { freemem, totalmem } from "node:os";
 import { MessageChannel } from "node:worker_threads";
+import { linuxAvailable } from "./memory-limits.ts";
 import type { MemoryUse } from "./platform.ts";
 
-/** What this process takes, and what the machine or its container leaves to it. */
+/** What this process takes, and what the machine, its container or its own limits leave to it. */
 export function nodeMemory(): MemoryUse {
   const processBytes = process.memoryUsage().rss;
   const limit = process.constrainedMemory();
   const allowed = limit !== undefined && limit > 0 && limit < totalmem() ? limit - processBytes : freemem();
-  return { processBytes, availableBytes: Math.max(0, Math.min(allowed, freemem())) };
+  const available = Math.min(allowed, freemem(), linuxAvailable(readSmall) ?? Number.POSITIVE_INFINITY);
+  return { processBytes, availableBytes: Math.max(0, available) };
+}
+
+function readSmall(path: string): string | undefined {
+  try {
+    return readFileSync(path, "utf8");
+  } catch {
+    return undefined; // another system, or another version of control groups
+  }
 }
 
 const { port1: drain, port2: end } = new MessageChannel();

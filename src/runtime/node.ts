@@ -20,6 +20,11 @@ export const nodePlatform: Platform = {
   threads: nodeThreads,
 };
 
+/** What can be asked for as a provider: those of this onnxruntime-node, and `auto`. @throws {TuneError} `runtime-missing`. */
+export function knownProviders(): readonly string[] {
+  return [...possibleProviders(), anyProvider];
+}
+
 /**
  * Open a device on onnxruntime-node, on `cpu` unless another provider is asked for; `auto` is the fastest that starts. It runs in a worker thread unless
  * `worker` is false: a run blocks its thread. The thread keeps the process alive while calls are under way, and no longer;

@@ -28,7 +28,17 @@ export interface RateSearch {
 export interface RateSearchOptions
   extends Pick<
     RunOptions,
-    "device" | "model" | "choice" | "targets" | "objective" | "settings" | "train" | "mixture" | "padId" | "signal"
+    | "device"
+    | "model"
+    | "choice"
+    | "targets"
+    | "objective"
+    | "settings"
+    | "train"
+    | "mixture"
+    | "padId"
+    | "signal"
+    | "admit"
   > {
   readonly from: number;
   readonly to: number;
@@ -73,6 +83,7 @@ async function searchAlone(options: RateSearchOptions): Promise<RateSearch> {
     accumulates: accumulationSteps > 1,
     seed: settings.seed,
     steps,
+    ...(options.admit ? { admit: options.admit } : {}),
   });
   const points: RatePoint[] = [];
   let [mean, lowest] = [0, Number.POSITIVE_INFINITY];

@@ -10,7 +10,7 @@ import { memoryChoices } from "./memory.ts";
 import { scheduleOf } from "./method-schedule.ts";
 import { chooseObjective } from "./objectives/index.ts";
 import type { RunOptions } from "./run.ts";
-import { buildTraining } from "./step.ts";
+import { buildTraining, type TrainingGraphs } from "./step.ts";
 import { timetableOf } from "./timetable.ts";
 
 /** What a run would take, said before anything of it is loaded. */
@@ -50,15 +50,10 @@ export interface PlanSite {
 /** How many batches times are averaged over, and how many of the largest memory is computed for. */
 const [sampled, largest] = [12, 4];
 
-/**
- * Plan a run: build its graphs, lay out its batches, and add up what they would take. Reads no weights. Memory is that
- * of a process on a CPU, where a program takes what its largest batch needs.
- */
-export function planRun(options: PlanOptions, { machine, processBytes }: PlanSite): RunPlan {
+/** The graphs of a run, as they are on a CPU. */
+export function graphsOf(options: PlanOptions): TrainingGraphs {
   const { model, settings } = options;
-  const { laidOutBytes } = memoryChoices[settings.memory];
-  const { objective } = options.objective ?? chooseObjective(undefined);
-  const graphs = buildTraining(model, {
+  return buildTraining(model, {
     ...options,
     optimizer: chooseOptimizer(settings.optimizer, settings.optimizerOptions),
     maxGradNorm: settings.maxGradNorm,
@@ -68,32 +63,70 @@ export function planRun(options: PlanOptions, { machine, processBytes }: PlanSit
     kernels: kernelsOf("cpu"),
     patches: true, // as on a CPU
   });
+}
+
+/** The parts of a run that its memory hangs on. */
+export type RunMemory = Pick<PlanOptions, "model" | "objective" | "settings" | "train" | "padId">;
+
+/** The batches of an epoch: examples of those that there are. */
+function batchesOf({ settings, train }: RunMemory): readonly (readonly TokenizedExample[])[] {
+  const { schedule } = timetableOf([{ count: train.length, weight: 1 }], settings);
+  return Array.from({ length: schedule.batchesPerEpoch }, (_, i) => {
+    const { indices } = schedule.at(i);
+    return indices.map((index) => train[index] as TokenizedExample); // indices of examples
+  });
+}
+
+/**
+ * What the graphs of a run take at their peak, in a process on a CPU that takes `processBytes` before.
+ * @param count largest batches that are tried: those with the most tokens, and those with the longest examples.
+ */
+export function memoryOf(
+  run: RunMemory,
+  { gradient, update, attached, zeros }: TrainingGraphs,
+  processBytes: number,
+  count = 1,
+): Footprint {
+  const { laidOutBytes } = memoryChoices[run.settings.memory];
+  const { objective } = run.objective ?? chooseObjective(undefined);
+  const layout = layoutOf(run.model, run.padId);
+  const sizes = largestOf(batchesOf(run), count).map((examples) => objective.batch(examples, layout).sizes);
+  const planned = (graph: Graph, at: readonly Symbols[]): PlannedProgram => ({
+    graph,
+    sizes: at,
+    prepack: laysOut(graph, laidOutBytes),
+  });
+  const programs = [planned(gradient.graph, sizes)];
+  if (update) programs.push(planned(update.graph, [{}]));
+  const { trainables, live } = attached;
+  const buffers = live.flatMap(({ leaf, original }) => (leaf.kind === "parameter" ? [leaf, original] : [original]));
+  const bytesOf = (values: readonly Value[]): number => sumOf(values, (value) => bytesOfValue(value, {}));
+  return footprint(programs, {
+    processBytes,
+    trainedBytes: bytesOf([...trainables.map(({ value }) => value), ...zeros]),
+    bufferBytes: bytesOf(buffers),
+  });
+}
+
+/**
+ * Plan a run: build its graphs, lay out its batches, and add up what they would take. Reads no weights. Memory is that
+ * of a process on a CPU, where a program takes what its largest batch needs.
+ */
+export function planRun(options: PlanOptions, { machine, processBytes }: PlanSite): RunPlan {
+  const { model, settings } = options;
+  const { objective } = options.objective ?? chooseObjective(undefined);
+  const graphs = graphsOf(options);
   const some = [{ count: options.train.length, weight: 1 }];
   const { steps, updatesPerEpoch, schedule: whole } = timetableOf(options.mixture ?? some, settings);
-  const { schedule } = timetableOf(some, settings);
   scheduleOf(options.choice, graphs.attached.trainables, steps); // refuses options that do not fit the run
   const layout = layoutOf(model, options.padId);
-  const batches = Array.from({ length: schedule.batchesPerEpoch }, (_, i) => {
-    const { indices } = schedule.at(i);
-    return indices.map((index) => options.train[index] as TokenizedExample); // indices of examples
-  });
+  const batches = batchesOf(options);
   const sizesOf = (examples: readonly TokenizedExample[]): Symbols => objective.batch(examples, layout).sizes;
   const validation = batchesByLength(options.validation, objective.batch, { batchSize: settings.batchSize, ...layout });
   const validationSizes = evenly(validation, sampled).map(({ sizes }) => sizes);
 
   const { gradient, update } = graphs;
-  const planned = (graph: Graph, sizes: readonly Symbols[]): PlannedProgram => ({
-    graph,
-    sizes,
-    prepack: laysOut(graph, laidOutBytes),
-  });
-  const programs = [planned(gradient.graph, largestOf(batches).map(sizesOf))];
-  if (update) programs.push(planned(update.graph, [{}]));
-  const { trainables, live } = graphs.attached;
-  const parameters = trainables.flatMap(({ value, trained }) => (trained ? [value] : []));
-  const buffers = live.flatMap(({ leaf, original }) => (leaf.kind === "parameter" ? [leaf, original] : [original]));
-  const resident = [...trainables.map(({ value }) => value), ...graphs.zeros];
-  const bytesOf = (values: readonly Value[]): number => sumOf(values, (value) => bytesOfValue(value, {}));
+  const parameters = graphs.attached.trainables.flatMap(({ value, trained }) => (trained ? [value] : []));
 
   const seconds = (graph: Graph, sizes: readonly Symbols[]): number =>
     mean(sizes.map((at) => runSeconds(graph, at, machine)));
@@ -106,11 +139,7 @@ export function planRun(options: PlanOptions, { machine, processBytes }: PlanSit
     modelParameters: model.parameterCount,
     steps,
     stepsPerEpoch: updatesPerEpoch,
-    memory: footprint(programs, {
-      processBytes,
-      trainedBytes: bytesOf(resident),
-      bufferBytes: bytesOf(buffers),
-    }),
+    memory: memoryOf(options, graphs, processBytes, largest),
     savedBytes: gradient.savedBytes,
     stepMs: (1000 * trainingSeconds) / updatesPerEpoch,
     epochMs: 1000 * (trainingSeconds + evaluationSeconds),
@@ -119,13 +148,16 @@ export function planRun(options: PlanOptions, { machine, processBytes }: PlanSit
 }
 
 /** The batches with the most tokens and those with the longest examples: one of them needs the most memory. */
-function largestOf(batches: readonly (readonly TokenizedExample[])[]): readonly (readonly TokenizedExample[])[] {
+function largestOf(
+  batches: readonly (readonly TokenizedExample[])[],
+  count: number,
+): readonly (readonly TokenizedExample[])[] {
   const measured = batches.map((examples) => {
     const lengths = examples.flatMap(sequencesOf).map(({ inputIds }) => inputIds.length);
     return { examples, tokens: sumOf(examples, tokensOf), longest: Math.max(...lengths) };
   });
   const top = (key: "tokens" | "longest"): typeof measured =>
-    measured.toSorted((a, b) => b[key] - a[key]).slice(0, largest);
+    measured.toSorted((a, b) => b[key] - a[key]).slice(0, count);
   return [...new Set([...top("tokens"), ...top("longest")])].map(({ examples }) => examples);
 }
 

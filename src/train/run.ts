@@ -25,7 +25,7 @@ import { chooseObjective, type ObjectiveChoice } from "./objectives/index.ts";
 import type { TrainSettings } from "./settings.ts";
 import { openEvents } from "./tensorboard.ts";
 import { timetableOf } from "./timetable.ts";
-import { openTrainer } from "./trainer.ts";
+import { openTrainer, type TrainerOptions } from "./trainer.ts";
 
 /** What to train, on what, where. */
 export interface RunOptions {
@@ -56,6 +56,8 @@ export interface RunOptions {
   /** When it is aborted, the run saves after the current update and ends. */
   readonly signal?: StopSignal;
   readonly onEvent?: (event: RunEvent) => void;
+  /** Looks at the step's graphs before anything of them is compiled; what it throws ends the run. */
+  readonly admit?: TrainerOptions["admit"];
   /** Looks at what is trained, whenever an evaluation is due; what it measures goes with the metrics. */
   readonly observe?: (trained: Observed) => Promise<Readonly<Record<string, number>>>;
 }
@@ -79,6 +81,10 @@ export type RunEvent =
       readonly modelParameters: number;
       readonly trainExamples: number;
       readonly validationExamples: number;
+      /** What is tuned how, defaults filled in. */
+      readonly method: { readonly name: string } & MethodChoice["config"];
+      readonly objective: { readonly name: string } & ObjectiveChoice["config"];
+      readonly settings: TrainSettings;
     }
   | {
       readonly kind: "step";
@@ -125,6 +131,15 @@ export const runFolder: FolderClaim = {
 /** The checkpoint of a run folder. */
 export function checkpointPath(folder: string): string {
   return joinPath(folder, "checkpoint.safetensors");
+}
+
+/** @throws {TuneError} `run-exists` when the folder holds a run. */
+export async function refuseOtherRun(storage: Storage, folder: string): Promise<void> {
+  if ((await storage.sizeBytes(checkpointPath(folder))) === undefined) return;
+  throw new TuneError("run-exists", "This folder holds a run already.", {
+    at: folder,
+    fix: "go on with it (resume), or choose another output folder",
+  });
 }
 
 /**
@@ -174,6 +189,7 @@ async function trainAlone(options: RunOptions): Promise<RunResult> {
     accumulates: accumulationSteps > 1,
     seed,
     steps,
+    ...(options.admit ? { admit: options.admit } : {}),
   });
   try {
     const fingerprint = { ...facts, weights: await hashWeights(model) };
@@ -238,6 +254,9 @@ async function trainAlone(options: RunOptions): Promise<RunResult> {
       modelParameters: model.parameterCount,
       trainExamples: examples.count,
       validationExamples: options.validation.length,
+      method: { name: choice.method.name, ...choice.config },
+      objective: { name: objective.objective.name, ...objective.config },
+      settings,
     });
     const meter = startMeter(steps - progress.step);
     const stopsEarly = (): boolean => settings.patience > 0 && progress.evaluationsWithoutGain >= settings.patience;
@@ -307,11 +326,8 @@ async function findCheckpoint({ folder, resume }: RunOptions, facts: Facts): Pro
   if (!folder) return undefined;
   const path = checkpointPath(folder.path);
   if (!resume) {
-    if ((await folder.storage.sizeBytes(path)) === undefined) return undefined;
-    throw new TuneError("run-exists", "This folder holds a run already.", {
-      at: folder.path,
-      fix: "go on with it (resume), or choose another output folder",
-    });
+    await refuseOtherRun(folder.storage, folder.path);
+    return undefined;
   }
   const saved = await readCheckpoint(folder.storage, path);
   // The weights are compared once they have been read.

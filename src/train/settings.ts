@@ -1,4 +1,5 @@
 import { TuneError } from "../errors.ts";
+import { commonRates } from "../methods/index.ts";
 import { chooseOptimizer, type OptimizerConfig, type Schedule, schedules } from "../optim/index.ts";
 import { type BaseWeightsName, baseWeights } from "./base-weights.ts";
 import { type MemoryChoiceName, memoryChoices } from "./memory.ts";
@@ -9,7 +10,7 @@ export interface TrainSettings {
   readonly schedule: Schedule;
   /** Updates over which the learning rate rises to its peak; a number below 1 is a share of all updates. */
   readonly warmup: number;
-  /** Passes over the data; ignored when `maxSteps` is given. */
+  /** Passes over the data; `maxSteps` stands in their place. */
   readonly epochs: number;
   /** Updates to make; 0 goes by `epochs`. */
   readonly maxSteps: number;
@@ -37,9 +38,9 @@ export interface TrainSettings {
   readonly seed: number;
 }
 
-/** What a run does unless told otherwise. */
+/** What a run does unless told otherwise. The learning rate is LoRA's: other methods and objectives have their own. */
 export const trainDefaults: TrainSettings = {
-  learningRate: 2e-4,
+  learningRate: commonRates[1],
   schedule: "linear",
   warmup: 0.03,
   epochs: 3,
@@ -59,11 +60,15 @@ export const trainDefaults: TrainSettings = {
 
 /**
  * Fill in defaults and check.
+ * @param defaults where they are others than {@link trainDefaults}.
  * @throws {TuneError} `bad-option` listing every problem; `unknown-optimizer`.
  */
-export function resolveSettings(given: Partial<TrainSettings>): TrainSettings {
-  const settings = { ...trainDefaults, ...given };
+export function resolveSettings(given: Partial<TrainSettings>, defaults: Partial<TrainSettings> = {}): TrainSettings {
+  const asked = Object.entries(given).filter(([, value]) => value !== undefined);
+  const settings: TrainSettings = { ...trainDefaults, ...defaults, ...Object.fromEntries(asked) };
   const problems: string[] = [];
+  if (given.epochs !== undefined && given.maxSteps !== undefined && given.maxSteps > 0)
+    problems.push(`epochs is ${given.epochs}, which would do nothing: maxSteps is ${given.maxSteps}`);
   const check = (name: string, value: number, ok: boolean, rule: string): void => {
     if (!ok || !Number.isFinite(value)) problems.push(`${name} is ${value}, but it must be ${rule}`);
   };

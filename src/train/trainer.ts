@@ -45,6 +45,8 @@ export interface TrainerOptions {
   readonly seed: number;
   /** Updates of the whole run: methods with a schedule need to know. */
   readonly steps?: number;
+  /** Looks at the step's graphs before anything of them is compiled or a weight is read; what it throws ends the run. */
+  readonly admit?: (graphs: TrainingGraphs) => void;
 }
 
 /**
@@ -120,6 +122,7 @@ async function makeTrainer(device: Device, model: PretrainedModel, options: Trai
     });
   }
   const schedule = scheduleOf(options.choice, trainables, options.steps);
+  options.admit?.(graphs);
   const { laidOutBytes } = memoryChoices[options.memory];
   const gradient = await compileStep(device, graphs.gradient, laidOutBytes);
   const update = graphs.update && (await compileStep(device, graphs.update, laidOutBytes));

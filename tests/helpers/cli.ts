@@ -1,6 +1,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { Command } from "commander";
 import { commands } from "../../src/cli/index.ts";
+import { givenFlags } from "../../src/cli/parsing.ts";
 import { root } from "./root.ts";
 
 export { root };
@@ -83,6 +84,6 @@ export async function runHere(name: string, ...args: readonly string[]): Promise
     say: (text: string) => void said.push(text),
     record: (value: unknown) => void records.push(JSON.parse(JSON.stringify(value)) as Record<string, unknown>),
   };
-  const code = await run(command.opts() as never, output, command.args); // the flags that `define` declared
+  const code = await run(command.opts() as never, output, command.args, givenFlags(command)); // the flags that `define` declared
   return { code, records, said: said.join("\n") };
 }

@@ -31,6 +31,7 @@ export const dpo: Objective<DpoConfig> = defineObjective<DpoConfig>({
     labelSmoothing: real(0, "share of preferences taken to be the wrong way round", { min: 0, below: 0.5 }),
   },
   learnsFrom: "pair",
+  rateFactor: 0.1,
   meanOver: "pairs",
   forward: preferenceForward,
   loss: (computed, { beta, labelSmoothing }) =>

@@ -24,6 +24,7 @@ export const ipo: Objective<IpoConfig> = defineObjective<IpoConfig>({
   },
   fields: { beta: real(0.1, "how dearly leaving the pretrained model is paid", { min: 1e-6 }) },
   learnsFrom: "pair",
+  rateFactor: 0.1,
   meanOver: "pairs",
   forward: preferenceForward,
   loss: (computed, { beta }) =>

@@ -35,6 +35,8 @@ export interface Objective<Config extends object = object> {
   readonly fields: Fields<Config>;
   /** What its examples are; data whose rows become others is refused. */
   readonly learnsFrom: ExampleKind;
+  /** Learning rates as a multiple of the method's own, where they are others; 1 unless given. */
+  readonly rateFactor?: number;
   /** Whether the loss is a negative log-likelihood a token, so that e^loss is a perplexity. */
   readonly perplexity?: true;
   /** What `targets` of a batch counts, in the plural: the loss is a mean over these. */

@@ -66,7 +66,8 @@ export function chooseObjective(
       { at: "objective", fix: `give other data, or use ${fitting.join(" or ")}` },
     );
   }
-  return { objective, config: resolveFields(objective.name, objective.fields as Fields<ObjectiveConfig>, options) };
+  const fields = objective.fields as Fields<ObjectiveConfig>; // its own
+  return { objective, config: resolveFields(objective.name, fields, options, objectives.values()) };
 }
 
 const kindWords: Readonly<Record<ExampleKind, string>> = {

@@ -1,0 +1,101 @@
+import { readFileSync } from "node:fs";
+import { Command, CommanderError } from "commander";
+import { TuneError } from "../errors.ts";
+import { checkPlaces } from "./checks.ts";
+import { exitCodes, reportFailure } from "./failure.ts";
+import { commands } from "./index.ts";
+import { ending } from "./leaving.ts";
+import { createOutput } from "./output.ts";
+import { givenFlags, refuseUnknown } from "./parsing.ts";
+
+/** What other tools call a command. */
+export const commandHabits: Readonly<Record<string, string>> = {
+  train: "tune",
+  finetune: "tune",
+  "fine-tune": "tune",
+  sft: "tune",
+  dpo: "tune",
+  fit: "tune",
+  lora: "tune",
+  sweep: "compare",
+  estimate: "plan",
+  quantise: "quantize",
+  pack: "quantize",
+  "lr-find": "lr",
+  run: "generate",
+  infer: "generate",
+  complete: "generate",
+  evaluate: "eval",
+  test: "eval",
+  perplexity: "eval",
+  fuse: "merge",
+  convert: "export",
+  info: "inspect",
+  show: "inspect",
+  list: "runs",
+};
+
+/** Run the command line; the result is the exit code. What goes wrong is told, as JSON with `--json`. */
+export async function runProgram(args: readonly string[]): Promise<number> {
+  const json = args.includes("--json");
+  try {
+    return await parseAndRun(args, json);
+  } catch (error) {
+    if (ending.leaving) return exitCodes.interrupted;
+    if (error instanceof CommanderError && error.exitCode === 0) return 0; // help, or the version
+    return reportFailure(
+      error instanceof CommanderError ? new TuneError("bad-option", error.message, { cause: error }) : error,
+      json,
+    );
+  }
+}
+
+async function parseAndRun(args: readonly string[], json: boolean): Promise<number> {
+  const chosen = args.find((arg) => !arg.startsWith("-")) ?? "";
+  const { version } = JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")) as {
+    version: string;
+  }; // ours
+  const program = new Command("scion")
+    .description("Adapt pretrained models on stock ONNX Runtime: tune, try, measure, export.")
+    .version(version)
+    .option("--json", "results and errors as JSON, of every command")
+    .addHelpText(
+      "after",
+      `
+Examples:
+  $ scion tune --model HuggingFaceTB/SmolLM2-135M --data train.jsonl
+  $ scion chat --model HuggingFaceTB/SmolLM2-135M --adapter runs/tune/adapter
+  $ scion export --model HuggingFaceTB/SmolLM2-135M --adapter runs/tune/adapter --to transformers.js --output web
+
+Every command takes --json and --help. Exit codes: 0 done, 1 a bug, 2 bad input, 3 training failed, 130 interrupted.`,
+    );
+  refuseUnknown(program, { commands: Object.keys(commands), habits: commandHabits });
+  let code = 0;
+  let chosenCommand: Command | undefined;
+  for (const [name, { summary, load }] of Object.entries(commands)) {
+    const command = program.command(name).summary(summary).option("--json", "results as JSON on standard output");
+    refuseUnknown(command);
+    if (name !== chosen) continue;
+    const { define, run } = await load();
+    await define(command);
+    chosenCommand = command;
+    command.action(async (...given: unknown[]) => {
+      const positional = given.slice(0, -2).map(String);
+      await checkPlaces(command);
+      code = await run(command.opts() as never, createOutput(json), positional, givenFlags(command)); // the flags that `define` declared
+    });
+  }
+  const file = chosenCommand?.options.some(({ long }) => long === "--config") ? configPath(args) : undefined;
+  if (chosenCommand && file !== undefined) {
+    const { applyConfig } = await import("./config.ts");
+    await applyConfig(chosenCommand, file);
+  }
+  await program.parseAsync([...args], { from: "user" });
+  return code;
+}
+
+/** The file that `--config file` or `--config=file` names. */
+function configPath(args: readonly string[]): string | undefined {
+  const at = args.findIndex((arg) => arg === "--config" || arg.startsWith("--config="));
+  return at < 0 ? undefined : args[at] === "--config" ? args[at + 1] : args[at]?.slice("--config=".length);
+}
