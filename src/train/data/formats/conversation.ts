@@ -66,7 +66,6 @@ function checkMarks(message: JsonObject, at: string): string | undefined {
 
 function checkParts(parts: readonly unknown[], at: string): string | undefined {
   for (const [i, part] of parts.entries()) {
-    if (typeof part === "string") continue;
     if (!isJsonObject(part))
       return `${at}.content[${i}] is ${kindOf(part)}, not a part such as {"type": "text", "text": "…"}`;
     const { type } = part;
@@ -176,7 +175,7 @@ function hasCalls({ tool_calls: calls }: JsonObject): boolean {
 }
 
 function joinParts(parts: readonly unknown[]): string {
-  return parts.map((part) => (isJsonObject(part) ? String(part["text"]) : String(part))).join("");
+  return parts.map((part) => (isJsonObject(part) ? String(part["text"]) : "")).join("");
 }
 
 function parsed(text: string): unknown {
