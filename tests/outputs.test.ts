@@ -51,7 +51,7 @@ const writing: Readonly<Record<string, Writing>> = {
     exists: "run-exists",
   },
   quantize: { flag: "--output", args: [...base, ...packing] },
-  lr: { flag: "--picture", args: [...base, ...data, ..."--steps 4 --batch-size 2 --max-length 48".split(" ")] },
+  lr: { flag: "--picture", args: [...base, ...data, ..."--steps 10 --batch-size 2 --max-length 48".split(" ")] },
   diagnose: { flag: "--output", args: ["-b", "in/base", "-a", "in/run/adapter", "--cache", "cache"], goesOn: true },
   mend: { flag: "--output", args: ["-b", "in/base", "-a", "in/run/adapter", "--cache", "cache"] },
   combine: { flag: "--output", args: [...base, "-a", "one=in/run/adapter", "-a", "two=in/run/adapter"] },
@@ -64,7 +64,7 @@ const reading = ["plan", "generate", "chat", "eval", "inspect"];
 const forms: Readonly<Record<ExportFormName, readonly string[]>> = {
   "transformers.js": base,
   safetensors: base,
-  gguf: base,
+  gguf: [...base, "--pre-tokenizer", "gpt-2"],
   peft: [...base, "-a", "in/run/adapter"],
   lora: [...base, "-a", "in/run/adapter"],
   mlx: [...base, "-a", "in/run/adapter"],

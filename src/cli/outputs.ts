@@ -18,7 +18,7 @@ export const startsOver =
 
 /** Flags that name what is read: nothing is written over it. Another one is refused by the same law. */
 export const inputFlags: readonly string[] = [
-  ...["model", "adapter", "base", "tuned", "baseModel", "config"],
+  ...["model", "adapter", "base", "tuned", "baseModel", "config", "chatTemplate"],
   ...["data", "then", "validationData", "testData", "baseText", "calibration", "evaluation"],
 ];
 

@@ -68,7 +68,7 @@ export async function checkClaim(
     if (inWay.length > 0 && !replace) throw others(folder, `holds ${few(inWay)}, which Scion did not write`);
     return { own, claimed, inWay: fresh && replace ? matching([...claimed, ...names]) : inWay };
   }
-  if (inputs.includes(target)) refuseInput(target, inputs, folder);
+  if (replace || inputs.includes(target)) refuseInput(target, inputs, folder);
   if (!replace)
     throw others(folder, manifest ? `holds another output of Scion's (${manifest.kind})` : unmarked(entries));
   return { own, claimed, inWay: matching(names) };

@@ -217,6 +217,8 @@ export function outputConformance(
         await storage.write(path("others/metrics.jsonl"), "theirs");
         await storage.write(path("others/more"), "theirs");
         await refused("output-exists", claimFolder(storage, path("others"), claim));
+        const reading = guardOutputs(replacing, { inputs: [path("others/more")] });
+        await refused("output-is-input", claimFolder(reading, path("others"), claim));
         await claimFolder(replacing, path("others"), claim);
         expect(Object.keys(await all(storage, path("others")))).toEqual([".scion.json", "more"]);
       });
