@@ -64,7 +64,7 @@ const reading = ["plan", "generate", "chat", "eval", "inspect"];
 const forms: Readonly<Record<ExportFormName, readonly string[]>> = {
   "transformers.js": base,
   safetensors: base,
-  gguf: [...base, "--pre-tokenizer", "gpt-2"],
+  gguf: [...base, "--pre-tokenizer", "smollm"],
   peft: [...base, "-a", "in/run/adapter"],
   lora: [...base, "-a", "in/run/adapter"],
   mlx: [...base, "-a", "in/run/adapter"],
