@@ -47,6 +47,7 @@ const takers: Readonly<Record<string, (options: Options) => unknown>> = {
   diagnose: (options) => api.diagnose(model, options),
   diagnoseFiles: (options) => api.diagnoseFiles(nodePlatform, { base: "a", tuned: "b" }, options),
   mend: (options) => api.mend(model, options),
+  writeMended: (options) => api.writeMended(model, "nowhere", "base", options),
 };
 
 /** Functions that take none, or check them as values of their own kind. */
@@ -62,7 +63,17 @@ const others = [
     "drawSpectrum",
   ],
   ...["findRuns", "inspect", "loadAdapter", "parseTargets", "ranksLeft", "refuseOtherRun", "remarkable", "reportPage"],
-  ...["resolveSampling", "sayWarning", "writeMended", "TuneError"],
+  ...["resolveSampling", "sayWarning", "TuneError"],
+  ...[
+    "checkOutput",
+    "claimOutput",
+    "folderKind",
+    "addFile",
+    "checkFolder",
+    "checkPicture",
+    "guardOutputs",
+    "writePicture",
+  ],
 ];
 
 async function refusal(taker: string, options: Options): Promise<{ code: string; message: string }> {

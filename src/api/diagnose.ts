@@ -373,6 +373,8 @@ function precisionWarning(base: Iterable<string>, tuned: Iterable<string>): read
   return [{ code: "precision-differs", matrices: [], detail: `${before} in the base, ${after} in the tuned model` }];
 }
 
+const outputNames: NamesOf<OutputOptions> = { inputs: true, replace: true };
+
 /** Write a mended model as a Hugging Face folder. @throws {TuneError} as `exportModel`. */
 export async function writeMended(
   mended: LoadedModel,
@@ -380,6 +382,7 @@ export async function writeMended(
   baseModel: string,
   options: OutputOptions = {},
 ): Promise<void> {
+  checkNames(options, outputNames, "writeMended");
   const storage = guardOutputs(mended.platform.storage, options);
   await writeSafetensorsFolder(storage, folder, mended.pretrained, { baseModel });
 }
