@@ -1,3 +1,5 @@
+import { printableName } from "./printable.ts";
+
 /** A person's mistake or bad input: what was wrong, where, and how to mend it. Broken invariants use {@link assert}. */
 export class TuneError extends Error {
   override readonly name = "TuneError";
@@ -10,16 +12,30 @@ export class TuneError extends Error {
   /** How to mend it. */
   readonly fix: string | undefined;
 
-  constructor(code: string, what: string, options: { at?: string; fix?: string; cause?: unknown } = {}) {
-    const lines = [what];
-    if (options.at !== undefined) lines.push(`  at ${options.at}`);
-    if (options.fix !== undefined) lines.push(`  → ${options.fix}`);
+  /**
+   * A text of several lines is a list of them. Names come from files of strangers: in a line, whatever begins another, or turns
+   * the direction of writing, is spelt as an escape, so that none says more than its own line.
+   */
+  constructor(
+    code: string,
+    what: string | readonly string[],
+    options: { at?: string; fix?: string | readonly string[]; cause?: unknown } = {},
+  ) {
+    const spelt = (text: string | readonly string[]): string => [text].flat().map(printableName).join("\n");
+    const lines = [spelt(what)];
+    if (options.at !== undefined) lines.push(`  at ${spelt(options.at)}`);
+    if (options.fix !== undefined) lines.push(`  → ${spelt(options.fix)}`);
     super(lines.join("\n"), options.cause === undefined ? undefined : { cause: options.cause });
     this.code = code;
-    this.what = what;
-    this.at = options.at;
-    this.fix = options.fix;
+    this.what = spelt(what);
+    this.at = options.at === undefined ? undefined : spelt(options.at);
+    this.fix = options.fix === undefined ? undefined : spelt(options.fix);
   }
+}
+
+/** The lines of a text that lists things: a title that ends in a colon, and an indented line for each. */
+export function listing(title: string, entries: readonly string[]): readonly string[] {
+  return [title, ...entries.map((entry) => `  ${entry}`)];
 }
 
 /** The error of a session, or of anything else that lives on a device, that is used after it was closed. */

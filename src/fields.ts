@@ -99,7 +99,7 @@ export function resolveFields<Config extends object>(
     return [name, value];
   });
   if (problems.length > 0) {
-    throw new TuneError("bad-option", problems.join("\n"), {
+    throw new TuneError("bad-option", problems, {
       at: owner,
       fix:
         known.length === 0

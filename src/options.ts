@@ -47,7 +47,7 @@ export function checkNames(
     const hint = near ? ` (nearest: ${near})` : homes.length > 0 ? ` (it belongs into ${homes.join(" or ")})` : "";
     return [`there is no option "${name}"${hint}`];
   });
-  if (problems.length > 0) throw new TuneError("bad-option", problems.join("\n"), { at, fix });
+  if (problems.length > 0) throw new TuneError("bad-option", problems, { at, fix });
 }
 
 /**

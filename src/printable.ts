@@ -1,6 +1,10 @@
-/** Control characters of ASCII and Latin-1, among them ESC and the one-byte CSI that begin a terminal's commands. */
+/**
+ * Control characters of ASCII and Latin-1, among them ESC and the one-byte CSI that begin a terminal's commands; separators of
+ * lines and paragraphs; and what turns the direction of writing (embeddings, overrides, isolates), so that a text is shown as
+ * another than it is.
+ */
 // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what this is about
-const controls = /[\u0000-\u001f\u007f-\u009f]/g;
+const controls = /[\u0000-\u001f\u007f-\u009f\u2028\u2029\u202a-\u202e\u2066-\u2069]/g;
 
 /** Text that a terminal only shows: control characters but tabs and line breaks are spelt `\u001b`. */
 export function printable(text: string): string {

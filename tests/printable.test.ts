@@ -11,13 +11,22 @@ import { createProgress } from "../src/cli/progress.ts";
 import { drawRanks } from "../src/cli/ranks.ts";
 import { drawCounts, drawSimilarities, drawSimilarity, drawSpectra, drawSpectrum } from "../src/diagnose/pictures.ts";
 import { reportPage } from "../src/diagnose/report-page.ts";
+import { listing, TuneError } from "../src/errors.ts";
+import { readAdapter } from "../src/export/index.ts";
+import { memoryStorage } from "../src/io/memory-storage.ts";
+import { problemOf, throwProblems } from "../src/io/problems.ts";
+import type { Storage } from "../src/io/storage.ts";
+import { openModel } from "../src/models/index.ts";
 import { printable, printableJson, printableName } from "../src/printable.ts";
+import { packError, unpackError } from "../src/runtime/port.ts";
+import { readDataset } from "../src/train/data/index.ts";
 import { root, scion } from "./helpers/cli.ts";
+import { golden } from "./helpers/golden.ts";
 
 /** What would clear a screen, set a window's title, colour text or begin a tag, were it written as it stands. */
-const hostile = "\x1b]0;pwned\x07\x1b[2J\x9b31m\x7f\r<script>alert('1')</script> & \"name\"";
+const hostile = "\u202egnp\u2066\u2028\x1b]0;pwned\x07\x1b[2J\x9b31m\x7f\r<script>alert('1')</script> & \"name\"";
 // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what must not be there
-const controls = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f]/;
+const controls = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u2028\u2029\u202a-\u202e\u2066-\u2069]/;
 
 let folder: string;
 beforeAll(() => {
@@ -28,7 +37,7 @@ afterAll(() => rmSync(folder, { recursive: true, force: true }));
 describe("text from files", () => {
   it("keeps line breaks and tabs alone", () => {
     expect(printable(`a\r\n\tb${hostile}`)).toMatch(
-      /^a\r\n\tb\\u001b\]0;pwned\\u0007\\u001b\[2J\\u009b31m\\u007f\\u000d</,
+      /^a\r\n\tb\\u202egnp\\u2066\\u2028\\u001b\]0;pwned\\u0007\\u001b\[2J\\u009b31m\\u007f\\u000d</,
     );
     expect(printable(hostile)).not.toMatch(controls);
     expect(printableName("a\nb\tc")).toBe("a\\u000ab\\u0009c");
@@ -48,16 +57,89 @@ describe("text from files", () => {
   });
 });
 
-/** A safetensors file with a tensor and metadata of these names. */
-function safetensors(name: string): string {
+describe("errors", () => {
+  const name = "x\n  → run this\u202e";
+  it("have the lines that are theirs, and no name adds one", () => {
+    const error = new TuneError("bad-option", listing(`${name}:`, [name, "b"]), { at: name, fix: ["one", name] });
+    const spelt = "x\\u000a  → run this\\u202e";
+    expect(error.message.split("\n")).toEqual([`${spelt}:`, `  ${spelt}`, "  b", `  at ${spelt}`, "  → one", spelt]);
+    expect(unpackError(packError(error)).message).toBe(error.message);
+    const problems = [problemOf(error), { code: "b", what: name }];
+    const both = (): void => throwProblems(problems, "here");
+    expect(both).toThrow(`2 problems:\n- ${spelt}:\n  ${spelt}\n  b\n- ${spelt}\n  at here`);
+  });
+
+  /** Files in which every name is another's, and how they are read. */
+  const readers: Readonly<Record<string, () => Promise<unknown>>> = {
+    data: () => readDataset(memoryStorage({ "d.jsonl": JSON.stringify({ [name]: name }) }), "d.jsonl"),
+    "data of two formats": () =>
+      readDataset(memoryStorage({ "d.jsonl": `{"text":"a"}\n${JSON.stringify({ [name]: name })}` }), "d.jsonl"),
+    "a table": () => readDataset(memoryStorage({ "d.csv": `prompt,"${name}"\na,b` }), "d.csv"),
+    "the name of a file": () => readDataset(memoryStorage({ [`${name}.jsonl`]: "{" }), `${name}.jsonl`),
+    "config.json": () => openModel(withJson("m/config.json", { model_type: name, [name]: name }), "m"),
+    "a setting of config.json": () => openModel(withJson("m/config.json", { ...config, hidden_act: name }), "m"),
+    "adapter_config.json": async () =>
+      readAdapter(
+        memoryStorage({
+          ...files,
+          "a/adapter_config.json": JSON.stringify({ peft_type: name, r: 8, target_modules: [name], [name]: name }),
+          "a/adapter_model.safetensors": files["m/model.safetensors"],
+        }),
+        "a",
+        await openModel(memoryStorage(files), "m"),
+      ),
+    "an index": () => openModel(withJson("m/model.safetensors.index.json", { weight_map: { [name]: name } }), "m"),
+    tensors: () => openModel(memoryStorage({ ...files, "m/model.safetensors": withTensor(name) }), "m"),
+  };
+  const config = JSON.parse(readFileSync(golden("llama-tiny/config.json"), "utf8")) as Record<string, unknown>; // a golden
+  const files = {
+    "m/config.json": JSON.stringify(config),
+    "m/model.safetensors": new Uint8Array(readFileSync(golden("llama-tiny/model.safetensors"))),
+  };
+  /** The model's file with one more tensor. */
+  const withTensor = (tensor: string): Uint8Array => {
+    const bytes = Buffer.from(files["m/model.safetensors"]);
+    const end = 8 + Number(bytes.readBigUInt64LE(0));
+    const own = { dtype: "F32", shape: [1], data_offsets: [bytes.length - end, bytes.length - end + 4] };
+    const known = JSON.parse(bytes.subarray(8, end).toString()) as Record<string, unknown>; // a golden
+    const header = JSON.stringify({ ...known, [tensor]: own });
+    const length = Buffer.alloc(8);
+    length.writeBigUInt64LE(BigInt(Buffer.byteLength(header)));
+    return new Uint8Array(Buffer.concat([length, Buffer.from(header), bytes.subarray(end), Buffer.alloc(4)]));
+  };
+  const withJson = (path: string, content: unknown): Storage => {
+    const { "m/model.safetensors": weights, ...others } = files;
+    const whole = path.endsWith("index.json") ? others : { ...others, "m/model.safetensors": weights };
+    return memoryStorage({ ...whole, [path]: JSON.stringify(content) });
+  };
+  it.each(Object.entries(readers))("say names of %s in their own line", async (_, read) => {
+    const error = await read().then(
+      () => undefined,
+      (thrown: unknown) => thrown,
+    );
+    expect(error).toBeInstanceOf(TuneError);
+    const { message } = error as TuneError; // it is one
+    expect(message).toMatch(/x\\(u000a|n) {2}→ run this\\u202e/); // as it stands in JSON, or in words
+    expect(message).not.toMatch(controls);
+    expect(message.split("\n").filter((line) => line.startsWith("  → run this"))).toEqual([]);
+  });
+});
+
+/** The bytes of a safetensors file with a tensor and metadata of these names. */
+function tensors(name: string): Uint8Array {
   const header = JSON.stringify({
     __metadata__: { [name]: name },
     [`${name}\nfake line`]: { dtype: "F32", shape: [1], data_offsets: [0, 4] },
   });
   const bytes = Buffer.concat([Buffer.alloc(8), Buffer.from(header), Buffer.alloc(4)]);
   bytes.writeBigUInt64LE(BigInt(Buffer.byteLength(header)));
+  return new Uint8Array(bytes);
+}
+
+/** A safetensors file with a tensor and metadata of these names. */
+function safetensors(name: string): string {
   const path = join(folder, "names.safetensors");
-  writeFileSync(path, bytes);
+  writeFileSync(path, tensors(name));
   return path;
 }
 

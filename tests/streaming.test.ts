@@ -7,6 +7,7 @@ import { parquetWriteBuffer } from "hyparquet-writer";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { type LoadedModel, loadData, loadModel, streamData, tune } from "../src/index.ts";
 import { memoryStorage } from "../src/io/memory-storage.ts";
+import { manifestFile } from "../src/io/outputs/index.ts";
 import { nodePlatform } from "../src/runtime/node.ts";
 import { readDataset, reportData, streamDataset, tokenizeDataset } from "../src/train/data/index.ts";
 import { readMetrics } from "../src/train/metrics.ts";
@@ -122,7 +123,11 @@ describe("runs", () => {
     await streamed.close();
     await tune(model, loaded, { ...settings, output: join(folder, "streamed"), resume: true });
     expect(await metrics("streamed")).toEqual(await metrics("loaded"));
-    expect((await readdir(join(folder, "streamed"))).sort()).toEqual(["checkpoint.safetensors", "metrics.jsonl"]);
+    expect((await readdir(join(folder, "streamed"))).sort()).toEqual([
+      manifestFile,
+      "checkpoint.safetensors",
+      "metrics.jsonl",
+    ]);
   });
 
   it("on several files take each as often as its weight says", async () => {

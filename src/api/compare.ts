@@ -313,7 +313,7 @@ function settle(
     return [{ name, method: called, rates: sorted, choice: { ...shared, method: called, methodOptions: config } }];
   });
   if (problems.length === 0) return entries;
-  throw new TuneError("bad-option", problems.join("\n"), {
+  throw new TuneError("bad-option", problems, {
     at,
     fix: `name methods of ${[...methods.keys()].join(", ")}, rates, seeds, and rows to hold back (validation)`,
   });

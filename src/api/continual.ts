@@ -253,7 +253,7 @@ function checkTasks(tasks: readonly ContinualTask[], at: string): void {
     ...tasks.flatMap(({ name }) => (/^[\w][\w.-]*$/.test(name) ? [] : [`"${name}" cannot name a folder`])),
   ];
   if (problems.length === 0) return;
-  throw new TuneError("bad-option", problems.join("\n"), { at, fix: "give every data set a file name of its own" });
+  throw new TuneError("bad-option", problems, { at, fix: "give every data set a file name of its own" });
 }
 
 async function readResults(

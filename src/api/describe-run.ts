@@ -131,10 +131,14 @@ export async function describeRun(
 /** @throws {TuneError} `bad-option` where there are options that would do nothing. */
 export function refuseIdle(problems: readonly string[], at = "training settings"): void {
   if (problems.length === 0) return;
-  throw new TuneError("bad-option", problems.map((problem) => `This would do nothing: ${problem}.`).join("\n"), {
-    at,
-    fix: "leave these options out, or give what they need",
-  });
+  throw new TuneError(
+    "bad-option",
+    problems.map((problem) => `This would do nothing: ${problem}.`),
+    {
+      at,
+      fix: "leave these options out, or give what they need",
+    },
+  );
 }
 
 /** The method with its options settled, and where it attaches. */

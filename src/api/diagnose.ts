@@ -283,7 +283,7 @@ function checkCaches(options: ComparisonOptions): void {
     ...(options.adapterName !== undefined && options.tuned ? ["adapterName does nothing beside tuned"] : []),
   ];
   if (problems.length === 0) return;
-  throw new TuneError("bad-option", problems.join("\n"), { at: "diagnosis", fix: "leave one of the two out" });
+  throw new TuneError("bad-option", problems, { at: "diagnosis", fix: "leave one of the two out" });
 }
 
 /** A device for products, and where decompositions are kept. */

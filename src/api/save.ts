@@ -114,7 +114,7 @@ export function checkExport(
   for (const name of ["externalDataBytes", "maxDataBytes", "maxShardBytes"] as const)
     checkWhole(name, options[name], 1, "exportModel");
   if (problems.length > 0)
-    throw new TuneError("bad-option", problems.join("\n"), { at: "exportModel", fix: "leave these options out" });
+    throw new TuneError("bad-option", problems, { at: "exportModel", fix: "leave these options out" });
   if (holds === "model" || options.adapter) return;
   throw new TuneError("no-adapter-form", "There is no adapter to write.", { at: to, fix: "give the adapter" });
 }

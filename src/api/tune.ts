@@ -129,7 +129,7 @@ async function withAdvice(error: unknown, { model, data, choice, device }: Advic
     device,
     availableBytes: Math.max(0, Math.min(availableBytes, least)),
   });
-  return new TuneError(error.code, error.message.split("\n  at ")[0] ?? error.message, {
+  return new TuneError(error.code, error.what.split("\n"), {
     ...(error.at === undefined ? {} : { at: error.at }),
     fix: remedy
       ? `use ${settingsText(remedy.settings)}: about ${(remedy.plan.memory.peakBytes / 1e9).toFixed(2)} GB instead of ${(plan.memory.peakBytes / 1e9).toFixed(2)} (scion plan says more)`

@@ -106,7 +106,7 @@ export async function run(
     await storage.write(`${flags.output}/comparison.md`, markdown(title, table, result));
     await storage.write(`${flags.output}/comparison.svg`, drawComparison(title, result));
     describe(table, result, output);
-    output.say(`\nWrote ${flags.output}/comparison.json, comparison.md and comparison.svg.`);
+    output.say("", `Wrote ${flags.output}/comparison.json, comparison.md and comparison.svg.`);
     output.record({ kind: "end", ...result });
     if (result.done === result.total) return exitCodes.done;
     output.say(strong(`${result.done} of ${result.total} runs are done; --resume goes on from here.`));
@@ -225,7 +225,7 @@ function describe(table: readonly (readonly string[])[], result: ComparisonResul
         .join("  ")
         .trimEnd(),
     );
-  output.say(`\n${notes(result).join("\n")}`);
+  output.say("", ...notes(result));
 }
 
 function markdown(

@@ -135,7 +135,8 @@ export async function describeReport(report: DiagnosisReport, output: Output): P
   }
   if (rows.length > most) output.say(`… and ${rows.length - most} more, in the report.`);
   output.say(
-    `${rows.length > 0 ? "\n" : ""}${count(total)} intruders in ${count(matrices.length)} matrices (${perMatrix.toFixed(2)} a matrix, ${(100 * fractionWithIntruder).toFixed(0)} % have one): k ${k}, eps ${eps}, ${side} vectors.`,
+    ...(rows.length > 0 ? [""] : []),
+    `${count(total)} intruders in ${count(matrices.length)} matrices (${perMatrix.toFixed(2)} a matrix, ${(100 * fractionWithIntruder).toFixed(0)} % have one): k ${k}, eps ${eps}, ${side} vectors.`,
   );
   const ranks = matrices.flatMap(({ update }) => (update.effectiveRank === null ? [] : [update.effectiveRank]));
   if (ranks.length > 0) {

@@ -35,7 +35,7 @@ export async function applyConfig(command: Command, path: string): Promise<void>
     }
   }
   if (problems.length === 0) return;
-  throw new TuneError("bad-option", problems.join("\n"), {
+  throw new TuneError("bad-option", problems, {
     at: path,
     fix: `options: ${[...options.keys()].join(", ")}`,
   });

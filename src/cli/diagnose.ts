@@ -64,7 +64,7 @@ export async function run(flags: DiagnoseFlags, output: Output): Promise<number>
         drawSimilarities(chosen, "Leading singular vectors before and after: |U0ᵀU|"),
       );
       await storage.write(`${folder}/spectra.svg`, drawSpectra(chosen, "Leading singular values before and after"));
-      output.say(`\nWrote ${folder}/report.html, diagnosis.json, counts.svg, similarity.svg and spectra.svg.`);
+      output.say("", `Wrote ${folder}/report.html, diagnosis.json, counts.svg, similarity.svg and spectra.svg.`);
     }
     output.record(report);
     return exitCodes.done;

@@ -87,7 +87,7 @@ export async function run(flags: EvalFlags, output: Output, _args: readonly stri
     const { matches, total, answers } = result.exactMatch;
     output.say(`exact match ${((100 * matches) / total).toFixed(1)} % (${matches} of ${total})`);
     for (const { line, expected, given } of answers.filter((answer) => !answer.matches).slice(0, flags.show)) {
-      output.say(`  line ${line}\n    expected ${expected}\n    given    ${given}`);
+      output.say(`  line ${line}`, `    expected ${expected}`, `    given    ${given}`);
     }
   }
   const forgetting = await forgettingOf(flags, { model, adapter }, output);
@@ -109,7 +109,7 @@ async function refuseIdle(flags: EvalFlags, given: Given): Promise<void> {
       : []),
   ];
   if (problems.length > 0)
-    throw new TuneError("bad-option", problems.join("\n"), { at: "scion eval", fix: "change the options named above" });
+    throw new TuneError("bad-option", problems, { at: "scion eval", fix: "change the options named above" });
 }
 
 /** What the model lost on the base's texts, when they are given. */

@@ -92,7 +92,7 @@ export async function checkGenerating(
       : []),
   ];
   if (problems.length > 0)
-    throw new TuneError("bad-option", problems.join("\n"), { at: "generation", fix: "change the options named above" });
+    throw new TuneError("bad-option", problems, { at: "generation", fix: "change the options named above" });
   resolveSampling(samplingOf(flags));
 }
 

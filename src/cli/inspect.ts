@@ -1,5 +1,4 @@
 import type { Command } from "commander";
-import { printableName } from "../printable.ts";
 import type { Output } from "./output.ts";
 
 /** `scion inspect` */
@@ -19,9 +18,9 @@ export async function run(_flags: object, output: Output, [path = ""]: readonly 
   const { nodePlatform } = await import("../runtime/node.ts");
   const found = await inspect(nodePlatform.storage, path);
   output.say(`${path}: ${found.kind}`);
-  for (const [label, value] of found.facts) output.say(`  ${printableName(label).padEnd(18)}${printableName(value)}`);
+  for (const [label, value] of found.facts) output.say(`  ${label.padEnd(18)}${value}`);
   if (found.rows.length > 0) output.say("");
-  for (const row of found.rows) output.say(`  ${printableName(row)}`);
+  for (const row of found.rows) output.say(`  ${row}`);
   output.record({ path, kind: found.kind, ...Object.fromEntries(found.facts), rows: found.rows });
   return 0;
 }

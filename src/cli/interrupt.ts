@@ -25,7 +25,7 @@ export function listenForInterrupt(output: Output, doing: string): Interrupt {
       return;
     }
     stop.abort();
-    output.say(`\n${doing}… (Ctrl-C again stops at once)`);
+    output.say("", `${doing}… (Ctrl-C again stops at once)`);
   };
   const signals = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
   for (const name of signals) process.on(name, onSignal);

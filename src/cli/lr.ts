@@ -66,7 +66,12 @@ export async function run(flags: LrFlags, output: Output, _args: readonly string
   output.say(
     `The loss falls fastest at ${strong(search.suggested.toExponential(1))}, and is lowest at ${search.lowest.toExponential(1)}.`,
   );
-  output.say(`Drew ${flags.picture}.\n\nNext:\n  scion tune … --learning-rate ${search.suggested.toExponential(1)}`);
+  output.say(
+    `Drew ${flags.picture}.`,
+    "",
+    "Next:",
+    `  scion tune … --learning-rate ${search.suggested.toExponential(1)}`,
+  );
   output.record(search);
   return 0;
 }

@@ -1,11 +1,15 @@
+import { printableName } from "../printable.ts";
 import { print, printJson, styled } from "./terminal.ts";
 
 /** Where a command speaks: results on standard output, everything for people on standard error. */
 export interface Output {
   /** Whether results are JSON. */
   readonly json: boolean;
-  /** Something for people; with `--json` it goes to standard error, so that standard output stays JSON. */
-  say(text: string): void;
+  /**
+   * Something for people, line by line; with `--json` it goes to standard error, so that standard output stays JSON. A line
+   * stays one, whatever the names in it hold.
+   */
+  say(...lines: readonly string[]): void;
   /** Text that is the result itself, without a line break of its own. */
   write(text: string): void;
   /** A result, or an event of a long command: one line of JSON with `--json`, nothing otherwise. */
@@ -16,8 +20,8 @@ export interface Output {
 export function createOutput(json: boolean): Output {
   return {
     json,
-    say: (text) => {
-      print(json ? "stderr" : "stdout", `${text}\n`);
+    say: (...lines) => {
+      print(json ? "stderr" : "stdout", lines.map((line) => `${printableName(line)}\n`).join(""));
     },
     write: (text) => {
       if (!json) print("stdout", text);

@@ -74,7 +74,7 @@ function unknownFlags(command: Command, problems: readonly UnknownFlag[]): TuneE
     const [flag] = arg.split("=");
     return `There is no option ${flag}${target ? ` (did you mean ${target}?)` : ""}.`;
   });
-  return new TuneError("bad-option", lines.join("\n"), {
+  return new TuneError("bad-option", lines, {
     at: `scion ${command.name()}`,
     fix: `see scion ${command.name()} --help`,
   });
@@ -124,7 +124,7 @@ function explained(
       (option) => option.mandatory && command.getOptionValue(option.attributeName()) === undefined,
     );
     const lines = missing.map((option) => `The option ${option.flags} is missing: ${option.description}.`);
-    return new TuneError("bad-option", lines.join("\n"), { at, fix });
+    return new TuneError("bad-option", lines, { at, fix });
   }
   const message = error.message.replace(/^error: /, "");
   return new TuneError("bad-option", `${message[0]?.toUpperCase() ?? ""}${message.slice(1)}`, {

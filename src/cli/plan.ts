@@ -59,7 +59,8 @@ async function describePlan(plan: TuningPlan, choice: TuningChoice, output: Outp
   const { trainDefaults } = await import("../index.ts");
   const share = ((100 * plan.trainedParameters) / plan.modelParameters).toFixed(2);
   output.say(
-    `Trains ${count(plan.trainedParameters)} of ${count(plan.modelParameters)} parameters (${share} %), ${count(plan.steps)} updates.\n`,
+    `Trains ${count(plan.trainedParameters)} of ${count(plan.modelParameters)} parameters (${share} %), ${count(plan.steps)} updates.`,
+    "",
   );
   const verdict = plan.fits ? "it fits" : "it does not fit";
   output.say(
@@ -70,7 +71,8 @@ async function describePlan(plan: TuningPlan, choice: TuningChoice, output: Outp
     if (bytes > 0) output.say(`        ${gigabytes(bytes).padStart(8)}  ${partWords[part]}`);
   }
   output.say(
-    `time    ${strong(pace(plan.stepMs))} an update, ${duration(plan.epochMs)} an epoch of ${count(plan.stepsPerEpoch)}, ${duration(plan.runMs)} in all\n`,
+    `time    ${strong(pace(plan.stepMs))} an update, ${duration(plan.epochMs)} an epoch of ${count(plan.stepsPerEpoch)}, ${duration(plan.runMs)} in all`,
+    "",
   );
   for (const [option, choices] of [
     ["memory", plan.choices],
@@ -83,13 +85,13 @@ async function describePlan(plan: TuningPlan, choice: TuningChoice, output: Outp
     }
   }
   if (plan.fits) return;
-  output.say(plan.remedy ? describeRemedy(plan.remedy) : "\nNothing short of a smaller model would make it fit.");
+  output.say("", plan.remedy ? describeRemedy(plan.remedy) : "Nothing short of a smaller model would make it fit.");
 }
 
 function describeRemedy({ settings, plan }: Remedy): string {
   const { methodOptions = {}, ...others } = settings;
   const flags = Object.entries({ ...others, ...methodOptions }).map(([name, value]) => `--${dashed(name)} ${value}`);
-  return `\nThis fits: ${strong(flags.join(" "))} (${gigabytes(plan.memory.peakBytes)}, ${pace(plan.stepMs)} an update).`;
+  return `This fits: ${strong(flags.join(" "))} (${gigabytes(plan.memory.peakBytes)}, ${pace(plan.stepMs)} an update).`;
 }
 
 function gigabytes(bytes: number): string {

@@ -165,7 +165,10 @@ export async function run(
     }
     describeReport(result.report, output);
     output.say(
-      `\n${strong("Done")}. Next:\n  scion eval --model ${flags.output} --data heldout.jsonl\n  scion generate --model ${flags.output} --prompt "Once upon a time"`,
+      "",
+      `${strong("Done")}. Next:`,
+      `  scion eval --model ${flags.output} --data heldout.jsonl`,
+      `  scion generate --model ${flags.output} --prompt "Once upon a time"`,
     );
     output.record({ kind: "end", ended: "finished", ...result.report, written: flags.output });
     return exitCodes.done;
@@ -252,7 +255,7 @@ async function refuseIdle(flags: QuantizeFlags, given: Given): Promise<void> {
     names.filter((name) => !ok && given.has(name)).map((name) => `--${dashed(name)} would do nothing: ${needed}.`),
   );
   if (problems.length > 0) {
-    throw new TuneError("bad-option", [...new Set(problems)].join("\n"), {
+    throw new TuneError("bad-option", [...new Set(problems)], {
       at: "scion quantize",
       fix: "leave these options out, or give what they need",
     });

@@ -42,10 +42,10 @@ export async function run(flags: RunsFlags, output: Output, [folder = "runs"]: r
         .trimEnd(),
     );
   const differing = differences(runs);
-  if (differing.length > 0) output.say(`\nOptions that differ:\n${differing.join("\n")}`);
+  if (differing.length > 0) output.say("", "Options that differ:", ...differing);
   if (flags.picture !== undefined) {
     await writePicture(storage, flags.picture, drawCurves(`losses of the runs in ${folder}`, runs));
-    output.say(`\nDrew ${flags.picture}.`);
+    output.say("", `Drew ${flags.picture}.`);
   }
   for (const { losses: _losses, evaluations: _evaluations, ...rest } of runs) output.record(rest);
   return 0;

@@ -135,7 +135,7 @@ function watchRun(output: Output): {
         ...{ ...settings, ...optimizerOptions },
         ...(maxSteps > 0 ? { maxSteps } : { epochs }),
       };
-      output.say(describeStart(event));
+      output.say(...describeStart(event));
       const share = ((100 * event.trainedParameters) / event.modelParameters).toFixed(2);
       output.say(
         `Training ${count(event.trainedParameters)} of ${count(event.modelParameters)} parameters (${share} %), ${count(event.steps)} updates${event.firstStep > 1 ? `, from update ${event.firstStep}` : ""}.`,
@@ -164,8 +164,8 @@ function watchRun(output: Output): {
   return { watch, decided: () => decided };
 }
 
-/** What is tuned how, in a line: `lora (rank 8, alpha 16), learning rate 3e-4, adamw, …`. */
-function describeStart({ method, objective, settings }: Extract<RunEvent, { kind: "start" }>): string {
+/** What is tuned how, in two lines: `lora (rank 8, alpha 16), learning rate 3e-4, adamw, …`. */
+function describeStart({ method, objective, settings }: Extract<RunEvent, { kind: "start" }>): readonly string[] {
   const { name, ...options } = method;
   const said = Object.entries(options).filter(([, value]) => value !== "" && value !== false);
   const shown = said.map(([option, value]) => `${dashed(option)} ${value === true ? "on" : String(value)}`);
@@ -175,7 +175,7 @@ function describeStart({ method, objective, settings }: Extract<RunEvent, { kind
   return [
     `${strong(name)}${shown.length > 0 ? ` (${shown.join(", ")})` : ""}, objective ${objective.name}`,
     `learning rate ${learningRate.toExponential()} (${schedule}), ${optimizer}, ${sequences}, ${length}`,
-  ].join("\n");
+  ];
 }
 
 function summarise(
@@ -194,6 +194,6 @@ function summarise(
   const use = saved.endsWith("adapter") ? `--model ${flags.model} --adapter ${saved}` : `--model ${saved}`;
   const on = flags.shownBy === "eval" ? " --data heldout.jsonl" : "";
   // What is not linear cannot be folded into the weights.
-  const next = `\n  scion export ${use} --to transformers.js --output ${flags.output}/web`;
-  output.say(`\nNext:\n  scion ${flags.shownBy} ${use}${on}${flags.merges ? next : ""}`);
+  const next = `  scion export ${use} --to transformers.js --output ${flags.output}/web`;
+  output.say("", "Next:", `  scion ${flags.shownBy} ${use}${on}`, ...(flags.merges ? [next] : []));
 }

@@ -198,7 +198,7 @@ export function refuseStrangers(given: Given, groups: readonly Chosen[]): void {
     return [`${asked.join(" and ")} has no option --${dashed(name)}: it is one of ${takers.join(", ")}.`];
   });
   if (problems.length === 0) return;
-  throw new TuneError("bad-option", problems.join("\n"), {
+  throw new TuneError("bad-option", problems, {
     at: "options",
     fix: "leave these options out, or choose what takes them",
   });
@@ -376,7 +376,7 @@ function describeData(data: LoadedData, path: string, output: Output): void {
   for (const { code, lines: where } of warnings) {
     output.say(`${warningWords[code]}: ${count(where.length)} (${lines(where)}).`);
   }
-  output.say(`The first example${continues ? ", with ⟦what is trained⟧" : ""}:\n${preview}\n`);
+  output.say(`The first example${continues ? ", with ⟦what is trained⟧" : ""}:`, ...preview.split("\n"), "");
   output.record({
     kind: "data",
     format,

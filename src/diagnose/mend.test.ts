@@ -1,8 +1,10 @@
 import { describe, expect, it } from "vitest";
+import { tensor } from "../graph/index.ts";
 import { frobeniusNorm, type Matrix, matmul, matrix, svd } from "../linalg/index.ts";
+import { type Adapter, chooseMethod } from "../methods/index.ts";
 import { memoryCache } from "./base-svd.ts";
 import { examine } from "./diagnose.ts";
-import { correctionOf, joined, resolveMending, truncated } from "./mend.ts";
+import { correctionOf, joined, mendedAdapter, resolveMending, truncated } from "./mend.ts";
 import type { LowRank, MatrixPair } from "./pairs.ts";
 import { difference, localProducts, sum } from "./products.ts";
 import { diagnosisDefaults } from "./settings.ts";
@@ -91,5 +93,21 @@ describe("scaling the intruder of an 8×8 matrix (numpy)", () => {
     expect(() => resolveMending({ lambda: -1 })).toThrow("lambda is -1");
     expect(() => resolveMending({ lambda: Number.NaN })).toThrow("lambda is NaN");
     expect(() => resolveMending({ mode: "some" as "all" })).toThrow("top or all");
+  });
+});
+
+describe("a mended adapter", () => {
+  // "." and "+" are characters like any other in the name of a method.
+  it.each(["lora", "compacter++", "a(b", "x.y"])("keeps what was trained beside %s, not its factors", async (name) => {
+    const { method, ...choice } = chooseMethod("lora", { rank: 1, alpha: 1 });
+    const value = tensor("float32", [1], 1);
+    const names = ["head.weight", "head.bias", `layers.0.${name}_extra.weight`];
+    const adapter: Adapter = {
+      choice: { ...choice, method: { ...method, name }, inPlace: { modules: ["head"] } as never }, // not looked into
+      targets: ["w"],
+      parameters: new Map([...names, `w.${name}_A`, `w.${name}_left_factor`].map((parameter) => [parameter, value])),
+    };
+    const mended = await mendedAdapter([pair], [], { products: localProducts, rank: "exact", adapter });
+    expect([...mended.adapter.parameters.keys()]).toEqual(["w.lora_A", "w.lora_B", ...names]);
   });
 });

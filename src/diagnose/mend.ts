@@ -13,7 +13,7 @@ import {
   transposed,
   zeroMatrix,
 } from "../linalg/index.ts";
-import { type Adapter, chooseMethod, linearModules, parameterName } from "../methods/index.ts";
+import { type Adapter, chooseMethod, isParameterOf, linearModules, parameterName } from "../methods/index.ts";
 import type { PretrainedModel } from "../models/index.ts";
 import { type DiagnosisTools, type Examined, examine } from "./diagnose.ts";
 import type { LowRank, MatrixPair } from "./pairs.ts";
@@ -43,7 +43,7 @@ export function resolveMending(given: Partial<MendSettings>): MendSettings {
   if (settings.mode !== "top" && settings.mode !== "all")
     problems.push(`mode is "${settings.mode}", but it must be top or all`);
   if (problems.length === 0) return settings;
-  throw new TuneError("bad-option", problems.join("\n"), {
+  throw new TuneError("bad-option", problems, {
     at: "mending",
     fix: "lambda 0.75 keeps three quarters of an intruder",
   });
@@ -223,7 +223,8 @@ export async function mendedAdapter(
   const lora = chooseMethod("lora", { rank: usual, alpha: usual }, { rank: others, alpha: others });
   const inPlace = adapter?.choice.inPlace;
   if (inPlace)
-    for (const [name, values] of adapter.parameters) if (!isFactor(name, adapter)) parameters.set(name, values);
+    for (const [name, values] of adapter.parameters)
+      if (!isParameterOf(name, adapter.choice.method.name)) parameters.set(name, values);
   return { adapter: { choice: inPlace ? { ...lora, inPlace } : lora, targets: Object.keys(ranks), parameters }, error };
 }
 
@@ -236,11 +237,6 @@ function mostFrequent(values: readonly number[]): number {
 /** A module's path as a pattern that matches it alone. */
 function escaped(module: string): string {
   return module.replaceAll(".", "\\.");
-}
-
-/** Whether a parameter belongs to the method, rather than to what was trained in place. */
-function isFactor(name: string, { choice }: Adapter): boolean {
-  return new RegExp(`\\.${choice.method.name}_[A-Za-z]+$`).test(name);
 }
 
 async function factorsOf(pair: MatrixPair, products: Products): Promise<LowRank | undefined> {

@@ -1,4 +1,4 @@
-import { assert, TuneError } from "../errors.ts";
+import { assert, listing, TuneError } from "../errors.ts";
 import type { Tensor, WeightValue } from "../graph/index.ts";
 import { type Floats, type Matrix, matmul, transposed } from "../linalg/index.ts";
 import { type Adapter, attach, configAt, linearModules, type Site, type Trainable } from "../methods/index.ts";
@@ -214,7 +214,7 @@ export function refuseDifferences(
     ),
   ];
   if (problems.length === 0) return;
-  throw new TuneError("models-differ", `${summary}:\n  ${problems.join("\n  ")}`, {
+  throw new TuneError("models-differ", listing(`${summary}:`, problems), {
     at,
     fix: "compare a tuned model with the very model that it was tuned from",
   });

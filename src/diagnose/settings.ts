@@ -51,5 +51,5 @@ export function resolveDiagnosis(given: Partial<DiagnosisSettings>, sizes: reado
     problems.push(`method is "${method}", but it must be ${diagnosisMethods.join(", ")}`);
   }
   if (problems.length === 0) return settings;
-  throw new TuneError("bad-option", problems.join("\n"), { at: "diagnosis", fix: "k 10 and eps 0.5 are the paper's" });
+  throw new TuneError("bad-option", problems, { at: "diagnosis", fix: "k 10 and eps 0.5 are the paper's" });
 }

@@ -170,7 +170,7 @@ function refuse(adapters: readonly WeightedAdapter[], { how, rank }: CombineOpti
   if (rank !== undefined && how !== "svd") problems.push(`a rank is given, but ${how} has its own`);
   if (rank !== undefined && !(Number.isSafeInteger(rank) && rank > 0)) problems.push(`the rank ${rank} is not above 0`);
   if (problems.length > 0) {
-    throw new TuneError("bad-option", problems.join("\n"), {
+    throw new TuneError("bad-option", problems, {
       at: "combining adapters",
       fix: "give adapters with a weight each; a rank only with svd",
     });

@@ -228,6 +228,10 @@ export function checkPreTokenizer(name: string): void {
 }
 
 /** The error of a model that has no GGUF form. */
-export function noForm(at: string, what: string, fix = "export it as safetensors or for transformers.js"): TuneError {
+export function noForm(
+  at: string,
+  what: string | readonly string[],
+  fix = "export it as safetensors or for transformers.js",
+): TuneError {
   return new TuneError("no-gguf-form", what, { at, fix });
 }

@@ -1,4 +1,4 @@
-import { TuneError } from "../errors.ts";
+import { listing, TuneError } from "../errors.ts";
 import { type Tensor, tensor } from "../graph/index.ts";
 import { toFloat32 } from "../io/convert.ts";
 import {
@@ -145,10 +145,7 @@ function formOf(model: PretrainedModel): GgufForm {
   if (form === undefined)
     throw noForm(model.folder, `llama.cpp has no models of the family ${model.modelType} in this form.`);
   if (form.problems.length === 0) return form;
-  throw noForm(
-    model.folder,
-    `llama.cpp's architecture "${form.architecture}" does not have:\n  ${form.problems.join("\n  ")}`,
-  );
+  throw noForm(model.folder, listing(`llama.cpp's architecture "${form.architecture}" does not have:`, form.problems));
 }
 
 function described(

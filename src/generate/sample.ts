@@ -44,7 +44,7 @@ export function resolveSampling(given: Partial<SampleOptions> & { readonly seed?
     }
   }
   if (problems.length > 0)
-    throw new TuneError("bad-option", problems.join("\n"), { at: "sampling", fix: "change the values named above" });
+    throw new TuneError("bad-option", problems, { at: "sampling", fix: "change the values named above" });
   return options;
 }
 

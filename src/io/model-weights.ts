@@ -120,7 +120,7 @@ async function openShard(
     problems.push({ code: "shard-missing", what: `${file} is not there.`, fix: "fetch every shard the index names" });
   } catch (error) {
     const problem = problemOf(error);
-    problems.push({ ...problem, what: `${file}: ${problem.what}` });
+    problems.push({ ...problem, what: [problem.what].flat().map((line, i) => (i === 0 ? `${file}: ${line}` : line)) });
   }
   return undefined;
 }

@@ -3,7 +3,7 @@ import { TuneError } from "../errors.ts";
 /** One thing wrong with an input, kept until all of it has been looked at. */
 export interface Problem {
   readonly code: string;
-  readonly what: string;
+  readonly what: string | readonly string[];
   readonly fix?: string;
 }
 
@@ -16,19 +16,19 @@ const shown = 20;
 export function throwProblems(problems: readonly Problem[], at: string): void {
   const [first] = problems;
   if (first === undefined) return;
-  const listed = problems.slice(0, shown).map(({ what }) => `- ${what}`);
+  const listed = problems
+    .slice(0, shown)
+    .flatMap(({ what }) => [what].flat().map((line, i) => (i === 0 ? `- ${line}` : line)));
   if (problems.length > shown) listed.push(`- and ${problems.length - shown} more`);
   const fixes = new Set(problems.map(({ fix }) => fix).filter((fix) => fix !== undefined));
-  throw new TuneError(
-    first.code,
-    problems.length === 1 ? first.what : `${problems.length} problems:\n${listed.join("\n")}`,
-    { at, ...(fixes.size > 0 && { fix: [...fixes].slice(0, 5).join("; ") }) },
-  );
+  throw new TuneError(first.code, problems.length === 1 ? first.what : [`${problems.length} problems:`, ...listed], {
+    at,
+    ...(fixes.size > 0 && { fix: [...fixes].slice(0, 5).join("; ") }),
+  });
 }
 
 /** What an error says, without where it was and how to mend it, to list it among other problems. */
 export function problemOf(error: unknown): Problem {
   if (!(error instanceof TuneError)) throw error;
-  const [what = ""] = error.message.split("\n  at ");
-  return { code: error.code, what, ...(error.fix !== undefined && { fix: error.fix }) };
+  return { code: error.code, what: error.what.split("\n"), ...(error.fix !== undefined && { fix: error.fix }) };
 }

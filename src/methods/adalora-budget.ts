@@ -58,7 +58,7 @@ export function planBudget(
     );
   }
   if (problems.length > 0) {
-    throw new TuneError("bad-option", problems.join("\n"), {
+    throw new TuneError("bad-option", problems, {
       at: "adalora",
       fix: "prune for about half of the run, say budgetWarmup 0.1 and budgetFinal 0.4, to two thirds of initialRank; or use lora",
     });

@@ -1,4 +1,4 @@
-import { assert, TuneError } from "../errors.ts";
+import { assert, listing, TuneError } from "../errors.ts";
 import {
   computedTensor,
   constant,
@@ -290,7 +290,7 @@ function refuseShared(method: string, outputs: Readonly<Record<string, Value>>, 
     return own === undefined ? [] : [`${own} shares ${weight.name} with ${others.join(", ")}.`];
   });
   if (problems.length === 0) return;
-  throw new TuneError("tied-weight", problems.join("\n"), {
+  throw new TuneError("tied-weight", problems, {
     at: method,
     fix: "leave the output layer out of the target modules, or use lora",
   });
@@ -329,6 +329,13 @@ function inPlaceOfWeights(outputs: Readonly<Record<string, Value>>, { choice }: 
 /** The name of a parameter beside a linear map: `model.layers.0.self_attn.q_proj.lora_A`. */
 export function parameterName(module: string, method: string, key: string): string {
   return `${module}.${method}_${key}`;
+}
+
+/** Whether a parameter has a name that {@link parameterName} gives for this method, whatever characters the method's has. */
+export function isParameterOf(name: string, method: string): boolean {
+  const start = name.lastIndexOf(`.${method}_`);
+  const key = name.slice(start + method.length + 2);
+  return start >= 0 && key !== "" && !key.includes(".");
 }
 
 /** What stands for a module in the names of tensors that all modules share. */
@@ -428,7 +435,7 @@ export function throwMismatch(problems: readonly string[], at: string): void {
   if (problems.length === 0) return;
   const shown = problems.slice(0, 12);
   if (problems.length > shown.length) shown.push(`and ${problems.length - shown.length} more`);
-  throw new TuneError("adapter-mismatch", `The adapter does not fit the model:\n  ${shown.join("\n  ")}`, {
+  throw new TuneError("adapter-mismatch", listing(`The adapter does not fit the model:`, shown), {
     at,
     fix: "use it with the base model that it was trained on",
   });

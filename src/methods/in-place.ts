@@ -180,7 +180,7 @@ function refuseUnknown(named: readonly string[], modules: readonly string[]): vo
     const near = nearest(name.split(".").at(-1) ?? name, ends);
     return `No module with weights is called "${name}"${near.length > 0 ? ` (nearest: ${near.join(", ")})` : ""}.`;
   });
-  throw new TuneError("unknown-target-modules", what.join("\n"), {
+  throw new TuneError("unknown-target-modules", what, {
     at: "modules trained in place",
     fix: `choose among ${ends.join(", ")}`,
   });

@@ -128,12 +128,10 @@ function unknown(missing: readonly string[], modules: readonly string[]): TuneEr
   const what =
     missing.length === 0
       ? "No target modules are given."
-      : missing
-          .map((name) => {
-            const near = nearest(name.split(".").at(-1) ?? name, ends);
-            return `No linear layer is called "${name}"${near.length > 0 ? ` (nearest: ${near.join(", ")})` : ""}.`;
-          })
-          .join("\n");
+      : missing.map((name) => {
+          const near = nearest(name.split(".").at(-1) ?? name, ends);
+          return `No linear layer is called "${name}"${near.length > 0 ? ` (nearest: ${near.join(", ")})` : ""}.`;
+        });
   return new TuneError("unknown-target-modules", what, {
     at: "target modules",
     fix: `choose among ${ends.join(", ")}, or use "all-linear"`,

@@ -1,4 +1,4 @@
-import { nearest, TuneError } from "../errors.ts";
+import { listing, nearest, TuneError } from "../errors.ts";
 import type { ConfigJson } from "./config.ts";
 
 /** A key of `config.json` that is read. */
@@ -101,7 +101,7 @@ export function configured<Settings extends object, Config>(
       };
       const config = make(readLedger(ledger, json, "", reader, notes), reader);
       if (problems.length === 0) return config;
-      throw new TuneError("bad-config", `config.json cannot be used:\n  ${problems.join("\n  ")}`, {
+      throw new TuneError("bad-config", listing(`config.json cannot be used:`, problems), {
         at: "config.json",
         fix: "use the model's own file unchanged, or a model without this setting",
       });

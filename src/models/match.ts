@@ -1,4 +1,4 @@
-import { nearest, TuneError } from "../errors.ts";
+import { listing, nearest, TuneError } from "../errors.ts";
 import { isFloat, type LazyTensor } from "../graph/index.ts";
 import type { Family, Form, TensorSpec } from "./architecture.ts";
 
@@ -42,8 +42,7 @@ export function matchTensors(
     }
   }
   if (problems.length === 0) return found;
-  const lines = grouped(problems).join("\n  ");
-  throw new TuneError("weights-mismatch", `The weights do not fit config.json:\n  ${lines}`, {
+  throw new TuneError("weights-mismatch", listing("The weights do not fit config.json:", grouped(problems)), {
     at: folder,
     fix: "use the config.json and the safetensors of one and the same model",
   });

@@ -1,4 +1,4 @@
-import { TuneError } from "../errors.ts";
+import { listing, TuneError } from "../errors.ts";
 import type { LazyTensor } from "../graph/index.ts";
 import type { ConfigJson } from "./config.ts";
 
@@ -41,7 +41,7 @@ export function checkSizes(
   }
   if (problems.length === 0) return;
   const lines = [...problems, ...(settled ? rest(settled) : [])];
-  throw new TuneError("weights-mismatch", `The weights do not fit config.json:\n  ${lines.join("\n  ")}`, {
+  throw new TuneError("weights-mismatch", listing(`The weights do not fit config.json:`, lines), {
     at,
     fix: "use the config.json and the safetensors of one and the same model",
   });

@@ -1,4 +1,4 @@
-import { TuneError } from "../errors.ts";
+import { listing, TuneError } from "../errors.ts";
 import type { LazyTensor } from "../graph/index.ts";
 import { toFloat32 } from "../io/convert.ts";
 import type { Harmless } from "./harmless.ts";
@@ -40,7 +40,7 @@ export async function explainUnused(
   if (unknown.length === 0) return explained;
   const count = unknown.length === 1 ? "a tensor" : `${unknown.length} tensors`;
   const what = `The files hold ${count} that the ${modelType} model of config.json does not use`;
-  throw new TuneError("unused-tensors", `${what}:\n  ${grouped(unknown).join("\n  ")}`, {
+  throw new TuneError("unused-tensors", listing(`${what}:`, grouped(unknown)), {
     at,
     fix: "use the config.json that belongs to these files; or, if they are parts that you do not need, save the model without them",
   });

@@ -44,7 +44,11 @@ export function packError(error: unknown): WireError {
 
 /** The error that was sent, with the same code, text and, for a broken invariant, the stack it had there. */
 export function unpackError(wire: WireError): Error {
-  if (wire.kind === "tune") return new TuneError(wire.code, wire.what, wire);
+  if (wire.kind === "tune")
+    return new TuneError(wire.code, wire.what.split("\n"), {
+      ...wire,
+      ...(wire.fix !== undefined && { fix: wire.fix.split("\n") }),
+    });
   const error = new Error(wire.message);
   if (wire.stack !== undefined) error.stack = wire.stack;
   return error;

@@ -192,7 +192,7 @@ function checkFeeds(graph: Graph, { feeds, reads = {} }: Omit<RunRequest, "progr
     if (!known.has(name)) problems.push(`there is no input ${name}`);
   }
   if (problems.length === 0) return;
-  throw new TuneError("bad-feed", problems.join("\n"), {
+  throw new TuneError("bad-feed", problems, {
     at: `program ${graph.name}`,
     fix: `it takes ${[...known].slice(0, 12).join(", ")}${known.size > 12 ? ", …" : ""}`,
   });

@@ -53,8 +53,9 @@ export async function proveDevice(device: Device): Promise<Device> {
     return device;
   } catch (error) {
     await device.close();
-    const reason = error instanceof TuneError ? error.what : String(error);
-    throw new TuneError("provider-unavailable", `the provider ${device.provider} does not start here: ${reason}`, {
+    const [reason = "", ...more] = (error instanceof TuneError ? error.what : String(error)).split("\n");
+    const what = [`the provider ${device.provider} does not start here: ${reason}`, ...more];
+    throw new TuneError("provider-unavailable", what, {
       fix:
         device.provider === "webgpu" ? "use another provider, or install a driver for the GPU" : "use another provider",
       cause: error,

@@ -46,7 +46,7 @@ async function remote(device: Partial<Device>) {
 }
 
 it("brings coded errors across whole, and other errors with their stack", async () => {
-  const sent = new TuneError("run-failed", "it broke:\n  at once", { at: "node a", fix: "mend it" });
+  const sent = new TuneError("run-failed", ["it broke:", "  at once"], { at: "node a", fix: "mend it" });
   const bug = new RangeError("a bug");
   const { device } = await remote({
     run: () => Promise.reject(sent),

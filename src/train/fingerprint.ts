@@ -1,4 +1,4 @@
-import { TuneError } from "../errors.ts";
+import { listing, TuneError } from "../errors.ts";
 import { bytesOf, type LazyTensor } from "../graph/index.ts";
 import { contentHash } from "../io/content-hash.ts";
 import { showTargets } from "../methods/index.ts";
@@ -113,7 +113,7 @@ export function checkFingerprint(saved: Facts, now: Facts, at: string): void {
   const known = [...roots].flatMap((root) => mending[root] ?? []);
   const settings = [...roots].filter((root) => mending[root] === undefined);
   const fixes = [...known, ...(settings.length > 0 ? [`give ${settings.join(", ")} as they were then`] : [])];
-  throw new TuneError("resume-mismatch", `The run was started differently:\n  ${shown.join("\n  ")}`, {
+  throw new TuneError("resume-mismatch", listing(`The run was started differently:`, shown), {
     at,
     fix: `${fixes.join("; ")}; or start a new run in another folder`,
   });

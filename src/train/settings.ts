@@ -89,7 +89,7 @@ export function resolveSettings(given: Partial<TrainSettings>, defaults: Partial
     problems.push(`${name} is "${value}", but it must be one of ${Object.keys(records).join(", ")}`);
   }
   if (problems.length > 0)
-    throw new TuneError("bad-option", problems.join("\n"), {
+    throw new TuneError("bad-option", problems, {
       at: "training settings",
       fix: "change the values named above",
     });

@@ -81,7 +81,7 @@ export async function runHere(name: string, ...args: readonly string[]): Promise
   const said: string[] = [];
   const output = {
     ...{ json: true, write: () => undefined },
-    say: (text: string) => void said.push(text),
+    say: (...lines: readonly string[]) => void said.push(lines.join("\n")),
     record: (value: unknown) => void records.push(JSON.parse(JSON.stringify(value)) as Record<string, unknown>),
   };
   const code = await run(command.opts() as never, output, command.args, givenFlags(command)); // the flags that `define` declared

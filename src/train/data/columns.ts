@@ -23,7 +23,7 @@ export function createRenamer(columns: Columns, formats: readonly RowFormat[]): 
       const [near] = nearest(key, keys, 1);
       return `no format has a key "${key}"${near === undefined ? "" : ` (nearest: ${near})`}`;
     });
-    throw new TuneError("bad-option", said.join("\n"), {
+    throw new TuneError("bad-option", said, {
       at: "columns",
       fix: `write key=column, with a key of ${keys.join(", ")}`,
     });

@@ -1,12 +1,16 @@
 import { TuneError } from "../../errors.ts";
 import type { Storage } from "../../io/storage.ts";
 import { readBytes } from "../../io/text.ts";
+import { createUnzstd } from "./zstd.ts";
 
 /** How much of a file is read at once. Bytes. */
 const pieceBytes = 2 ** 22;
 
 /** What a file that is read whole may unfold to. Bytes. */
 const largestWhole = 2 ** 29;
+
+/** What a compressed file may unfold to, whatever its size, and for each of its bytes; no text repeats itself so often. Bytes. */
+const [unfoldedAtFirst, unfoldedForAByte] = [2 ** 26, 256];
 
 /** Turns compressed bytes into what they hold, piece by piece. */
 type Unfold = (pieces: AsyncIterable<Uint8Array>) => AsyncGenerator<Uint8Array>;
@@ -30,7 +34,10 @@ export function dataEnding(path: string): DataEnding {
   return Object.hasOwn(compressions, last) ? { ending: inner.toLowerCase(), compression: last } : { ending: last };
 }
 
-/** A file a few megabytes at a time, unfolded where it is compressed. @throws {TuneError} `malformed-data`. */
+/**
+ * A file a few megabytes at a time, unfolded where it is compressed.
+ * @throws {TuneError} `malformed-data`; `file-too-large` for one that unfolds without end.
+ */
 export async function* filePieces(storage: Storage, path: string): AsyncGenerator<Uint8Array> {
   const { compression = "" } = dataEnding(path);
   const unfold = compressions[compression];
@@ -38,8 +45,25 @@ export async function* filePieces(storage: Storage, path: string): AsyncGenerato
     yield* stored(storage, path);
     return;
   }
+  let [read, unfolded] = [0, 0];
+  const counted = async function* (): AsyncGenerator<Uint8Array> {
+    for await (const piece of stored(storage, path)) {
+      read += piece.length;
+      yield piece;
+    }
+  };
   try {
-    yield* unfold(stored(storage, path));
+    for await (const piece of unfold(counted())) {
+      unfolded += piece.length;
+      if (unfolded > unfoldedAtFirst + unfoldedForAByte * read) {
+        throw new TuneError(
+          "file-too-large",
+          `The file unfolds to more than ${unfoldedForAByte} times its size, as nothing does that is worth training on.`,
+          { at: path, fix: "check where it comes from; if it is what you meant, decompress it first" },
+        );
+      }
+      yield piece;
+    }
   } catch (cause) {
     if (cause instanceof TuneError) throw cause;
     const reason = cause instanceof Error ? cause.message : String(cause);
@@ -51,7 +75,7 @@ export async function* filePieces(storage: Storage, path: string): AsyncGenerato
   }
 }
 
-/** All of a file, unfolded where it is compressed. @throws {TuneError} as {@link filePieces}; `file-too-large`. */
+/** All of a file, unfolded where it is compressed. @throws {TuneError} as {@link filePieces}; `file-too-large` beyond 512 MB. */
 export async function wholeFile(storage: Storage, path: string): Promise<Uint8Array> {
   const { ending, compression } = dataEnding(path);
   if (compression === undefined) return ending === "parquet" ? storage.read(path) : readBytes(storage, path);
@@ -106,16 +130,7 @@ async function* gunzip(pieces: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8A
 
 async function* unzstd(pieces: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
   const { Decompress } = await import("fzstd");
-  let unfolded: Uint8Array[] = [];
-  const stream = new Decompress((piece) => unfolded.push(piece));
-  let any = false;
-  for await (const piece of pieces) {
-    any = true;
-    stream.push(piece);
-    yield* unfolded;
-    unfolded = [];
-  }
-  if (!any) throw new Error("it is empty");
-  stream.push(new Uint8Array(), true);
-  yield* unfolded;
+  const stream = createUnzstd(Decompress);
+  for await (const piece of pieces) yield* stream.push(piece);
+  stream.end();
 }

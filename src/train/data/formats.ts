@@ -101,8 +101,8 @@ export function detectFormat(rows: readonly DataRow[], at = "data"): DataFormat 
 }
 
 /** The formats as help for people who wrote something else. */
-export function acceptedFormats(formats: readonly RowFormat[] = dataFormats): string {
-  return `write every row in one of these forms:\n${formats.map(({ example }) => `    ${example}`).join("\n")}`;
+export function acceptedFormats(formats: readonly RowFormat[] = dataFormats): readonly string[] {
+  return ["write every row in one of these forms:", ...formats.map(({ example }) => `    ${example}`)];
 }
 
 /** The error for data without a row. */

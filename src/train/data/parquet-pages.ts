@@ -10,7 +10,10 @@ export interface FileSlices {
 const valuesForAByte = 64;
 
 /** A page may unfold to this many times its bytes, and to so many bytes whatever it says. */
-const [unfolding, largestPage] = [300, 2 ** 30];
+const [unfolding, largestPage] = [300, 2 ** 28];
+
+/** What the pages of a row group may unfold to, whatever their size, and for each of their bytes. Bytes. */
+const [groupAtFirst, groupForAByte] = [2 ** 28, 256];
 
 /** Codecs that fold what repeats further: Deflate to a 1032th at most, Zstandard and Brotli without such a bound. */
 const unfoldingOf: Readonly<Record<string, number>> = { GZIP: 1032, ZSTD: 2 ** 17, BROTLI: 2 ** 17 };
@@ -22,6 +25,7 @@ const unfoldingOf: Readonly<Record<string, number>> = { GZIP: 1032, ZSTD: 2 ** 1
  */
 export async function checkPages(file: FileSlices, group: RowGroup): Promise<void> {
   const { sizeBytes } = file;
+  let [unfolded, foldedBytes] = [0, 0];
   const mostValues = 1000 + valuesForAByte * sizeBytes;
   for (const { meta_data: column } of group.columns) {
     if (!column) throw new Error("a column says nothing of itself");
@@ -51,6 +55,10 @@ export async function checkPages(file: FileSlices, group: RowGroup): Promise<voi
         throw new Error(`a page of ${name} claims ${page.bytes} bytes`);
       if (!(page.values >= 0 && page.values <= mostValues))
         throw new Error(`a page of ${name} claims ${page.values} values`);
+      unfolded += page.bytes;
+      foldedBytes += folded;
+      if (unfolded > groupAtFirst + groupForAByte * foldedBytes)
+        throw new Error(`the pages of a row group claim ${unfolded} bytes or more`);
       if (!page.isDictionary) values += page.values;
       at += page.headerBytes + folded;
     }

@@ -3,6 +3,7 @@ import { TuneError } from "../../errors.ts";
 import { ExactNumber, parseExactJson } from "../../io/exact-json.ts";
 import { isJsonObject, type JsonObject } from "../../io/json.ts";
 import type { DataRow } from "./formats.ts";
+import { pageCodecs } from "./parquet-codecs.ts";
 import { checkPages, type FileSlices } from "./parquet-pages.ts";
 
 /**
@@ -13,7 +14,7 @@ import { checkPages, type FileSlices } from "./parquet-pages.ts";
  */
 export async function* parquetRows(file: FileSlices, at: string): AsyncGenerator<readonly DataRow[]> {
   const { parquetMetadataAsync, parquetReadObjects, parquetSchema } = await import("hyparquet");
-  const { compressors } = await import("hyparquet-compressors");
+  const compressors = await pageCodecs();
   const text = new TextDecoder();
   const parsers = { jsonFromBytes: (bytes: Uint8Array | undefined) => bytes && parseExactJson(text.decode(bytes)) };
   const slice = (start: number, end = file.sizeBytes): Promise<ArrayBuffer> =>

@@ -16,13 +16,13 @@ const shown = 10;
 export function throwProblems(
   code: string,
   problems: readonly LineProblem[],
-  { at, fix }: { readonly at: string; readonly fix: string },
+  { at, fix }: { readonly at: string; readonly fix: string | readonly string[] },
 ): never {
   const sorted = [...problems].sort((a, b) => a.line - b.line);
   const lines = sorted.slice(0, shown).map(({ line, what }) => `  line ${line}: ${what}`);
   if (sorted.length > shown) lines.push(`  … and ${sorted.length - shown} more`);
   const count = sorted.length === 1 ? "A row" : `${sorted.length} rows`;
-  throw new TuneError(code, `${count} of the data cannot be used:\n${lines.join("\n")}`, { at, fix });
+  throw new TuneError(code, [`${count} of the data cannot be used:`, ...lines], { at, fix });
 }
 
 /** Line numbers as people read them, the first ten: `3, 7, 9 and 5 more`. */

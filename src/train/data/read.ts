@@ -158,8 +158,9 @@ export function checkRows<Format extends RowFormat>(
 }
 
 /** What to do about rows that cannot be used. */
-export function fixFor(formats: readonly RowFormat[], someGood: boolean): string {
-  return `${acceptedFormats(formats)}${someGood ? "\n  or leave the rows out: --skip-bad-rows (skipBadRows in code)" : ""}`;
+export function fixFor(formats: readonly RowFormat[], someGood: boolean): readonly string[] {
+  const without = someGood ? ["  or leave the rows out: --skip-bad-rows (skipBadRows in code)"] : [];
+  return [...acceptedFormats(formats), ...without];
 }
 
 /**
