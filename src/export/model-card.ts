@@ -9,10 +9,12 @@ import { bibtex } from "./bibtex.ts";
 const pipelineTags: Readonly<Record<TaskName, string>> = {
   "causal-lm": "text-generation",
   "sequence-classification": "text-classification",
+  "multi-label-classification": "text-classification",
   regression: "text-classification",
   "token-classification": "token-classification",
   "sentence-embedding": "feature-extraction",
   "image-classification": "image-classification",
+  "multi-label-image-classification": "image-classification",
   "seq2seq-lm": "text2text-generation",
 };
 

@@ -2,6 +2,7 @@
 const taskTypes: Readonly<Record<string, string>> = {
   "causal-lm": "CAUSAL_LM",
   "sequence-classification": "SEQ_CLS",
+  "multi-label-classification": "SEQ_CLS",
   regression: "SEQ_CLS",
   "token-classification": "TOKEN_CLS",
   "seq2seq-lm": "SEQ_2_SEQ_LM",

@@ -5,6 +5,7 @@ import type { Harmless } from "./harmless.ts";
 import type { InputForm } from "./inputs.ts";
 import type { Configured } from "./ledger.ts";
 import type { DecodeRecipe } from "./recipe.ts";
+import type { ProblemType } from "./shared-ledger.ts";
 import type { SizeKeys } from "./sizes.ts";
 
 /** A tensor that a checkpoint of the architecture holds. */
@@ -102,10 +103,12 @@ export interface OpenGraph {
 export type TaskName =
   | "causal-lm"
   | "sequence-classification"
+  | "multi-label-classification"
   | "regression"
   | "token-classification"
   | "sentence-embedding"
   | "image-classification"
+  | "multi-label-image-classification"
   | "seq2seq-lm";
 
 /** Scores after every token (as exported models give them), or after the last alone. */
@@ -148,6 +151,8 @@ export interface Form<Config = unknown> {
   readonly head?: {
     /** The module that is trained whole beside an adapter (PEFT's `modules_to_save`). */
     readonly module: string;
+    /** What `problem_type` says of it, where heads of one class are told apart by that. */
+    readonly problem?: ProblemType;
     /** Further tensors, for a number of labels; those that a checkpoint lacks start anew. */
     readonly tensors: (config: Config, labels: number) => readonly TensorSpec[];
   };

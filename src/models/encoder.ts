@@ -6,6 +6,7 @@ import { dense } from "./blocks.ts";
 import type { Harmless } from "./harmless.ts";
 import type { InputForm } from "./inputs.ts";
 import type { Configured } from "./ledger.ts";
+import type { ProblemType } from "./shared-ledger.ts";
 import type { SizeKeys } from "./sizes.ts";
 
 /** What an encoder makes of a batch. */
@@ -23,6 +24,8 @@ export interface Head<Config> {
   readonly classSuffix: string;
   /** The module that holds the labels' outputs, trained whole beside an adapter. */
   readonly module: string;
+  /** What `problem_type` says of it, where heads of one class are told apart by that. */
+  readonly problem?: ProblemType;
   /** Tensors besides the trunk's, for a number of labels. */
   readonly tensors: (config: Config, labels: number) => readonly TensorSpec[];
   /** [batch, labels], or [batch·seq, labels] for a head on every token. */
@@ -161,10 +164,28 @@ export function tokenHead<Config>(sizes: (config: Config) => ModelSizes): Head<C
   };
 }
 
-/** Sequence and regression heads are the same tensors, told apart by what is learnt. */
+/** Heads of whole texts are the same tensors, told apart by what is learnt: one label, several, or scores. */
 export function sequenceHeads<Config>(
   head: Omit<Head<Config>, "classSuffix">,
-): Pick<Readonly<Record<TaskName, Head<Config>>>, "sequence-classification" | "regression"> {
+): Pick<
+  Readonly<Record<TaskName, Head<Config>>>,
+  "sequence-classification" | "multi-label-classification" | "regression"
+> {
   const whole = { classSuffix: "ForSequenceClassification", ...head };
-  return { "sequence-classification": whole, regression: whole };
+  return {
+    "sequence-classification": { ...whole, problem: "single_label_classification" },
+    "multi-label-classification": { ...whole, problem: "multi_label_classification" },
+    regression: { ...whole, problem: "regression" },
+  };
+}
+
+/** Likewise of whole images. */
+export function imageHeads<Config>(
+  head: Omit<Head<Config>, "classSuffix">,
+): Pick<Readonly<Record<TaskName, Head<Config>>>, "image-classification" | "multi-label-image-classification"> {
+  const whole = { classSuffix: "ForImageClassification", ...head };
+  return {
+    "image-classification": { ...whole, problem: "single_label_classification" },
+    "multi-label-image-classification": { ...whole, problem: "multi_label_classification" },
+  };
 }

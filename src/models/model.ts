@@ -234,7 +234,7 @@ export interface ModelParts extends ModelChoice {
 export function tensorsOf(family: Family, json: ConfigJson, choice: ModelChoice = {}): readonly TensorSpec[] {
   const config = family.configure(json);
   const form = chooseForm(family, { folder: "config.json", json, ...choice });
-  const labels = (choice.labels ?? namedLabels(json) ?? (form.task === "regression" ? ["score"] : [])).length;
+  const labels = (choice.labels ?? namedLabels(json) ?? (form.head?.problem === "regression" ? ["score"] : [])).length;
   return [...form.tensors(config), ...(form.head?.tensors(config, labels) ?? [])];
 }
 
@@ -256,7 +256,7 @@ export function assembleModel(parts: ModelParts): PretrainedModel {
     return found;
   };
   const graphs = form.graphs(config, read, labels?.length ?? 0);
-  const json = labels ? { ...parts.json, ...describeHead(form, labels) } : parts.json;
+  const json = labels ? { ...parts.json, ...describeHead(form, labels, parts.json) } : parts.json;
   const modules = [...(form.head ? [form.head.module] : []), ...[...fresh.keys()].map(moduleOf)];
   const headModules = [...new Set(modules)].filter(
     (module, _, all) => !all.some((outer) => module.startsWith(`${outer}.`)),
@@ -307,19 +307,17 @@ export function assembleModel(parts: ModelParts): PretrainedModel {
  * first.
  */
 function chooseForm(family: Family, { task, json, folder }: Pick<ModelParts, "task" | "json" | "folder">): Form {
-  const { architectures, problem_type: problem } = readGeneral(json);
+  const { architectures, problem_type: said } = readGeneral(json);
   const ofClass = family.forms.filter(({ className }) => className === architectures?.[0]);
-  const scores = problem === "regression" || (problem === undefined && namedLabels(json)?.length === 1);
-  const classifies = ofClass.some((form) => /^(sequence|image)-classification$/.test(form.task));
-  const built =
-    problem !== "multi_label_classification" && (!scores || ofClass.some((form) => form.task === "regression"));
-  if (classifies && !built) {
-    throw new TuneError("bad-config", `"problem_type" is ${JSON.stringify(problem ?? "regression")}, not built here.`, {
+  const problem = said ?? (namedLabels(json)?.length === 1 ? "regression" : "single_label_classification");
+  const problems = ofClass.flatMap(({ head }) => head?.problem ?? []);
+  if (problems.length > 0 && !problems.includes(problem)) {
+    throw new TuneError("bad-config", `"problem_type" is ${JSON.stringify(problem)}, not built here.`, {
       at: folder,
-      fix: "use a model with one label for each example (single_label_classification), or for texts one score",
+      fix: `use a model of another problem type; for ${architectures?.[0]} these are built: ${problems.join(", ")}`,
     });
   }
-  const usual = ofClass.find((form) => (form.task === "regression") === scores) ?? ofClass[0] ?? family.forms[0];
+  const usual = ofClass.find(({ head }) => head?.problem === problem) ?? ofClass[0] ?? family.forms[0];
   const chosen = task === undefined ? usual : family.forms.find((form) => form.task === task);
   if (chosen) return chosen;
   const known = family.forms.map((form) => form.task).join(", ");
@@ -341,16 +339,17 @@ function settleHead(
   const [one, two] = [head.tensors(config, 1), head.tensors(config, 2)];
   const output = one.find(({ shape }, i) => shape.join() !== two[i]?.shape.join());
   const held = newHead === true || output === undefined ? undefined : files.get(keyOf(output.name) ?? "")?.shape[0];
-  let labels = task === "regression" ? ["score"] : (wanted ?? namedLabels(json));
+  const scores = head.problem === "regression";
+  let labels = scores ? freshScores(json, wanted) : (wanted ?? namedLabels(json));
   if (held !== undefined) {
-    if (task === "regression" && held !== 1) {
-      throw new TuneError("bad-config", `The head gives ${held} scores; a regression of one is built.`, {
+    labels = labelsOf(json, held);
+    if (wanted && !scores) checkLabels(labels, wanted, folder);
+    if (wanted && scores && wanted.length > 0 && wanted.length !== held) {
+      throw new TuneError("label-mismatch", `The head gives ${counted(held)}, the data ${counted(wanted.length)}.`, {
         at: folder,
-        fix: "use a model with one score, or let the head start anew (new head)",
+        fix: "give data with as many scores as the head gives, or let the head start anew with the data's (new head)",
       });
     }
-    labels = labelsOf(json, held);
-    if (wanted && task !== "regression") checkLabels(labels, wanted, folder);
   }
   if (labels === undefined || labels.length === 0) {
     throw new TuneError("labels-needed", `The model has no head for ${task} yet, and no labels are named for one.`, {
@@ -363,6 +362,17 @@ function settleHead(
   return { labels, fresh: new Map(fresh.map((spec) => [spec.name, drawn(spec, deviation, seed)])) };
 }
 
+/** What the scores of a head that starts anew are called: one, unless several are named. */
+function freshScores(json: ConfigJson, wanted: Labels | undefined): Labels {
+  const { problem_type: said } = readGeneral(json);
+  const names = wanted ?? (said === "regression" ? namedLabels(json) : undefined) ?? [];
+  return names.length > 0 ? names : ["score"];
+}
+
+function counted(scores: number): string {
+  return scores === 1 ? "1 score" : `${scores} scores`;
+}
+
 /** What transformers starts a linear layer with: a weight from N(0, deviation²), a bias of zeros. */
 function drawn({ name, shape }: TensorSpec, deviation: number, seed: number): LazyTensor {
   const size = sizeOf(shape);
@@ -371,11 +381,14 @@ function drawn({ name, shape }: TensorSpec, deviation: number, seed: number): La
   return { dtype: "float32", shape, sizeBytes: 4 * size, read: async () => tensor("float32", shape, values) };
 }
 
-function describeHead({ className, task }: Form, labels: Labels): ConfigJson {
+function describeHead({ className, head }: Form, labels: Labels, json: ConfigJson): ConfigJson {
+  const { problem_type: said } = readGeneral(json);
+  // Where nothing is said, transformers takes one output for a score, and several for those of one label.
+  const unsaid = said === undefined && head?.problem === "single_label_classification" && labels.length > 1;
   return {
     architectures: [className],
     ...labelConfig(labels),
-    ...(task === "regression" ? { problem_type: "regression" } : {}),
+    ...(head?.problem === undefined || unsaid ? {} : { problem_type: head.problem }),
   };
 }
 

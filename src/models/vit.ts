@@ -5,7 +5,7 @@ import type { TensorSpec } from "./architecture.ts";
 import { openAttention } from "./attention.ts";
 import { dense, layerNormed } from "./blocks.ts";
 import type { ConfigJson } from "./config.ts";
-import { type Encoder, firstTokens, linearTensors, normTensors } from "./encoder.ts";
+import { type Encoder, firstTokens, imageHeads, linearTensors, normTensors } from "./encoder.ts";
 import { type PixelScale, pixelInputs } from "./inputs.ts";
 import {
   configured,
@@ -205,14 +205,11 @@ export const vit: Encoder<VitConfig> = {
     return { inputs: [pixels], hidden: layerNormed(weights, "layernorm", x, normEpsilon), batch: rows, seq };
   },
 
-  heads: {
-    "image-classification": {
-      classSuffix: "ForImageClassification",
-      module: "classifier",
-      tensors: ({ hiddenSize }, labels) => linearTensors("classifier", labels, hiddenSize),
-      logits: (_config, weights, encoded) => dense(weights, "classifier", firstTokens(encoded), { bias: true }),
-    },
-  },
+  heads: imageHeads({
+    module: "classifier",
+    tensors: ({ hiddenSize }, labels) => linearTensors("classifier", labels, hiddenSize),
+    logits: (_config, weights, encoded) => dense(weights, "classifier", firstTokens(encoded), { bias: true }),
+  }),
 };
 
 /** Checkpoints keep the names that modules had before transformers 5. */

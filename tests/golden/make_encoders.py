@@ -4,7 +4,9 @@ Run after make_models.py, in this folder, with requirements.txt installed:  pyth
 `encoders/<name>` is a checkpoint in the Hugging Face layout; `encoders/<name>.expected.safetensors` holds what the
 model reads and what it gives. Where there is a head, `encoders/<name>.curve.safetensors` holds ten steps of LoRA on all
 linear layers with the head trained whole: the batches, the initial trainable tensors as `initial.<name>`, losses and
-gradient norms; and `encoders/<name>.adapter` the adapter after them, as PEFT writes it.
+gradient norms; and `encoders/<name>.adapter` the adapter after them, as PEFT writes it. Losses of several labels and of
+several scores are those that transformers' own classes compute; `encoders/<name>.gradients.safetensors` holds such a loss
+with the gradient of every weight as `gradient.<name>`.
 """
 
 import os
@@ -30,6 +32,10 @@ T5 = dict(vocab_size=64, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4,
           relative_attention_max_distance=12, dropout_rate=0.0, decoder_start_token_id=0, pad_token_id=0, eos_token_id=1)
 LABELS = {"id2label": {0: "sad", 1: "calm", 2: "glad"}, "label2id": {"sad": 0, "calm": 1, "glad": 2}}
 SCORE = {"num_labels": 1, "problem_type": "regression"}
+SEVERAL = {**LABELS, "problem_type": "multi_label_classification"}
+SCORES = {"num_labels": 3, "problem_type": "regression"}
+VIT = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, image_size=16, patch_size=4,
+           hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
 
 MODELS = {
     "bert-sequence": ("SEQ_CLS", hf.BertForSequenceClassification, hf.BertConfig(**BERT, **LABELS)),
@@ -43,12 +49,17 @@ MODELS = {
     "deberta-absolute": (None, hf.DebertaV2Model, hf.DebertaV2Config(**{
         **DEBERTA, "share_att_key": False, "position_buckets": -1, "position_biased_input": True, "type_vocab_size": 2,
         "norm_rel_ebd": "none"})),
-    "vit-image": (None, hf.ViTForImageClassification, hf.ViTConfig(
-        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, image_size=16, patch_size=4,
-        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **LABELS)),
+    "vit-image": (None, hf.ViTForImageClassification, hf.ViTConfig(**VIT, **LABELS)),
     "t5": (None, hf.T5ForConditionalGeneration, hf.T5Config(**T5)),
     "t5-gated": (None, hf.T5ForConditionalGeneration, hf.T5Config(
         **T5, feed_forward_proj="gated-gelu", tie_word_embeddings=False)),
+    "bert-multi-label": ("SEQ_CLS", hf.BertForSequenceClassification, hf.BertConfig(**BERT, **SEVERAL)),
+    "bert-scores": ("SEQ_CLS", hf.BertForSequenceClassification, hf.BertConfig(**BERT, **SCORES)),
+    "roberta-multi-label": ("SEQ_CLS", hf.RobertaForSequenceClassification, hf.RobertaConfig(**ROBERTA, **SEVERAL)),
+    "roberta-scores": ("SEQ_CLS", hf.RobertaForSequenceClassification, hf.RobertaConfig(**ROBERTA, **SCORES)),
+    "deberta-multi-label": ("SEQ_CLS", hf.DebertaV2ForSequenceClassification, hf.DebertaV2Config(**DEBERTA, **SEVERAL)),
+    "deberta-scores": ("SEQ_CLS", hf.DebertaV2ForSequenceClassification, hf.DebertaV2Config(**DEBERTA, **SCORES)),
+    "vit-multi-label": (None, hf.ViTForImageClassification, hf.ViTConfig(**VIT, **SEVERAL)),
 }
 
 
@@ -66,8 +77,10 @@ def seeded(make, config, seed):
 def batch(name, config, seed, rows=3):
     """What a model reads: rows of uneven length, and labels for them."""
     torch.manual_seed(seed)
+    several = lambda: torch.randn(rows, 3) if "scores" in name else torch.randint(0, 2, (rows, 3)).float()
     if name.startswith("vit"):
-        return {"pixel_values": torch.randn(rows, 3, 16, 16)}, torch.randint(0, 3, (rows,))
+        pixels = {"pixel_values": torch.randn(rows, 3, 16, 16)}
+        return pixels, several() if "multi-label" in name else torch.randint(0, 3, (rows,))
     ids = torch.randint(3, 64, (rows, 20))
     mask = torch.ones_like(ids)
     for row in range(rows):
@@ -81,11 +94,15 @@ def batch(name, config, seed, rows=3):
         return inputs, torch.randint(2, 64, (rows, 9))
     if "token" in name:
         return inputs, torch.where(mask == 1, torch.randint(0, 3, ids.shape), -100)
+    if "multi-label" in name or "scores" in name:
+        return inputs, several()
     return inputs, torch.randn(rows) if "regression" in name else torch.randint(0, 3, (rows,))
 
 
 def loss_of(model, inputs, labels):
     """Sums over labels divided by their number, as Trainer's mean."""
+    if labels.is_floating_point() and labels.ndim == 2:
+        return model(**inputs, labels=labels).loss
     logits = model(**inputs).logits
     if labels.is_floating_point():
         return torch.nn.functional.mse_loss(logits[:, 0], labels)
@@ -121,6 +138,17 @@ def curve(name, task, model, steps=10, lr=5e-3):
     print(name, losses[0], losses[-1])
 
 
+def gradients(name, model):
+    """The loss of one batch and the gradient of every weight; some answers between 0 and 1, which both losses take."""
+    inputs, labels = batch(name, model.config, 7)
+    labels[0, 0] = 0.25
+    loss = loss_of(model, inputs, labels)
+    loss.backward()
+    tensors = {f"gradient.{key}": p.grad.clone() for key, p in model.named_parameters() if p.grad is not None}
+    save_file(tensors | inputs | {"labels": labels, "loss": loss.detach().double()}, folder / f"{name}.gradients.safetensors")
+    model.zero_grad()
+
+
 def main():
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -133,6 +161,8 @@ def main():
             output = model(**inputs)
         given = output.logits if "logits" in output else output.last_hidden_state
         save_file(inputs | {"output": given.contiguous()}, folder / f"{name}.expected.safetensors")
+        if name in ("bert-multi-label", "bert-scores", "vit-multi-label"):
+            gradients(name, model)
         if "logits" in output:
             model.name_or_path = name
             curve(name, task, model)

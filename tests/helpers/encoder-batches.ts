@@ -35,6 +35,8 @@ export function relativeError(found: Tensor, expected: Tensor, inputs: ReadonlyM
 const objectiveOf: Readonly<Record<string, string>> = {
   "sequence-classification": "classification",
   "image-classification": "classification",
+  "multi-label-classification": "multi-label-classification",
+  "multi-label-image-classification": "multi-label-classification",
   regression: "regression",
   "token-classification": "token-classification",
   "seq2seq-lm": "seq2seq-lm",
@@ -94,7 +96,9 @@ export function batchOf(given: Iterable<readonly [string, Tensor]>, task: string
     );
     return { feeds, sizes: { batch, seq }, tokens: 0, targets: given.filter((label) => label >= 0).length };
   }
-  return { feeds, sizes: { batch, seq }, tokens: 0, targets: labels.data.length };
+  const [examples = 1] = labels.shape;
+  if (task === "regression" && labels.shape.length === 1) feeds["labels"] = { ...labels, shape: [examples, 1] };
+  return { feeds, sizes: { batch, seq }, tokens: 0, targets: examples };
 }
 
 /** The objective of a model's task. */
@@ -102,6 +106,7 @@ export function chooseObjectiveOf({ task }: PretrainedModel): ReturnType<typeof 
   const name = objectiveOf[task] ?? task;
   const kinds = {
     classification: "label",
+    "multi-label-classification": "labels",
     regression: "score",
     "token-classification": "tags",
     "causal-lm": "sequence",

@@ -19,7 +19,7 @@ export interface Sequence {
 export interface TokenizedExample extends Sequence {
   /** What it is preferred to, or goes with: the rejected answer, the similar text, the text that it becomes. */
   readonly against?: readonly Sequence[];
-  /** What is to be said of it: the number of its label, a score, or a label for every token (−1 for none). */
+  /** What is to be said of it: the number of its label, how much it has of every label, its scores, or a label for every token (−1 for none). */
   readonly answers?: readonly number[];
   /** Line of the data where its row stands. */
   readonly line: number;
@@ -27,10 +27,19 @@ export interface TokenizedExample extends Sequence {
 
 /**
  * What the rows of some data become: a `sequence` to continue, a `pair` of a preferred one and another; and for other
- * tasks than continuing texts, something with a `label`, with a `score`, with `tags` on its tokens, `texts` that go
+ * tasks than continuing texts, something with a `label`, with any number of `labels`, with a `score` (or several), with `tags` on its tokens, `texts` that go
  * together, `scored-texts`, or a text and its `target`.
  */
-export type ExampleKind = "sequence" | "pair" | "label" | "score" | "tags" | "texts" | "scored-texts" | "target";
+export type ExampleKind =
+  | "sequence"
+  | "pair"
+  | "label"
+  | "labels"
+  | "score"
+  | "tags"
+  | "texts"
+  | "scored-texts"
+  | "target";
 
 /** Something that happened to rows and that a user should hear of, without its being an error. */
 export interface DataWarning {

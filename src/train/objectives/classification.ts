@@ -28,7 +28,7 @@ export const classification: Objective = defineObjective({
     const logits = tuned["logits"] as Value; // of every model with labels
     return crossEntropy(logits, input("labels", "int64", [logits.shape[0] ?? 1]), undefined);
   },
-  batch: (examples, layout) => answeredBatch(examples, layout, (answers, shape) => tensor("int64", shape, answers)),
+  batch: (examples, layout) => answeredBatch(examples, layout, (answers) => tensor("int64", [answers.length], answers)),
 });
 
 /**

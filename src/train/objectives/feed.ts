@@ -8,16 +8,21 @@ export function feedSequences(sequences: readonly Sequence[], { feed, padId }: L
   return feed(sequences, padId);
 }
 
-/** A batch of examples each of which has one answer, fed as `labels`. */
+/** A batch of examples each of which has as many answers, fed as `labels`: their answers end to end. */
 export function answeredBatch(
   examples: readonly TokenizedExample[],
   layout: LayoutOptions,
-  labels: (answers: readonly number[], shape: readonly number[]) => Batch["feeds"][string],
+  labels: (answers: readonly number[], each: number) => Batch["feeds"][string],
 ): Batch {
   const { feeds, sizes } = feedSequences(examples, layout);
-  const answers = examples.map((example) => example.answers?.[0] ?? 0);
+  const each = examples[0]?.answers?.length ?? 0;
+  assert(
+    examples.every(({ answers }) => answers?.length === each),
+    "examples of a batch have as many answers each",
+  );
+  const answers = examples.flatMap((example) => example.answers ?? []);
   return {
-    feeds: { ...feeds, labels: labels(answers, [examples.length]) },
+    feeds: { ...feeds, labels: labels(answers, each) },
     sizes,
     tokens: countTokens(examples),
     targets: examples.length,

@@ -7,6 +7,7 @@ import { contrastive } from "./contrastive.ts";
 import { cosine } from "./cosine.ts";
 import { dpo } from "./dpo.ts";
 import { ipo } from "./ipo.ts";
+import { multiLabelClassification } from "./multi-label.ts";
 import type { Objective } from "./objective.ts";
 import { regression } from "./regression.ts";
 import { seq2seqLm } from "./seq2seq-lm.ts";
@@ -19,6 +20,7 @@ const all = [
   dpo,
   ipo,
   classification,
+  multiLabelClassification,
   regression,
   tokenClassification,
   contrastive,
@@ -74,7 +76,8 @@ const kindWords: Readonly<Record<ExampleKind, string>> = {
   sequence: "texts with what is to be learnt in them",
   pair: "pairs of a chosen and a rejected answer",
   label: "texts or images with a label",
-  score: "texts with a score",
+  labels: "texts or images with any number of labels",
+  score: "texts with scores",
   tags: "texts with a tag on every word",
   texts: "pairs of texts that go together",
   "scored-texts": "pairs of texts with how alike they are",

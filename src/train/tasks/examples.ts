@@ -87,6 +87,7 @@ async function makeExamples(dataset: Dataset<TaskFormat>, context: ExampleContex
       reader ??= readerOf(context);
       return reader;
     },
+    labels: model.labels ?? [],
     labelNumber: (label) => {
       const found = labelNumber(model.labels ?? [], label);
       if (found === undefined) strange = label;
@@ -149,8 +150,10 @@ function unknownLabels(unknown: readonly string[], labels: Labels, at: string): 
   });
 }
 
-/** Every name once: numbers by size, others by their characters. */
+/** Every name once: numbers by size, those of transformers' `LABEL_0`, … too; others by their characters. */
 export function sorted(names: readonly string[]): Labels {
   const all = [...new Set(names)];
-  return all.every((name) => /^-?\d+$/.test(name)) ? all.sort((a, b) => Number(a) - Number(b)) : all.sort();
+  const numbers = [/^(-?\d+)$/, /^LABEL_(\d+)$/].find((form) => all.every((name) => form.test(name)));
+  const numberOf = (name: string): number => Number(numbers?.exec(name)?.[1]);
+  return numbers ? all.sort((a, b) => numberOf(a) - numberOf(b)) : all.sort();
 }

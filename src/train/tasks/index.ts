@@ -8,6 +8,7 @@ import { sequenceClassification } from "./classify.ts";
 import { sentenceEmbedding } from "./embed.ts";
 import { sorted } from "./examples.ts";
 import { imageClassification } from "./images.ts";
+import { multiLabelClassification, multiLabelImageClassification } from "./multi-label.ts";
 import { regression } from "./regress.ts";
 import { seq2seqLm } from "./seq2seq.ts";
 import { tokenClassification } from "./tag.ts";
@@ -19,10 +20,12 @@ export type { ExampleContext, Judgement, Task } from "./task.ts";
 export const tasks: Readonly<Record<TaskName, Task>> = {
   "causal-lm": causalLm,
   "sequence-classification": sequenceClassification,
+  "multi-label-classification": multiLabelClassification,
   regression,
   "token-classification": tokenClassification,
   "sentence-embedding": sentenceEmbedding,
   "image-classification": imageClassification,
+  "multi-label-image-classification": multiLabelImageClassification,
   "seq2seq-lm": seq2seqLm,
 };
 

@@ -69,6 +69,8 @@ export interface TaskFormat extends RowFormat {
 /** What a row is made with. */
 export interface ExampleTools {
   readonly reader: () => Promise<TextReader>;
+  /** The outputs of the model's head, by name. */
+  readonly labels: Labels;
   /** The number of a label. @throws {TuneError} `unknown-label`. */
   readonly labelNumber: (label: string) => number;
   /** An image that a row names, as pixels 0xRRGGBB of the model's size. */
