@@ -102,7 +102,7 @@ export {
   sayWarning,
 } from "./diagnose/index.ts";
 export { TuneError } from "./errors.ts";
-export { type Combination, type ExportFormName, exportForms, folderKind } from "./export/index.ts";
+export { type Combination, type ExportFormName, exportForms, folderKind, pipelineNote } from "./export/index.ts";
 export { type Generation, resolveSampling, type SampleOptions } from "./generate/index.ts";
 export type { ChatMessage } from "./io/chat-template.ts";
 export { addFile, checkFolder, checkPicture, guardOutputs, writePicture } from "./io/outputs/index.ts";

@@ -10,7 +10,7 @@ import type { Device } from "../src/runtime/device.ts";
 import { openNodeDevice } from "../src/runtime/node.ts";
 import { nodeStorage } from "../src/runtime/node-storage.ts";
 import { openTrainer } from "../src/train/trainer.ts";
-import { batchAt, chooseObjectiveOf, outputOf, relativeError } from "./helpers/encoder-batches.ts";
+import { batchAt, batchOf, chooseObjectiveOf, outputOf, relativeError } from "./helpers/encoder-batches.ts";
 import { golden, readGolden } from "./helpers/golden.ts";
 
 let device: Device;
@@ -111,5 +111,36 @@ describe("PEFT's adapters give PEFT's outputs", () => {
     const found = await outputOf(device, { inputs: plain.inputs, outputs }, expected);
     await device.discard([...adapter.parameters.keys()]);
     expect(relativeError(found, expected.get("logits") as Tensor, expected)).toBeLessThan(1e-5);
+  });
+});
+
+const graded = readdirSync(golden("encoders")).flatMap(
+  (file) => /^(.*)\.gradients\.safetensors$/.exec(file)?.[1] ?? [],
+);
+
+describe("losses of several labels and scores, and every gradient, are transformers'", () => {
+  it.each(graded)("%s", async (name) => {
+    const expected = await readGolden(`encoders/${name}.gradients.safetensors`);
+    const model = await openModel(nodeStorage, golden(`encoders/${name}`));
+    const trainer = await openTrainer(device, model, {
+      ...{ choice: chooseMethod("full"), targets: "all-linear", objective: chooseObjectiveOf(model) },
+      ...{ optimizer: chooseOptimizer("adamw"), maxGradNorm: 0, memory: "balanced", accumulates: true, seed: 0 },
+    });
+    const fed = [...expected].filter(([key]) => key !== "loss" && !key.startsWith("gradient."));
+    // An update at rate zero leaves the gradients of the batch in their buffers.
+    const { loss } = await trainer.step(1, [batchOf(fed, model.task)], 0);
+    expect(loss).toBeCloseTo(Number(expected.get("loss")?.data[0]), 5);
+    const state = await trainer.state();
+    await trainer.close();
+    const gradients = [...expected].filter(([key]) => key.startsWith("gradient."));
+    expect(gradients.length).toBeGreaterThan(30);
+    const largest = Math.max(...gradients.flatMap(([, { data }]) => Array.from(data as Float32Array, Math.abs)));
+    for (const [key, { data }] of gradients) {
+      const found = state.get(`${key.slice("gradient.".length)}#gradient`)?.data ?? [];
+      const worst = Math.max(
+        ...Array.from(data as Float32Array, (value, i) => Math.abs(value - Number(found[i] ?? Number.NaN))),
+      );
+      expect(worst / largest, key).toBeLessThan(1e-5);
+    }
   });
 });

@@ -1,4 +1,4 @@
-import { cp, mkdtemp, rm } from "node:fs/promises";
+import { cp, mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import {
@@ -78,6 +78,28 @@ describe("transformers.js loads exported encoders and says what we say", () => {
     expect(Object.fromEntries(found.map(({ label, score }) => [label, score.toFixed(4)]))).toEqual(
       Object.fromEntries((model.labels ?? []).map((label, i) => [label, (ours[i] ?? 0).toFixed(4)])),
     );
+  });
+
+  it("text-classification of several labels: each by itself", async () => {
+    const { model, folder } = await exported("bert-multi-label");
+    const classify: TextClassificationPipeline = await pipeline("text-classification", folder, { device: "cpu" });
+    const found = (await classify(text, { top_k: 3 })) as { label: string; score: number }[];
+    await classify.dispose();
+    const ours = Array.from((await said(model)).data as Float32Array, (logit) => 1 / (1 + Math.exp(-logit)));
+    expect(Object.fromEntries(found.map(({ label, score }) => [label, score.toFixed(4)]))).toEqual(
+      Object.fromEntries((model.labels ?? []).map((label, i) => [label, (ours[i] ?? 0).toFixed(4)])),
+    );
+  });
+
+  it.each([
+    ["bert-scores", /softmax of all outputs, which are scores.*AutoModelForSequenceClassification/],
+    ["vit-multi-label", /softmax over all labels.*AutoModelForImageClassification/],
+    ["bert-multi-label", undefined],
+  ] as const)("the card of %s says where a pipeline computes something else", async (name, note) => {
+    const { folder } = await exported(name);
+    const card = await readFile(join(root, folder, "README.md"), "utf8");
+    if (note) expect(card).toMatch(note);
+    else expect(card).not.toMatch(/softmax/);
   });
 
   it("token-classification", async () => {

@@ -1,4 +1,4 @@
-import { cp, mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { cp, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -11,7 +11,15 @@ const root = await mkdtemp(join(tmpdir(), "scion-tasks-"));
 let device: Device;
 beforeAll(async () => {
   device = await openNodeDevice({ worker: false, threads: 1 });
-  for (const name of ["bert-sequence", "bert-base", "bert-token", "vit-image", "t5"]) {
+  for (const name of [
+    "bert-sequence",
+    "bert-multi-label",
+    "bert-scores",
+    "bert-base",
+    "bert-token",
+    "vit-image",
+    "t5",
+  ]) {
     await cp(golden(`encoders/${name}`), join(root, name), { recursive: true });
     await cp(golden("encoder-tokenizers/wordpiece"), join(root, name), { recursive: true });
   }
@@ -61,6 +69,38 @@ const cases: readonly Case[] = [
         moods.map(({ text }, i) => ({ text, score: i / 2 })),
       ),
     scores: ["pearson", "spearman", "mse"],
+  },
+  {
+    task: "multi-label-classification",
+    model: "bert-base",
+    data: () =>
+      rows(
+        "several",
+        moods.map(({ text, label }, i) => ({ text, labels: i === 3 ? [] : [label, "calm"] })),
+      ),
+    scores: ["exactMatch", "microF1", "macroF1"],
+  },
+  {
+    task: "multi-label-image-classification",
+    model: "vit-image",
+    data: () =>
+      rows("seen", [
+        { image: "images/dark/photo.png", labels: ["dark", "photo"] },
+        { image: "images/light/grey.png", labels: ["light"] },
+        { image: "images/light/photo.png", labels: ["light", "photo"] },
+        { image: "images/dark/grey.png", labels: [] },
+      ]),
+    scores: ["exactMatch", "microF1", "macroF1"],
+  },
+  {
+    task: "regression",
+    model: "bert-base",
+    data: () =>
+      rows(
+        "scores",
+        moods.map(({ text }, i) => ({ text, scores: [i / 2, 1 - i, 0.5] })),
+      ),
+    scores: ["pearson", "spearman", "mse", "pearson_LABEL_0", "spearman_LABEL_1", "mse_LABEL_2"],
   },
   {
     task: "token-classification",
@@ -116,7 +156,7 @@ describe("a model is tuned, judged, saved and judged again the same", () => {
       platform,
       task,
       labelsFrom: path,
-      newHead: task === "image-classification",
+      newHead: task.endsWith("image-classification"),
     });
     const data = await loadData(model, path);
     const options = { device, maxSteps: 3, batchSize: 4, learningRate: 1e-2, targetModules: "all-linear" } as const;
@@ -133,7 +173,7 @@ describe("a model is tuned, judged, saved and judged again the same", () => {
       platform,
       task,
       forAdapter: saved,
-      ...(task === "image-classification" ? { newHead: true } : {}),
+      ...(task.endsWith("image-classification") ? { newHead: true } : {}),
     });
     expect(again.pretrained.labels).toEqual(model.pretrained.labels);
     const { loss } = await evaluate(again, (await loadData(again, path)).train, {
@@ -143,7 +183,8 @@ describe("a model is tuned, judged, saved and judged again the same", () => {
     expect(loss).toBeCloseTo(judged.loss, 5);
 
     await exportModel(model, "safetensors", `${saved}-merged`, { adapter, device });
-    const merged = await loadModel(`${saved}-merged`, { platform, task });
+    const merged = await loadModel(`${saved}-merged`, { platform }); // its config.json says what it is for
+    expect([merged.pretrained.task, merged.pretrained.labels]).toEqual([task, model.pretrained.labels]);
     expect((await evaluate(merged, data.train, { device })).loss).toBeCloseTo(judged.loss, 4);
   });
 });
@@ -218,6 +259,53 @@ describe("labels that do not fit", () => {
     await expect(none).rejects.toMatchObject({ code: "unknown-task" });
     const { pretrained } = await loadModel(join(root, "bert-base"), { platform });
     expect(() => pretrained.decode({ logits: "all" })).toThrow(/does not continue texts/);
+  });
+});
+
+describe("what a head learns", () => {
+  const problem = async (name: string, options: Omit<Parameters<typeof loadModel>[1], "platform">): Promise<unknown> =>
+    (await loadModel(join(root, name), { platform, ...options })).pretrained.json["problem_type"];
+
+  it("is said by problem_type, and written as it is now", async () => {
+    const moody = await rows("moods", moods);
+    expect(await problem("bert-multi-label", {})).toBe("multi_label_classification");
+    expect(await problem("bert-scores", {})).toBe("regression");
+    expect(await problem("bert-sequence", {})).toBeUndefined();
+    expect(await problem("bert-sequence", { task: "multi-label-classification" })).toBe("multi_label_classification");
+    expect(await problem("bert-multi-label", { task: "sequence-classification" })).toBe("single_label_classification");
+    const one = await rows("one", [{ text: "a", label: "glad" }]);
+    const asked = { task: "sequence-classification", newHead: true } as const;
+    expect(await problem("bert-scores", { ...asked, labelsFrom: moody })).toBe("single_label_classification");
+    expect(await problem("bert-sequence", { ...asked, labelsFrom: one })).toBe("single_label_classification");
+  });
+
+  it("has as many scores as the head gives, or starts anew", async () => {
+    const two = await rows("two", [{ text: "a", scores: [1, 2] }]);
+    const one = await rows("single", [{ text: "a", score: 1 }]);
+    await expect(loadModel(join(root, "bert-scores"), { platform, labelsFrom: two })).rejects.toMatchObject({
+      code: "label-mismatch",
+      message: expect.stringContaining("The head gives 3 scores, the data 2 scores"),
+    });
+    const model = await loadModel(join(root, "bert-scores"), { platform });
+    await expect(loadData(model, one)).rejects.toMatchObject({
+      code: "malformed-data",
+      message: expect.stringMatching(/line 1.*has 1 score, and the model gives 3 scores/s),
+    });
+    const labelsOf = async (labelsFrom: string): Promise<unknown> =>
+      (await loadModel(join(root, "bert-scores"), { platform, labelsFrom, newHead: true })).pretrained.labels;
+    expect(await labelsOf(two)).toEqual(["LABEL_0", "LABEL_1"]);
+    expect(await labelsOf(one)).toEqual(["score"]);
+  });
+
+  it("is refused where the family has no such head", async () => {
+    const folder = join(root, "vit-scores");
+    await cp(join(root, "vit-image"), folder, { recursive: true });
+    const json = JSON.parse(await readFile(join(folder, "config.json"), "utf8"));
+    await writeFile(join(folder, "config.json"), JSON.stringify({ ...json, problem_type: "regression" }));
+    await expect(loadModel(folder, { platform })).rejects.toMatchObject({
+      code: "bad-config",
+      message: expect.stringMatching(/"problem_type" is "regression".*ViTForImageClassification.*multi_label/s),
+    });
   });
 });
 

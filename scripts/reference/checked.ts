@@ -102,7 +102,14 @@ export const checked: Readonly<Record<Kind, Readonly<Record<string, Check>>>> = 
     dpo: by("TRL's formulas in torch: losses, gradient norms and rewards over 20 updates", preference),
     ipo: by("TRL's formulas in torch: losses, gradient norms and rewards over 20 updates", preference),
     classification: by("torch: PEFT's losses over 10 updates (BERT, RoBERTa, DeBERTa, ViT)", encoders),
-    regression: by("torch: PEFT's losses over 10 updates (BERT)", encoders),
+    "multi-label-classification": by(
+      "transformers' own loss and every gradient (BERT, ViT); PEFT's losses over 10 updates (BERT, RoBERTa, DeBERTa, ViT)",
+      encoders,
+    ),
+    regression: by(
+      "transformers' own loss and every gradient (BERT, three scores); PEFT's losses over 10 updates (BERT; with three scores RoBERTa and DeBERTa too)",
+      encoders,
+    ),
     "token-classification": by("torch: PEFT's losses over 10 updates (BERT, RoBERTa, DeBERTa)", encoders),
     contrastive: by("torch: loss and every gradient (BERT)", "tests/embeddings.test.ts"),
     cosine: by("torch: loss and every gradient (BERT)", "tests/embeddings.test.ts"),
@@ -213,6 +220,12 @@ export const checked: Readonly<Record<Kind, Readonly<Record<string, Check>>>> = 
       rows,
       scores,
     ),
+    "multi-label-classification": by(
+      "transformers' tokens of texts and pairs; rows in every format, and every way to write labels; scores worked by hand",
+      reader,
+      rows,
+      scores,
+    ),
     regression: by(
       "transformers' tokens of texts and pairs; rows in every format; scores worked by hand",
       reader,
@@ -231,6 +244,12 @@ export const checked: Readonly<Record<Kind, Readonly<Record<string, Check>>>> = 
       "src/train/data/image.test.ts",
       rows,
       tasks,
+    ),
+    "multi-label-image-classification": by(
+      "Pillow's pixels; rows in every format; scores worked by hand",
+      "src/train/data/image.test.ts",
+      rows,
+      scores,
     ),
     "seq2seq-lm": by("transformers' tokens; rows in every format", reader, rows),
   },

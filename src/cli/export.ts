@@ -45,7 +45,7 @@ ${forms.join("\n")}`,
 
 /** Run it. */
 export async function run(flags: ExportFlags, output: Output, _args: readonly string[], given: Given): Promise<number> {
-  const { checkExport, exportForms, exportModel, TuneError } = await import("../index.ts");
+  const { checkExport, exportForms, exportModel, pipelineNote, TuneError } = await import("../index.ts");
   const options = {
     ...(flags.dtype ? { dtypes: flags.dtype } : {}),
     ...(flags.preTokenizer === undefined ? {} : { preTokenizer: flags.preTokenizer }),
@@ -67,6 +67,8 @@ export async function run(flags: ExportFlags, output: Output, _args: readonly st
   const { model, adapter } = await loadFlags(flags, output);
   await exportModel(model, flags.to, flags.output, { ...(adapter ? { adapter } : {}), ...options });
   output.say(`Wrote ${flags.output} for ${flags.to}.`);
+  const note = flags.to === "transformers.js" ? pipelineNote(model.pretrained.task) : undefined;
+  if (note !== undefined) output.say(note);
   output.record({ written: flags.output, form: flags.to });
   return 0;
 }

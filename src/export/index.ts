@@ -14,5 +14,6 @@ export * from "./merge.ts";
 export * from "./mlx-files.ts";
 export { chatTemplateFile, tokenizerCompanions } from "./model-files.ts";
 export * from "./packed-folder.ts";
+export { pipelineNote } from "./pipeline-notes.ts";
 export * from "./safetensors-folder.ts";
 export * from "./transformers-js.ts";

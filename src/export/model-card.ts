@@ -4,6 +4,7 @@ import { readText } from "../io/text.ts";
 import { type Adapter, type Cited, type RunRecord, showTargets } from "../methods/index.ts";
 import type { TaskName } from "../models/index.ts";
 import { bibtex } from "./bibtex.ts";
+import { pipelineNote } from "./pipeline-notes.ts";
 
 /** What the hub calls what a model is for. */
 const pipelineTags: Readonly<Record<TaskName, string>> = {
@@ -98,6 +99,7 @@ export function modelCard(
 ): string {
   const { title, baseModel, library, adapter, licence, task = "causal-lm" } = options;
   const run = adapter?.run;
+  const note = library === "transformers.js" ? pipelineNote(task) : undefined;
   const onHub = /^[\w.-]+\/[\w.-]+(@[\w./-]+)?$/.test(baseModel);
   const named = onHub ? `[${baseModel}](https://huggingface.co/${baseModel.replace(/@.*/, "")})` : `\`${baseModel}\``;
   const lines = [
@@ -114,6 +116,7 @@ export function modelCard(
     `# ${title}`,
     "",
     `Made with Scion from ${named}.`,
+    ...(note === undefined ? [] : ["", note]),
     ...(adapter ? ["", describeAdapter(adapter)] : []),
     ...(run ? describeTraining(run) : []),
     "",
