@@ -54,6 +54,7 @@ export { type DownloadProgress, type LoadedModel, type LoadModelOptions, loadMod
 export { checkOutput, claimOutput, type OutputFolder } from "./api/outputs.ts";
 export { type PlanTuningOptions, planTuning, type Remedy, type TuningPlan } from "./api/plan.ts";
 export {
+  calibrationNeed,
   checkQuantizing,
   type QuantizeChoice,
   type QuantizeOptions,

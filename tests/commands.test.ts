@@ -3,6 +3,8 @@ import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { openPacked } from "../src/io/packed/index.ts";
+import { nodeStorage } from "../src/runtime/node-storage.ts";
 import { jsonLines, root, runHere, scion, startScion } from "./helpers/cli.ts";
 
 /*
@@ -87,6 +89,11 @@ describe("quantize", () => {
   const dtypeOfEmbeddings = async (out: string): Promise<unknown> =>
     (await headerOf(join(at(out), "packed.safetensors")))["model.embed_tokens.weight"]?.dtype;
 
+  const codesOf = async (out: string): Promise<unknown> => {
+    const { matrices } = await openPacked(nodeStorage, join(at(out), "packed.safetensors"));
+    return Promise.all([...matrices.values()].map(async (entry) => [entry.name, await entry.read()]));
+  };
+
   it("packs by the method, the bits and the rows that are asked for, and keeps the rest as asked", async () => {
     const tokensOf = (lines: readonly Line[]): number =>
       Number(lines.find(({ kind }) => kind === "calibration")?.["tokens"]);
@@ -109,6 +116,19 @@ describe("quantize", () => {
       ...words("--lookups exact --max-new-tokens 4"),
     );
     expect(newTokens).toBe(4);
+  });
+
+  it("rounds to nearest without text, to the same codes", async () => {
+    const line = ["-m", model, ...words("--method rtn --bits 4 --group-size 32")];
+    const lines = await json("quantize", ...line, "-o", at("untexted"));
+    expect(lines.at(-1)).toMatchObject({ ended: "finished", averageBits: 4, bitsPerWeight: 4 + 20 / 32 });
+    const [first] = lines.flatMap(({ report }) => (report as Line | undefined) ?? []);
+    expect(first).toMatchObject({ weightError: expect.any(Number), deadInputs: 0 });
+    expect(first).not.toHaveProperty("outputError");
+    expect(await codesOf("untexted")).toEqual(await codesOf("rtn"));
+    await expect(
+      runHere("quantize", ...line, "-o", at("untexted-2"), ...words("--calibration-rows 3")),
+    ).rejects.toThrow(/--calibration-rows would do nothing: there is no --calibration text/);
   });
 
   it("shares scales in blocks, spends an average of bits by the rule, and tunes the scales", async () => {

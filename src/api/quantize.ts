@@ -5,6 +5,7 @@ import {
   type QuantisedModel,
   type QuantiseEvent,
   quantiseModel,
+  quantiseTensors,
   reportPacked,
   scaleTuningDefaults,
   tuneScales,
@@ -58,7 +59,7 @@ export interface QuantizeOptions extends QuantizeChoice, OutputOptions {
   readonly resume?: boolean;
   /** Go on although a block is more than what is free. */
   readonly ignoreMemory?: boolean;
-  /** A device to run on; one is opened, and closed again, when it is not given. */
+  /** A device to run on; one is opened, and closed again, when it is not given. Nothing runs where there is no text. */
   readonly device?: Device;
   readonly deviceOptions?: DeviceOptions;
   /** Stops after the current matrix when aborted; finished blocks are kept. */
@@ -106,6 +107,18 @@ export function checkQuantizing(choice: QuantizeChoice): void {
   checkNames(choice.tuneScales, settings, "tuneScales");
 }
 
+/**
+ * Why a choice needs calibration text, or undefined where it does not: the scheme's record says whether it does.
+ * @throws {TuneError} `unknown-scheme`, `bad-option`.
+ */
+export function calibrationNeed({ method, methodOptions, bits, tuneScales }: QuantizeChoice): string | undefined {
+  const { scheme, config } = chooseScheme(method ?? "shiftadd", methodOptions);
+  if (scheme.needsCalibration(config)) return `${scheme.name} fits weights to the inputs that their layers have on it`;
+  if (typeof bits === "object") return "mixed bits are spent by the errors that are measured on it";
+  if (tuneScales !== undefined && tuneScales !== false) return "scales are tuned on it";
+  return undefined;
+}
+
 /** What happens while scales are tuned. */
 export interface ScaleTuningEvent {
   readonly kind: "tuning";
@@ -124,13 +137,15 @@ export type QuantizeResult =
     };
 
 /**
- * Quantise a model after its training, with text that its inputs are measured on, and write it as a packed model.
+ * Quantise a model after its training, with text that its inputs are measured on, and write it as a packed model. Where
+ * {@link calibrationNeed} names no need, the text may be left out: every matrix is then quantised by itself, and no error
+ * of outputs is reported.
  * @throws {TuneError} `output-exists`, `output-is-input`, `output-is-file`, `already-packed`, `bad-calibration` naming the tokens needed, `unknown-scheme`, `bad-option`,
  * `run-exists`, `resume-mismatch`, `not-finite-weight`, `write-failed`.
  */
 export async function quantize(
   model: LoadedModel,
-  data: LoadedData,
+  data: LoadedData | undefined,
   options: QuantizeOptions,
 ): Promise<QuantizeResult> {
   const methodOptions = [...schemes.values()].flatMap(({ fields }) => Object.keys(fields));
@@ -156,7 +171,7 @@ export async function quantize(
     });
   }
   const storage = guardOutputs(model.platform.storage, {
-    inputs: [...(data.files ?? []), ...(options.inputs ?? [])],
+    inputs: [...(data?.files ?? []), ...(options.inputs ?? [])],
     ...(options.replace === undefined ? {} : { replace: options.replace }),
   });
   const platform = { ...model.platform, storage };
@@ -165,50 +180,37 @@ export async function quantize(
   // Block by block: the largest tensor is read, and kept beside what becomes of it.
   const largest = Math.max(0, ...[...pretrained.weights.values()].map(({ source }) => source.sizeBytes));
   if (!ignoreMemory) refuseTooLarge(model, { doing: "Quantising", bytes: 2 * largest });
-  const sequences = calibrationOf(data, options.calibrationRows ?? 128);
-  const tokenizer = await model.tokenizer();
-  const padId = tokenizer.padId ?? tokenizer.eosId ?? 0;
+  const calibration = data ? await calibrationOf(model, data, options.calibrationRows ?? 128) : undefined;
+  if (!calibration) checkUncalibrated(options);
   const described = describeChoice(choice, bits, keepAs);
-  const fingerprint = {
-    ...described,
-    ...(await factsOfModel(model)),
-    padId,
-    trainData: await hashExamples(data.train.slice(0, options.calibrationRows ?? 128)),
-  };
+  const fingerprint = { ...described, ...(await factsOfModel(model)), ...calibration?.facts };
   const target = output.replace(/\/+$/, "");
   const resume = options.resume === true;
   await checkFolder(storage, target, folderKind("packed"));
   const workPath = await workFolderOf(storage, target);
   const work = await openWorkFolder(storage, workPath, fingerprint, { resume });
-  const opened = device ?? (await platform.openDevice(options.deviceOptions));
+  const opened = calibration ? (device ?? (await platform.openDevice(options.deviceOptions))) : undefined;
   const stopping = signal ? { signal } : {};
   const write = (folder: string, matrices: QuantisedModel["matrices"], info: Readonly<Record<string, unknown>>) =>
     writePackedModel(platform.storage, folder, pretrained, { baseModel: model.source, matrices, keepAs, info });
   let quantised: QuantisedModel | undefined;
   let packed: PackedFile;
   try {
-    const watch = onEvent ? { onEvent } : {};
-    quantised = await quantiseModel({
-      device: opened,
-      model: pretrained,
-      sequences,
-      padId,
-      choice,
-      bits,
-      work,
-      ...stopping,
-      ...watch,
-    });
+    const shared = { model: pretrained, choice, work, ...stopping, ...(onEvent ? { onEvent } : {}) };
+    quantised =
+      calibration && opened
+        ? await quantiseModel({ ...shared, device: opened, bits, ...calibration })
+        : await quantiseTensors({ ...shared, bits: Number(bits) }); // mixed bits need calibration
     if (quantised === undefined) return { ended: "interrupted" };
     const { reports, plan, tokens } = quantised;
     const info = {
       ...described,
       baseModel: model.source,
-      calibration: { tokens, sequences: sequences.length },
+      ...(calibration ? { calibration: { tokens, sequences: calibration.sequences.length } } : {}),
       reports,
       ...(plan ? { plan } : {}),
     };
-    if (options.tuneScales === undefined || options.tuneScales === false) {
+    if (options.tuneScales === undefined || options.tuneScales === false || !data || !calibration || !opened) {
       packed = await write(target, quantised.matrices, info);
     } else {
       const untuned = joinPath(workPath, "untuned");
@@ -219,7 +221,7 @@ export async function quantize(
         student: await openModel(platform.storage, untuned),
         teacher: pretrained,
         examples: data.train,
-        padId,
+        padId: calibration.padId,
         settings,
         folder: { storage: platform.storage, path: joinPath(workPath, "tuning") },
         ...stopping,
@@ -229,7 +231,7 @@ export async function quantize(
       packed = await write(target, tuned, { ...info, scalesTuned: { ...scaleTuningDefaults, ...settings } });
     }
   } finally {
-    if (!device) await opened.close();
+    if (!device) await opened?.close();
   }
   const { reports, plan, tokens } = quantised;
   await work.remove();
@@ -270,11 +272,41 @@ function checkChoice(bits: BitsChoice): BitsChoice {
   });
 }
 
-function calibrationOf({ train }: LoadedData, rows: number): readonly Sequence[] {
-  const sequences = train.slice(0, rows).flatMap(sequencesOf);
-  if (sequences.length > 0) return sequences;
-  throw new TuneError("bad-calibration", "There is no calibration text.", {
-    at: "calibration",
-    fix: "give a file of texts like those that the model will be used on, 128 of them or more",
+/** @throws {TuneError} `bad-option` for what needs text, and for what would have been about it. */
+function checkUncalibrated(options: QuantizeOptions): void {
+  const need = calibrationNeed(options);
+  if (need !== undefined) {
+    throw new TuneError("bad-calibration", `Calibration text is needed: ${need}.`, {
+      at: "calibration",
+      fix: "give a file of texts like those that the model will be used on, or a method that needs none, such as rtn",
+    });
+  }
+  if (options.calibrationRows === undefined) return;
+  throw new TuneError("bad-option", "calibrationRows would do nothing: there is no calibration text.", {
+    at: "quantize",
+    fix: "leave it out, or give the text",
   });
+}
+
+/** The sequences that inputs are measured on, and what a resumed run must find the same. */
+async function calibrationOf(
+  model: LoadedModel,
+  { train }: LoadedData,
+  rows: number,
+): Promise<{
+  readonly sequences: readonly Sequence[];
+  readonly padId: number;
+  readonly facts: Readonly<Record<string, unknown>>;
+}> {
+  const examples = train.slice(0, rows);
+  const sequences = examples.flatMap(sequencesOf);
+  if (sequences.length === 0) {
+    throw new TuneError("bad-calibration", "There is no calibration text.", {
+      at: "calibration",
+      fix: "give a file of texts like those that the model will be used on, 128 of them or more",
+    });
+  }
+  const tokenizer = await model.tokenizer();
+  const padId = tokenizer.padId ?? tokenizer.eosId ?? 0;
+  return { sequences, padId, facts: { padId, trainData: await hashExamples(examples) } };
 }

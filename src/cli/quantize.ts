@@ -4,6 +4,7 @@ import type {
   BitsChoice,
   LoadedData,
   LoadedModel,
+  MatrixReport,
   PackedReport,
   QuantiseEvent,
   QuantizeChoice,
@@ -27,7 +28,7 @@ import { count, createProgress, duration } from "./progress.ts";
 import { dashed, fieldsGiven, refuseStrangers, withFields } from "./tuning.ts";
 
 interface QuantizeFlags extends ModelFlags {
-  readonly calibration: string;
+  readonly calibration?: string;
   readonly method: string;
   readonly bits: number | string;
   readonly variant?: "acc" | "lat";
@@ -50,6 +51,7 @@ Examples:
   $ scion quantize -m ./model --calibration text.jsonl --bits 3 -o packed
   $ scion quantize -m ./model --calibration text.jsonl --bits mixed:2.2 --variant acc -o packed
   $ scion quantize -m ./model --calibration text.jsonl --method gptq --group-size 64 --bits 4 -o packed
+  $ scion quantize -m ./model --method rtn --bits 4 -o packed                  no text: a minute for a billion weights
   $ scion quantize … --bits 2 --tune-scales --compare --evaluation heldout.jsonl -o compared
   $ scion quantize … -o packed --resume             go on after an interruption
 
@@ -64,9 +66,9 @@ export async function define(command: Command): Promise<void> {
   withIgnoreMemory(
     withReplace(withModel(command.description("Pack a model's weights into 1 to 8 bits"), { adapter: false })),
   )
-    .requiredOption(
+    .option(
       "--calibration <file>",
-      "text that the inputs of layers are measured on, in the forms that tune reads",
+      "text that the inputs of layers are measured on, in the forms that tune reads; rtn, and bcq without --compensate, need none",
     )
     .addOption(new Option("--method <name>", "how to quantise").choices([...schemes.keys()]).default("shiftadd"))
     .option("--bits <n>", "bits of every matrix, 1 to 8, or an average of 2, 3 and 4: mixed:2.2", bitsOf, 3)
@@ -118,17 +120,18 @@ export async function run(
   _args: readonly string[],
   given: Given,
 ): Promise<number> {
-  const { addFile, checkQuantizing, quantize } = await import("../index.ts");
+  const { addFile, calibrationNeed, checkQuantizing, quantize } = await import("../index.ts");
   const { exitCodes } = await import("./failure.ts");
   const { listenForInterrupt } = await import("./interrupt.ts");
   await refuseIdle(flags, given);
   const choice = await quantizeChoice(flags, given);
   checkQuantizing(choice);
+  await refuseWithoutText(flags, calibrationNeed(choice));
   const { model } = await loadFlags(flags, output);
-  const data = await loadCalibration(model, flags);
+  const data = flags.calibration === undefined ? undefined : await loadCalibration(model, flags.calibration, flags);
   const stop = listenForInterrupt(output, "Stopping after this matrix");
   try {
-    if (flags.compare) return await compare(model, data, flags, choice, output, stop.signal);
+    if (flags.compare && data) return await compare(model, data, flags, choice, output, stop.signal);
     const result = await quantize(model, data, {
       ...choice,
       output: flags.output,
@@ -147,10 +150,12 @@ export async function run(
     const picture = drawBits(`${flags.output}: bits of every matrix`, reports);
     await addFile(model.platform.storage, flags.output, "bits.svg", picture);
     for (const line of bitsTable(reports)) output.say(line);
-    const worst = reports.toSorted((a, b) => b.outputError - a.outputError).slice(0, 3);
+    const measured = data === undefined ? "weight" : "output";
+    const worst = reports.toSorted((a, b) => errorOf(b) - errorOf(a)).slice(0, 3);
     output.say(
-      `Largest output errors: ${worst.map(({ module, outputError }) => `${module} ${percent(outputError)}`).join(", ")}.`,
+      `Largest ${measured} errors: ${worst.map((report) => `${report.module} ${percent(errorOf(report))}`).join(", ")}.`,
     );
+    if (data === undefined) output.say("Errors of outputs were not measured: there was no --calibration text.");
     const damped = reports.filter(({ damping }) => damping !== undefined && damping > 0.011);
     if (damped.length > 0) {
       output.say(
@@ -249,6 +254,8 @@ async function refuseIdle(flags: QuantizeFlags, given: Given): Promise<void> {
       scheme !== undefined && "blockWise" in scheme.fields,
       `--method ${flags.method} has one variant; shiftadd has two`,
     ],
+    [["calibrationRows", "maxLength"], flags.calibration !== undefined, "there is no --calibration text"],
+    [["device", "threads"], flags.calibration !== undefined, "without --calibration text no program runs"],
     [["blockWise"], flags.variant === undefined, "--variant says it already"],
   ];
   const problems = needs.flatMap(([names, ok, needed]) =>
@@ -278,18 +285,18 @@ async function quantizeChoice(flags: QuantizeFlags, given: Given): Promise<Quant
     method: flags.method,
     methodOptions: options,
     bits,
-    calibrationRows: flags.calibrationRows,
+    ...(flags.calibration === undefined ? {} : { calibrationRows: flags.calibrationRows }),
     keepAs: flags.keepAs,
     ...(flags.tuneScales ? { tuneScales: { maxSteps: flags.tuneSteps, learningRate: flags.tuneRate } } : {}),
   };
 }
 
-async function loadCalibration(model: LoadedModel, flags: QuantizeFlags): Promise<LoadedData> {
+async function loadCalibration(model: LoadedModel, file: string, flags: QuantizeFlags): Promise<LoadedData> {
   const { loadData } = await import("../index.ts");
   const maxLength = flags.maxLength ?? Math.min(512, model.pretrained.sizes.contextLength);
   const held =
     flags.evaluation !== undefined ? { validationPath: flags.evaluation } : flags.compare ? { validation: 0.1 } : {};
-  return loadData(model, flags.calibration, { maxLength, ...held });
+  return loadData(model, file, { maxLength, ...held });
 }
 
 /** Tell of what happens. */
@@ -312,7 +319,7 @@ function watchQuantising(output: Output): (event: QuantiseEvent | ScaleTuningEve
     resumed: ({ blocks }) => output.say(`Going on after ${count(blocks)} finished blocks.`),
     matrix: ({ report, done, total, remainingMs }) => {
       progress.update(
-        `${done}/${total}  ${report.module}  ${report.bits} bits, output error ${percent(report.outputError)}  ${duration(remainingMs)} left`,
+        `${done}/${total}  ${report.module}  ${report.bits} bits, ${report.outputError === undefined ? "weight" : "output"} error ${percent(errorOf(report))}  ${duration(remainingMs)} left`,
       );
       if (done === total) progress.clear();
     },
@@ -362,6 +369,22 @@ function describeReport(report: PackedReport, output: Output): void {
   output.say(
     `Energy a token, modelled and not measured: ${microjoules(packed.operations + packed.traffic)} µJ (${microjoules(packed.traffic)} of it reading weights); in float16 ${microjoules(float16.operations + float16.traffic)} µJ.`,
   );
+}
+
+/** The error of outputs, or of weights where no outputs were measured. */
+function errorOf({ outputError, weightError }: MatrixReport): number {
+  return outputError ?? weightError;
+}
+
+/** Refuse to go on without text where it is needed. */
+async function refuseWithoutText(flags: QuantizeFlags, need: string | undefined): Promise<void> {
+  const { TuneError } = await import("../index.ts");
+  const why = flags.compare ? "ways are compared on it" : need;
+  if (flags.calibration !== undefined || why === undefined) return;
+  throw new TuneError("bad-calibration", `Calibration text is needed: ${why}.`, {
+    at: "--calibration",
+    fix: "give --calibration a file of texts like those that the model will be used on, or choose --method rtn",
+  });
 }
 
 function percent(share: number): string {

@@ -3,6 +3,7 @@
  * help; what it all takes. How one matrix is quantised is the matter of `quant/`.
  */
 export * from "./quantise-model.ts";
+export * from "./quantise-tensors.ts";
 export * from "./report.ts";
 export * from "./tune-scales.ts";
 export * from "./work-folder.ts";

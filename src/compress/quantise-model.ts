@@ -1,6 +1,5 @@
 import { assert, TuneError } from "../errors.ts";
 import { computedTensor, type Tensor, type Value, weight } from "../graph/index.ts";
-import { toFloat32 } from "../io/convert.ts";
 import { dequantise, type PackedEntry, type PackedToWrite, transposed } from "../io/packed/index.ts";
 import type { PretrainedModel } from "../models/index.ts";
 import {
@@ -30,6 +29,7 @@ import {
   tokenRows,
 } from "./blocks.ts";
 import { type Calibration, type CalibrationBatch, layOutCalibration } from "./calibration.ts";
+import { breathe, distinctSites, nameOf, startMeter, uprightWeight, weightError } from "./sites.ts";
 import type { WorkFolder } from "./work-folder.ts";
 
 /** One number of planes for every matrix, or an average to be spent where it helps most. */
@@ -64,8 +64,10 @@ export interface MatrixReport {
   readonly bits: number;
   readonly rows: number;
   readonly columns: number;
-  /** ‖X(W − Ŵ)ᵀ‖²/‖XWᵀ‖² on the calibration text. */
-  readonly outputError: number;
+  /** ‖X(W − Ŵ)ᵀ‖²/‖XWᵀ‖² on the calibration text, where there was one. */
+  readonly outputError?: number;
+  /** ‖W − Ŵ‖²/‖W‖². */
+  readonly weightError: number;
   /** Share of the mean diagonal that the Hessian was damped by, where the scheme factors one. */
   readonly damping?: number;
   /** No damping sufficed, and only the diagonal was used. */
@@ -129,14 +131,8 @@ export interface QuantisedModel {
  */
 export async function quantiseModel(options: QuantiseModelOptions): Promise<QuantisedModel | undefined> {
   const { model, sequences, padId, bits, work, onEvent } = options;
-  const cut = cutIntoBlocks(model.loss(), model.architecture.outputModule);
+  const cut = blocksToQuantise(model);
   const sites = cut.blocks.flatMap((block) => block.sites);
-  if (sites.length === 0) {
-    throw new TuneError("nothing-to-quantise", "The model has no numbered layers with linear maps.", {
-      at: model.folder,
-      fix: "quantise a decoder-only language model",
-    });
-  }
   const widest = Math.max(...sites.map(({ inFeatures }) => inFeatures));
   const calibration = layOutCalibration(sequences, { padId, widest });
   onEvent?.({ kind: "calibration", tokens: calibration.tokens, comfortableTokens: calibration.comfortableTokens });
@@ -153,6 +149,21 @@ export async function quantiseModel(options: QuantiseModelOptions): Promise<Quan
   return sweepBlocks(options, cut, calibration, bitsOf, plan);
 }
 
+/** A model's blocks. @throws {TuneError} `nothing-to-quantise`. */
+export function blocksToQuantise(model: PretrainedModel): BlockedModel {
+  const cut = cutIntoBlocks(model.loss(), model.architecture.outputModule);
+  if (cut.blocks.some(({ sites }) => sites.length > 0)) return cut;
+  throw new TuneError("nothing-to-quantise", "The model has no numbered layers with linear maps.", {
+    at: model.folder,
+    fix: "quantise a decoder-only language model",
+  });
+}
+
+/** What the sweep of a matrix costs, in proportion: rows·columns², and what goes by weights. */
+function sweepCost({ outFeatures, inFeatures }: BlockSite): number {
+  return outFeatures * inFeatures * (inFeatures + 2000);
+}
+
 async function sweepBlocks(
   { device, choice, work, signal, onEvent }: QuantiseModelOptions,
   cut: BlockedModel,
@@ -163,7 +174,10 @@ async function sweepBlocks(
   const matrices: (PackedToWrite | PackedEntry)[] = [];
   const reports: MatrixReport[] = [];
   const total = distinctSites(cut.blocks.flatMap(({ sites }) => sites)).length;
-  const meter = startMeter(cut.blocks);
+  const meter = startMeter(
+    cut.blocks.flatMap(({ sites }) => sites),
+    sweepCost,
+  );
   let resumed = 0;
   let carried = await firstCarried(device, cut, calibration);
   for (const [index, block] of cut.blocks.entries()) {
@@ -212,6 +226,7 @@ async function quantiseSite(
   const shape = { name, rows: site.outFeatures, columns: site.inFeatures };
   const { matrix, prepared } = scheme.quantise({ ...shape, weight: upright, hessian }, bits, config);
   const dead = diagonalZeros(hessian);
+  const values = dequantise(matrix);
   return {
     entry: { name, stored: site.layout, matrix },
     report: {
@@ -220,7 +235,8 @@ async function quantiseSite(
       bits,
       rows: shape.rows,
       columns: shape.columns,
-      outputError: relativeError(upright, dequantise(matrix), hessian),
+      outputError: relativeError(upright, values, hessian),
+      weightError: weightError(upright, values),
       ...(scheme.readsActivations && prepared ? { damping: prepared.damping } : {}),
       ...(prepared?.diagonalOnly ? { diagonalOnly: true } : {}),
       deadInputs: dead,
@@ -241,7 +257,10 @@ async function planBits(
   const sorted = [...choices].sort((a, b) => a - b);
   const items: (AllocationItem & { readonly importance: number })[] = [];
   const total = distinctSites(cut.blocks.flatMap(({ sites }) => sites)).length;
-  const meter = startMeter(cut.blocks);
+  const meter = startMeter(
+    cut.blocks.flatMap(({ sites }) => sites),
+    sweepCost,
+  );
   let carried = await firstCarried(device, cut, calibration);
   for (const [index, block] of cut.blocks.entries()) {
     const hessians = await collect(device, cut, block, calibration, carried);
@@ -375,15 +394,8 @@ async function collect(
   };
 }
 
-/** A weight [out, in] in float64, whichever way it is stored. */
-async function uprightWeight({ weight: value, layout, outFeatures, inFeatures }: BlockSite): Promise<Float64Array> {
-  assert(value.kind === "weight", "a linear map has a pretrained weight");
-  const { data } = await toFloat32(value.source);
-  return Float64Array.from(layout === "out,in" ? data : transposed(data, inFeatures, outFeatures));
-}
-
 /** trace(D·H·Dᵀ)/trace(W·H·Wᵀ), D = W − Ŵ. */
-function relativeError(weight: Float64Array, quantised: Float32Array, { columns, values }: Hessian): number {
+function relativeError(weight: Float32Array, quantised: Float32Array, { columns, values }: Hessian): number {
   const rows = weight.length / columns;
   let error = 0;
   let whole = 0;
@@ -397,7 +409,7 @@ function relativeError(weight: Float64Array, quantised: Float32Array, { columns,
   return whole > 0 ? error / whole : 0;
 }
 
-function quadratic(x: Float64Array, h: Float64Array, n: number): number {
+function quadratic(x: Float32Array | Float64Array, h: Float64Array, n: number): number {
   let sum = 0;
   for (let i = 0; i < n; i++) {
     const own = x[i] ?? 0;
@@ -413,43 +425,4 @@ function diagonalZeros({ columns, values }: Hessian): number {
   let count = 0;
   for (let i = 0; i < columns; i++) if ((values[i * columns + i] ?? 0) <= 0) count += 1;
   return count;
-}
-
-/** The name of the weight that a site reads. */
-function nameOf({ weight: value }: BlockSite): string {
-  assert(value.kind === "weight", "a linear map has a pretrained weight");
-  return value.name;
-}
-
-/** Modules that share a weight are quantised once, by the first. */
-function distinctSites(sites: readonly BlockSite[]): readonly BlockSite[] {
-  return sites.filter((site, i) => sites.findIndex(({ weight: other }) => other === site.weight) === i);
-}
-
-/** Let timers and signals have their turn: a sweep blocks the thread. */
-function breathe(): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, 0));
-}
-
-/** Time left, by what the sweeps of the matrices cost: rows·columns². */
-function startMeter(blocks: readonly Block[]): {
-  readonly tick: (site: BlockSite) => number;
-  readonly skip: (sites: readonly BlockSite[]) => void;
-} {
-  const cost = ({ outFeatures, inFeatures }: BlockSite): number => outFeatures * inFeatures * (inFeatures + 2000);
-  let left = distinctSites(blocks.flatMap(({ sites }) => sites)).reduce((sum, site) => sum + cost(site), 0);
-  let done = 0;
-  let started: number | undefined;
-  return {
-    tick: (site) => {
-      started ??= performance.now();
-      done += cost(site);
-      left -= cost(site);
-      return ((performance.now() - started) / done) * left;
-    },
-    skip: (sites) => {
-      for (const site of sites) left -= cost(site);
-      started = performance.now();
-    },
-  };
 }

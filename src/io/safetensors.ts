@@ -360,9 +360,24 @@ export function headerBytes(header: string): Uint8Array {
   return padded;
 }
 
+/** Elements of a tensor that are read and written together, where it can be read in parts. */
+const partElements = 2 ** 22;
+
 async function* fileChunks(header: string, entries: readonly NamedTensor[]): AsyncGenerator<Uint8Array> {
   yield headerBytes(header);
   for (const { name, tensor } of entries) {
+    const size = sizeOf(tensor.shape);
+    if ("readPart" in tensor && tensor.readPart && size > partElements) {
+      for (let start = 0; start < size; start += partElements) {
+        const end = Math.min(size, start + partElements);
+        const data = await tensor.readPart(start, end);
+        if (data.length !== end - start || data.byteLength !== (end - start) * bytesPerElement(tensor.dtype)) {
+          throw new TuneError("read-failed", `${name} changed while it was being written.`, { fix: "try again" });
+        }
+        yield bytesOf(data);
+      }
+      continue;
+    }
     const { dtype, data } = "data" in tensor ? tensor : await tensor.read();
     if (dtype !== tensor.dtype || data.byteLength !== byteLengthOf(tensor)) {
       throw new TuneError("read-failed", `${name} changed while it was being written.`, { fix: "try again" });

@@ -4,9 +4,9 @@ import { type PackedMatrix, packPlanes } from "../io/packed/index.ts";
 import { assign, createBinaryCoder } from "./binary-code.ts";
 import { createCodebook, fillCodebook, nearestIndex } from "./codebook.ts";
 import { type SweepConfig, sweepFields } from "./gptq.ts";
-import { prepareHessian } from "./hessian.ts";
-import { defineScheme, type Scheme } from "./scheme.ts";
-import { columnsInOrder, sweep } from "./sweep.ts";
+import { deadInputs, prepareHessian } from "./hessian.ts";
+import { defineScheme, hessianOf, type Scheme } from "./scheme.ts";
+import { sweep } from "./sweep.ts";
 import { toFloat16 } from "./uniform.ts";
 
 interface BcqConfig extends Pick<SweepConfig, "damping"> {
@@ -41,11 +41,14 @@ export const bcq: Scheme<BcqConfig> = defineScheme<BcqConfig>({
     },
   },
   readsActivations: false,
-  quantise: ({ rows, columns, weight, hessian }, bits, config) => {
+  needsCalibration: ({ compensate }) => compensate,
+  quantise: (site, bits, config) => {
+    const { rows, columns, weight } = site;
     // Groups are of the model's own columns, so only a sweep whose order is kept could reorder them.
-    const prepared = prepareHessian(hessian, { ...config, activationOrder: false });
-    const natural = prepared.order;
-    const work = columnsInOrder(weight, rows, natural, prepared.dead);
+    const prepared = config.compensate
+      ? prepareHessian(hessianOf(site), { ...config, activationOrder: false })
+      : undefined;
+    const dead = prepared?.dead ?? deadInputs(site);
     const columnGroup = config.groupSize === 0 ? columns : Math.min(config.groupSize, columns);
     const groups = Math.ceil(columns / columnGroup);
     const coder = createBinaryCoder({ bits, rounds: config.rounds, terms: 0 });
@@ -57,7 +60,8 @@ export const bcq: Scheme<BcqConfig> = defineScheme<BcqConfig>({
     for (let row = 0; row < rows; row++) {
       for (let g = 0; g < groups; g++) {
         const [start, end] = [g * columnGroup, Math.min(columns, (g + 1) * columnGroup)];
-        const values = Float64Array.from({ length: end - start }, (_, i) => work[(start + i) * rows + row] ?? 0);
+        const values = new Float64Array(end - start);
+        for (let k = start; k < end; k++) values[k - start] = dead[k] === 1 ? 0 : (weight[row * columns + k] ?? 0);
         const scales = coder(values).alpha.map(toFloat16); // as they are stored; codes are the nearest to these
         scales.forEach((scale, i) => {
           alpha[(i * rows + row) * groups + g] = scale;
@@ -69,7 +73,7 @@ export const bcq: Scheme<BcqConfig> = defineScheme<BcqConfig>({
     }
     const shape = { rows, columns, bits, rowGroup: 1, columnGroup, coding: "binary", scaleKind: "float16" } as const;
     const pack = (): PackedMatrix => ({ ...shape, planes: packPlanes(codes, shape), scales: float32ToFloat16(alpha) });
-    if (!config.compensate) return { matrix: pack(), prepared };
+    if (prepared === undefined) return { matrix: pack() };
     sweep(weight, rows, prepared, {
       groupSize: 1,
       quantise: (k, state, quantised) => {

@@ -1,6 +1,6 @@
 import { type Fields, flag, integer, real } from "../fields.ts";
 import { prepareHessian } from "./hessian.ts";
-import { defineScheme, type Scheme } from "./scheme.ts";
+import { defineScheme, hessianOf, type Scheme } from "./scheme.ts";
 import { type ColumnQuantiser, sweep } from "./sweep.ts";
 import { createUniform, fitGroup, packUniform, uniformCode, uniformValue } from "./uniform.ts";
 
@@ -39,9 +39,10 @@ export const gptq: Scheme<GptqConfig> = defineScheme<GptqConfig>({
     ...sweepFields,
   },
   readsActivations: true,
+  needsCalibration: () => true,
   quantise: (site, bits, { groupSize, damping, activationOrder }) => {
-    const { rows, columns, weight, hessian } = site;
-    const prepared = prepareHessian(hessian, { damping, activationOrder });
+    const { rows, columns, weight } = site;
+    const prepared = prepareHessian(hessianOf(site), { damping, activationOrder });
     const uniform = createUniform(site, bits, groupSize);
     const { columnGroup, codes } = uniform;
     const groups = Math.ceil(columns / columnGroup);

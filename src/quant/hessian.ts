@@ -39,13 +39,14 @@ export interface PrepareOptions {
  * their code. Columns that are never active get a unit diagonal.
  * @throws {TuneError} `bad-calibration` when H holds NaN or infinity.
  */
-export function prepareHessian({ columns: n, values }: Hessian, options: PrepareOptions): PreparedHessian {
+export function prepareHessian(hessian: Hessian, options: PrepareOptions): PreparedHessian {
+  const { columns: n, values } = hessian;
   if (!values.every(Number.isFinite)) {
     throw new TuneError("bad-calibration", "The inputs of the layer hold NaN or infinity.", {
       fix: "check that the model computes finite losses on the calibration text (scion eval)",
     });
   }
-  const dead = deadInputs({ columns: n, values });
+  const dead = deadInputs({ columns: n, hessian });
   let mean = 0;
   for (let i = 0; i < n; i++) mean += (dead[i] === 1 ? 1 : (values[i * n + i] ?? 0)) / n;
   const order = columnOrder(values, n, options);
@@ -77,9 +78,17 @@ export function prepareHessian({ columns: n, values }: Hessian, options: Prepare
   return { order, upper, damped, dead, damping: 1, diagonalOnly: true };
 }
 
-/** Inputs that were 0 on every token. */
-export function deadInputs({ columns, values }: Hessian): Uint8Array {
-  return Uint8Array.from({ length: columns }, (_, i) => ((values[i * columns + i] ?? 0) <= 0 ? 1 : 0));
+/** Inputs of a site that were 0 on every token: 1 for each. None are known without calibration text. */
+export function deadInputs({
+  columns,
+  hessian,
+}: {
+  readonly columns: number;
+  readonly hessian?: Hessian | undefined;
+}): Uint8Array {
+  const dead = new Uint8Array(columns);
+  if (hessian) for (let i = 0; i < columns; i++) dead[i] = (hessian.values[i * columns + i] ?? 0) <= 0 ? 1 : 0;
+  return dead;
 }
 
 function columnOrder(values: Float64Array, n: number, { activationOrder, run = 1 }: PrepareOptions): Uint32Array {
@@ -103,7 +112,11 @@ function columnOrder(values: Float64Array, n: number, { activationOrder, run = 1
  * How much error a matrix is expected to make: ‖S‖_F/√numel · std(S)², S = W with column j divided by U[j, j].
  * You et al. 2024 (arXiv 2406.05981), §4.3, with the norm taken per weight, so that matrices of any size compare.
  */
-export function importance(weight: Float64Array, rows: number, { order, upper }: PreparedHessian): number {
+export function importance(
+  weight: Float32Array | Float64Array,
+  rows: number,
+  { order, upper }: PreparedHessian,
+): number {
   const n = order.length;
   let sum = 0;
   let squares = 0;

@@ -1,3 +1,4 @@
+import { assert } from "../errors.ts";
 import type { Fields } from "../fields.ts";
 import type { PackedMatrix } from "../io/packed/index.ts";
 import type { Citation } from "../methods/index.ts";
@@ -10,9 +11,9 @@ export interface QuantSite {
   readonly rows: number;
   readonly columns: number;
   /** [rows, columns]: outputs by inputs. Left as it is. */
-  readonly weight: Float64Array;
-  /** What its inputs were on the calibration text. */
-  readonly hessian: Hessian;
+  readonly weight: Float32Array | Float64Array;
+  /** What its inputs were on the calibration text; absent without one, where the scheme does not need it. */
+  readonly hessian?: Hessian | undefined;
 }
 
 /** A quantised weight, and what was done for it. */
@@ -30,6 +31,8 @@ export interface Scheme<Config extends object = object> {
   readonly fields: Fields<Config>;
   /** Whether the inputs of a layer change what is done, beyond setting the weights of dead inputs to 0. */
   readonly readsActivations: boolean;
+  /** Whether it cannot do without calibration text at these options: what it makes of a weight depends on the inputs. */
+  readonly needsCalibration: (config: Config) => boolean;
   /** Quantise one weight. Pure; `bits` is a whole number from 1 to 8. */
   readonly quantise: (site: QuantSite, bits: number, config: Config) => Quantised;
 }
@@ -37,4 +40,10 @@ export interface Scheme<Config extends object = object> {
 /** Declare a scheme; its own config type stays inside it. */
 export function defineScheme<Config extends object>(scheme: Scheme<Config>): Scheme<Config> {
   return Object.freeze(scheme);
+}
+
+/** What the inputs of a site were, where the scheme has said that it needs to know. */
+export function hessianOf({ name, hessian }: QuantSite): Hessian {
+  assert(hessian !== undefined, () => `${name} is quantised with its inputs measured`);
+  return hessian;
 }

@@ -4,7 +4,7 @@ import { createBinaryCoder } from "./binary-code.ts";
 import { createCodebook, fillCodebook, nearestIndex } from "./codebook.ts";
 import { type SweepConfig, sweepFields } from "./gptq.ts";
 import { prepareHessian } from "./hessian.ts";
-import { defineScheme, type Scheme } from "./scheme.ts";
+import { defineScheme, hessianOf, type Scheme } from "./scheme.ts";
 import { type SweepState, sweep } from "./sweep.ts";
 
 interface ShiftAddConfig extends SweepConfig {
@@ -45,14 +45,16 @@ export const shiftadd: Scheme<ShiftAddConfig> = defineScheme<ShiftAddConfig>({
     ...sweepFields,
   },
   readsActivations: true,
-  quantise: ({ rows, columns, weight, hessian }, bits, config) => {
+  needsCalibration: () => true,
+  quantise: (site, bits, config) => {
+    const { rows, columns, weight } = site;
     const { terms, rounds, blockWise, damping, activationOrder } = config;
     const columnGroup = blockWise ? Math.min(block.columns, columns) : 1;
     const whole = blockWise ? Math.ceil(rows / block.rowGroups) : rows;
     const rowGroup = config.rowGroup === 0 ? whole : Math.min(config.rowGroup, rows);
     const rowGroups = Math.ceil(rows / rowGroup);
     const columnGroups = Math.ceil(columns / columnGroup);
-    const prepared = prepareHessian(hessian, { damping, activationOrder, run: columnGroup });
+    const prepared = prepareHessian(hessianOf(site), { damping, activationOrder, run: columnGroup });
     const coder = createBinaryCoder({ bits, rounds, terms });
     const book = createCodebook(bits);
     const codes = new Uint8Array(rows * columns);

@@ -30,7 +30,7 @@ export interface Swept {
  * off than a block are brought up to date when the block is done. `weight` [rows, columns] is left as it is.
  */
 export function sweep(
-  weight: Float64Array,
+  weight: Float32Array | Float64Array,
   rows: number,
   { order, upper, dead }: PreparedHessian,
   quantiser: ColumnQuantiser,
@@ -82,7 +82,12 @@ function subtract(target: Float64Array, e: Float64Array, factor: number): void {
 }
 
 /** W [rows, columns] as columns in the order of the sweep; those of dead inputs are 0. */
-export function columnsInOrder(weight: Float64Array, rows: number, order: Uint32Array, dead: Uint8Array): Float64Array {
+export function columnsInOrder(
+  weight: Float32Array | Float64Array,
+  rows: number,
+  order: Uint32Array,
+  dead: Uint8Array,
+): Float64Array {
   const n = order.length;
   const result = new Float64Array(rows * n);
   for (let k = 0; k < n; k++) {

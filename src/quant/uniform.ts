@@ -42,6 +42,21 @@ export function fitGroup(uniform: UniformCodes, group: number, least: number, la
   uniform.zeros[group] = step === 0 ? 0 : Math.min(levels, Math.max(0, Math.round(-low / step)));
 }
 
+/** {@link fitGroup} for every group, at once: least and largest weights [rows, groups]. */
+export function fitGroups({ bits, steps, zeros }: UniformCodes, least: Float64Array, largest: Float64Array): void {
+  const levels = 2 ** bits - 1;
+  const exact = new Float32Array(steps.length);
+  for (let group = 0; group < exact.length; group++) {
+    const [low, high] = [Math.min(0, least[group] ?? 0), Math.max(0, largest[group] ?? 0)];
+    exact[group] = Math.min(65504, low === high ? 1 : (high - low) / levels);
+  }
+  steps.set(float16ToFloat32(float32ToFloat16(exact)));
+  for (let group = 0; group < exact.length; group++) {
+    const step = steps[group] ?? 0;
+    zeros[group] = step === 0 ? 0 : Math.min(levels, Math.max(0, Math.round(-Math.min(0, least[group] ?? 0) / step)));
+  }
+}
+
 /** Code of a weight in a group; its value is `step·(code − zero)`. */
 export function uniformCode({ steps, zeros, bits }: UniformCodes, group: number, w: number): number {
   const step = steps[group] ?? 0;

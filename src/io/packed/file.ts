@@ -370,10 +370,17 @@ function unpackBits(packed: Uint8Array, bits: number, count: number): Uint8Array
 
 /** A tensor that stays as it is, in the dtype asked for (`float16` halves an embedding), converted when it is read. */
 export function keptAs(source: LazyTensor, dtype: "float16" | "float32"): LazyTensor {
+  const { shape, readPart } = source;
   return {
     dtype,
-    shape: source.shape,
-    sizeBytes: (dtype === "float16" ? 2 : 4) * sizeOf(source.shape),
+    shape,
+    sizeBytes: (dtype === "float16" ? 2 : 4) * sizeOf(shape),
     read: async () => castTensor(await toFloat32(source), dtype),
+    ...(readPart && {
+      readPart: async (start, end) => {
+        const part: Tensor = { dtype: source.dtype, shape: [end - start], data: await readPart(start, end) };
+        return castTensor(castTensor(part, "float32"), dtype).data;
+      },
+    }),
   };
 }

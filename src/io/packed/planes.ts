@@ -46,15 +46,21 @@ export function packPlanes(codes: Uint8Array, shape: PlaneShape): Uint8Array {
   assert(codes.length === rows * columns, "one code a weight");
   const planes = new Uint8Array(planesBytes(shape));
   const [, tiles = 0, tables = 0] = planesShape(shape);
+  const planeBytes = tiles * tables * planeTile.bytesPerTable;
   for (let row = 0; row < rows; row++) {
     const { offset, shift } = placeOfRow(row, tables);
-    for (let column = 0; column < columns; column++) {
-      const code = codes[row * columns + column] ?? 0;
-      const at = offset + (column >> 2) * planeTile.bytesPerTable;
-      const bit = shift + (column & 3);
-      for (let plane = 0; plane < bits; plane++) {
-        const index = plane * tiles * tables * planeTile.bytesPerTable + at;
-        planes[index] = (planes[index] ?? 0) | (((code >> plane) & 1) << bit);
+    const own = codes.subarray(row * columns, (row + 1) * columns);
+    for (let column = 0, at = offset; column < columns; column += 4, at += planeTile.bytesPerTable) {
+      // Four codes at once, each in a byte; past the end of the row there is padding.
+      const four =
+        (own[column] ?? 0) |
+        ((own[column + 1] ?? 0) << 8) |
+        ((own[column + 2] ?? 0) << 16) |
+        ((own[column + 3] ?? 0) << 24);
+      for (let plane = 0, index = at; plane < bits; plane++, index += planeBytes) {
+        const signs = (four >>> plane) & 0x01010101;
+        const nibble = (signs | (signs >>> 7) | (signs >>> 14) | (signs >>> 21)) & 15;
+        planes[index] = (planes[index] ?? 0) | (nibble << shift);
       }
     }
   }
@@ -74,13 +80,18 @@ export function unpackPlanes(planes: Uint8Array, shape: PlaneShape): Uint8Array 
 export function unpackRow(planes: Uint8Array, shape: PlaneShape, row: number, codes: Uint8Array): void {
   const [, tiles = 0, tables = 0] = planesShape(shape);
   const { offset, shift } = placeOfRow(row, tables);
-  codes.fill(0);
-  for (let plane = 0; plane < shape.bits; plane++) {
-    const start = plane * tiles * tables * planeTile.bytesPerTable + offset;
-    for (let column = 0; column < shape.columns; column++) {
-      const byte = planes[start + (column >> 2) * planeTile.bytesPerTable] ?? 0;
-      codes[column] = (codes[column] ?? 0) | (((byte >> (shift + (column & 3))) & 1) << plane);
+  const planeBytes = tiles * tables * planeTile.bytesPerTable;
+  for (let column = 0, at = offset; column < shape.columns; column += 4, at += planeTile.bytesPerTable) {
+    let four = 0; // codes, each in a byte
+    for (let plane = 0, index = at; plane < shape.bits; plane++, index += planeBytes) {
+      const nibble = ((planes[index] ?? 0) >> shift) & 15;
+      four |= ((nibble | (nibble << 7) | (nibble << 14) | (nibble << 21)) & 0x01010101) << plane;
     }
+    // What is past the end of a typed array is not written.
+    codes[column] = four & 255;
+    codes[column + 1] = (four >>> 8) & 255;
+    codes[column + 2] = (four >>> 16) & 255;
+    codes[column + 3] = four >>> 24;
   }
 }
 
