@@ -43,6 +43,7 @@ export {
 export { type Forgetting, type ForgettingOptions, measureForgetting } from "./api/forgetting.ts";
 export { type Inspection, inspect } from "./api/inspect.ts";
 export {
+  type Data,
   dataSize,
   type LoadDataOptions,
   type LoadedData,

@@ -2,7 +2,16 @@ import { cp, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { evaluate, exportModel, loadAdapter, loadData, loadModel, type TaskName, tune } from "../src/index.ts";
+import {
+  evaluate,
+  exportModel,
+  type LoadModelOptions,
+  loadAdapter,
+  loadData,
+  loadModel,
+  type TaskName,
+  tune,
+} from "../src/index.ts";
 import type { Device } from "../src/runtime/device.ts";
 import { openNodeDevice, nodePlatform as platform } from "../src/runtime/node.ts";
 import { golden } from "./helpers/golden.ts";
@@ -241,6 +250,21 @@ describe("labels that do not fit", () => {
     expect(pretrained.labels).toEqual(["calmer", "glad", "glads", "sad"]);
     expect(pretrained.weights.get("classifier.weight")?.shape).toEqual([4, 32]);
     expect(pretrained.json["id2label"]).toEqual({ 0: "calmer", 1: "glad", 2: "glads", 3: "sad" });
+  });
+
+  it("are those of rows in memory, as of a file that holds them", async () => {
+    const given = [...moods, { text: "a", label: "calm" }];
+    const source = join(root, "bert-sequence");
+    const labelsOf = async (labelsFrom: LoadModelOptions["labelsFrom"]): Promise<unknown> =>
+      (await loadModel(source, { platform, newHead: true, ...(labelsFrom ? { labelsFrom } : {}) })).pretrained.labels;
+    async function* slowly(): AsyncGenerator<object> {
+      yield* given;
+    }
+    const expected = await labelsOf(await rows("in-a-file", given));
+    expect(expected).toEqual(["calm", "glad", "sad"]);
+    for (const from of [given, slowly(), [{ rows: given.slice(0, 1) }, { rows: given.slice(1) }]])
+      expect(await labelsOf(from)).toEqual(expected);
+    await expect(labelsOf([])).rejects.toMatchObject({ code: "empty-data" });
   });
 
   it("are refused when a model is judged", async () => {

@@ -1,31 +1,34 @@
 import { TuneError } from "../errors.ts";
-import { isJsonObject } from "../io/json.ts";
 import { joinPath } from "../io/storage.ts";
 import { checkNames, checkWhole, checkWord, type NamesOf } from "../options.ts";
 import {
   type Columns,
   canStream,
+  type Data,
   type DataReport,
   type DataSource,
   type DataWarning,
   type ExampleKind,
   type ExampleStore,
+  filesOf,
   type LineProblem,
   mixedKinds,
   nameOf,
   previewExample,
-  type Rows,
   removeCache,
   reportData,
   type Share,
   type SkippedRow,
   sequencesOf,
+  sourcesOf,
   splitDataset,
   streamDataset,
   type TokenizedExample,
 } from "../train/data/index.ts";
 import { tasks } from "../train/tasks/index.ts";
 import type { LoadedModel } from "./load-model.ts";
+
+export type { Data };
 
 /** How a data file becomes examples. */
 export interface LoadDataOptions {
@@ -44,12 +47,6 @@ export interface LoadDataOptions {
   /** Leave rows out that cannot be used, and tell them (`skipped`), instead of refusing all. */
   readonly skipBadRows?: boolean;
 }
-
-/**
- * Where rows come from: a file or folder; rows in memory, or that come one by one; or several of these, with how often
- * each comes in an epoch.
- */
-export type Data = string | readonly DataSource[] | Rows;
 
 const loadDataNames: NamesOf<LoadDataOptions> = {
   maxLength: true,
@@ -226,24 +223,6 @@ export async function dataSize(
   };
 }
 
-function sourcesOf(data: Data): readonly DataSource[] {
-  if (typeof data === "string") return [{ path: data }];
-  return isSources(data) ? data : [{ rows: data }];
-}
-
-/** Whether a list is one of sources: each names a path, or holds rows, and says nothing else but its weight. */
-function isSources(data: readonly DataSource[] | Rows): data is readonly DataSource[] {
-  const isSource = (value: unknown): boolean =>
-    isJsonObject(value) &&
-    (typeof value["path"] === "string" || isRows(value["rows"])) &&
-    Object.keys(value).every((key) => ["path", "rows", "name", "weight"].includes(key));
-  return Array.isArray(data) && data.length > 0 && data.every(isSource);
-}
-
-function isRows(value: unknown): boolean {
-  return typeof value === "object" && value !== null && (Symbol.iterator in value || Symbol.asyncIterator in value);
-}
-
 function keyOf(example: TokenizedExample): string {
   return sequencesOf(example)
     .map(({ inputIds }) => inputIds.join())
@@ -320,11 +299,6 @@ function skippedIn(
 ): readonly SkippedRow[] {
   const all = stages.flatMap((stage) => stage?.skipped ?? []);
   return all.map(({ line, what }) => ({ at, line, what })).sort((a, b) => a.line - b.line);
-}
-
-/** The files among some sources. */
-function filesOf(sources: readonly DataSource[]): readonly string[] {
-  return sources.flatMap((source) => ("path" in source ? [source.path] : []));
 }
 
 /** The longest sequence unless another is asked for: the model's context, or less where sentence-transformers says so. */

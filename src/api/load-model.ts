@@ -5,7 +5,7 @@ import { loadTokenizer, type TextTokenizer } from "../io/tokenizer.ts";
 import { type Labels, openModel, type PretrainedModel, type TaskName, withVocabulary } from "../models/index.ts";
 import { checkNames, checkWhole, checkWord, type NamesOf } from "../options.ts";
 import type { Platform } from "../runtime/platform.ts";
-import type { ReadOptions } from "../train/data/index.ts";
+import { type Data, type DataSource, filesOf, type ReadOptions, sourcesOf } from "../train/data/index.ts";
 import { mergeLabels, tasks } from "../train/tasks/index.ts";
 import { adapterFolder } from "./adapter-folder.ts";
 import { chooseVocabulary } from "./vocabulary.ts";
@@ -40,8 +40,11 @@ export interface LoadModelOptions {
   readonly forAdapter?: string | readonly string[];
   /** How {@link labelsFrom} is read, where its columns are called otherwise or rows of it cannot be used. */
   readonly readOptions?: Pick<ReadOptions, "columns" | "skipBadRows">;
-  /** A data file whose labels the head is for: those of the model are checked, or a head that starts anew has them. */
-  readonly labelsFrom?: string | readonly string[];
+  /**
+   * Data whose labels the head is for, as `loadData` takes it, or several files: the model's labels are checked, or a head
+   * that starts anew has those of the data. Rows that can be gone through only once (a generator's) are used up by this.
+   */
+  readonly labelsFrom?: Data | readonly string[];
   /** Let the head start anew, whatever the files hold. */
   readonly newHead?: boolean;
   /** Draws a head that starts anew. */
@@ -109,15 +112,15 @@ export async function loadModel(source: string, options: LoadModelOptions): Prom
     adapters,
     ...(chatTemplate === undefined ? {} : { chatTemplate }),
   });
-  const labelled = typeof labelsFrom === "string" ? [labelsFrom] : (labelsFrom ?? []);
+  const labelled = labelsFrom === undefined ? [] : labelSources(labelsFrom);
   // Whatever is written with this model, its own files stay as they are.
-  const storage = guardOutputs(vocabulary.storage, { inputs: [folder, ...adapters, ...labelled] });
+  const storage = guardOutputs(vocabulary.storage, { inputs: [folder, ...adapters, ...filesOf(labelled)] });
   const platform = { ...base, storage };
   const inData = async (task: TaskName): Promise<Labels | undefined> => {
     const { labels, read } = tasks[task];
     if (!labels || labelsFrom === undefined) return undefined;
     return mergeLabels(
-      await Promise.all(labelled.map(async (path) => labels(await read(platform.storage, path, readOptions)))),
+      await Promise.all(labelled.map(async (source) => labels(await read(platform.storage, source, readOptions)))),
     );
   };
   const made = adapters[0] === undefined ? undefined : await readAdapterTask(platform.storage, adapters[0]);
@@ -149,6 +152,12 @@ export async function loadModel(source: string, options: LoadModelOptions): Prom
     tokenizer ??= loadTokenizer(platform.storage, folder).then((loaded) => fitting(loaded, pretrained, folder));
     return tokenizer;
   }
+}
+
+function labelSources(data: Data | readonly string[]): readonly DataSource[] {
+  const isFile = (value: unknown): value is string => typeof value === "string";
+  if (Array.isArray(data) && data.length > 0 && data.every(isFile)) return data.map((path) => ({ path }));
+  return sourcesOf(data);
 }
 
 function fitting(tokenizer: TextTokenizer, model: PretrainedModel, folder: string): TextTokenizer {

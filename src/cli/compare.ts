@@ -2,7 +2,7 @@ import { basename } from "node:path";
 import type { Command } from "commander";
 import type { ComparedMethod, ComparedRow, CompareEvent, ComparisonResult, Spread } from "../index.ts";
 import { drawComparison } from "./compare-picture.ts";
-import { readingOf } from "./data.ts";
+import { describeReading, readBaseText, readingOf, readingRecord } from "./data.ts";
 import { deviceOptions, loadFlags, memoryOptions, realNumber, wholeNumber, withIgnoreMemory } from "./model.ts";
 import { type Output, strong } from "./output.ts";
 import { startsOver, withReplace } from "./outputs.ts";
@@ -76,10 +76,16 @@ export async function run(
   await checkOutput(storage, flags.output, "comparison");
   const data = await loadTuningData(model, flags, output, flags.output);
   const length = flags.maxLength === undefined ? {} : { maxLength: flags.maxLength };
-  const rest = { ...readingOf(flags), ...length };
-  const rows = async (file: string | undefined): Promise<Awaited<ReturnType<typeof loadData>>["train"]> =>
-    file === undefined ? [] : (await loadData(model, file, file === flags.testData ? rest : length)).train;
-  const [test, baseText] = [await rows(flags.testData), await rows(flags.baseText)];
+  const test =
+    flags.testData === undefined
+      ? undefined
+      : await loadData(model, flags.testData, { ...readingOf(flags), ...length });
+  if (test) {
+    describeReading(test, output);
+    output.record({ kind: "test-data", ...readingRecord(test) });
+  }
+  const text = await readBaseText(model, flags.baseText, flags, output);
+  if (text) output.record({ kind: "base-text", ...readingRecord(text) });
   const stop = listenForInterrupt(output, "Saving after this update");
   try {
     const { methods, ...matched } = await methodsOf(flags, given, data.kind);
@@ -93,7 +99,7 @@ export async function run(
     const rates = ratesFor(flags.rates);
     const result = await compare(model, data, {
       ...shared,
-      ...{ methods, ...matched, test, baseText },
+      ...{ methods, ...matched, test: test?.train ?? [], baseText: text?.train ?? [] },
       ...{ output: flags.output, seeds: flags.seeds, resume: flags.resume === true },
       ...(rates.all === undefined ? {} : { learningRates: rates.all }),
       ...memoryOptions(flags),

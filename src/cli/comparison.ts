@@ -20,6 +20,7 @@ export interface ComparisonFlags extends OutputFlags {
   readonly cache: string;
   readonly device?: string;
   readonly threads?: number;
+  readonly chatTemplate?: string;
 }
 
 /** Add them to a command. */

@@ -1,6 +1,7 @@
 import { basename, extname } from "node:path";
 import { type Command, Option } from "commander";
 import type { ContinualResult } from "../index.ts";
+import { readBaseText, readingRecord } from "./data.ts";
 import { deviceOptions, memoryOptions, withIgnoreMemory } from "./model.ts";
 import type { Output } from "./output.ts";
 import { startsOver, withReplace } from "./outputs.ts";
@@ -51,7 +52,7 @@ export async function run(
   _args: readonly string[],
   given: Given,
 ): Promise<number> {
-  const { checkOutput, loadData, tuneInOrder } = await import("../index.ts");
+  const { checkOutput, tuneInOrder } = await import("../index.ts");
   const { exitCodes } = await import("./failure.ts");
   const { listenForInterrupt } = await import("./interrupt.ts");
   const model = await openTuned(flags, given, output);
@@ -63,7 +64,8 @@ export async function run(
     const folder = `${flags.output}/${i + 1}-${name}`;
     tasks.push({ name, data: await loadTuningData(model, { ...flags, data }, output, folder) });
   }
-  const baseText = flags.baseText === undefined ? [] : (await loadData(model, flags.baseText)).train;
+  const text = await readBaseText(model, flags.baseText, flags, output);
+  if (text) output.record({ kind: "base-text", ...readingRecord(text) });
   const stop = listenForInterrupt(output, "Saving after this update");
   const progress = createProgress();
   try {
@@ -73,7 +75,7 @@ export async function run(
       output: flags.output,
       between: flags.between,
       resume: flags.resume === true,
-      baseText,
+      baseText: text?.train ?? [],
       ...memoryOptions(flags),
       deviceOptions: deviceOptions(flags),
       signal: stop.signal,

@@ -1,6 +1,6 @@
 import type { Command } from "commander";
 import type { Adapter, Forgetting, LoadedModel } from "../index.ts";
-import { type DataFlags, describeReading, readingOf, withData } from "./data.ts";
+import { type DataFlags, describeReading, readBaseText, readingOf, readingRecord, withData } from "./data.ts";
 import {
   type BaseWeightsFlags,
   deviceOptions,
@@ -91,8 +91,7 @@ export async function run(flags: EvalFlags, output: Output, _args: readonly stri
     }
   }
   const forgetting = await forgettingOf(flags, { model, adapter }, output);
-  const { skipped } = data;
-  output.record({ ...result, ...(forgetting ? { forgetting } : {}), ...(skipped.length > 0 ? { skipped } : {}) });
+  output.record({ ...result, ...forgetting, data: readingRecord(data) });
   return 0;
 }
 
@@ -117,16 +116,12 @@ async function forgettingOf(
   flags: EvalFlags,
   { model, adapter }: { readonly model: LoadedModel; readonly adapter: Adapter | undefined },
   output: Output,
-): Promise<Forgetting | undefined> {
-  const { loadData, measureForgetting } = await import("../index.ts");
-  if (flags.baseText === undefined) return undefined;
+): Promise<{ readonly forgetting?: Forgetting; readonly baseText?: object }> {
+  const { measureForgetting } = await import("../index.ts");
+  if (flags.baseText === undefined) return {};
   const base = flags.baseModel === undefined ? model : (await loadFlags({ model: flags.baseModel }, output)).model;
-  const { train } = await loadData(
-    base,
-    flags.baseText,
-    flags.maxLength === undefined ? {} : { maxLength: flags.maxLength },
-  );
-  const tuned = await measureForgetting(base, train, {
+  const text = await readBaseText(base, flags.baseText, flags, output);
+  const tuned = await measureForgetting(base, text?.train ?? [], {
     ...(flags.baseModel === undefined ? {} : { tuned: model }),
     ...(adapter ? { adapter } : {}),
     batchSize: flags.batchSize,
@@ -136,5 +131,5 @@ async function forgettingOf(
   output.say(
     `forgetting  ${tuned.forgetting.toFixed(4)} nats: ${tuned.tunedLoss.toFixed(4)} where the base has ${tuned.baseLoss.toFixed(4)}`,
   );
-  return tuned;
+  return { forgetting: tuned, ...(text ? { baseText: readingRecord(text) } : {}) };
 }

@@ -1,11 +1,20 @@
 import { type Command, Option } from "commander";
-import type { LoadedModel, Mended } from "../index.ts";
+import type { LoadedData, LoadedModel, Mended } from "../index.ts";
 import { type ComparisonFlags, describeReport, loadComparison, withComparison } from "./comparison.ts";
-import { deviceOptions, realNumber } from "./model.ts";
+import {
+  type DataFlags,
+  describeReading,
+  readBaseText,
+  readingOf,
+  readingRecord,
+  refuseIdleReading,
+  withData,
+} from "./data.ts";
+import { deviceOptions, realNumber, withChatTemplate } from "./model.ts";
 import { type Output, strong } from "./output.ts";
 import type { Given } from "./parsing.ts";
 
-interface MendFlags extends ComparisonFlags {
+interface MendFlags extends ComparisonFlags, DataFlags {
   readonly output: string;
   readonly to: "safetensors" | "peft";
   readonly rank: "exact" | "same";
@@ -18,7 +27,7 @@ interface MendFlags extends ComparisonFlags {
 /** `scion mend` */
 export async function define(command: Command): Promise<void> {
   const { mendDefaults } = await import("../index.ts");
-  (await withComparison(command.description("Scale the intruders of a tuned model down")))
+  withChatTemplate(withData(await withComparison(command.description("Scale the intruders of a tuned model down"))))
     .requiredOption("-o, --output <folder>", "where the mended model or adapter goes")
     .addOption(
       new Option("--to <form>", "safetensors (merged weights) or peft (a LoRA adapter)")
@@ -64,13 +73,18 @@ export async function run(flags: MendFlags, output: Output, _args: readonly stri
       fix: "leave it out, or give --to peft",
     });
   }
+  refuseIdleReading(flags, {
+    renames: flags.data !== undefined,
+    reads: flags.data !== undefined || flags.baseText !== undefined,
+  });
   const { base, options, done } = await loadComparison(flags, output);
   await checkFolder(base.platform.storage, flags.output, folderKind(flags.to));
+  const texts = await readTexts(base, flags, output);
   const mended = await mend(base, { ...options, mode: flags.mode, lambda: flags.lambda });
   try {
     done();
     await describeReport(mended.report, output);
-    const measures = await measure(base, mended, flags, output);
+    const measures = await measure(base, mended, texts, { flags, output });
     let error = 0;
     if (flags.to === "peft") {
       const written = await mended.adapter(flags.rank);
@@ -96,25 +110,41 @@ export async function run(flags: MendFlags, output: Output, _args: readonly stri
   }
 }
 
-/** Losses before and after, on the texts that the flags name. */
+/** What losses are measured on. */
+interface Texts {
+  readonly data: LoadedData | undefined;
+  readonly baseText: LoadedData | undefined;
+}
+
+/** Read what the flags name, and say what was left out of it. */
+async function readTexts(base: LoadedModel, flags: MendFlags, output: Output): Promise<Texts> {
+  const { loadData } = await import("../index.ts");
+  const data = flags.data === undefined ? undefined : await loadData(base, flags.data, readingOf(flags));
+  if (data) describeReading(data, output);
+  return { data, baseText: await readBaseText(base, flags.baseText, flags, output) };
+}
+
+/** Losses before and after. */
 async function measure(
   base: LoadedModel,
   mended: Mended,
-  flags: MendFlags,
-  output: Output,
+  { data, baseText }: Texts,
+  { flags, output }: { readonly flags: MendFlags; readonly output: Output },
 ): Promise<Readonly<Record<string, unknown>>> {
-  const { loadData, measureForgetting, evaluate } = await import("../index.ts");
+  const { measureForgetting, evaluate } = await import("../index.ts");
   const device = deviceOptions(flags);
   const measures: Record<string, unknown> = {};
-  if (flags.data !== undefined) {
-    const { train } = await loadData(base, flags.data);
+  if (data) {
+    measures["data"] = readingRecord(data);
+    const { train } = data;
     const before = (await evaluate(mended.unmended, train, { deviceOptions: device })).loss;
     const after = (await evaluate(mended.model, train, { deviceOptions: device })).loss;
     output.say(`task loss   ${before.toFixed(4)} → ${after.toFixed(4)} nats`);
     measures["task"] = { before, after };
   }
-  if (flags.baseText !== undefined) {
-    const { train } = await loadData(base, flags.baseText);
+  if (baseText) {
+    measures["baseText"] = readingRecord(baseText);
+    const { train } = baseText;
     const before = await measureForgetting(base, train, { tuned: mended.unmended, deviceOptions: device });
     const after = await measureForgetting(base, train, {
       tuned: mended.model,

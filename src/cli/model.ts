@@ -39,11 +39,16 @@ export function withModel(
   command.addOption(
     new Option("--task <name>", "what the model is for; what its config says unless given").choices(taskNames),
   );
-  command.option(
+  withChatTemplate(command);
+  return device ? withDevice(command) : command;
+}
+
+/** Add the choice of a chat template to a command. */
+export function withChatTemplate(command: Command): Command {
+  return command.option(
     "--chat-template <file or name>",
     "a chat template in place of the model's: a Jinja file, or chatml, llama-3, llama-2, mistral, gemma, phi-3, zephyr, alpaca, vicuna",
   );
-  return device ? withDevice(command) : command;
 }
 
 /** The text of the template file that a flag names, or the name as it is given. */

@@ -11,6 +11,7 @@ import type {
   ScaleTuningEvent,
 } from "../index.ts";
 import { bitsTable, drawBits } from "./bits-picture.ts";
+import { type DataFlags, describeReading, readingOf, readingRecord, withData } from "./data.ts";
 import {
   deviceOptions,
   loadFlags,
@@ -27,7 +28,7 @@ import type { Given } from "./parsing.ts";
 import { count, createProgress, duration } from "./progress.ts";
 import { dashed, fieldsGiven, refuseStrangers, withFields } from "./tuning.ts";
 
-interface QuantizeFlags extends ModelFlags {
+interface QuantizeFlags extends ModelFlags, DataFlags {
   readonly calibration?: string;
   readonly method: string;
   readonly bits: number | string;
@@ -65,7 +66,8 @@ export async function define(command: Command): Promise<void> {
   const { schemes } = await import("../index.ts");
   withIgnoreMemory(
     withReplace(withModel(command.description("Pack a model's weights into 1 to 8 bits"), { adapter: false })),
-  )
+  );
+  withData(command)
     .option(
       "--calibration <file>",
       "text that the inputs of layers are measured on, in the forms that tune reads; rtn, and bcq without --compensate, need none",
@@ -129,6 +131,10 @@ export async function run(
   await refuseWithoutText(flags, calibrationNeed(choice));
   const { model } = await loadFlags(flags, output);
   const data = flags.calibration === undefined ? undefined : await loadCalibration(model, flags.calibration, flags);
+  if (data) {
+    describeReading(data, output);
+    output.record({ kind: "data", ...readingRecord(data) });
+  }
   const stop = listenForInterrupt(output, "Stopping after this matrix");
   try {
     if (flags.compare && data) return await compare(model, data, flags, choice, output, stop.signal);
@@ -254,7 +260,7 @@ async function refuseIdle(flags: QuantizeFlags, given: Given): Promise<void> {
       scheme !== undefined && "blockWise" in scheme.fields,
       `--method ${flags.method} has one variant; shiftadd has two`,
     ],
-    [["calibrationRows", "maxLength"], flags.calibration !== undefined, "there is no --calibration text"],
+    [["calibrationRows", "maxLength", "columns", "skipBadRows"], flags.calibration !== undefined, "there is no --calibration text"],
     [["device", "threads"], flags.calibration !== undefined, "without --calibration text no program runs"],
     [["blockWise"], flags.variant === undefined, "--variant says it already"],
   ];
@@ -296,7 +302,7 @@ async function loadCalibration(model: LoadedModel, file: string, flags: Quantize
   const maxLength = flags.maxLength ?? Math.min(512, model.pretrained.sizes.contextLength);
   const held =
     flags.evaluation !== undefined ? { validationPath: flags.evaluation } : flags.compare ? { validation: 0.1 } : {};
-  return loadData(model, file, { maxLength, ...held });
+  return loadData(model, file, { maxLength, ...held, ...readingOf(flags) });
 }
 
 /** Tell of what happens. */

@@ -1,5 +1,6 @@
 import type { Command } from "commander";
 import type { RunEvent, RunResult } from "../index.ts";
+import { readBaseText, readingRecord } from "./data.ts";
 import { drawLengths } from "./histogram.ts";
 import { deviceOptions, memoryOptions, withIgnoreMemory } from "./model.ts";
 import { type Output, strong } from "./output.ts";
@@ -44,17 +45,8 @@ export async function define(command: Command): Promise<void> {
 
 /** Run it. */
 export async function run(flags: TuneFlags, output: Output, _args: readonly string[], given: Given): Promise<number> {
-  const {
-    checkFolder,
-    checkOutput,
-    exportForms,
-    exportModel,
-    folderKind,
-    loadData,
-    methods,
-    ranksLeft,
-    refuseOtherRun,
-  } = await import("../index.ts");
+  const { checkFolder, checkOutput, exportForms, exportModel, folderKind, methods, ranksLeft, refuseOtherRun } =
+    await import("../index.ts");
   const { tasks, tune } = await import("../index.ts");
   const { exitCodes } = await import("./failure.ts");
   const { listenForInterrupt } = await import("./interrupt.ts");
@@ -69,7 +61,8 @@ export async function run(flags: TuneFlags, output: Output, _args: readonly stri
   const { model, data, choice } = await openTuning(flags, given, output, flags.output);
   const picture = drawLengths(`${flags.data.join(", ")}: lengths of ${data.report.examples} examples`, data.report);
 
-  const baseText = flags.baseText === undefined ? [] : (await loadData(model, flags.baseText)).train;
+  const text = await readBaseText(model, flags.baseText, flags, output);
+  if (text) output.record({ kind: "base-text", ...readingRecord(text) });
 
   const stop = listenForInterrupt(output, "Saving after this update");
   const { watch, decided } = watchRun(output);
@@ -84,7 +77,7 @@ export async function run(flags: TuneFlags, output: Output, _args: readonly stri
   try {
     result = await tune(model, data, {
       ...options,
-      baseText,
+      baseText: text?.train ?? [],
       trackIntruders: flags.trackIntruders === true,
       deviceOptions: deviceOptions(flags),
       signal: stop.signal,

@@ -14,7 +14,7 @@ import type {
   TrainSettings,
   TuningChoice,
 } from "../index.ts";
-import { type DataFlags, describeReading, readingOf, withData } from "./data.ts";
+import { type DataFlags, describeReading, readingOf, readingRecord, showLines, withData } from "./data.ts";
 import { loadFlags, type ModelFlags, realNumber, wholeNumber, withModel } from "./model.ts";
 import type { Output } from "./output.ts";
 import type { Given } from "./parsing.ts";
@@ -357,7 +357,7 @@ function dataSource(text: string): Extract<DataSource, { path: string }> {
 }
 
 function describeData(data: LoadedData, path: string, output: Output): void {
-  const { format, validation, warnings, ignoredKeys, preview, report, skipped, renamed } = data;
+  const { format, validation, preview, report } = data;
   const { examples, tokens, trainedTokens, lengths, duplicates } = report;
   const continues = data.kind === "sequence" || data.kind === "pair"; // else what is learnt is not in the tokens
   const share = ((100 * trainedTokens) / tokens).toFixed(0);
@@ -368,43 +368,13 @@ function describeData(data: LoadedData, path: string, output: Output): void {
     `Tokens in an example: ${count(lengths.shortest)} to ${count(lengths.longest)}, median ${count(lengths.median)}, 95 % up to ${count(lengths.p95)}.`,
   );
   if (duplicates.length > 0) {
-    output.say(`Examples that say what an earlier one says: ${count(duplicates.length)} (${lines(duplicates)}).`);
+    output.say(`Examples that say what an earlier one says: ${count(duplicates.length)} (${showLines(duplicates)}).`);
   }
   if (validation.length > 0) output.say(`${count(validation.length)} examples are held back for validation.`);
   describeReading(data, output);
-  if (ignoredKeys.length > 0) output.say(`Ignored keys: ${ignoredKeys.join(", ")}.`);
-  for (const { code, lines: where } of warnings) {
-    output.say(`${warningWords[code]}: ${count(where.length)} (${lines(where)}).`);
-  }
   output.say(`The first example${continues ? ", with ⟦what is trained⟧" : ""}:`, ...preview.split("\n"), "");
-  output.record({
-    kind: "data",
-    format,
-    validation: validation.length,
-    ...report,
-    ignoredKeys,
-    warnings,
-    skipped,
-    renamed,
-  });
+  output.record({ kind: "data", format, validation: validation.length, ...report, ...readingRecord(data) });
 }
-
-/** The first lines of some. */
-function lines(of: readonly number[]): string {
-  return `line ${of.slice(0, 5).join(", ")}${of.length > 5 ? ", …" : ""}`;
-}
-
-const warningWords = {
-  truncated: "Rows cut at the longest length",
-  dropped: "Rows left out, for no trained token is within the longest length",
-  "border-moved": "Rows where a token spans the end of the prompt",
-  "earlier-turns-not-trained": "Conversations whose template rewrites earlier turns, which are not trained",
-  "generation-prompt-differs": "Conversations whose answers start otherwise than the generation prompt",
-  "no-end-of-turn": "Rows without a token that ends the answer",
-  "weight-zero": "Conversations with answers of weight 0 (or train false), which are not trained",
-  "empty-turns": "Conversations with answers that say nothing, which are not trained",
-  "no-preference": "Rows left out, for their two answers are the same",
-} as const;
 
 /** Names separated by commas. */
 function namesOf(text: string): readonly string[] {

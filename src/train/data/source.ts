@@ -23,6 +23,36 @@ export type DataSource =
       readonly weight?: number;
     };
 
+/**
+ * Where rows come from: a file or folder; rows in memory, or that come one by one; or several of these, with how often
+ * each comes in an epoch.
+ */
+export type Data = string | readonly DataSource[] | Rows;
+
+/** What some data consists of. */
+export function sourcesOf(data: Data): readonly DataSource[] {
+  if (typeof data === "string") return [{ path: data }];
+  return isSources(data) ? data : [{ rows: data }];
+}
+
+/** Whether a list is one of sources: each names a path, or holds rows, and says nothing else but its weight. */
+function isSources(data: readonly DataSource[] | Rows): data is readonly DataSource[] {
+  const isSource = (value: unknown): boolean =>
+    isJsonObject(value) &&
+    (typeof value["path"] === "string" || isRows(value["rows"])) &&
+    Object.keys(value).every((key) => ["path", "rows", "name", "weight"].includes(key));
+  return Array.isArray(data) && data.length > 0 && data.every(isSource);
+}
+
+function isRows(value: unknown): boolean {
+  return typeof value === "object" && value !== null && (Symbol.iterator in value || Symbol.asyncIterator in value);
+}
+
+/** The files among some sources. */
+export function filesOf(sources: readonly DataSource[]): readonly string[] {
+  return sources.flatMap((source) => ("path" in source ? [source.path] : []));
+}
+
 /** Where rows come from, for messages. */
 export function nameOf(source: DataSource): string {
   return "path" in source ? source.path : (source.name ?? "rows");
