@@ -153,7 +153,7 @@ describe.skipIf(!here)("the rows of cases/data", () => {
     const target = await mkdtemp(join(tmpdir(), "scion-pooling-"));
     await exportModel(model, "safetensors", join(target, "model"));
     const again = await loadModel(join(target, "model"), { platform: nodePlatform, task: "sentence-embedding" });
-    expect(again.pretrained.sentence).toEqual({ pooling: "cls" });
+    expect(again.pretrained.sentence).toEqual({ poolings: ["cls"], layers: [{ kind: "normalize" }] });
     await rm(target, { recursive: true });
   });
 

@@ -1,6 +1,7 @@
 import { chatTemplateFile, tokenizerCompanions } from "../export/index.ts";
 import { hashFile } from "../io/content-hash.ts";
 import { joinPath } from "../io/storage.ts";
+import { sentenceFiles } from "../models/index.ts";
 import { type Facts, hashWeights, modelFacts } from "../train/fingerprint.ts";
 import type { LoadedModel } from "./load-model.ts";
 
@@ -9,7 +10,9 @@ export async function tokenizerFacts({ folder, platform: { storage } }: LoadedMo
   const there = new Set(await storage.list(folder));
   const files = [...tokenizerCompanions, chatTemplateFile, "chat_template.json", "vocab.json", "merges.txt"];
   const hashes: Record<string, string> = {};
-  for (const file of files) if (there.has(file)) hashes[file] = await hashFile(storage, joinPath(folder, file));
+  const sentence = await sentenceFiles(storage, folder); // how embeddings are pooled, and what follows
+  for (const file of [...files.filter((name) => there.has(name)), ...sentence])
+    hashes[file] = await hashFile(storage, joinPath(folder, file));
   return { tokenizer: hashes };
 }
 

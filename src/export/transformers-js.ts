@@ -42,6 +42,12 @@ export async function writeTransformersJsFolder(
       fix: "export the adapter (peft) or merged weights (safetensors) instead",
     });
   }
+  if (model.sentence?.layers.some(({ kind }) => kind === "dense")) {
+    throw new TuneError("unsupported-module", "transformers.js has no Dense module, and embeddings would lack it.", {
+      at: folder,
+      fix: "export merged weights (safetensors), which sentence-transformers reads whole",
+    });
+  }
   await writeFolder(storage, folder, "transformers.js", async (staging) => {
     await copyCompanions(storage, model.folder, staging);
     await writeTokenizerConfig(storage, staging);

@@ -3,6 +3,7 @@
  * Training, adapters and file formats are elsewhere.
  */
 export type { RecipeActivation } from "./activations.ts";
+export { activations } from "./activations.ts";
 export type {
   Architecture,
   DecodeOptions,
@@ -17,7 +18,7 @@ export type {
   TrunkOutputs,
   Weights,
 } from "./architecture.ts";
-export { attentionBlocks } from "./attention.ts";
+export { attentionBlocks, places } from "./attention.ts";
 export { decodeGraph, likelihoodGraph, lossGraph, targetMultiple } from "./causal-lm.ts";
 export type { ConfigJson } from "./config.ts";
 export type { GgufForm, GgufPart } from "./gguf.ts";
@@ -33,6 +34,7 @@ export {
   tensorsOf,
 } from "./model.ts";
 export type { DecodeRecipe, LayerRecipe, LinearRecipe, NormRecipe, RopeRecipe } from "./recipe.ts";
-export { type Pooling, type SentenceModules, sentenceFiles } from "./sentence.ts";
+export { type SentenceLayer, type SentenceModules, sentenceFiles, sentenceText } from "./sentence.ts";
+export type { Pooling } from "./sentence-pooling.ts";
 export { findArchitecture, supportedModelTypes } from "./table.ts";
 export { vocabularyTensors, withVocabulary } from "./vocabulary.ts";

@@ -135,7 +135,10 @@ export async function openModel(storage: Storage, folder: string, options: OpenC
   const { labels: named, ...rest } = options;
   const task = chooseForm(architecture, { json, folder, ...rest }).task;
   const labels = typeof named === "function" ? await named(task) : named;
-  const sentence = task === "sentence-embedding" ? await readSentenceModules(storage, folder) : undefined;
+  const sentence =
+    task === "sentence-embedding"
+      ? await readSentenceModules(storage, folder, architecture.sizes(architecture.configure(json)).hiddenSize)
+      : undefined;
   const choice = { ...rest, task, ...(labels ? { labels } : {}), ...(sentence ? { sentence } : {}) };
   if (!beside.includes(packedFileName)) {
     const said = await readSaidQuantisation(storage, folder, config);

@@ -2,63 +2,121 @@ import { TuneError } from "../errors.ts";
 import { isJsonObject, type JsonObject, parseJson, readJsonObject } from "../io/json.ts";
 import { insideFolder, joinPath, type Storage } from "../io/storage.ts";
 import { readText } from "../io/text.ts";
+import { type DenseModule, readDense } from "./sentence-dense.ts";
+import { type Pooling, poolingsOf } from "./sentence-pooling.ts";
+import { unsupportedModule } from "./sentence-refusal.ts";
 
-/** How the hidden states of a text's tokens become one embedding. */
-export type Pooling = "cls" | "mean" | "max" | "mean_sqrt_len_tokens";
+/** What follows the pooling: a Dense module, or lengths made 1. */
+export type SentenceLayer = DenseModule | { readonly kind: "normalize" };
 
 /** What sentence-transformers' files say of a model: modules.json and what it names. */
 export interface SentenceModules {
-  readonly pooling: Pooling;
+  /** Ways of pooling, laid end to end in this order. */
+  readonly poolings: readonly Pooling[];
+  /** What follows, in order; embeddings are made 1 long at the end in any case, as they are compared by directions. */
+  readonly layers: readonly SentenceLayer[];
   /** Longest text in tokens; the model's context unless given. */
   readonly maxLength?: number;
+  /** Whether texts are put into small letters before the tokenizer reads them. */
+  readonly lowerCase?: true;
+  /** What stands in front of every text. */
+  readonly prompt?: string;
 }
 
-/** Spellings of sentence-transformers for each way of pooling, older and newer. */
-const poolings: Readonly<Record<string, Pooling>> = {
-  pooling_mode_cls_token: "cls",
-  pooling_mode_mean_tokens: "mean",
-  pooling_mode_max_tokens: "max",
-  pooling_mode_mean_sqrt_len_tokens: "mean_sqrt_len_tokens",
-  cls: "cls",
-  mean: "mean",
-  max: "max",
-  mean_sqrt_len_tokens: "mean_sqrt_len_tokens",
-};
-
-/** Keys of a pooling's configuration that change nothing at these values. */
-const inert: Readonly<Record<string, (value: unknown) => boolean>> = {
-  word_embedding_dimension: () => true,
-  embedding_dimension: () => true,
-  include_prompt: (value) => value === true,
-};
-
 /**
- * Read what sentence-transformers says of a model in its folder; undefined when it says nothing. Embeddings are always
- * compared by their directions, so a Normalize module changes nothing.
- * @throws {TuneError} `unsupported-module` naming modules and ways of pooling that are not built.
+ * Read what sentence-transformers says of a model in its folder; undefined when it says nothing.
+ * @throws {TuneError} `unsupported-module` naming modules and ways of pooling that are not built; `weights-mismatch` for a
+ *   Dense module that does not fit `hiddenSize` or what stands before it, and what {@link readDense} throws.
  */
-export async function readSentenceModules(storage: Storage, folder: string): Promise<SentenceModules | undefined> {
+export async function readSentenceModules(
+  storage: Storage,
+  folder: string,
+  hiddenSize: number,
+): Promise<SentenceModules | undefined> {
   const present = await storage.list(folder);
   if (!present.includes("modules.json")) return undefined;
   const at = joinPath(folder, "modules.json");
-  const modules = parseList(await readText(storage, at), at);
-  let pooling: Pooling | undefined;
-  for (const { type, path } of modules) {
-    const kind = typeof type === "string" ? (type.split(".").at(-1) ?? "") : "";
-    if (kind === "Transformer" || kind === "Normalize") continue;
-    if (kind !== "Pooling") throw unsupported(at, `the module ${kind || JSON.stringify(type ?? null)}`);
-    const own = joinPath(insideFolder(folder, String(path)), "config.json");
-    pooling = poolingOf(await readJsonObject(storage, own), own);
+  let pooled: readonly Pooling[] | undefined;
+  const layers: SentenceLayer[] = [];
+  for (const { kind, path } of await listModules(storage, folder)) {
+    const own = (): string => insideFolder(folder, path);
+    if (kind === "Transformer" && pooled === undefined) continue;
+    if (kind === "Pooling" && pooled === undefined) {
+      const said = joinPath(own(), "config.json");
+      pooled = poolingsOf(await readJsonObject(storage, said), said);
+    } else if (kind === "Normalize" && pooled !== undefined) layers.push({ kind: "normalize" });
+    else if (kind === "Dense" && pooled !== undefined) layers.push(await readDense(storage, own()));
+    else {
+      const known = ["Transformer", "Pooling", "Normalize", "Dense"].includes(kind);
+      throw unsupportedModule(at, `the module ${kind}${known ? " where it stands" : ""}`);
+    }
   }
-  const bert = "sentence_bert_config.json";
-  const said = present.includes(bert) ? await readJsonObject(storage, joinPath(folder, bert)) : {};
-  if (said["do_lower_case"] === true)
-    throw unsupported(joinPath(folder, bert), "do_lower_case besides the tokenizer's own");
-  const longest = said["max_seq_length"];
+  if (pooled === undefined) throw unsupportedModule(at, "a model without a Pooling module");
+  checkWidths(layers, pooled.length * hiddenSize, at);
+  return { poolings: pooled, layers, ...(await readTransformer(storage, folder)) };
+}
+
+/** What the files of the Transformer module, and of all modules, say about texts. */
+async function readTransformer(
+  storage: Storage,
+  folder: string,
+): Promise<Pick<SentenceModules, "maxLength" | "lowerCase" | "prompt">> {
+  const present = await storage.list(folder);
+  const read = async (name: string): Promise<JsonObject> =>
+    present.includes(name) ? readJsonObject(storage, joinPath(folder, name)) : {};
+  const { max_seq_length: longest, do_lower_case: lower } = await read("sentence_bert_config.json");
+  const whole = "config_sentence_transformers.json";
+  const { prompts = {}, default_prompt_name: chosen } = await read(whole);
+  const prompt = typeof chosen === "string" && isJsonObject(prompts) ? prompts[chosen] : undefined;
+  if (chosen !== undefined && chosen !== null && typeof prompt !== "string") {
+    throw new TuneError(
+      "bad-config",
+      `"default_prompt_name" is ${JSON.stringify(chosen)}, which "prompts" does not hold.`,
+      {
+        at: joinPath(folder, whole),
+        fix: "name one of its prompts, or null",
+      },
+    );
+  }
   return {
-    pooling: pooling ?? "mean",
     ...(typeof longest === "number" && Number.isSafeInteger(longest) && longest > 0 ? { maxLength: longest } : {}),
+    ...(lower === true ? { lowerCase: true } : {}),
+    ...(typeof prompt === "string" && prompt !== "" ? { prompt } : {}),
   };
+}
+
+/** A text as sentence-transformers hands it to the tokenizer. */
+export function sentenceText(text: string, { prompt = "", lowerCase }: SentenceModules): string {
+  const whole = (prompt + text).trim();
+  return lowerCase ? whole.toLowerCase() : whole;
+}
+
+/** Numbers of what goes into Dense modules are those of what comes out before them. */
+function checkWidths(layers: readonly SentenceLayer[], pooledWidth: number, at: string): void {
+  let width = pooledWidth;
+  for (const layer of layers) {
+    if (layer.kind !== "dense") continue;
+    const [out = 0, into = 0] = layer.weight.shape;
+    if (into !== width) {
+      throw new TuneError("weights-mismatch", `A Dense module reads ${into} numbers, but ${width} stand before it.`, {
+        at,
+        fix: "fetch the model's folder again",
+      });
+    }
+    width = out;
+  }
+}
+
+/** The modules of a folder: their kinds and their folders in it. */
+async function listModules(
+  storage: Storage,
+  folder: string,
+): Promise<readonly { readonly kind: string; readonly path: string }[]> {
+  const at = joinPath(folder, "modules.json");
+  return parseList(await readText(storage, at), at).map(({ type, path }) => ({
+    kind: typeof type === "string" ? (type.split(".").at(-1) ?? "") : JSON.stringify(type ?? null),
+    path: typeof path === "string" ? path : "",
+  }));
 }
 
 /** Files of sentence-transformers in a model's folder, from it. */
@@ -66,33 +124,13 @@ export async function sentenceFiles(storage: Storage, folder: string): Promise<r
   const present = await storage.list(folder);
   if (!present.includes("modules.json")) return [];
   const named = ["modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"];
-  const at = joinPath(folder, "modules.json");
-  const inner = parseList(await readText(storage, at), at).flatMap(({ path }) =>
-    typeof path === "string" && path !== "" ? [`${path}/config.json`] : [],
+  const inner = (await listModules(storage, folder)).flatMap(({ kind, path }) =>
+    path === "" ? [] : [`${path}/config.json`, ...(kind === "Dense" ? [`${path}/model.safetensors`] : [])],
   );
   const there = await Promise.all(
     inner.map(async (file) => (await storage.sizeBytes(insideFolder(folder, file))) !== undefined),
   );
   return [...named.filter((file) => present.includes(file)), ...inner.filter((_, i) => there[i])];
-}
-
-function poolingOf(json: JsonObject, at: string): Pooling {
-  const chosen: Pooling[] = [];
-  for (const [key, value] of Object.entries(json)) {
-    if (inert[key]?.(value)) continue;
-    if (key === "pooling_mode") {
-      const way = typeof value === "string" ? poolings[value] : undefined;
-      if (way === undefined) throw unsupported(at, `pooling_mode ${JSON.stringify(value)}`);
-      chosen.push(way);
-    } else if (value === true || Object.hasOwn(inert, key)) {
-      const way = poolings[key];
-      if (way === undefined) throw unsupported(at, `${key} ${JSON.stringify(value)}`);
-      chosen.push(way);
-    } else if (value !== false) throw unsupported(at, `${key} ${JSON.stringify(value)}`);
-  }
-  const [first = "mean", ...others] = chosen;
-  if (others.length > 0) throw unsupported(at, `several ways of pooling at once (${chosen.join(", ")})`);
-  return first;
 }
 
 function parseList(text: string, at: string): readonly JsonObject[] {
@@ -108,11 +146,4 @@ function parseList(text: string, at: string): readonly JsonObject[] {
   }
   if (Array.isArray(list) && list.every(isJsonObject)) return list;
   throw new TuneError("malformed-json", "The file does not hold a list of modules.", { at, fix: "fetch it again" });
-}
-
-function unsupported(at: string, what: string): TuneError {
-  return new TuneError("unsupported-module", `The model's embeddings need ${what}, which is not built.`, {
-    at,
-    fix: "use a model that pools by its first token (cls), mean, max or mean_sqrt_len_tokens, without further modules",
-  });
 }

@@ -60,6 +60,26 @@ describe("a model named by its hub id", () => {
     expect(await readFile(join(folder, "hub/models--owner--model/refs/main"), "utf8")).toBe(hub.commit);
   });
 
+  it("brings sentence-transformers' modules along, and what prepares images", async () => {
+    const wanted = {
+      "modules.json": "[]",
+      "sentence_bert_config.json": "{}",
+      "config_sentence_transformers.json": "{}",
+      "preprocessor_config.json": "{}",
+      "1_Pooling/config.json": '{"pooling_mode_cls_token": true}',
+      "2_Dense/config.json": "{}",
+      "2_Dense/model.safetensors": "weights of a Dense module",
+    };
+    for (const [name, content] of Object.entries(wanted)) hub.files.set(name, Buffer.from(content));
+    hub.files.set("2_Dense/pytorch_model.bin", Buffer.from("pickle"));
+    const found = await find();
+    for (const [name, content] of Object.entries(wanted)) {
+      expect(await readFile(join(found, name), "utf8")).toBe(content);
+    }
+    expect(await readdir(join(found, "2_Dense"))).toEqual(["config.json", "model.safetensors"]);
+    expect(await readdir(found)).not.toContain("onnx");
+  });
+
   it("is not fetched twice", async () => {
     const first = await find();
     hub.requests.length = 0;

@@ -2,7 +2,7 @@ import { createHash, randomUUID } from "node:crypto";
 import { createReadStream, createWriteStream } from "node:fs";
 import { copyFile, mkdir, readFile, rename, rm, stat, statfs, symlink, writeFile } from "node:fs/promises";
 import { homedir } from "node:os";
-import { dirname, join } from "node:path";
+import { dirname, join, relative } from "node:path";
 import { Readable } from "node:stream";
 import { pipeline } from "node:stream/promises";
 import { TuneError } from "../errors.ts";
@@ -133,13 +133,23 @@ async function listModel(
     });
     if (!isCommit(sha)) throw new TuneError("hub-interrupted", `${settings.hubUrl} states no commit for ${id.name}.`);
     const all: HubFile[] = [];
-    for await (const entry of hub.listFiles({ repo: id.name, revision: sha, ...common })) {
-      const etag = entry.lfs?.oid ?? entry.oid ?? "";
-      if (all.length === mostFiles) {
-        throw new TuneError("hub-interrupted", `${settings.hubUrl} lists more than ${mostFiles} files of ${id.name}.`);
+    const folders: string[] = [];
+    const listFolder = async (folder: object): Promise<void> => {
+      for await (const entry of hub.listFiles({ repo: id.name, revision: sha, ...folder, ...common })) {
+        const etag = entry.lfs?.oid ?? entry.oid ?? "";
+        if (all.length === mostFiles) {
+          throw new TuneError(
+            "hub-interrupted",
+            `${settings.hubUrl} lists more than ${mostFiles} files of ${id.name}.`,
+          );
+        }
+        if (entry.type === "file") all.push({ path: entry.path, etag, sizeBytes: entry.lfs?.size ?? entry.size });
+        else if (entry.type === "directory" && moduleFolder.test(entry.path)) folders.push(entry.path);
       }
-      if (entry.type === "file") all.push({ path: entry.path, etag, sizeBytes: entry.lfs?.size ?? entry.size });
-    }
+    };
+    await listFolder({});
+    if (all.some(({ path }) => path === "modules.json"))
+      for (const path of folders.slice(0, mostModules)) await listFolder({ path });
     return { commit: sha, files: wantedFiles(id, settings, all) };
   } catch (error) {
     if (error instanceof TuneError) throw error;
@@ -151,14 +161,19 @@ async function listModel(
 /** More files than any repository with a model has. */
 const mostFiles = 100_000;
 
+/** Folders of sentence-transformers' modules, what is wanted of them, and more of them than any model has. */
+const moduleFolder = /^\d+_\w+$/;
+const moduleFile = /^\d+_\w+\/(config\.json|model\.safetensors)$/;
+const mostModules = 20;
+
 const companions =
-  /^(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|chat_template|model\.safetensors\.index)\.json$|^merges\.txt$|^chat_template\.jinja$|^LICEN[CS]E(\.\w+)?$/;
+  /^(config|preprocessor_config|modules|sentence_bert_config|config_sentence_transformers|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|chat_template|model\.safetensors\.index)\.json$|^merges\.txt$|^chat_template\.jinja$|^LICEN[CS]E(\.\w+)?$/;
 const shard = /^model-\d+-of-\d+\.safetensors$/;
 
 function wantedFiles(id: HubId, settings: HubSettings, all: readonly HubFile[]): readonly HubFile[] {
   const whole = all.filter(({ path }) => path === "model.safetensors");
   const weights = whole.length > 0 ? whole : all.filter(({ path }) => shard.test(path));
-  const others = all.filter(({ path }) => companions.test(path));
+  const others = all.filter(({ path }) => companions.test(path) || moduleFile.test(path));
   const missing = [
     ...(others.some(({ path }) => path === "config.json") ? [] : ["config.json"]),
     ...(weights.length > 0 ? [] : ["model.safetensors"]),
@@ -333,10 +348,9 @@ async function hashOf(path: string, { etag, sizeBytes }: HubFile): Promise<strin
 async function link(blob: string, pointer: string): Promise<void> {
   if ((await sizeOf(pointer)) !== undefined) return;
   await mkdir(dirname(pointer), { recursive: true });
-  const relative = join("..", "..", "blobs", blob.slice(dirname(blob).length + 1));
   const draft = `${pointer}.${randomUUID()}.partial`;
   // Windows makes links for administrators only.
-  await symlink(relative, draft).catch(() => copyFile(blob, draft));
+  await symlink(relative(dirname(pointer), blob), draft).catch(() => copyFile(blob, draft));
   await rename(draft, pointer);
 }
 

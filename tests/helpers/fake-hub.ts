@@ -87,7 +87,23 @@ function answerHub(hub: FakeHub, storeUrl: string, request: IncomingMessage, res
   else if (revision !== "main" && revision !== hub.commit) fail(404, "RevisionNotFound");
   else if (kind === "revision" && hub.infoRedirect) response.writeHead(302, { Location: hub.infoRedirect }).end();
   else if (kind === "revision") json({ id: "owner/model", sha: hub.commit });
-  else json([...hub.files].map(([path, content]) => treeEntry(path, content)));
+  else json(treeOf(hub, decodeURIComponent(/\/tree\/[^/]+\/([^?]*)/.exec(path)?.[1] ?? "")));
+}
+
+/** What stands in a folder of the repository itself, as the hub lists it. */
+function treeOf(hub: FakeHub, folder: string): readonly object[] {
+  const start = folder === "" ? "" : `${folder}/`;
+  const inside = [...hub.files].filter(([path]) => path.startsWith(start));
+  const files = inside.filter(([path]) => !path.slice(start.length).includes("/"));
+  const folders = new Set(
+    inside.flatMap(([path]) =>
+      path.slice(start.length).includes("/") ? [start + (path.slice(start.length).split("/")[0] ?? "")] : [],
+    ),
+  );
+  return [
+    ...[...folders].map((path) => ({ type: "directory", path, oid: "0".repeat(40), size: 0 })),
+    ...files.map(([path, content]) => treeEntry(path, content)),
+  ];
 }
 
 function treeEntry(path: string, content: Uint8Array): object {

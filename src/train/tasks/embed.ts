@@ -18,9 +18,9 @@ function pairs(first: string, second: string, score?: string): TaskFormat {
         ? undefined
         : `"${score}" is ${row[score]}, but cosines are from −1 to 1`;
     },
-    make: async (row, { reader }) => {
+    make: async (row, { reader, sentence }) => {
       const [one, other] = await Promise.all(
-        keys.slice(0, 2).map(async (key) => (await reader()).read(String(row[key]))),
+        keys.slice(0, 2).map(async (key) => (await reader()).read(sentence(String(row[key])))),
       );
       if (!one || !other) throw new Error("two keys, two texts");
       const trained = new Uint8Array(other.inputIds.length).fill(1);

@@ -1,6 +1,6 @@
 import { nearest, TuneError } from "../../errors.ts";
 import { dirname, insideFolder, type Storage } from "../../io/storage.ts";
-import { type Labels, labelNumber } from "../../models/index.ts";
+import { type Labels, labelNumber, sentenceText } from "../../models/index.ts";
 import { readImage } from "../data/image.ts";
 import {
   type DataSource,
@@ -88,6 +88,7 @@ async function makeExamples(dataset: Dataset<TaskFormat>, context: ExampleContex
       return reader;
     },
     labels: model.labels ?? [],
+    sentence: (text) => (model.sentence ? sentenceText(text, model.sentence) : text),
     labelNumber: (label) => {
       const found = labelNumber(model.labels ?? [], label);
       if (found === undefined) strange = label;

@@ -71,6 +71,8 @@ export interface ExampleTools {
   readonly reader: () => Promise<TextReader>;
   /** The outputs of the model's head, by name. */
   readonly labels: Labels;
+  /** A text whose embedding is wanted, as the model's sentence-transformers files have it read. */
+  readonly sentence: (text: string) => string;
   /** The number of a label. @throws {TuneError} `unknown-label`. */
   readonly labelNumber: (label: string) => number;
   /** An image that a row names, as pixels 0xRRGGBB of the model's size. */
