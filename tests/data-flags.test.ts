@@ -17,7 +17,7 @@ const at = (name: string): string => join(folder, name);
 
 /** Flags that name data. */
 const dataFlags = inputFlags.filter(
-  (name) => !["model", "adapter", "base", "tuned", "baseModel", "config"].includes(name),
+  (name) => !["model", "adapter", "base", "tuned", "baseModel", "config", "chatTemplate"].includes(name),
 );
 const short = ["--max-steps", "2", "--batch-size", "2", "--rank", "2"];
 
