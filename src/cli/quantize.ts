@@ -260,7 +260,11 @@ async function refuseIdle(flags: QuantizeFlags, given: Given): Promise<void> {
       scheme !== undefined && "blockWise" in scheme.fields,
       `--method ${flags.method} has one variant; shiftadd has two`,
     ],
-    [["calibrationRows", "maxLength", "columns", "skipBadRows"], flags.calibration !== undefined, "there is no --calibration text"],
+    [
+      ["calibrationRows", "maxLength", "columns", "skipBadRows"],
+      flags.calibration !== undefined,
+      "there is no --calibration text",
+    ],
     [["device", "threads"], flags.calibration !== undefined, "without --calibration text no program runs"],
     [["blockWise"], flags.variant === undefined, "--variant says it already"],
   ];
