@@ -1,12 +1,35 @@
 import { bytesOf, input, graph as makeGraph, type Tensor } from "../graph/index.ts";
-import { emptyLike, type Floats, type LinearOperator, type Matrix, operatorOf, toFloat64 } from "../linalg/index.ts";
-import { gemm } from "../ops/index.ts";
+import {
+  emptyLike,
+  type Floats,
+  gram,
+  type LinearOperator,
+  type Matrix,
+  matmul,
+  operatorOf,
+  type SymmetricOperator,
+  toFloat64,
+  transposed,
+} from "../linalg/index.ts";
+import { add, gemm } from "../ops/index.ts";
 import type { Device } from "../runtime/device.ts";
 import { shareOf } from "../runtime/device-share.ts";
 import { compileGraph, type Program } from "../runtime/program.ts";
 
 /** A matrix whose products are computed somewhere. */
 export interface PlacedMatrix extends LinearOperator {
+  /** The square of its smaller side: W·Wᵀ [rows, rows], or WᵀW [cols, cols] where it is taller than it is wide. */
+  square(): Promise<PlacedSquare>;
+  /** Free it. */
+  release(): Promise<void>;
+}
+
+/** The square of a matrix, whose products are computed where the matrix is. */
+export interface PlacedSquare extends SymmetricOperator {
+  /** Itself plus left·right [size, r]·[r, size]. */
+  plus(left: Matrix, right: Matrix): Promise<PlacedSquare>;
+  /** All of it, and the size of rounding errors in its entries relative to the largest of the diagonal. */
+  read(): Promise<{ readonly matrix: Matrix; readonly precision: number }>;
   /** Free it. */
   release(): Promise<void>;
 }
@@ -24,9 +47,26 @@ const worthwhile = 1 << 16;
 
 /** Products in this thread, in float64. */
 export const localProducts: Products = {
-  place: async (matrix) => ({ ...operatorOf(matrix), release: async () => {} }),
+  place: async (matrix) => ({
+    ...operatorOf(matrix),
+    square: async () => {
+      const wide = toFloat64(matrix);
+      return localSquare(gram(matrix.rows > matrix.cols ? transposed(wide) : wide));
+    },
+    release: async () => {},
+  }),
   close: async () => {},
 };
+
+function localSquare(matrix: Matrix<Float64Array>): PlacedSquare {
+  return {
+    size: matrix.rows,
+    apply: async (X) => matmul(matrix, X),
+    plus: async (left, right) => localSquare(sum(matrix, matmul(left, right))),
+    read: async () => ({ matrix, precision: 1e-14 }),
+    release: async () => {},
+  };
+}
 
 /**
  * Products of large matrices on a device, in float32: a matrix is sent once and stays in a buffer. Small ones are
@@ -34,13 +74,34 @@ export const localProducts: Products = {
  */
 export function deviceProducts(device: Device): Products {
   const share = shareOf(device);
-  let programs: Promise<{ plain: Program; transposed: Program }> | undefined;
+  let programs: Promise<Programs> | undefined;
   let placed = 0;
+  const squareAt = (name: string, size: number, { product, plus }: Programs): PlacedSquare => ({
+    size,
+    apply: async (X) => {
+      const found = await product.plain.run({ feeds: { operand: asTensor(X) }, reads: { matrix: name } });
+      return { rows: size, cols: X.cols, data: found["product"]?.data as Float32Array }; // as the graph declares it
+    },
+    plus: async (left, right) => {
+      const sum = `square ${++placed}`;
+      await plus.run({
+        feeds: { left: asTensor(left), right: asTensor(right) },
+        reads: { matrix: name },
+        writes: { sum },
+      });
+      return squareAt(sum, size, await (programs as Promise<Programs>)); // this square was made by them
+    },
+    read: async () => {
+      const { data } = await share.download(name);
+      return { matrix: { rows: size, cols: size, data: data as Float32Array }, precision: 6e-8 }; // likewise
+    },
+    release: () => share.discard([name]),
+  });
   return {
     place: async (matrix) => {
       if (matrix.rows * matrix.cols < worthwhile) return localProducts.place(matrix);
       programs ??= compile(share);
-      const { plain, transposed } = await programs;
+      const all = await programs;
       const name = `matrix ${++placed}`;
       await share.upload(name, asTensor(matrix));
       const run = async (program: Program, operand: Matrix, rows: number): Promise<Matrix> => {
@@ -51,8 +112,18 @@ export function deviceProducts(device: Device): Products {
         rows: matrix.rows,
         cols: matrix.cols,
         precision: 6e-8,
-        apply: (X) => run(plain, X, matrix.rows),
-        applyTransposed: (Y) => run(transposed, Y, matrix.cols),
+        apply: (X) => run(all.product.plain, X, matrix.rows),
+        applyTransposed: (Y) => run(all.product.transposed, Y, matrix.cols),
+        square: async () => {
+          const square = `square ${++placed}`;
+          const tall = matrix.rows > matrix.cols;
+          await (tall ? all.square.tall : all.square.wide).run({
+            feeds: {},
+            reads: { matrix: name },
+            writes: { square },
+          });
+          return squareAt(square, Math.min(matrix.rows, matrix.cols), all);
+        },
         release: () => share.discard([name]),
       };
     },
@@ -60,16 +131,40 @@ export function deviceProducts(device: Device): Products {
   };
 }
 
-async function compile(device: Device): Promise<{ plain: Program; transposed: Program }> {
-  const program = (transA: boolean): Promise<Program> => {
-    const matrix = input("matrix", "float32", ["rows", "cols"]);
+interface Programs {
+  /** matrix·operand, and matrixᵀ·operand. */
+  readonly product: { readonly plain: Program; readonly transposed: Program };
+  /** matrixᵀ·matrix of a tall matrix, matrix·matrixᵀ of another. */
+  readonly square: { readonly tall: Program; readonly wide: Program };
+  /** matrix + left·right. */
+  readonly plus: Program;
+}
+
+async function compile(device: Device): Promise<Programs> {
+  const matrix = input("matrix", "float32", ["rows", "cols"]);
+  const product = (transA: boolean): Promise<Program> => {
     const operand = input("operand", "float32", [transA ? "rows" : "cols", "count"]);
     return compileGraph(
       device,
       makeGraph({ name: "product", outputs: { product: gemm(matrix, operand, { transA }) } }),
     );
   };
-  return { plain: await program(false), transposed: await program(true) };
+  const square = (tall: boolean): Promise<Program> =>
+    compileGraph(
+      device,
+      makeGraph({
+        name: "square",
+        outputs: { square: gemm(matrix, matrix, tall ? { transA: true } : { transB: true }) },
+      }),
+      { residentOutputs: ["square"] },
+    );
+  const factors = [input("left", "float32", ["rows", "rank"]), input("right", "float32", ["rank", "cols"])] as const;
+  const plus = makeGraph({ name: "plus", outputs: { sum: add(matrix, gemm(...factors)) } });
+  return {
+    product: { plain: await product(false), transposed: await product(true) },
+    square: { tall: await square(true), wide: await square(false) },
+    plus: await compileGraph(device, plus, { residentOutputs: ["sum"] }),
+  };
 }
 
 function asTensor({ rows, cols, data }: Matrix): Tensor<"float32"> {

@@ -1,4 +1,5 @@
 import {
+  besides,
   boundWeights,
   columnsOf,
   createRng,
@@ -7,8 +8,8 @@ import {
   isPositiveDefinite,
   type LeadingTriplets,
   type LinearOperator,
+  leadingBySquare,
   leadingOfUpdatedDiagonal,
-  leadingTriplets,
   lowRankPlus,
   type Matrix,
   matmul,
@@ -21,7 +22,7 @@ import {
   zeroMatrix,
 } from "../linalg/index.ts";
 import type { LowRank } from "./pairs.ts";
-import type { Products } from "./products.ts";
+import { type PlacedMatrix, type PlacedSquare, type Products, sum } from "./products.ts";
 
 /** The leading singular vectors of a tuned matrix, and how they lie among those of its base. */
 export interface Spectrum {
@@ -194,13 +195,18 @@ export async function certifiedSpectrum(
   const onProduct = onWork ? { onProduct: onWork } : {};
   const W0 = await products.place(base);
   const dense = "left" in tuned ? undefined : await products.place(tuned);
+  const squares: PlacedSquare[] = [];
   try {
     const W = "left" in tuned ? lowRankPlus(W0, tuned.left, tuned.right) : (dense ?? W0);
-    const after = await leadingTriplets(W, k, { rng: createRng(7, "tuned"), ...onProduct });
+    const square = await W0.square();
+    squares.push(square);
+    const tunedSquare = "left" in tuned ? await squareWith(square, W0, tuned) : await (dense ?? W0).square();
+    squares.push(tunedSquare);
+    const after = await leadingBySquare(W, tunedSquare, k, { rng: createRng(7, "tuned"), ...onProduct });
     if (after.converged < after.S.length) return undefined;
     // The tuned vectors are near the base's, but where intruders are; more of the base's are wanted than of theirs.
     const wanted = Math.min(Math.max(32, 2 * k), base.rows, base.cols);
-    const before = await leadingTriplets(W0, wanted, {
+    const before = await leadingBySquare(W0, square, wanted, {
       rng: createRng(7, "base"),
       enough: k,
       ...onProduct,
@@ -214,11 +220,13 @@ export async function certifiedSpectrum(
     const bound = maxCos.map((value, j) => Math.max(value, rest[j] ?? 1));
     const open = maxCos.flatMap((value, j) => (value < eps && (bound[j] ?? 1) >= eps ? [j] : []));
     if (open.length > 0) {
-      const lowest = base.rows > base.cols ? smallestSquare(base, before.S[0] ?? 0) : 0;
+      const lowest = base.rows > base.cols ? await smallestSquare(base, square, before.S[0] ?? 0) : 0;
       if (lowest === undefined) return undefined;
       const chosen = pickColumns(after.U, open);
       const highest = (before.S[before.converged - 1] ?? 0) ** 2;
-      const weights = await boundWeights(W0, chosen, { known, lowest, highest, decideAt: eps, ...onProduct });
+      const ofRows = base.rows > base.cols ? {} : { square };
+      const limits = { known, lowest, highest, decideAt: eps };
+      const weights = await boundWeights(W0, chosen, { ...limits, ...ofRows, ...onProduct });
       for (const [i, j] of open.entries()) {
         const { bound: high, found } = weights[i] ?? { bound: 1, found: 0 };
         maxCos[j] = Math.max(maxCos[j] ?? 0, found);
@@ -236,9 +244,20 @@ export async function certifiedSpectrum(
       vectors: () => after,
     };
   } finally {
+    for (const square of squares) await square.release();
     await W0.release();
     await dense?.release();
   }
+}
+
+/** The square of W0 + left·right from that of W0: of the same side. */
+async function squareWith(square: PlacedSquare, W0: PlacedMatrix, { left, right }: LowRank): Promise<PlacedSquare> {
+  const tall = W0.rows > W0.cols;
+  const [inner, outer] = tall ? [transposed(right), left] : [left, transposed(right)]; // on the smaller side, on the other
+  const across = toFloat64(await (tall ? W0.applyTransposed(outer) : W0.apply(outer)));
+  // (W0 + inner·outerᵀ)(…)ᵀ = W0·W0ᵀ + across·innerᵀ + inner·(across + inner·outerᵀ·outer)ᵀ
+  const added = sum(across, matmul(inner, matmul(outer, outer, { transA: true })));
+  return square.plus(besides(across, inner), transposed(besides(inner, added)));
 }
 
 /**
@@ -246,12 +265,22 @@ export async function certifiedSpectrum(
  * is too small to be told from rounding. What a vector has outside the matrix's range is no singular vector of it, so
  * weights are searched above this bound.
  */
-function smallestSquare(base: Matrix<Float32Array>, largest: number): number | undefined {
-  const square = gram(transposed(toFloat64(base)));
-  for (const share of [1e-2, 1e-3, 1e-4, 1e-5]) {
-    if (isPositiveDefinite(square, share * largest * largest)) return share * largest * largest;
-  }
-  return undefined;
+async function smallestSquare(
+  base: Matrix<Float32Array>,
+  square: PlacedSquare,
+  largest: number,
+): Promise<number | undefined> {
+  const { matrix, precision } = await square.read();
+  const proven = (of: Matrix, share: number): boolean => isPositiveDefinite(of, share * largest * largest);
+  const shares = [1e-2, 1e-3, 1e-4, 1e-5];
+  // Rounding moves no eigenvalue of the square by as much as a hundredth of these.
+  const coarse = shares.filter((share) => share > 1e4 * precision).find((share) => proven(matrix, share));
+  const exact = (): number | undefined => {
+    const wide = gram(transposed(toFloat64(base)));
+    return shares.filter((share) => share <= 1e4 * precision).find((share) => proven(wide, share));
+  };
+  const share = coarse ?? exact();
+  return share && share * largest * largest;
 }
 
 function columnMaxima({ rows, cols, data }: Matrix): number[] {

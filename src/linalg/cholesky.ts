@@ -1,5 +1,5 @@
 import type { Matrix } from "./matrix.ts";
-import { dot } from "./vectors.ts";
+import { dot, dot4 } from "./vectors.ts";
 
 /**
  * The upper factor R of a symmetric positive definite A = R·Rᵀ [n, n] (row-major), or undefined when A is not positive
@@ -48,14 +48,22 @@ export function invertUpper(r: Float64Array, n: number): Float64Array {
  */
 export function isPositiveDefinite({ rows: size, data }: Matrix, shift = 0): boolean {
   const factor = new Float64Array(data); // row i of the factor in place of row i
-  for (let i = 0; i < size; i++) {
-    for (let j = 0; j < i; j++) {
-      const value = (factor[i * size + j] ?? 0) - dot(factor, i * size, factor, j * size, j);
-      factor[i * size + j] = value / (factor[j * size + j] ?? 1);
+  const sums = new Float64Array(4);
+  // Four rows at a time: a row above is read once for all of them, and is in the cache when they come to it.
+  for (let top = 0; top < size; top += 4) {
+    const bottom = Math.min(size, top + 4);
+    for (let j = 0; j < bottom; j++) {
+      if (j < top && bottom === top + 4) dot4(factor, top * size, size, factor, j * size, j, sums);
+      for (let i = Math.max(top, j); i < bottom; i++) {
+        const sum = j < top && bottom === top + 4 ? (sums[i - top] ?? 0) : dot(factor, i * size, factor, j * size, j);
+        if (i > j) factor[i * size + j] = ((factor[i * size + j] ?? 0) - sum) / (factor[j * size + j] ?? 1);
+        else {
+          const pivot = (data[i * size + i] ?? 0) - shift - sum;
+          if (!(pivot > 0)) return false;
+          factor[i * size + i] = Math.sqrt(pivot);
+        }
+      }
     }
-    const pivot = (data[i * size + i] ?? 0) - shift - dot(factor, i * size, factor, i * size, i);
-    if (!(pivot > 0)) return false;
-    factor[i * size + i] = Math.sqrt(pivot);
   }
   return true;
 }

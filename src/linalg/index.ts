@@ -5,8 +5,10 @@
 export { invertUpper, isPositiveDefinite, upperFactor } from "./cholesky.ts";
 export { leadingOfUpdatedDiagonal, type UpdatedDiagonal } from "./diagonal-plus.ts";
 export { type Eigh, eigh } from "./eigh.ts";
+export { type FilterOptions, filteredSubspace, type Subspace, type SymmetricOperator } from "./filtered.ts";
 export { type LeadingOptions, leadingTriplets } from "./krylov.ts";
 export { boundWeights, type WeightOptions, type Weights } from "./lanczos.ts";
+export { leadingBySquare } from "./leading.ts";
 export {
   besides,
   columnsOf,

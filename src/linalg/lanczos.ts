@@ -1,5 +1,6 @@
 import { makeBasis } from "./basis.ts";
 import { eigh } from "./eigh.ts";
+import type { SymmetricOperator } from "./filtered.ts";
 import { columnsOf, type Matrix, transposed, zeroMatrix } from "./matrix.ts";
 import type { LinearOperator } from "./operator.ts";
 import { dot, norm, scale } from "./vectors.ts";
@@ -23,6 +24,8 @@ export interface WeightOptions {
   readonly decideAt: number;
   /** Products with W·Wᵀ, at most; most vectors are decided after some thirty. */
   readonly steps?: number;
+  /** W·Wᵀ as one matrix, where it is at hand. */
+  readonly square?: SymmetricOperator;
   readonly onProduct?: () => void;
 }
 
@@ -38,7 +41,7 @@ export async function boundWeights(
   X: Matrix,
   options: WeightOptions,
 ): Promise<readonly Weights[]> {
-  const { known, lowest, highest, decideAt, steps = 320, onProduct } = options;
+  const { known, lowest, highest, decideAt, steps = 320, square, onProduct } = options;
   const { rows } = operator;
   const aside = makeBasis(rows, known.cols + 1);
   aside.add(known);
@@ -63,7 +66,8 @@ export async function boundWeights(
     }
     const looks = step + 1 >= look || step + 1 === steps;
     if (looks) look = Math.ceil(1.2 * look);
-    const image = transposed(await operator.apply(await operator.applyTransposed(block)));
+    const product = square ? await square.apply(block) : await operator.apply(await operator.applyTransposed(block));
+    const image = transposed(product);
     onProduct?.();
     for (const [j, run] of active.entries()) {
       const next = new Float64Array(image.data.subarray(j * rows, (j + 1) * rows));
