@@ -218,6 +218,127 @@ it("certifies on a device in float32 what whole decompositions find", async () =
   }
 });
 
+describe("what a diagnosis takes", () => {
+  /** A device that counts what is kept on it. */
+  function watched(): {
+    readonly device: Device;
+    readonly kept: Set<string>;
+    readonly uploads: string[];
+    runs: number;
+  } {
+    const seen = { kept: new Set<string>(), uploads: [] as string[], runs: 0, most: 0 };
+    const watching = new Proxy(device, {
+      get: (target, key): unknown => {
+        const value: unknown = Reflect.get(target, key, target);
+        if (typeof value !== "function") return value;
+        return (...args: unknown[]): unknown => {
+          if (key === "upload") {
+            seen.uploads.push(String(args[0]));
+            seen.kept.add(String(args[0]));
+          }
+          if (key === "discard") for (const name of args[0] as string[]) seen.kept.delete(name);
+          if (key === "run") {
+            seen.runs += 1;
+            const { writes = {} } = args[0] as { writes?: Record<string, string> };
+            for (const name of Object.values(writes)) seen.kept.add(name);
+          }
+          return value.apply(target, args);
+        };
+      },
+    });
+    return Object.assign(seen, { device: watching });
+  }
+
+  it.each([
+    [300, 300],
+    [600, 260],
+    [260, 600],
+  ])(
+    "of [%d, %d] without decompositions: the matrix goes to the device once, and nothing stays there",
+    async (rows, cols) => {
+      const seen = watched();
+      const products = deviceProducts(seen.device);
+      const rng = createRng(4, "takes");
+      const random = (n: number, m: number, scale: number): Float64Array =>
+        Float64Array.from({ length: n * m }, () => scale * rng.normal());
+      const base = { rows, cols, data: Float32Array.from(random(rows, cols, 0.05)) }; // flat: the hardest for these methods
+      const update = {
+        left: { rows, cols: 2, data: random(rows, 2, 1) },
+        right: { rows: 2, cols, data: random(2, cols, 0.01) },
+      };
+      let reads = 0;
+      const pair: MatrixPair = {
+        ...{ name: "w", module: "w", rows, cols, part: undefined },
+        base: async () => {
+          reads += 1;
+          return base;
+        },
+        tuned: async () => sum(matmul(update.left, update.right), base),
+        update: () => update,
+      };
+      const settings: DiagnosisSettings = { ...diagnosisDefaults, method: "certified" };
+      const { diagnosis } = await examine(pair, settings, { products, cache: memoryCache() });
+      const exact = await examine(pair, { ...settings, method: "exact" }, { products, cache: memoryCache() });
+      expect(diagnosis.method).toBe("certified");
+      expect(diagnosis.intruders).toEqual(exact.diagnosis.intruders);
+      for (const [j, value] of exact.diagnosis.sigma.entries()) {
+        expect((diagnosis.sigma[j] ?? 0) / value).toBeCloseTo(1, 5);
+        expect(diagnosis.bound[j] ?? 0).toBeGreaterThan((exact.diagnosis.maxCos[j] ?? 0) - 1e-3);
+      }
+      expect(reads).toBe(2); // one for each examination
+      expect(seen.uploads.length).toBe(1);
+      expect([...seen.kept]).toEqual([]);
+      expect(seen.runs).toBeLessThan(250);
+      await products.close();
+    },
+  );
+
+  it.each(["llama-tiny", "gpt2-tiny", "families/phi3"])(
+    "%s: every weight is read once, and the time that is left is said",
+    async (name) => {
+      const model = (await load(golden(name))).pretrained;
+      const counting = (): { readonly model: LoadedModel; readonly reads: Map<string, number> } => {
+        const reads = new Map<string, number>();
+        const files = [...model.weights].map(([key, { source }]): [string, LazyTensor] => [
+          key,
+          {
+            ...source,
+            read: () => {
+              reads.set(key, (reads.get(key) ?? 0) + 1);
+              return source.read();
+            },
+          },
+        ]);
+        return { model: loaded(model.withTensors(new Map(files), model.json)), reads };
+      };
+      const [base, tuned] = [counting(), counting()];
+      const left: (number | undefined)[] = [];
+      const options: DiagnoseOptions = {
+        k: 4,
+        journal: join(folder, `${name.replace("/", "-")}.jsonl`),
+        cacheFolder: join(folder, "passes"),
+        onProgress: ({ remainingMs }) => left.push(remainingMs),
+      };
+      const adapter = strongAdapter(base.model.pretrained, "lora", { rank: 2, alpha: 4 });
+      await look(base.model, { ...options, adapter });
+      expect([...base.reads.values()].every((count) => count === 1)).toBe(true);
+      expect(base.reads.size).toBeGreaterThan(3);
+      expect(left[0]).toBeUndefined();
+      expect(left.slice(1).every((ms) => ms !== undefined && ms >= 0)).toBe(true);
+      expect(left.at(-1)).toBe(0);
+      base.reads.clear();
+      await look(base.model, { ...options, tuned: tuned.model });
+      for (const { reads } of [base, tuned]) {
+        expect(reads.size).toBeGreaterThan(3);
+        expect([...reads].filter(([, count]) => count !== 1)).toEqual([]);
+      }
+      base.reads.clear();
+      await (await mend(base.model, { adapter, k: 4, device })).close();
+      expect([...base.reads].filter(([, count]) => count !== 1)).toEqual([]);
+    },
+  );
+});
+
 describe("fused projections", () => {
   it.each([
     ["families/phi3", /qkv_proj\.(q|k|v)_proj$|gate_up_proj\.(gate|up)_proj$/, 5],

@@ -11,8 +11,6 @@ import {
   fileJournal,
   filePairs,
   folderCache,
-  hashMatrices,
-  type MatrixDiagnosis,
   type MatrixPair,
   type MendedAdapter,
   type MendSettings,
@@ -23,6 +21,7 @@ import {
   planMending,
   resolveDiagnosis,
   resolveMending,
+  type Walked,
   warningsOf,
 } from "../diagnose/index.ts";
 import { TuneError } from "../errors.ts";
@@ -91,7 +90,7 @@ const diagnoseNames: NamesOf<DiagnoseOptions> = { ...comparisonNames, journal: t
 export async function diagnose(base: LoadedModel, options: DiagnoseOptions): Promise<DiagnosisReport> {
   checkNames(options, diagnoseNames, "diagnose");
   return compare(base, options, (opened) =>
-    look(opened, options, base.platform.storage, (matrices) => reportOf(base, options, { ...opened, matrices })),
+    look(opened, options, base.platform.storage, (walked) => reportOf(base, options, { ...opened, ...walked })),
   );
 }
 
@@ -119,11 +118,11 @@ export async function diagnoseFiles(
   const settings = resolveFor(pairs, given);
   const { tools, close } = await openTools(platform, options);
   try {
-    return await look({ pairs, settings, tools }, options, storage, async (matrices) => ({
+    return await look({ pairs, settings, tools }, options, storage, async (walked) => ({
       ...files,
-      ...(await summed({ pairs, settings, matrices })),
-      warnings: [...warningsOf(matrices, settings), ...precisionWarning(storedAs(base), storedAs(tuned))],
-      matrices,
+      ...(await summed({ settings, ...walked })),
+      warnings: [...warningsOf(walked.matrices, settings), ...precisionWarning(storedAs(base), storedAs(tuned))],
+      matrices: walked.matrices,
     }));
   } finally {
     await close();
@@ -135,21 +134,21 @@ async function look(
   { pairs, settings, tools }: Pick<Opened, "pairs" | "settings" | "tools">,
   { journal: path, signal }: Pick<DiagnoseOptions, "journal" | "signal">,
   storage: Storage,
-  report: (matrices: readonly MatrixDiagnosis[]) => Promise<DiagnosisReport>,
+  report: (walked: Walked) => Promise<DiagnosisReport>,
 ): Promise<DiagnosisReport> {
   const journal = path === undefined ? undefined : fileJournal(storage, path);
-  const matrices = await diagnosePairs(pairs, settings, {
+  const walked = await diagnosePairs(pairs, settings, {
     ...tools,
     ...(journal ? { journal } : {}),
     ...(signal ? { signal } : {}),
   });
-  if (matrices.length < pairs.length) {
-    throw new TuneError("interrupted", `Stopped after ${matrices.length} of ${pairs.length} matrices.`, {
+  if (walked.matrices.length < pairs.length) {
+    throw new TuneError("interrupted", `Stopped after ${walked.matrices.length} of ${pairs.length} matrices.`, {
       ...(path === undefined ? {} : { at: path }),
       fix: "start it again: what is done is not done again",
     });
   }
-  const done = await report(matrices);
+  const done = await report(walked);
   await journal?.remove();
   return done;
 }
@@ -192,7 +191,7 @@ export async function mend(base: LoadedModel, options: MendOptions): Promise<Men
     const { pairs, settings, tools, tuned } = opened;
     const whole = matrixPairs({ base: base.pretrained, tuned, ...adapterOf(options), fused: true });
     const sizes = new Map(whole.map(({ module, rows }) => [module, rows]));
-    const { matrices, corrections } = await planMending(
+    const { corrections, ...walked } = await planMending(
       pairs,
       { ...settings, ...mending },
       (module) => sizes.get(module) ?? 0,
@@ -203,7 +202,7 @@ export async function mend(base: LoadedModel, options: MendOptions): Promise<Men
     const storage = guardOutputs(base.platform.storage, { inputs });
     const model = { ...(options.tuned ?? base), platform: { ...base.platform, storage } };
     return {
-      report: await reportOf(base, options, { pairs, settings, matrices }),
+      report: await reportOf(base, options, { settings, ...walked }),
       scaled: corrections.reduce((sum, { left }) => sum + left.cols, 0),
       model: { ...model, pretrained: mendedModel(tuned, corrections) },
       unmended: { ...model, pretrained: tuned },
@@ -332,7 +331,7 @@ function adapterOf({ adapter }: ComparisonOptions): { readonly adapter?: Adapter
 async function reportOf(
   base: LoadedModel,
   { tuned: other, adapterName }: ComparisonOptions,
-  found: Pick<Opened, "pairs" | "settings"> & { readonly matrices: readonly MatrixDiagnosis[] },
+  found: Pick<Opened, "settings"> & Walked,
 ): Promise<DiagnosisReport> {
   const { settings, matrices } = found;
   const differing = other ? precisionWarning(base.pretrained.storedAs, other.pretrained.storedAs) : [];
@@ -347,15 +346,11 @@ async function reportOf(
 
 /** What a report says of all matrices together. */
 async function summed({
-  pairs,
   settings: { k, eps, side, fused },
   matrices,
-}: Pick<Opened, "pairs" | "settings"> & { readonly matrices: readonly MatrixDiagnosis[] }): Promise<
-  Omit<DiagnosisReport, "base" | "tuned" | "warnings" | "matrices">
-> {
-  const hashes: string[] = [];
-  for (const pair of pairs) hashes.push(await hashMatrices(await pair.base()));
-  const bytes = new TextEncoder().encode(hashes.join(""));
+  baseHashes,
+}: Pick<Opened, "settings"> & Walked): Promise<Omit<DiagnosisReport, "base" | "tuned" | "warnings" | "matrices">> {
+  const bytes = new TextEncoder().encode(baseHashes.join(""));
   const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
   const baseHash = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
   return { k, eps, side, fused, baseHash, ...countsOf(matrices) };

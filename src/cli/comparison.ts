@@ -5,7 +5,7 @@ import type { ComparisonOptions, DiagnosisReport, LoadedModel } from "../index.t
 import { deviceOptions, loadFlags, realNumber, wholeNumber, withDevice } from "./model.ts";
 import type { Output } from "./output.ts";
 import { type OutputFlags, withReplace } from "./outputs.ts";
-import { count, createProgress } from "./progress.ts";
+import { count, createProgress, duration } from "./progress.ts";
 
 /** Options of commands that compare a tuned model with its base. */
 export interface ComparisonFlags extends OutputFlags {
@@ -65,8 +65,10 @@ export function comparisonOptions(flags: ComparisonFlags): {
       cacheFolder: cache,
       // Products with large matrices: handing those to a worker takes longer than multiplying by them.
       deviceOptions: { ...deviceOptions(flags), worker: false },
-      onProgress: ({ done, total, name, method: how }) =>
-        progress.update(`${done}/${total}  ${name}${how === undefined ? "" : ` (${how})`}`),
+      onProgress: ({ done, total, name, method: how, remainingMs }) => {
+        const left = remainingMs === undefined ? "" : `  ${duration(remainingMs)} left`;
+        progress.update(`${done}/${total}  ${name}${how === undefined ? "" : ` (${how})`}${left}`);
+      },
     },
   };
 }

@@ -1,14 +1,15 @@
 import type { Matrix } from "../linalg/index.ts";
-import { toFloat64 } from "../linalg/index.ts";
+import { matmul, toFloat64 } from "../linalg/index.ts";
 import type { StopSignal } from "../signal.ts";
 import type { BaseCache } from "./base-svd.ts";
 import type { Journal } from "./journal.ts";
 import { type LowRank, type MatrixPair, onItsSide, refuseNotFinite } from "./pairs.ts";
-import { difference, hashMatrices, type Products } from "./products.ts";
+import { difference, hashMatrices, type Products, sum } from "./products.ts";
 import type { DiagnosisWarning, MatrixDiagnosis } from "./report.ts";
 import { chanceLevel, type DiagnosisSettings } from "./settings.ts";
 import { certifiedSpectrum, exactSpectrum, rotatedSpectrum, type Spectrum } from "./spectrum.ts";
 import { factorise, measureDense, measureFactors, type UpdateMeasures } from "./update.ts";
+import { type DiagnosisProgress, type Walked, walkPairs } from "./walk.ts";
 
 /** What a diagnosis works with. */
 export interface DiagnosisTools {
@@ -20,16 +21,6 @@ export interface DiagnosisTools {
   readonly onProgress?: (progress: DiagnosisProgress) => void;
   /** Ends the diagnosis after the current matrix; what is done is in the journal. */
   readonly signal?: StopSignal;
-}
-
-/** How far a diagnosis is. */
-export interface DiagnosisProgress {
-  readonly done: number;
-  readonly total: number;
-  /** The matrix that is next, or was just done. */
-  readonly name: string;
-  /** How it is looked at; absent before that is decided. */
-  readonly method?: Spectrum["method"];
 }
 
 /** One matrix and its spectrum: the numbers to report, and the vectors to mend with. */
@@ -48,38 +39,17 @@ export async function diagnosePairs(
   pairs: readonly MatrixPair[],
   settings: DiagnosisSettings,
   tools: DiagnosisTools,
-): Promise<readonly MatrixDiagnosis[]> {
-  const { journal, onProgress, signal } = tools;
+): Promise<Walked> {
+  const { journal } = tools;
   const known = (await journal?.read()) ?? new Map<string, MatrixDiagnosis>();
-  const results: MatrixDiagnosis[] = [];
-  for (const [i, lazy] of pairs.entries()) {
-    if (signal?.aborted) break;
-    const pair = readOnce(lazy);
-    onProgress?.({ done: i, total: pairs.length, name: pair.name });
+  return walkPairs(pairs, tools, async (pair) => {
     const key = journal ? await keyOf(pair, settings) : "";
     const found = known.get(key);
-    const diagnosis = found ?? (await examine(pair, settings, tools)).diagnosis;
-    if (journal && !found) await journal.append(key, diagnosis);
-    results.push(found ? { ...found, name: pair.name } : diagnosis);
-    onProgress?.({ done: i + 1, total: pairs.length, name: pair.name, method: diagnosis.method });
-  }
-  return results;
-}
-
-/** A pair whose weights are read when they are first asked for, and kept as long as it is. */
-function readOnce(pair: MatrixPair): MatrixPair {
-  let [base, tuned]: [ReturnType<MatrixPair["base"]>?, ReturnType<MatrixPair["tuned"]>?] = [];
-  return {
-    ...pair,
-    base: () => {
-      base ??= pair.base();
-      return base;
-    },
-    tuned: () => {
-      tuned ??= pair.tuned();
-      return tuned;
-    },
-  };
+    if (found) return { diagnosis: { ...found, name: pair.name }, earlier: true };
+    const { diagnosis } = await examine(pair, settings, tools);
+    await journal?.append(key, diagnosis);
+    return { diagnosis };
+  });
 }
 
 /** What decides a result: the content of both matrices, and the question. */
@@ -123,14 +93,16 @@ async function spectrumOf(
   { products, cache }: DiagnosisTools,
 ): Promise<Spectrum> {
   const options = { k: settings.k, eps: settings.eps, products };
-  const exact = async (): Promise<Spectrum> => exactSpectrum(await cache.svd(base), await pair.tuned(), options);
+  // From the factors where there are any: the base is at hand, and is not read once more.
+  const whole = async (): Promise<Matrix> =>
+    tuned ?? (update ? sum(matmul(update.left, update.right), base) : await pair.tuned());
+  const exact = async (): Promise<Spectrum> => exactSpectrum(await cache.svd(base), await whole(), options);
   const method = settings.method === "auto" ? cheapest(base, update, await cache.has(base)) : settings.method;
   if (method === "rotated" && update) {
     return (await rotatedSpectrum(await cache.svd(base), update, options)) ?? exact();
   }
   if (method === "certified") {
-    const whole = update ?? tuned ?? toFloat64(await pair.tuned());
-    return (await certifiedSpectrum(base, whole, options)) ?? exact();
+    return (await certifiedSpectrum(base, update ?? toFloat64(await whole()), options)) ?? exact();
   }
   return exact(); // an update that fills its matrix has no factors to rotate
 }

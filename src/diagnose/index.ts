@@ -16,3 +16,4 @@ export * from "./report-page.ts";
 export * from "./settings.ts";
 export * from "./spectrum.ts";
 export * from "./update.ts";
+export * from "./walk.ts";

@@ -18,9 +18,9 @@ import type { PretrainedModel } from "../models/index.ts";
 import { type DiagnosisTools, type Examined, examine } from "./diagnose.ts";
 import type { LowRank, MatrixPair } from "./pairs.ts";
 import { difference, type Products } from "./products.ts";
-import type { MatrixDiagnosis } from "./report.ts";
 import type { DiagnosisSettings } from "./settings.ts";
 import { factorise } from "./update.ts";
+import { type Walked, walkPairs } from "./walk.ts";
 
 /** How intruders are mended. */
 export interface MendSettings {
@@ -86,8 +86,7 @@ export function correctionOf(
 }
 
 /** A diagnosis, and what mends what it found. */
-export interface Mending {
-  readonly matrices: readonly MatrixDiagnosis[];
+export interface Mending extends Walked {
   readonly corrections: readonly Correction[];
 }
 
@@ -99,19 +98,16 @@ export async function planMending(
   tools: DiagnosisTools,
 ): Promise<Mending> {
   const { mode, lambda, side } = settings;
-  const matrices: MatrixDiagnosis[] = [];
   const corrections: Correction[] = [];
-  for (const [i, pair] of pairs.entries()) {
-    tools.onProgress?.({ done: i, total: pairs.length, name: pair.name });
+  const walked = await walkPairs(pairs, tools, async (pair) => {
     const examined = await examine(pair, settings, tools);
-    matrices.push(examined.diagnosis);
     const { intruders } = examined.diagnosis;
     const chosen = mode === "top" ? intruders.slice(0, 1) : intruders;
     const correction = correctionOf(pair, examined, chosen, { lambda, side, outFeatures: outFeatures(pair.module) });
     if (correction) corrections.push(correction);
-    tools.onProgress?.({ done: i + 1, total: pairs.length, name: pair.name, method: examined.diagnosis.method });
-  }
-  return { matrices, corrections };
+    return { diagnosis: examined.diagnosis };
+  });
+  return { ...walked, corrections };
 }
 
 /** A model with corrections added to its weights, computed when they are read. */

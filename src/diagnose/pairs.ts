@@ -59,6 +59,7 @@ export function matrixPairs({ base, tuned, adapter, fused = false }: Comparison)
       ? attach(outputs, { ...adapter, outputModule, training: false }).trainables
       : undefined;
   const adapted = attached && groupByModule(attached);
+  const [lastBase, lastTuned] = [lastOne<Matrix<Float32Array>>(), lastOne<Matrix>()];
   return [...sites].flatMap(([module, { weight, layout, inFeatures, outFeatures }]) => {
     const ofOutput = module === outputModule || module.startsWith(`${outputModule}.`);
     const after = tunedSites.get(module)?.weight;
@@ -92,8 +93,23 @@ export function matrixPairs({ base, tuned, adapter, fused = false }: Comparison)
       ...(update ? { update } : {}),
     };
     const parts = fused ? [] : base.fusedParts(module);
-    return parts.length === 0 ? [whole] : parts.map(({ name, rows: ranges }) => partOf(whole, name, ranges));
+    if (parts.length === 0) return [whole];
+    const shared: MatrixPair = {
+      ...whole,
+      base: () => lastBase(module, whole.base),
+      tuned: () => lastTuned(module, whole.tuned),
+    };
+    return parts.map(({ name, rows: ranges }) => partOf(shared, name, ranges));
   });
+}
+
+/** What was read last is kept until another is asked for: the parts of a fused weight are looked at one after the other. */
+function lastOne<T>(): (module: string, read: () => Promise<T>) => Promise<T> {
+  let last: { readonly module: string; readonly value: Promise<T> } | undefined;
+  return (module, read) => {
+    if (last?.module !== module) last = { module, value: read() };
+    return last.value;
+  };
 }
 
 function weightShapes(sites: ReadonlyMap<string, LinearSite>): ReadonlyMap<string, LinearSite["weight"]["shape"]> {
