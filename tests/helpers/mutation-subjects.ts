@@ -15,6 +15,7 @@ import { readCheckpoint, writeCheckpoint } from "../../src/train/checkpoint.ts";
 import { readImage } from "../../src/train/data/image.ts";
 import { readDataset } from "../../src/train/data/index.ts";
 import { golden } from "./golden.ts";
+import { moreSubjects } from "./more-mutation-subjects.ts";
 
 type Files = Record<string, Uint8Array>;
 const file = (path: string): Uint8Array => new Uint8Array(readFileSync(path));
@@ -91,6 +92,12 @@ export interface Subject {
   readonly read: (storage: Storage) => Promise<unknown>;
   /** What is damaged in it is passed over, or is text like any other. */
   readonly forgiving?: true;
+}
+
+/** What names a kind of file: its own name where it has one, or its ending. */
+export function nameOf(path: string): string {
+  const name = path.split("/").at(-1) ?? path;
+  return (/^.\./.test(name) ? name.slice(1) : name).replace(/^(model)-\d+-of-\d+/, "$1"); // a shard is one like any other
 }
 
 /** Every kind of file that comes from strangers. */
@@ -213,4 +220,28 @@ export const subjects: Readonly<Record<string, Subject>> = {
     path: "d.parquet",
     read: (storage) => readDataset(storage, "d.parquet"),
   },
+  ...moreSubjects,
+};
+
+/**
+ * Source files that read from a storage and need no subject of their own, each with the reason. Any other that no subject
+ * goes through fails the suite.
+ */
+export const withoutSubject: Readonly<Record<string, string>> = {
+  "api/compare.ts": "through io/sealed.ts alone, whose files are refused when a byte differs",
+  "api/continual.ts": "through io/sealed.ts alone, likewise",
+  "api/diagnose.ts": "hashes a file, whatever it holds",
+  "api/inspect.ts": "through the readers of each kind, which have theirs",
+  "api/vocabulary.ts": "reads again what io/tokenizer.ts has read",
+  "cli/config.ts": "the person's own file: bounded in tests/options.test.ts",
+  "cli/model.ts": "the person's own template: damaged as chat_template.jinja",
+  "compress/work-folder.ts": "reads what its state has checksums of",
+  "diagnose/base-svd.ts": "a cache of our own: what cannot be read is computed anew",
+  "export/model-files.ts": "copies files, and spells numbers as a config.json that has been read",
+  "export/transformers-js.ts": "reads again what io/tokenizer.ts has read",
+  "io/content-hash.ts": "hashes a file, whatever it holds",
+  "io/other-files.ts": "a storage, not a reader",
+  "io/outputs/picture.ts": "looks for a hash at the end of a picture",
+  "io/outputs/write-folder.ts": "its own list of what is moved, read by who holds the folder's lock",
+  "train/data/store.ts": "a cache that is written anew for each run",
 };
