@@ -21,6 +21,7 @@ import type { Storage } from "../../src/io/storage.ts";
 import { loadTokenizer } from "../../src/io/tokenizer.ts";
 import { openModel } from "../../src/models/index.ts";
 import { readSentenceModules } from "../../src/models/sentence.ts";
+import { readDense } from "../../src/models/sentence-dense.ts";
 import { readDataset } from "../../src/train/data/index.ts";
 import { piecesOf } from "../../src/train/data/pieces.ts";
 import { golden } from "./golden.ts";
@@ -127,6 +128,20 @@ const sentence: Files = {
   "m/1_Pooling/config.json": json({ word_embedding_dimension: 32, pooling_mode_mean_tokens: true }),
   "m/sentence_bert_config.json": json({ max_seq_length: 128, do_lower_case: false }),
 };
+const dense: Files = {
+  "d/config.json": json({
+    in_features: 4,
+    out_features: 2,
+    bias: true,
+    activation_function: "torch.nn.modules.activation.Tanh",
+  }),
+  ...(await written(["d/model.safetensors"], (storage) =>
+    writeSafetensors(storage, "d/model.safetensors", [
+      { name: "linear.weight", tensor: tensor("float32", [2, 4], 1) },
+      { name: "linear.bias", tensor: tensor("float32", [2], 1) },
+    ]),
+  )),
+};
 const image: Files = {
   "m/config.json": file(golden("encoders/vit-image/config.json")),
   "m/model.safetensors": file(golden("encoders/vit-image/model.safetensors")),
@@ -167,7 +182,8 @@ export const moreSubjects: Readonly<Record<string, Subject>> = {
     path: "m/quantize_config.json",
     read: (storage) => readSaidQuantisation(storage, "m", {}),
   },
-  ...each("sentence-transformers", sentence, Object.keys(sentence), (storage) => readSentenceModules(storage, "m")),
+  ...each("sentence-transformers", sentence, Object.keys(sentence), (storage) => readSentenceModules(storage, "m", 32)),
+  ...each("Dense module's", dense, Object.keys(dense), (storage) => readDense(storage, "d")),
   ...each("image", image, ["m/preprocessor_config.json"], readModel as Subject["read"]),
   ...each("tokenizer", tokenizer, Object.keys(tokenizer).slice(1), async (storage) => {
     const loaded = await loadTokenizer(storage, "t");
