@@ -200,6 +200,20 @@ const curves: readonly CurveCase[] = [
   })),
   ...(
     [
+      ["curve-embedding", "llama-tiny", ["embed_tokens", "q_proj", "v_proj"]],
+      ["curve-embedding-tied", "llama-rope", ["embed_tokens"]],
+    ] as const
+  ).map(([file, base, targets]) => ({
+    file,
+    base,
+    choice: chooseMethod("lora", { rank: 4, alpha: 8 }),
+    targets,
+    weightDecay: 0.01,
+    accumulate: 1,
+    rate: () => 1e-2,
+  })),
+  ...(
+    [
       ["pissa", 2e-3],
       ["olora", 1e-3],
     ] as const
@@ -247,7 +261,7 @@ describe("training goes through the losses of PEFT and torch", () => {
       });
       const start = trainer.trainables.map(({ value, module, key, inPlace }): [string, Tensor] => [
         value.name,
-        curve.get(`initial.${inPlace ? value.name : peftName(module, key)}`) as Tensor,
+        curve.get(`initial.${inPlace ? value.name : peftName(module, key, module.endsWith("embed_tokens"))}`) as Tensor,
       ]);
       if (!ownStart) await trainer.load(new Map(start));
       const losses = curve.get("loss")?.data ?? [];

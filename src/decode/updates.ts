@@ -1,5 +1,5 @@
 import type { Tensor } from "../graph/index.ts";
-import { type Adapter, attach, checkParameters, configAt, linearModules } from "../methods/index.ts";
+import { type Adapter, attach, checkParameters, configAt, embeddingModules, linearModules } from "../methods/index.ts";
 import type { PretrainedModel } from "../models/index.ts";
 
 /** y += B·(A·x) beside a linear map. */
@@ -11,8 +11,8 @@ export interface LowRankUpdate {
 }
 
 /**
- * An adapter as low-rank updates by module, exactly; undefined where its method's update is none, or where whole weights
- * were trained.
+ * An adapter as low-rank updates by module, exactly; undefined where its method's update is none, or where embeddings are
+ * adapted or whole weights were trained.
  * @throws {TuneError} `adapter-mismatch` when it was made for another model.
  */
 export function lowRankUpdates(
@@ -26,6 +26,8 @@ export function lowRankUpdates(
   const { asLora } = adapter.choice.method;
   if (asLora === undefined || trainables.some(({ inPlace }) => inPlace)) return undefined;
   const sites = linearModules(outputs);
+  const embeddings = embeddingModules(outputs);
+  if (trainables.some(({ module }) => embeddings.has(module))) return undefined;
   const tensors = new Map<string, Record<string, Tensor>>();
   for (const { module, key, value } of trainables) {
     const values = adapter.parameters.get(value.name);

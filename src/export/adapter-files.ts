@@ -8,10 +8,12 @@ import { targetedByPeft } from "../io/peft-targets.ts";
 import { joinPath, type Storage } from "../io/storage.ts";
 import {
   type Adapter,
+  adaptableModules,
   adaptedModules,
   attach,
   besideWholeWeights,
   chooseModules,
+  embeddingModules,
   type InPlace,
   isInPlace,
   linearModules,
@@ -59,7 +61,8 @@ export async function writeAdapter(
   }
   const { outputs } = model.predict();
   const { outputModule } = model.architecture;
-  const sites = linearModules(outputs);
+  const sites = adaptableModules(outputs, method);
+  const embeddings = new Set(embeddingModules(outputs).keys());
   const modules = adaptedModules(outputs, { ...adapter, outputModule });
   const tensors = new Map<string, Record<string, Tensor>>();
   for (const module of modules) {
@@ -70,8 +73,8 @@ export async function writeAdapter(
     tensors.set(module, Object.fromEntries(parts.filter((part): part is [string, Tensor] => part[1] !== undefined)));
   }
   const written = translation.write(adapter, tensors, {
-    targetModules: shortNames(modules, [...sites.keys()], outputModule),
-    fanInFanOut: modules.some((module) => sites.get(module)?.layout === "in,out"),
+    targetModules: shortNames(modules, [...sites.keys()], { outputModule, embeddings }),
+    fanInFanOut: modules.some((module) => sites.get(module)?.layout === "in,out" && !embeddings.has(module)),
     baseModel: options.baseModel,
   });
   const { inPlace } = adapter.choice;
@@ -86,6 +89,7 @@ export async function writeAdapter(
   const about = { adapter, ...options, title: titleOf(folder), library: "peft", task: model.task };
   await writePeftAdapter(storage, folder, {
     ...written,
+    embeddings,
     layout: method.peft,
     beside: {
       ...(await cardFiles(storage, model.folder, about)),
@@ -98,9 +102,13 @@ export async function writeAdapter(
 }
 
 /** PEFT's own spelling of targets, the last parts of module names, when it chooses the same modules. */
-function shortNames(chosen: readonly string[], all: readonly string[], outputModule: string): readonly string[] {
+function shortNames(
+  chosen: readonly string[],
+  all: readonly string[],
+  { outputModule, embeddings }: { readonly outputModule: string; readonly embeddings: ReadonlySet<string> },
+): readonly string[] {
   const short = [...new Set(chosen.map((module) => module.split(".").at(-1) ?? module))];
-  return chooseModules(short, all, outputModule).join() === chosen.join() ? short : chosen;
+  return chooseModules(short, all, outputModule, embeddings).join() === chosen.join() ? short : chosen;
 }
 
 /**
@@ -111,19 +119,29 @@ function shortNames(chosen: readonly string[], all: readonly string[], outputMod
 export async function readAdapter(storage: Storage, folder: string, model: PretrainedModel): Promise<Adapter> {
   const { outputs } = model.predict();
   const { outputModule } = model.architecture;
-  const linear = [...linearModules(outputs).keys()];
-  const { targeted, ...read } = await readAny(storage, folder, model);
+  const embeddings = new Set(embeddingModules(outputs).keys());
+  const { targeted, embeddings: named, ...read } = await readAny(storage, folder, model);
+  const able = [...adaptableModules(outputs, read.choice.method).keys()];
   const modules = read.targets as readonly string[]; // as both read them
-  const known = modules.filter((module) => linear.includes(module));
-  const unknown = modules.filter((module) => !linear.includes(module));
-  const asked = targeted(outputModule);
+  const known = modules.filter((module) => able.includes(module));
+  const unknown = modules.filter((module) => !able.includes(module));
+  const asked = targeted(outputModule, embeddings);
+  const kindOf = (embedding: boolean): string => (embedding ? "an embedding" : "a linear layer");
+  const misnamed = named ? known.filter((module) => named.has(module) !== embeddings.has(module)) : [];
   const problems = [
-    ...unknown.map((module) => `the model has no linear layer called ${module}`),
+    ...unknown.map((module) =>
+      embeddings.has(module)
+        ? `${module} is an embedding, which ${read.choice.method.name} does not adapt`
+        : `the model has no linear layer called ${module}`,
+    ),
+    ...misnamed.map(
+      (module) =>
+        `${module} is ${kindOf(embeddings.has(module))}, but its tensors are named as those of ${kindOf(!embeddings.has(module))}`,
+    ),
     // PEFT would make an adapter of zeros for the first, and pass over the others, without a word.
-    ...(asked
-      ? linear.filter((module) => asked(module) && !modules.includes(module) && !isSaved(read, module))
-      : []
-    ).map((module) => `the adapter's config targets ${module}, but there are no tensors of it`),
+    ...(asked ? able.filter((module) => asked(module) && !modules.includes(module) && !isSaved(read, module)) : []).map(
+      (module) => `the adapter's config targets ${module}, but there are no tensors of it`,
+    ),
     ...(asked ? known.filter((module) => !asked(module)) : []).map(
       (module) => `there are tensors of ${module}, which the adapter's config does not target`,
     ),
@@ -146,12 +164,17 @@ function isSaved({ choice: { inPlace } }: Pick<Adapter, "choice">, module: strin
 
 /** An adapter, and which modules its config asks for. */
 interface ReadAdapter extends Adapter {
-  readonly targeted: (outputModule: string) => ((module: string) => boolean) | undefined;
+  readonly targeted: (
+    outputModule: string,
+    embeddings: ReadonlySet<string>,
+  ) => ((module: string) => boolean) | undefined;
+  /** Those of its modules whose tensors are named as an embedding's, where the two are named apart. */
+  readonly embeddings?: ReadonlySet<string>;
 }
 
 async function readAny(storage: Storage, folder: string, model: PretrainedModel): Promise<ReadAdapter> {
   const targeted = (): undefined => undefined;
-  if (await isMlxAdapter(storage, folder)) return { ...(await readMlx(storage, folder)), targeted };
+  if (await isMlxAdapter(storage, folder)) return { ...(await readMlx(storage, folder, model)), targeted };
   if (await isScales(storage, folder)) return { ...(await readScales(storage, folder)), targeted };
   if (await isAdapterHub(storage, folder)) return { ...(await readAdapterHubFolder(storage, folder, model)), targeted };
   return readPeft(storage, folder, model);
@@ -159,7 +182,7 @@ async function readAny(storage: Storage, folder: string, model: PretrainedModel)
 
 async function readPeft(storage: Storage, folder: string, model: PretrainedModel): Promise<ReadAdapter> {
   const layouts = [...methods.values()].flatMap(({ peft }): PeftLayout[] => (peft ? [peft] : []));
-  const { config, layout, tensors, whole, untrained } = await readPeftAdapter(storage, folder, layouts);
+  const { config, layout, tensors, embeddings, whole, untrained } = await readPeftAdapter(storage, folder, layouts);
   const translation = translations[layout.type];
   if (!translation) throw new Error(`${layout.type} has a layout and no translation`);
   const stored = new Map<string, Readonly<Record<string, Tensor>>>();
@@ -199,7 +222,9 @@ async function readPeft(storage: Storage, folder: string, model: PretrainedModel
     targets: [...own.keys()],
     parameters,
     ...(steps === undefined ? {} : { steps }),
-    targeted: (outputModule) => targetedByPeft(config, outputModule, joinPath(folder, "adapter_config.json")),
+    targeted: (outputModule, tables) =>
+      targetedByPeft(config, outputModule, joinPath(folder, "adapter_config.json"), tables),
+    embeddings,
   };
 }
 

@@ -13,7 +13,15 @@ import {
 } from "../io/gguf.ts";
 import { writeFolder } from "../io/outputs/index.ts";
 import { joinPath, type Storage } from "../io/storage.ts";
-import { type Adapter, adaptedModules, configAt, type LoraConfig, loraScale, parameterName } from "../methods/index.ts";
+import {
+  type Adapter,
+  adaptedModules,
+  configAt,
+  embeddingModules,
+  type LoraConfig,
+  loraScale,
+  parameterName,
+} from "../methods/index.ts";
 import type { GgufForm, GgufPart, PretrainedModel } from "../models/index.ts";
 import { checkPreTokenizer, ggufName, noForm, tokenizerMetadata } from "./gguf-tokenizer.ts";
 import { type CardOptions, cardFiles, titleOf } from "./model-card.ts";
@@ -100,6 +108,18 @@ export async function writeGgufAdapter(
   const form = formOf(model);
   const { outputModule } = model.architecture;
   const modules = adaptedModules(model.predict().outputs, { ...adapter, outputModule });
+  const embeddings = embeddingModules(model.predict().outputs);
+  const embedded = modules.find((module) => embeddings.has(module));
+  if (embedded !== undefined) {
+    throw new TuneError(
+      "no-adapter-form",
+      `Adapters of embeddings, such as ${embedded}, are not written for llama.cpp.`,
+      {
+        at: folder,
+        fix: "export the merged model (gguf)",
+      },
+    );
+  }
   const settingsAt = (module: string): LoraConfig => configAt(choice, module) as unknown as LoraConfig; // methods of PEFT's type LORA, asked for above, have LoRA's fields
   const { alpha } = settingsAt(modules[0] ?? "");
   const tensorsFor = (type: GgufTypeName): readonly GgufTensor[] =>

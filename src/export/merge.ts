@@ -2,10 +2,10 @@ import { assert } from "../errors.ts";
 import { graph, input, type LazyTensor, sizeOf, type Tensor, type Value } from "../graph/index.ts";
 import {
   type Adapter,
+  adaptableModules,
   attach,
   checkParameters,
   configAt,
-  linearModules,
   mergeStored,
   nameInModule,
   readersOfWeights,
@@ -34,7 +34,7 @@ export function mergeAdapter(device: Device, model: PretrainedModel, adapter: Ad
   const outputModule = model.architecture.outputModule;
   const { trainables } = attach(outputs, { ...adapter, outputModule, training: false });
   checkParameters(trainables, adapter.parameters, model.folder);
-  const sites = linearModules(outputs);
+  const sites = adaptableModules(outputs, adapter.choice.method);
   const merger = makeMerger(device, adapter);
   const files = new Map<string, LazyTensor>([...model.weights].map(([name, { source }]) => [name, source]));
   const tuned = new Set<LazyTensor>();

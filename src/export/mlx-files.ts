@@ -8,9 +8,11 @@ import {
   adaptedModules,
   chooseMethod,
   configAt,
+  embeddingModules,
   type LoraConfig,
   loraScale,
   parameterName,
+  readersOfWeights,
 } from "../methods/index.ts";
 import type { PretrainedModel } from "../models/index.ts";
 import { asLora } from "./as-lora.ts";
@@ -18,11 +20,23 @@ import { type CardOptions, cardFiles, titleOf } from "./model-card.ts";
 
 /**
  * Read an adapter that mlx-lm wrote. Its factor becomes alpha = scale·rank.
- * @throws {TuneError} `not-finite-weight`, and what `readMlxAdapter` throws.
+ * @throws {TuneError} `adapter-mismatch` for embeddings that are the output layer too; `not-finite-weight`, and what
+ * `readMlxAdapter` throws.
  */
-export async function readMlx(storage: Storage, folder: string): Promise<Adapter> {
+export async function readMlx(storage: Storage, folder: string, model: PretrainedModel): Promise<Adapter> {
   const { settings, tensors } = await readMlxAdapter(storage, folder);
   const { dora, rank, scale, dropout } = settings;
+  const tied = tiedEmbedding(model, [...tensors.keys()]);
+  if (tied !== undefined) {
+    throw new TuneError(
+      "adapter-mismatch",
+      `${tied} is the output layer too, where mlx-lm lets the adapter act as well.`,
+      {
+        at: folder,
+        fix: "fuse the adapter (mlx_lm.fuse) and load the fused model",
+      },
+    );
+  }
   const choice = chooseMethod(dora ? "dora" : "lora", { rank, alpha: scale * rank, dropout });
   const parameters = new Map<string, Tensor>();
   for (const [module, own] of tensors) {
@@ -71,6 +85,14 @@ export async function writeMlx(
   }
   const { outputModule } = model.architecture;
   const modules = adaptedModules(model.predict().outputs, { ...adapter, outputModule });
+  const tied = tiedEmbedding(model, modules);
+  if (tied !== undefined) {
+    const what = `${tied} is the output layer too, where mlx-lm would let the adapter act as well.`;
+    throw new TuneError("no-adapter-form", what, {
+      at: folder,
+      fix: "export merged weights (safetensors), which mlx_lm.convert reads",
+    });
+  }
   const settingsAt = (module: string): LoraConfig => configAt(choice, module) as unknown as LoraConfig; // methods of PEFT's type LORA, asked for above, have LoRA's fields
   const rank = Math.max(...modules.map((module) => settingsAt(module).rank));
   const scale = loraScale(settingsAt(modules[0] ?? ""));
@@ -96,6 +118,17 @@ export async function writeMlx(
       title: titleOf(folder),
       library: "mlx",
     }),
+  });
+}
+
+/** An embedding among the modules whose table is the output layer too. */
+function tiedEmbedding(model: PretrainedModel, modules: readonly string[]): string | undefined {
+  const { outputs } = model.predict();
+  const embeddings = embeddingModules(outputs);
+  const readers = readersOfWeights(outputs);
+  return modules.find((module) => {
+    const weight = embeddings.get(module)?.weight;
+    return weight?.kind === "weight" && (readers.get(weight)?.size ?? 0) > 1;
   });
 }
 

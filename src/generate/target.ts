@@ -1,5 +1,12 @@
 import { type Tensor, tensor } from "../graph/index.ts";
-import { type Adapter, adaptedModules, attach, checkParameters, endsOfPath, linearModules } from "../methods/index.ts";
+import {
+  type Adapter,
+  adaptableModules,
+  adaptedModules,
+  attach,
+  checkParameters,
+  endsOfPath,
+} from "../methods/index.ts";
 import type { OpenGraph, PretrainedModel } from "../models/index.ts";
 import type { Device } from "../runtime/device.ts";
 import { withShare } from "../runtime/device-share.ts";
@@ -95,7 +102,7 @@ async function generateAlone(
 
   /** An adapter's share in one of the two parts: those of its modules that are there. */
   function partOf({ choice, targets }: Adapter, outputs: OpenGraph["outputs"]): Pick<Adapter, "choice" | "targets"> {
-    const there = linearModules(outputs);
+    const there = adaptableModules(outputs, choice.method);
     const all = adaptedModules(model.predict().outputs, { choice, targets, outputModule });
     const { inPlace, ...rest } = choice;
     const modules =

@@ -4,18 +4,19 @@ import type { JsonObject } from "./json.ts";
 
 /**
  * Which modules a PEFT config adapts: `target_modules` but `exclude_modules`, in `layers_to_transform`, counted as
- * `layers_pattern` says. Undefined where it names no targets.
+ * `layers_pattern` says. Undefined where it names no targets. `all-linear` is neither the output layer nor embeddings.
  * @throws {TuneError} `peft-bad-config` for an expression that cannot be followed.
  */
 export function targetedByPeft(
   config: JsonObject,
   outputModule: string,
   at: string,
+  embeddings: ReadonlySet<string> = new Set(),
 ): ((module: string) => boolean) | undefined {
   const { target_modules: targets, exclude_modules: excluded, layers_to_transform: layers } = config;
   const targeted =
     targets === "all-linear"
-      ? (module: string) => module !== outputModule
+      ? (module: string) => module !== outputModule && !embeddings.has(module)
       : matcher(targets, { key: "target_modules", at });
   const left = isAbsent(excluded) ? () => false : matcher(excluded, { key: "exclude_modules", at });
   if (!targeted || !left) return undefined;

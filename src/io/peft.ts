@@ -14,6 +14,8 @@ import { readBytes } from "./text.ts";
 export interface PeftLayout {
   readonly type: string;
   readonly tensors: Readonly<Record<string, string>>;
+  /** The same beside an embedding, where the kind has a form for them. */
+  readonly embedding?: Readonly<Record<string, string>>;
   /** The tensors of another program that writes the same `peft_type`; we read them, and write `tensors`. */
   readonly dialect?: Readonly<Record<string, string>>;
   /** The key of the config that is true for this layout, where several share a type. */
@@ -46,6 +48,8 @@ export interface PeftAdapter {
   /** The model it was made for: a hub id or a folder; undefined when the adapter does not say. */
   readonly baseModel: string | undefined;
   readonly tensors: AdapterTensors<LazyTensor>;
+  /** Those modules whose tensors are named as an embedding's. */
+  readonly embeddings: ReadonlySet<string>;
   readonly whole: PeftWholeWeights<LazyTensor>;
   /** The base model's own embeddings and output layers, which PEFT saves too where they are adapted or resized. */
   readonly untrained: ReadonlyMap<string, LazyTensor>;
@@ -94,6 +98,7 @@ export async function readPeftAdapter(
     layout,
     baseModel: typeof base === "string" && base !== "" ? base : undefined,
     tensors: sorted.tensors,
+    embeddings: sorted.embeddings,
     whole: { ...sorted.whole, ...(tokens ? { tokens } : {}) },
     untrained: sorted.untrained,
   };
@@ -111,6 +116,8 @@ export async function writePeftAdapter(
     readonly config: JsonObject;
     readonly layout: PeftLayout;
     readonly tensors: AdapterTensors<Tensor | LazyTensor>;
+    /** Those modules that are embeddings. */
+    readonly embeddings?: ReadonlySet<string>;
     readonly whole?: PeftWholeWeights<Tensor | LazyTensor>;
     /** What the model is made for, in our words; what the config says unless given. */
     readonly task?: string;
@@ -118,7 +125,7 @@ export async function writePeftAdapter(
     readonly beside?: Readonly<Record<string, JsonObject | string>>;
   },
 ): Promise<void> {
-  const { layout, tensors, whole, beside = {} } = adapter;
+  const { layout, tensors, embeddings, whole, beside = {} } = adapter;
   const config: JsonObject = {
     ...adapter.config,
     ...(adapter.task === undefined ? {} : { task_type: peftTaskType(adapter.task) }),
@@ -127,7 +134,9 @@ export async function writePeftAdapter(
   assert(config["peft_type"] === layout.type, `a ${config["peft_type"]} config with the layout of ${layout.type}`);
   const entries: NamedTensor[] = [];
   for (const [module, parts] of tensors) {
-    for (const [key, suffix] of Object.entries(layout.tensors)) {
+    const form = embeddings?.has(module) ? layout.embedding : layout.tensors;
+    assert(form !== undefined, `${layout.type} has no form for the embedding ${module}`);
+    for (const [key, suffix] of Object.entries(form)) {
       const tensor = parts[key];
       assert(tensor !== undefined, `${module} has no tensor ${key}`);
       entries.push({ name: `${prefix}${module}.${suffix}`, tensor });
@@ -234,8 +243,13 @@ function sortTensors(
   layout: PeftLayout,
   settings: Omit<PeftWholeWeights<LazyTensor>, "tensors">,
   at: string,
-): Pick<PeftAdapter, "tensors" | "whole" | "untrained"> & { readonly tokenRows: ReadonlyMap<string, LazyTensor> } {
-  const suffixes = Object.entries(spokenBy(tensors, layout));
+): Pick<PeftAdapter, "tensors" | "embeddings" | "whole" | "untrained"> & {
+  readonly tokenRows: ReadonlyMap<string, LazyTensor>;
+} {
+  const linear = Object.entries(spokenBy(tensors, layout));
+  const ofEmbeddings = Object.entries(layout.embedding ?? {});
+  const suffixes = [...linear, ...ofEmbeddings];
+  const embeddings = new Set<string>();
   const modules = new Map<string, Record<string, LazyTensor>>();
   const whole = new Map<string, LazyTensor>();
   const untrained = new Map<string, LazyTensor>();
@@ -257,6 +271,7 @@ function sortTensors(
       const [key, suffix] = found;
       const module = name.slice(prefix.length, -(suffix.length + 1));
       const parts = modules.get(module) ?? {};
+      if (ofEmbeddings.includes(found)) embeddings.add(module);
       parts[key] = tensor;
       modules.set(module, parts);
     } else if (ofTokens !== undefined) {
@@ -268,7 +283,7 @@ function sortTensors(
       );
     } else {
       const named = suffixes.some(([, suffix]) => adapterNamed(name, suffix));
-      const expected = suffixes.map(([, suffix]) => suffix).join(" or ");
+      const expected = linear.map(([, suffix]) => suffix).join(" or ");
       bad(
         `${name} is not part of a ${layout.type} adapter (expected …${expected}${named ? ", without the adapter's name in it" : ""}).`,
         named
@@ -278,7 +293,9 @@ function sortTensors(
     }
   }
   for (const [module, parts] of modules) {
-    const lacking = suffixes.filter(([key]) => parts[key] === undefined).map(([, suffix]) => suffix);
+    const lacking = (embeddings.has(module) ? ofEmbeddings : linear)
+      .filter(([key]) => parts[key] === undefined)
+      .map(([, suffix]) => suffix);
     if (lacking.length > 0)
       bad(`${module} has no ${lacking.join(" and no ")}.`, "save the adapter again; it is incomplete");
   }
@@ -289,11 +306,11 @@ function sortTensors(
   }
   if (tensors.size === 0) bad("it holds no tensor.", "save the adapter again; it is empty");
   throwProblems(problems, at);
-  return { tensors: modules, tokenRows, whole: { ...settings, modules: held, tensors: whole }, untrained };
+  return { tensors: modules, embeddings, tokenRows, whole: { ...settings, modules: held, tensors: whole }, untrained };
 }
 
 /** Embeddings and output layers, which PEFT saves whole of its own accord (`save_embedding_layers`). */
-const embeddings = /(^|\.)(embed_tokens|lm_head|wte|embed_in|embed_out|word_embeddings|shared)\.(weight|bias)$/;
+const embeddingTensor = /(^|\.)(embed_tokens|lm_head|wte|embed_in|embed_out|word_embeddings|shared)\.(weight|bias)$/;
 /** For classifiers PEFT names both of these, of which a model has one. */
 const headNames: readonly string[] = ["classifier", "score"];
 
@@ -309,7 +326,7 @@ function wholeName(
     .slice(prefix.length)
     .replace(/\.(modules_to_save(\.default)?|original_module|(token_adapter\.)?base_layer)(?=\.)/g, "");
   const trained =
-    embeddings.test(plain) ||
+    embeddingTensor.test(plain) ||
     modules.some((saved) => isInModule(plain, saved)) ||
     (biases !== "none" && plain.endsWith(".bias"));
   return trained ? plain : undefined;

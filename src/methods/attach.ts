@@ -15,11 +15,12 @@ import {
 } from "../graph/index.ts";
 import { Add, findOp, LayerNormalization, type LinearSite, mul, transpose, turned, where } from "../ops/index.ts";
 import { rebuild, rewrite } from "../transforms/index.ts";
+import { embeddingModules, embeddingOf, refuseEmbeddings } from "./embeddings.ts";
 import { isInPlace, nameInModule, readersOfWeights, type WeightInPlace, weightsInPlace } from "./in-place.ts";
 import { linearModules, linearOf } from "./linear.ts";
 import type { LiveForm, ParameterSpec, Parameters, ReadsBehind, Site } from "./method.ts";
 import { checkPatterns, configAt, type MethodChoice, type MethodConfig } from "./table.ts";
-import { chooseModules, type TargetModules } from "./targets.ts";
+import { chooseModules, matchingModules, type TargetModules } from "./targets.ts";
 import { rowsOf, tokenRowsKey } from "./token-rows.ts";
 
 /** A tensor that an attached method trains. */
@@ -100,16 +101,26 @@ export interface AttachOptions {
 }
 
 /**
- * The linear maps that a method attaches to: those that the targets name, but for what is trained in place.
- * @throws {TuneError} `unknown-target-modules`.
+ * The linear maps and embeddings that a method attaches to: those that the targets name, but for what is trained in place.
+ * @throws {TuneError} `unknown-target-modules`, and `bad-option` for embeddings that the method has no form for.
  */
 export function adaptedModules(
   outputs: Readonly<Record<string, Value>>,
   { choice, targets, outputModule }: Omit<AttachOptions, "training" | "live" | "prefix">,
 ): readonly string[] {
-  const chosen = chooseModules(targets, [...linearModules(outputs).keys()], outputModule);
-  const { inPlace } = choice;
-  return inPlace === undefined ? chosen : chosen.filter((module) => !isInPlace(inPlace, module));
+  const { inPlace, method } = choice;
+  const linear = [...linearModules(outputs).keys()];
+  const embeddings = [...embeddingModules(outputs).keys()].filter((module) => !linear.includes(module));
+  const able = method.embedding ? embeddings : [];
+  const saved = (module: string): boolean => inPlace !== undefined && isInPlace(inPlace, module);
+  if (able.length === 0) {
+    refuseEmbeddings(
+      method.name,
+      matchingModules(targets, embeddings).filter((module) => !saved(module)),
+    );
+  }
+  const chosen = chooseModules(targets, [...linear, ...able], outputModule, new Set(able));
+  return chosen.filter((module) => !saved(module));
 }
 
 /**
@@ -125,6 +136,7 @@ export function attach(outputs: Readonly<Record<string, Value>>, options: Attach
 function besideLinear(outputs: Readonly<Record<string, Value>>, options: AttachOptions): Attached {
   const { choice, training, prefix = "" } = options;
   const { method } = choice;
+  const { embedding } = method;
   const chosen = new Set(adaptedModules(outputs, options));
   if (training) checkPatterns(choice, [...chosen]);
   const inPlace = weightsInPlace(outputs, choice.inPlace, chosen);
@@ -154,6 +166,22 @@ function besideLinear(outputs: Readonly<Record<string, Value>>, options: AttachO
       );
       const x = inputs[0];
       const unchanged = inputs.every((value, i) => value === node.inputs[i]);
+      const table = embedding && embeddingOf(node);
+      if (table && chosen.has(table.module)) {
+        const { module, x: _ids, bias: _none, ...sizes } = table;
+        const site: Site = { module, ...sizes };
+        const config = configAt(choice, module);
+        if (training) embedding.check?.(site, config);
+        const made =
+          declared.get(module) ??
+          declare(`${prefix}${module}`, method.name, site, embedding.parameters(site, config), shared);
+        if (!declared.has(module)) trainables.push(...made.trainables);
+        declared.set(module, made);
+        const [y] = unchanged ? node.outputs : rebuild(node, inputs);
+        const ids = inputs[1];
+        assert(y !== undefined && ids !== undefined, "rows are looked up by their numbers");
+        return withScope(module, () => [embedding.adapt({ site, ids, y }, made.read, config)]);
+      }
       if (!linear || !x) {
         const results = unchanged ? node.outputs : rebuild(node, inputs);
         return inPlace.after(node, inputs, results) ?? grownBehind(behind, node, results, inputs) ?? results;

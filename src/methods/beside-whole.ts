@@ -1,5 +1,4 @@
 import type { Value } from "../graph/index.ts";
-import type { LinearSite } from "../ops/index.ts";
 import type { Adapter } from "./adapter.ts";
 import { adaptedModules, parameterName } from "./attach.ts";
 import { linearModules } from "./linear.ts";
@@ -22,7 +21,9 @@ export async function besideWholeWeights(
   let config: MethodConfig | undefined;
   let patterns = choice.patterns;
   for (const module of method.departure ? adaptedModules(outputs, { ...adapter, outputModule }) : []) {
-    const site: Site = { module, ...(sites.get(module) as LinearSite) }; // adapted modules are linear maps
+    const linear = sites.get(module);
+    if (!linear) continue; // an embedding, of which nothing is taken out
+    const site: Site = { module, ...linear };
     const departure = method.departure?.(site, configAt(choice, module));
     if (!departure || site.weight.kind !== "weight") continue;
     const prefix = parameterName(module, method.name, "");

@@ -10,6 +10,7 @@ export * from "./adapter.ts";
 export * from "./attach.ts";
 export * from "./beside-whole.ts";
 export * from "./compacter.ts";
+export * from "./embeddings.ts";
 export * from "./full.ts";
 export * from "./in-place.ts";
 export * from "./initial.ts";

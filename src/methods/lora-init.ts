@@ -92,6 +92,14 @@ export function loraStart(
   return { A: uniform(site.inFeatures), B: init === "random" ? uniform(rank) : zeros };
 }
 
+/** The same beside an embedding, where PEFT leaves weights whole and A at zero whatever the start is called. */
+export function loraEmbeddingStart({ init }: Pick<InitConfig, "init">): Readonly<Record<"A" | "B", Drawn>> {
+  const normal: Drawn = (rng, size) => Float32Array.from({ length: size }, () => rng.normal());
+  return { A: init === "random" ? normal : (_rng, size) => new Float32Array(size), B: normal };
+}
+
+type Drawn = (rng: Rng, size: number) => Float32Array;
+
 /** As torch's linear layers start: uniform in ±1/√in, which is Kaiming's with a = √5. */
 function uniform(inFeatures: number): (rng: Rng, size: number) => Float32Array {
   const bound = 1 / Math.sqrt(inFeatures);

@@ -1,9 +1,17 @@
 import { assert, TuneError } from "../errors.ts";
 import { type Fields, flag, integer, oneOf, real } from "../fields.ts";
 import type { Tensor, Value } from "../graph/index.ts";
-import { add, gemm, matmul, mul } from "../ops/index.ts";
-import { type LoraInit, loraDeparture, loraInits, loraStart } from "./lora-init.ts";
-import { type Departure, defineMethod, type Method, type ParameterSpec, type Parameters, type Site } from "./method.ts";
+import { add, gather, gemm, matmul, mul, reshape, reshapeTo } from "../ops/index.ts";
+import { type LoraInit, loraDeparture, loraEmbeddingStart, loraInits, loraStart } from "./lora-init.ts";
+import {
+  type Departure,
+  defineMethod,
+  type EmbeddingForm,
+  type Method,
+  type ParameterSpec,
+  type Parameters,
+  type Site,
+} from "./method.ts";
 
 /** Options of LoRA and of the methods made from it. */
 export interface LoraConfig {
@@ -102,6 +110,34 @@ export function loraOutput(x: Value, parameter: Parameters, config: LoraConfig):
 }
 
 /**
+ * The update of a looked-up row is (alpha/rank)·B·A[:, id]: A [rank, tokens] starts at zero and B [hidden, rank] from
+ * N(0, 1), as in PEFT, where dropout does not act on embeddings either. Columns of A are looked up, so nothing is as large
+ * as a product with the vocabulary.
+ */
+const loraEmbedding: EmbeddingForm<LoraConfig> = {
+  parameters: ({ inFeatures, outFeatures }, config) => {
+    const start = loraEmbeddingStart(config);
+    return {
+      A: { shape: [config.rank, inFeatures], initial: start.A },
+      B: { shape: [outFeatures, config.rank], initial: start.B },
+    };
+  },
+  check: (site, config) => {
+    checkRank(site, config);
+    if (config.plusRatio === 1) return;
+    throw new TuneError("bad-option", `LoRA+ has no ratio for embeddings, such as ${site.module}.`, {
+      at: "plusRatio",
+      fix: `leave plusRatio at 1, or leave "${site.module.split(".").at(-1)}" out of the target modules`,
+    });
+  },
+  adapt: ({ site, ids, y }, parameter, config) => {
+    const columns = gather(parameter("A"), reshape(ids, [-1]), 1); // [rank, rows]
+    const rows = gemm(columns, parameter("B"), { transA: true, transB: true, alpha: loraScale(config) });
+    return add(y, y.shape.length === 2 ? rows : reshapeTo(rows, [...ids.shape, site.outFeatures], [ids]));
+  },
+};
+
+/**
  * Low-rank adaptation: y = Wx + (alpha/rank)·B(Ax). Hu et al. 2021, §4.1 eq. (3).
  * A [rank, in] starts uniform in ±1/√in (Kaiming with a = √5, as PEFT) and B [out, rank] at zero, so training starts
  * at the base model; other starts are in `lora-init.ts`. Dropout acts on the input of A.
@@ -126,10 +162,16 @@ export const lora: Method<LoraConfig> = defineMethod<LoraConfig>({
   common: loraCommon,
   adapt: ({ x, y, dropout }, parameter, config) => add(y, loraOutput(dropout(x, config.dropout), parameter, config)),
   merge: (weight, parameter, config) => add(weight, loraUpdate(parameter, config)),
+  embedding: loraEmbedding,
   asLora: ({ A, B }, config) => {
     assert(A !== undefined && B !== undefined, "LoRA has A and B");
     const scale = loraScale(config);
     return { A, B: { ...B, data: Float32Array.from(B.data as Float32Array, (value) => scale * value) } }; // as trained
   },
-  peft: { type: "LORA", tensors: { A: "lora_A.weight", B: "lora_B.weight" }, tokenRows: true },
+  peft: {
+    type: "LORA",
+    tensors: { A: "lora_A.weight", B: "lora_B.weight" },
+    embedding: { A: "lora_embedding_A", B: "lora_embedding_B" },
+    tokenRows: true,
+  },
 });

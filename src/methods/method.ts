@@ -152,12 +152,34 @@ export interface LoraMatrices {
   readonly B: Tensor;
 }
 
+/** What a method may use where it is attached to an embedding. */
+export interface EmbeddingAttachment {
+  /** The embedding as a linear map of one-hot tokens: [in, out] is [tokens, hidden]. */
+  readonly site: Site;
+  /** The rows that are looked up, int64 [...]. */
+  readonly ids: Value;
+  /** What is looked up without the adapter, [..., hidden]. */
+  readonly y: Value;
+}
+
+/** What a method does beside an embedding; `merge` folds it in as for any weight stored [in, out]. */
+export interface EmbeddingForm<Config extends object = object> {
+  /** The trainable tensors, under the names that they have beside a linear map. */
+  readonly parameters: (site: Site, config: Config) => Readonly<Record<string, ParameterSpec>>;
+  /** Look at a site before training. @throws {TuneError} when the config makes no sense there. */
+  readonly check?: (site: Site, config: Config) => void;
+  /** The rows as they are now, in the shape of y. */
+  readonly adapt: (attachment: EmbeddingAttachment, parameters: Parameters, config: Config) => Value;
+}
+
 /** How PEFT stores the method. */
 export interface PeftForm {
   /** `peft_type`. */
   readonly type: string;
   /** Parameter -> the end of its tensor name after the module. */
   readonly tensors: Readonly<Record<string, string>>;
+  /** The same for an embedding, where the method has a form for them. */
+  readonly embedding?: Readonly<Record<string, string>>;
   /** The tensors of another program's files of the same type, which are read too. */
   readonly dialect?: Readonly<Record<string, string>>;
   /** The key of its config that is true for this method, where several share a type. */
@@ -225,6 +247,8 @@ export interface Method<Config extends object = object> {
   ) => { readonly rank: number; readonly of: number };
   readonly training?: TrainingHooks<Config>;
   readonly live?: LiveForm<Config>;
+  /** What it does beside embeddings; it refuses them by name where this is absent. */
+  readonly embedding?: EmbeddingForm<Config>;
   /**
    * How adapters of other options are brought to common ones without computing anything else, so that they take turns in
    * one place of a graph; and fresh tensors of those options compute nothing.

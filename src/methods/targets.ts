@@ -2,7 +2,7 @@ import { nearest, TuneError } from "../errors.ts";
 import { compilePattern, type Pattern } from "../pattern.ts";
 
 /**
- * Linear modules, named as in PEFT: names matched against the end of module paths, a regular expression matched against
+ * Linear modules and embeddings, named as in PEFT: names matched against the end of module paths, a regular expression matched against
  * whole paths, or every linear layer but the output layer.
  */
 export type NamedModules = "all-linear" | RegExp | readonly string[];
@@ -69,38 +69,54 @@ export function showTargets(targets: TargetModules): string {
 }
 
 /**
- * The modules that `targets` names, in model order.
+ * The modules that `targets` names, in model order. Those in `embeddings` are no linear layers, and are named alone.
  * @throws {TuneError} `unknown-target-modules` listing each name that matches nothing and the nearest that would.
  */
 export function chooseModules(
   targets: TargetModules,
   modules: readonly string[],
   outputModule: string,
+  embeddings: ReadonlySet<string> = new Set(),
 ): readonly string[] {
-  if (typeof targets === "object" && "modules" in targets) return select(targets, modules, outputModule);
-  const eligible = modules.filter((module) => module !== outputModule);
+  if (typeof targets === "object" && "modules" in targets) return select(targets, modules, outputModule, embeddings);
+  const eligible = modules.filter((module) => module !== outputModule && !embeddings.has(module));
   if (targets === "all-linear") return eligible;
   if (targets instanceof RegExp) {
     const whole = compile(targets.source, targets.flags.includes("i"));
     const chosen = modules.filter((module) => whole.matches(module));
     if (chosen.length > 0) return chosen;
-    throw unknown([targets.source], modules);
+    throw unknown([targets.source], modules, embeddings);
   }
-  const matches = (module: string, name: string): boolean => module === name || module.endsWith(`.${name}`);
-  const missing = targets.filter((name) => !modules.some((module) => matches(module, name)));
-  if (missing.length > 0 || targets.length === 0) throw unknown(missing, modules);
-  return modules.filter((module) => targets.some((name) => matches(module, name)));
+  const missing = targets.filter((name) => !modules.some((module) => endsWith(module, name)));
+  if (missing.length > 0 || targets.length === 0) throw unknown(missing, modules, embeddings);
+  return modules.filter((module) => targets.some((name) => endsWith(module, name)));
+}
+
+const endsWith = (module: string, name: string): boolean => module === name || module.endsWith(`.${name}`);
+
+/** Those of the modules that the targets name, by the ends of their paths or by an expression, if any. */
+export function matchingModules(targets: TargetModules, modules: readonly string[]): readonly string[] {
+  if (targets === "all-linear") return [];
+  if (targets instanceof RegExp) {
+    const whole = compile(targets.source, targets.flags.includes("i"));
+    return modules.filter((module) => whole.matches(module));
+  }
+  if (!("modules" in targets)) return modules.filter((module) => targets.some((name) => endsWith(module, name)));
+  const { modules: named, exclude = [] } = targets;
+  const excluded = new Set(matchingModules(exclude, modules));
+  return targets.layers ? [] : matchingModules(named, modules).filter((module) => !excluded.has(module));
 }
 
 function select(
   { modules: named, exclude, layers }: SelectedModules,
   modules: readonly string[],
   outputModule: string,
+  embeddings: ReadonlySet<string>,
 ): readonly string[] {
-  const excluded = new Set(exclude === undefined ? [] : chooseModules(exclude, modules, outputModule));
+  const excluded = new Set(exclude === undefined ? [] : chooseModules(exclude, modules, outputModule, embeddings));
   const numbers = new Set(modules.map(layerOf).filter((layer) => layer !== undefined));
   const missing = layers?.filter((layer) => !numbers.has(layer)) ?? [];
-  const chosen = chooseModules(named, modules, outputModule).filter((module) => {
+  const chosen = chooseModules(named, modules, outputModule, embeddings).filter((module) => {
     const layer = layerOf(module);
     return !excluded.has(module) && (layers === undefined || (layer !== undefined && layers.includes(layer)));
   });
@@ -123,14 +139,15 @@ function layerOf(module: string): number | undefined {
   return found === undefined ? undefined : Number(found);
 }
 
-function unknown(missing: readonly string[], modules: readonly string[]): TuneError {
+function unknown(missing: readonly string[], modules: readonly string[], embeddings: ReadonlySet<string>): TuneError {
+  const kind = embeddings.size > 0 ? "linear layer or embedding" : "linear layer";
   const ends = [...new Set(modules.map((module) => module.split(".").at(-1) ?? module))];
   const what =
     missing.length === 0
       ? "No target modules are given."
       : missing.map((name) => {
           const near = nearest(name.split(".").at(-1) ?? name, ends);
-          return `No linear layer is called "${name}"${near.length > 0 ? ` (nearest: ${near.join(", ")})` : ""}.`;
+          return `No ${kind} is called "${name}"${near.length > 0 ? ` (nearest: ${near.join(", ")})` : ""}.`;
         });
   return new TuneError("unknown-target-modules", what, {
     at: "target modules",

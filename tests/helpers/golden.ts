@@ -43,6 +43,7 @@ export function batchAt(curve: ReadonlyMap<string, Tensor>, index: number): Toke
 }
 
 /** The tensor in the file that starts a parameter of ours. */
-export function peftName(module: string, key: string): string {
+export function peftName(module: string, key: string, embedding = false): string {
+  if (embedding) return `base_model.model.${module}.lora_embedding_${key}.default`;
   return `base_model.model.${module}.lora_${key === "magnitude" ? "magnitude_vector" : key}.default.weight`;
 }
