@@ -76,7 +76,7 @@ async function makeDecoder(
   const readsOf = placeAdapters(device, attached);
   const [first] = named.keys();
   await readsOf(first);
-  const { layers, kvHeads, headDim, contextLength, vocabSize } = model.sizes;
+  const { layers, kvHeads, headDim, contextLength, vocabSize, cacheHoldsTo } = model.sizes;
   const parts = Array.from({ length: layers }, (_, i) => [`${i}.key`, `${i}.value`]).flat();
   let started = 0;
 
@@ -93,7 +93,15 @@ async function makeDecoder(
     const cache = `cache ${++started}`;
     const buffers = Object.fromEntries(parts.map((part) => [part, `${cache} ${part}`]));
 
+    /** The tokens of each row so far, where the cache may have to be computed anew of them. */
+    let written: readonly (readonly number[])[] = [];
+
     const run = async (ids: readonly (readonly number[])[], past: number): Promise<Continuation> => {
+      if (cacheHoldsTo !== undefined) {
+        written = past === 0 ? ids : ids.map((row, i) => [...(written[i] ?? []), ...row]);
+        const grown = past + (ids[0]?.length ?? 0);
+        if (past > 0 && past <= cacheHoldsTo && grown > cacheHoldsTo) return run(written, 0);
+      }
       const seq = ids[0]?.length ?? 0;
       const total = past + seq;
       const feeds: Record<string, Tensor> = {

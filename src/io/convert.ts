@@ -34,19 +34,24 @@ function float16Table(): Float32Array {
   return table;
 }
 
-/** float16 patterns -> float32, exactly. */
-export function float16ToFloat32(halves: Uint16Array): Float32Array {
+/** float16 patterns -> float32, exactly, into `result` where one is given. */
+export function float16ToFloat32(
+  halves: Uint16Array,
+  result: Float32Array = new Float32Array(halves.length),
+): Float32Array {
   const table = float16Table();
-  const result = new Float32Array(halves.length);
   for (let i = 0; i < halves.length; i++) result[i] = table[halves[i] ?? 0] ?? 0;
   return result;
 }
 
-/** bfloat16 patterns -> float32, exactly: a bfloat16 is the upper half of a float32. */
-export function bfloat16ToFloat32(halves: Uint16Array): Float32Array {
-  const patterns = new Uint32Array(halves.length);
+/** bfloat16 patterns -> float32, exactly, into `result` where one is given: a bfloat16 is the upper half of a float32. */
+export function bfloat16ToFloat32(
+  halves: Uint16Array,
+  result: Float32Array = new Float32Array(halves.length),
+): Float32Array {
+  const patterns = new Uint32Array(result.buffer, result.byteOffset, halves.length);
   for (let i = 0; i < halves.length; i++) patterns[i] = (halves[i] ?? 0) << 16;
-  return new Float32Array(patterns.buffer);
+  return result;
 }
 
 /** float32 -> float16 patterns, to nearest, ties to even; NaN becomes the quiet NaN 0x7e00 with its sign, as in PyTorch. */
@@ -104,9 +109,38 @@ export async function toFloat32(source: Tensor | LazyTensor): Promise<Tensor<"fl
   for (let start = 0; start < size; start += partElements) {
     const end = Math.min(size, start + partElements);
     const part: Tensor = { dtype, shape: [end - start], data: await source.readPart(start, end) };
-    data.set(castTensor(part, "float32").data, start);
+    const widen = dtype === "bfloat16" ? bfloat16ToFloat32 : dtype === "float16" ? float16ToFloat32 : undefined;
+    // In place: a part of its own would be as much memory again over the whole tensor.
+    if (widen && part.data instanceof Uint16Array) widen(part.data, data.subarray(start, end));
+    else data.set(castTensor(part, "float32").data, start);
   }
   return { dtype: "float32", shape, data };
+}
+
+/** Whether two tensors hold the same numbers, whatever they are stored in; read in parts where both can be. */
+export async function sameValues(a: LazyTensor, b: LazyTensor): Promise<boolean> {
+  if (a.shape.join() !== b.shape.join()) return false;
+  const size = sizeOf(a.shape);
+  const step = a.readPart && b.readPart ? partElements : size;
+  for (let start = 0; start < size; start += step) {
+    const end = Math.min(size, start + step);
+    const [left, right] = await Promise.all(
+      [a, b].map(async ({ dtype, readPart, read }): Promise<Tensor> => {
+        const data = step < size && readPart ? await readPart(start, end) : (await read()).data;
+        return { dtype, shape: [data.length], data };
+      }),
+    );
+    if (left === undefined || right === undefined) return false;
+    // The same codes are the same numbers; other codes may be.
+    const coded = a.dtype === b.dtype && allEqual(left.data, right.data);
+    if (!coded && !allEqual(castTensor(left, "float32").data, castTensor(right, "float32").data)) return false;
+  }
+  return true;
+}
+
+function allEqual(a: Tensor["data"], b: Tensor["data"]): boolean {
+  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false;
+  return a.length === b.length;
 }
 
 /**

@@ -72,6 +72,11 @@ export interface ModelSizes {
   readonly headDim: number;
   /** Longest sequence the model was made for. */
   readonly contextLength: number;
+  /**
+   * A sequence that grows beyond it is computed otherwise from its first token on (longrope), so that what was cached
+   * before does not hold.
+   */
+  readonly cacheHoldsTo?: number;
 }
 
 /** One of several linear maps that a checkpoint stores as one. */
@@ -181,6 +186,11 @@ export interface Family<Config = unknown> extends Configured<Config> {
   readonly sublayers?: Sublayers;
   /** The output layer that is the table of embeddings, where the configuration ties them. */
   readonly tied?: (config: Config) => TiedTensors | undefined;
+  /**
+   * The output layer that is the table of embeddings wherever the files do not hold it, whatever the configuration says,
+   * and the keys of `config.json` that say so.
+   */
+  readonly tiedUnlessHeld?: (config: Config) => { readonly output: string; readonly json: ConfigJson };
   /** The token that a decoder beside an encoder begins with, where the configuration names one. */
   readonly startId?: (config: Config) => number | undefined;
   /** The keys of `config.json` that say the output layer is its own. */

@@ -11,7 +11,6 @@ import {
 } from "./architecture.ts";
 import { dense, rmsNorm, softCap, splitHeads } from "./blocks.ts";
 import { type DecoderGguf, decoderGguf } from "./decoder-gguf.ts";
-import { tiedOutput } from "./harmless.ts";
 import {
   type ConfigReader,
   configured,
@@ -26,6 +25,7 @@ import {
 } from "./ledger.ts";
 import type { DecodeRecipe, LinearRecipe, NormRecipe, RopeRecipe } from "./recipe.ts";
 import {
+  cacheHoldsTo,
   fixedFrequencies,
   type Rope,
   type RopeShape,
@@ -259,14 +259,14 @@ export function decoder<Settings extends DecoderSettings>({
       num_key_value_heads: "side",
       head_dim: "side",
     },
-    harmless: [tiedOutput("model.embed_tokens.weight")],
+    harmless: [],
     outputModule: "lm_head",
     defaultTargets,
     sublayers: { attention: /.*\.self_attn\.o_proj/, feedForward: /.*\.mlp\.down_proj/ },
     ...configured(ledger, configure),
     tied: ({ tiedEmbeddings }) =>
       tiedEmbeddings ? { output: "lm_head.weight", embeddings: "model.embed_tokens.weight" } : undefined,
-    sizes: ({ vocabSize, hiddenSize, layers, heads, kvHeads, headDim, contextLength }) => ({
+    sizes: ({ vocabSize, hiddenSize, layers, heads, kvHeads, headDim, contextLength, attention }) => ({
       vocabSize,
       hiddenSize,
       layers,
@@ -274,6 +274,7 @@ export function decoder<Settings extends DecoderSettings>({
       kvHeads,
       headDim,
       contextLength,
+      ...cacheHoldsTo(attention.map(({ rope }) => rope)),
     }),
     tensors,
     fused: ({

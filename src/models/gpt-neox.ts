@@ -5,9 +5,17 @@ import { type Activation, activationNames, activations } from "./activations.ts"
 import type { Architecture, FusedPart, KeyValue, TensorSpec } from "./architecture.ts";
 import { dense, layerNormed, splitHeads } from "./blocks.ts";
 import { type GgufForm, type GgufPart, ropeMetadata } from "./gguf.ts";
-import { causalMasks, tiedOutput } from "./harmless.ts";
+import { causalMasks } from "./harmless.ts";
 import { configured, flag, inert, integer, type LedgerOf, oneOf, optionalInteger, real } from "./ledger.ts";
-import { outerRotaryLedger, type Rope, type RotarySettings, readRope, ropeObject, rotaryLedger } from "./rope.ts";
+import {
+  cacheHoldsTo,
+  outerRotaryLedger,
+  type Rope,
+  type RotarySettings,
+  readRope,
+  ropeObject,
+  rotaryLedger,
+} from "./rope.ts";
 import { rotations } from "./rotate.ts";
 import { sharedLedger } from "./shared-ledger.ts";
 
@@ -80,7 +88,7 @@ export const gptNeox: Architecture<GptNeoxConfig> = {
     num_hidden_layers: "layers",
     num_attention_heads: "side",
   },
-  harmless: [causalMasks("attention"), { ...tiedOutput("gpt_neox.embed_in.weight"), names: /^embed_out\.weight$/ }],
+  harmless: [causalMasks("attention")],
   outputModule: "embed_out",
   defaultTargets: ["query_key_value"],
   sublayers: { attention: /.*\.attention\.dense/, feedForward: /.*\.mlp\.dense_4h_to_h/ },
@@ -119,7 +127,7 @@ export const gptNeox: Architecture<GptNeoxConfig> = {
   tied: ({ tiedEmbeddings }) =>
     tiedEmbeddings ? { output: "embed_out.weight", embeddings: "gpt_neox.embed_in.weight" } : undefined,
 
-  sizes: ({ vocabSize, hiddenSize, layers, heads, contextLength }) => ({
+  sizes: ({ vocabSize, hiddenSize, layers, heads, contextLength, rope }) => ({
     vocabSize,
     hiddenSize,
     layers,
@@ -127,6 +135,7 @@ export const gptNeox: Architecture<GptNeoxConfig> = {
     kvHeads: heads,
     headDim: hiddenSize / heads,
     contextLength,
+    ...cacheHoldsTo([rope]),
   }),
 
   tensors: ({ hiddenSize: hidden, intermediateSize: inner, ...config }) => {

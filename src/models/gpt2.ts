@@ -5,7 +5,7 @@ import { type Activation, activationNames, activations, recipeActivation } from 
 import { type Architecture, type KeyValue, partsInOrder, type TensorSpec } from "./architecture.ts";
 import { dense, extend, layerNormed, splitHeads } from "./blocks.ts";
 import type { GgufForm, GgufPart } from "./gguf.ts";
-import { causalMasks, tiedOutput } from "./harmless.ts";
+import { causalMasks } from "./harmless.ts";
 import {
   alias,
   configured,
@@ -89,7 +89,7 @@ export const gpt2: Architecture<Gpt2Config> = {
     n_positions: "side",
     max_position_embeddings: "side",
   },
-  harmless: [causalMasks("attn"), tiedOutput("transformer.wte.weight")],
+  harmless: [causalMasks("attn")],
   positionTable: true,
   inOut: /\.(c_attn|c_proj|c_fc)$/,
   outputModule: "lm_head",

@@ -33,12 +33,3 @@ export function causalMasks(module: string): Harmless {
     why: "masks of tokens to come, buffers of older versions",
   };
 }
-
-/** An output layer that is the table of embeddings, written down twice. */
-export function tiedOutput(embeddings: string): Harmless {
-  return {
-    names: /^lm_head\.weight$/,
-    when: { sameAs: embeddings },
-    why: "the output layer, which is the table of embeddings",
-  };
-}

@@ -5,10 +5,25 @@ import { readGeneral } from "./shared-ledger.ts";
 /** Names of labels, in the order of a head's outputs. */
 export type Labels = readonly string[];
 
-/** The label names that a `config.json` gives `count` outputs; `LABEL_0`, … where it gives none. */
-export function labelsOf(json: ConfigJson, count: number): Labels {
+/**
+ * The label names that a `config.json` gives the `count` outputs of a head; `LABEL_0`, … where it says nothing of labels.
+ * @throws {TuneError} `bad-config` where it names others than there are.
+ */
+export function labelsOf(json: ConfigJson, count: number, at: string): Labels {
+  const { id2label, num_labels: said } = readGeneral(json);
   const named = namedLabels(json);
-  return named?.length === count ? named : Array.from({ length: count }, (_, i) => `LABEL_${i}`);
+  if (named?.length === count) return named;
+  if (id2label === undefined && said === undefined) return Array.from({ length: count }, (_, i) => `LABEL_${i}`);
+  const whose =
+    id2label === undefined
+      ? `"num_labels" is ${said}`
+      : named === undefined
+        ? `The numbers in "id2label" are not 0, 1, …`
+        : `"id2label" names ${named.length} ${named.length === 1 ? "label" : "labels"}`;
+  throw new TuneError("bad-config", `${whose}, but the head of the files has ${count} outputs.`, {
+    at,
+    fix: "use the config.json that belongs to these weights, or let the head start anew (new head)",
+  });
 }
 
 /**

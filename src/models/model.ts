@@ -10,7 +10,7 @@ import {
   type WeightValue,
   weight,
 } from "../graph/index.ts";
-import { assertFinite, castTensor, scanFinite, toFloat32 } from "../io/convert.ts";
+import { assertFinite, castTensor, sameValues, scanFinite, toFloat32 } from "../io/convert.ts";
 import { readJsonObject } from "../io/json.ts";
 import { openModelWeights } from "../io/model-weights.ts";
 import { dequantised, openPacked, type PackedFile, packedFileName } from "../io/packed/index.ts";
@@ -147,8 +147,8 @@ export async function openModel(storage: Storage, folder: string, options: OpenC
     const { tensors: files, quantised } = await openQuantised(held, said, folder, inOut ? { inOut } : {});
     const asked = { folder, json: withoutQuantisation(json), architecture, files, quantised, ...choice };
     refuseSizes(asked);
-    const parts = { ...asked, json: await withOwnOutput(architecture, asked.json, files) };
-    return withKnownTensors(assembleModel(parts), files);
+    const { json: settled, copies } = await settleOutput(architecture, asked.json, files);
+    return withKnownTensors(assembleModel({ ...asked, json: settled }), files, copies);
   }
   const packed = await openPacked(storage, joinPath(folder, packedFileName));
   const matrices = [...packed.matrices].map(([name, entry]) => [name, dequantised(entry)] as const);
@@ -180,6 +180,7 @@ function refuseSizes(parts: ModelParts): void {
 async function withKnownTensors(
   model: PretrainedModel,
   files: ReadonlyMap<string, LazyTensor>,
+  copies: readonly string[] = [],
 ): Promise<PretrainedModel> {
   const { architecture, folder, modelType, json, task, weights } = model;
   const { basePrefix, forms } = architecture;
@@ -190,35 +191,41 @@ async function withKnownTensors(
   const tensors = others.flatMap((form) => [...form.tensors(config), ...(form.head?.tensors(config, 1) ?? [])]);
   const heads = new Set(tensors.map(({ name }) => bare(name)).filter((name) => !own.has(name)));
   const ofHeads = model.unused.filter((name) => heads.has(bare(name)));
-  const rest = model.unused.filter((name) => !heads.has(bare(name)));
+  const rest = model.unused.filter((name) => !heads.has(bare(name)) && !copies.includes(name));
   const known = [...sharedHarmless, ...architecture.harmless];
   const explained = await explainUnused(rest, files, weights, known, { at: folder, modelType });
-  return { ...model, leftOut: [...ofHeads.map((name) => ({ name, why: "heads for other tasks" })), ...explained] };
+  const leftOut = [
+    ...ofHeads.map((name) => ({ name, why: "heads for other tasks" })),
+    ...copies.map((name) => ({ name, why: "the output layer, which is the table of embeddings" })),
+    ...explained,
+  ];
+  return { ...model, leftOut };
 }
 
 /**
  * `config.json` as transformers 5 takes it: an output layer that the files hold is one of its own where it differs from
- * the embeddings, whatever the configuration says.
+ * the embeddings, whatever the configuration says. `copies` are output layers that do not differ. One that the files lack is
+ * the table of embeddings where transformers ties it all the same.
  */
-async function withOwnOutput(
+async function settleOutput(
   family: Family,
   json: ConfigJson,
   files: ReadonlyMap<string, LazyTensor>,
-): Promise<ConfigJson> {
+): Promise<{ readonly json: ConfigJson; readonly copies: readonly string[] }> {
   const config = family.configure(json);
   const tied = family.tied?.(config);
   const [form] = family.forms;
-  if (tied === undefined || form === undefined) return json;
-  const [output, embeddings] = [tied.output, tied.embeddings].map((name) => {
-    const key = storedKey(name, { ...family, ...form }, files);
-    return key === undefined ? undefined : files.get(key);
-  });
-  if (output === undefined || embeddings === undefined) return json;
-  if (output.shape.join() === embeddings.shape.join()) {
-    const [ours, theirs] = [await toFloat32(output), await toFloat32(embeddings)];
-    if (ours.data.every((value, i) => value === theirs.data[i])) return json;
+  const keyOf = (name: string): string | undefined => form && storedKey(name, { ...family, ...form }, files);
+  if (tied === undefined) {
+    const always = family.tiedUnlessHeld?.(config);
+    const lacks = always !== undefined && keyOf(always.output) === undefined;
+    return { json: lacks ? { ...json, ...always.json } : json, copies: [] };
   }
-  return { ...json, ...family.untied?.(config) };
+  const [own, shared] = [keyOf(tied.output), keyOf(tied.embeddings)];
+  const [output, embeddings] = [files.get(own ?? ""), files.get(shared ?? "")];
+  if (own === undefined || output === undefined || embeddings === undefined) return { json, copies: [] };
+  if (await sameValues(output, embeddings)) return { json, copies: [own] };
+  return { json: { ...json, ...family.untied?.(config) }, copies: [] };
 }
 
 /** What a model is put together from. */
@@ -345,7 +352,7 @@ function settleHead(
   const scores = head.problem === "regression";
   let labels = scores ? freshScores(json, wanted) : (wanted ?? namedLabels(json));
   if (held !== undefined) {
-    labels = labelsOf(json, held);
+    labels = labelsOf(json, held, folder);
     if (wanted && !scores) checkLabels(labels, wanted, folder);
     if (wanted && scores && wanted.length > 0 && wanted.length !== held) {
       throw new TuneError("label-mismatch", `The head gives ${counted(held)}, the data ${counted(wanted.length)}.`, {

@@ -38,6 +38,12 @@ export function fixedFrequencies(rope: Rope): readonly number[] | undefined {
   return value.kind === "constant" ? Array.from(value.tensor.data, Number) : undefined;
 }
 
+/** The length up to which what is cached holds, where frequencies depend on the length and change within the context. */
+export function cacheHoldsTo(ropes: readonly (Rope | undefined)[]): { readonly cacheHoldsTo?: number } {
+  const changing = ropes.flatMap((rope) => (rope && !rope.frequencies ? [rope.original] : []));
+  return changing.length > 0 ? { cacheHoldsTo: Math.min(...changing) } : {};
+}
+
 /** What `rope_parameters` says besides its type, as far as the type asks for it. */
 export interface RopeSettings {
   readonly factor?: number | undefined;

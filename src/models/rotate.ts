@@ -14,8 +14,9 @@ interface Rotated {
 
 /**
  * How the layers of a trunk rotate queries and keys, each table made once. Where frequencies depend on the length of the
- * sequence (dynamic, longrope), keys are kept as they were before rotation and all of them are rotated in every step, so
- * that decoding with a cache gives what one pass over the whole text gives.
+ * sequence (dynamic, longrope), keys are kept as they were before rotation and all of them are rotated in every step. Layers
+ * behind the first still hold what earlier frequencies made of the tokens: whoever decodes computes the cache anew where they
+ * change (`cacheHoldsTo`), and then decoding gives what one pass over the whole text gives.
  */
 export function rotations({
   positionIds,

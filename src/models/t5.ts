@@ -18,7 +18,6 @@ import type { Family, KeyValue, OpenGraph, TensorSpec, Weights } from "./archite
 import { additive, lengthOf, openAttention, places } from "./attention.ts";
 import { dense, extend, rmsNorm, splitHeads } from "./blocks.ts";
 import { negativeLikelihood } from "./causal-lm.ts";
-import { tiedOutput } from "./harmless.ts";
 import { tokenInputs } from "./inputs.ts";
 import {
   alias,
@@ -138,7 +137,6 @@ export const t5: Family<T5Config> = {
       names: /EncDecAttention\.relative_attention_bias\.weight$/,
       why: "positions between decoder and encoder, which the architecture does not have",
     },
-    tiedOutput("shared.weight"),
   ],
   defaultTargets: ["q", "v"],
   sublayers: {
@@ -177,6 +175,10 @@ export const t5: Family<T5Config> = {
     };
   }),
   tied: ({ tied }) => (tied ? { output: "lm_head.weight", embeddings: "shared.weight" } : undefined),
+  tiedUnlessHeld: ({ scaled }) => ({
+    output: "lm_head.weight",
+    json: { tie_word_embeddings: true, scale_decoder_outputs: scaled },
+  }),
   startId: ({ startId }) => startId,
   untied: ({ scaled }) => ({ tie_word_embeddings: false, scale_decoder_outputs: scaled }),
 

@@ -1,6 +1,6 @@
 import { listing, TuneError } from "../errors.ts";
 import type { LazyTensor } from "../graph/index.ts";
-import { toFloat32 } from "../io/convert.ts";
+import { sameValues, toFloat32 } from "../io/convert.ts";
 import type { Harmless } from "./harmless.ts";
 import { grouped } from "./match.ts";
 
@@ -54,7 +54,5 @@ async function holds(
   if (when === undefined) return true;
   if (when === "zeros") return (await toFloat32(tensor)).data.every((value) => value === 0);
   const other = used.get(when.sameAs)?.source;
-  if (other === undefined || other.shape.join() !== tensor.shape.join()) return false;
-  const [own, theirs] = [await toFloat32(tensor), await toFloat32(other)];
-  return own.data.every((value, i) => value === theirs.data[i]);
+  return other !== undefined && sameValues(tensor, other);
 }
