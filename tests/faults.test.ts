@@ -27,14 +27,14 @@ let folder: string;
 let model: LoadedModel;
 let data: LoadedData;
 const at = (...names: string[]): string => join(folder, ...names);
-const settings = {
+const unsaved = {
   maxSteps: 6,
   batchSize: 4,
   learningRate: 1e-3,
-  checkpointEvery: 2,
   targetModules: "all-linear",
   methodOptions: { rank: 2 },
 } as const;
+const settings = { ...unsaved, checkpointEvery: 2 } as const;
 const heldout = `${root}assets/quickstart/heldout.jsonl`;
 const quickstart = `${root}assets/quickstart/model`;
 
@@ -138,7 +138,7 @@ describe("memory that runs out", () => {
         return device.run(request);
       },
     };
-    const error = await tune(model, data, { ...settings, batchSize: 64, device: small }).catch(
+    const error = await tune(model, data, { ...unsaved, batchSize: 64, device: small }).catch(
       (reason: unknown) => reason,
     );
     await device.close();
@@ -156,10 +156,10 @@ describe("files that change, and others at work", () => {
     const file = at("model/model.safetensors");
     const bytes = readFileSync(file);
     await writeFile(file, bytes.subarray(0, bytes.length - 4));
-    await expect(tune(changing, data, settings)).rejects.toMatchObject({ code: "file-changed" });
+    await expect(tune(changing, data, unsaved)).rejects.toMatchObject({ code: "file-changed" });
     await writeFile(file, bytes);
-    await expect(tune(changing, data, settings)).rejects.toMatchObject({ code: "file-changed" });
-    expect((await tune(await loadModel(at("model"), { platform: nodePlatform }), data, settings)).ended).toBe(
+    await expect(tune(changing, data, unsaved)).rejects.toMatchObject({ code: "file-changed" });
+    expect((await tune(await loadModel(at("model"), { platform: nodePlatform }), data, unsaved)).ended).toBe(
       "finished",
     );
   });
@@ -184,7 +184,7 @@ describe("files that change, and others at work", () => {
     const gone = { pid, started: "1", host: hostname(), id: "x" };
     await writeFile(at("busy/run.lock"), JSON.stringify(gone));
     await tune(model, data, { ...settings, output: at("busy") });
-    expect(readdirSync(at("busy")).sort()).toEqual(["checkpoint.safetensors", "metrics.jsonl"]);
+    expect(readdirSync(at("busy")).sort()).toEqual([".scion.json", "checkpoint.safetensors", "metrics.jsonl"]);
     // A process that has the number of one that is gone is not that one.
     await writeFile(at("busy/run.lock"), JSON.stringify({ ...gone, pid: process.pid, started: "1" }));
     await (await nodeStorage.lock(at("busy/run"))).release();

@@ -55,7 +55,7 @@ describe.skipIf(!present)("a real checkpoint", () => {
         { name: "shiftadd", method: "shiftadd", bits: 2 },
         { name: "gptq", method: "gptq", bits: 2 },
       ],
-      output: folder,
+      output: join(folder, "compared"),
       deviceOptions,
     });
     const [own, shiftadd, gptq] = rows;

@@ -46,7 +46,8 @@ let data: LoadedData;
 let adapter: Adapter;
 let outputs = 0;
 
-const settings = { maxSteps: 2, batchSize: 4, learningRate: 1e-3, methodOptions: { rank: 2 } };
+const search = { batchSize: 4, methodOptions: { rank: 2 } };
+const settings = { ...search, maxSteps: 2, learningRate: 1e-3 };
 const quickstart = `${root}assets/quickstart/model`;
 
 beforeAll(async () => {
@@ -89,7 +90,7 @@ async function textOf(pieces: AsyncGenerator<string, unknown>): Promise<string> 
 const uses: Readonly<Record<string, (on: Device) => Promise<unknown>>> = {
   TuneOptions: async (on) => (await tune(model, data, { ...settings, trackIntruders: true, device: on })).best?.loss,
   FindLearningRateOptions: async (on) =>
-    (await findLearningRate(model, data, { ...settings, steps: 10, device: on })).points.map(({ loss }) => loss),
+    (await findLearningRate(model, data, { ...search, steps: 10, device: on })).points.map(({ loss }) => loss),
   EvaluateOptions: async (on) =>
     (await evaluate(model, data.train.slice(0, 2), { adapter, exactMatch: true, device: on })).loss,
   GenerateOptions: (on) => textOf(generate(model, "Wake me", { adapter, maxNewTokens: 4, device: on })),
@@ -105,7 +106,7 @@ const uses: Readonly<Record<string, (on: Device) => Promise<unknown>>> = {
   },
   ExportOptions: (on) => exportModel(model, "safetensors", output(), { adapter, device: on }),
   QuantizeOptions: async (on) => {
-    const tuneScales = { steps: 1, batchSize: 2 };
+    const tuneScales = { maxSteps: 1, batchSize: 2 };
     const done = await quantize(model, data, { method: "rtn", bits: 3, output: output(), tuneScales, device: on });
     return done.ended;
   },

@@ -98,7 +98,8 @@ describe("runs", () => {
   let folder: string;
   let model: LoadedModel;
   const path = `${root}assets/quickstart/heldout.jsonl`;
-  const settings = { maxSteps: 6, batchSize: 4, learningRate: 1e-3, methodOptions: { rank: 4 }, checkpointEvery: 2 };
+  const unsaved = { maxSteps: 6, batchSize: 4, learningRate: 1e-3, methodOptions: { rank: 4 } };
+  const settings = { ...unsaved, checkpointEvery: 2 };
   beforeAll(async () => {
     folder = await mkdtemp(join(tmpdir(), "scion-stream-"));
     model = await loadModel(`${root}assets/quickstart/model`, { platform: nodePlatform });
@@ -154,7 +155,7 @@ describe("runs", () => {
     expect(data.train.some((example) => held.has(key(example)))).toBe(false);
     let steps = 0;
     await tune(model, data, {
-      ...settings,
+      ...unsaved,
       maxSteps: 0,
       epochs: 0.02,
       onEvent: (event) => {

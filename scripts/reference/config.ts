@@ -38,7 +38,7 @@ export async function configPage(): Promise<string> {
   }
   return page(
     "Keys of config.json",
-    "Every key that transformers 5.18 knows for a family, and what Scion makes of it. Defaults are transformers'. A key that is not here is named in a warning and has no effect; a value that is not supported is an error (`bad-config`) that names the key, the value and what is supported. Checked in [tests/config-ledger.test.ts](../../tests/config-ledger.test.ts).",
+    "Every key that transformers 5.18 knows for a family, and what Scion makes of it. Defaults are transformers'. A key that is not here is named in a warning and has no effect; a value that is not supported is an error (`bad-config`) that names the key, the value and what is supported. Checked in `tests/config-ledger.test.ts`.",
     "## All families",
     "Where a family does otherwise, its own table says so.",
     table(header, rows(sharedLedger)),

@@ -39,15 +39,16 @@ async function checkWritable(path: string, at: string): Promise<void> {
   while ((await stat(folder).catch(() => undefined)) === undefined && dirname(folder) !== folder)
     folder = dirname(folder);
   const isFolder = (await stat(folder).catch(() => undefined))?.isDirectory() === true;
-  const problem = isFolder
-    ? await access(folder, constants.W_OK).then(
-        () => undefined,
-        () => "cannot be written",
-      )
-    : "is not a folder";
-  if (problem === undefined) return;
-  throw new TuneError("write-failed", `${folder} ${problem}, so ${path} cannot be made.`, {
-    at,
-    fix: "choose another place",
-  });
+  if (!isFolder) {
+    throw new TuneError("write-failed", `${folder} is not a folder, so ${path} cannot be made.`, {
+      at,
+      fix: "choose another place",
+    });
+  }
+  try {
+    await access(folder, constants.W_OK);
+  } catch (error) {
+    const { writeError } = await import("../runtime/node.ts");
+    throw writeError(path, error);
+  }
 }

@@ -269,7 +269,8 @@ async function writing<T>(path: string, promise: Promise<T>): Promise<T> {
   }
 }
 
-function writeError(path: string, error: unknown): unknown {
+/** The error of a path that cannot be written, for what the system answered. */
+export function writeError(path: string, error: unknown): unknown {
   if (error instanceof TuneError) return error;
   const what = `cannot write ${path}: ${reasonOf(error)}.`;
   return new TuneError("write-failed", what, { ...fixFor(codeOf(error)), cause: error });

@@ -10,6 +10,8 @@ import type { Platform } from "./platform.ts";
 import { type DeviceWorker, openRemoteDevice } from "./remote-device.ts";
 
 /** Node: onnxruntime-node, files on the disk, worker threads. */
+export { writeError } from "./node-storage.ts";
+
 export const nodePlatform: Platform = {
   name: "node",
   storage: nodeStorage,

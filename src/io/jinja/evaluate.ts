@@ -1,8 +1,8 @@
 import { roomForItems, roomForText, withBudget } from "./budget.ts";
+import { contains, testNamed } from "./checks.ts";
 import { filterNamed } from "./filters.ts";
 import { itemOf, joined, methodOf, percent, slice } from "./methods.ts";
 import type { Args, Expr, Filter, Node, Parameter, Target } from "./parse.ts";
-import { contains, testNamed } from "./tests.ts";
 import {
   asNumber,
   Callable,

@@ -1,8 +1,8 @@
 import { argumentsOf } from "./arguments.ts";
 import { roomForText, spend, spendText } from "./budget.ts";
+import { testNamed } from "./checks.ts";
 import { lineBreak } from "./lex.ts";
 import { capitalize, itemOf, joined, replace, sorted, strip } from "./methods.ts";
-import { testNamed } from "./tests.ts";
 import {
   asNumber,
   dumps,
