@@ -63,7 +63,7 @@ const others = [
     "drawSpectrum",
   ],
   ...["findRuns", "inspect", "loadAdapter", "parseTargets", "ranksLeft", "refuseOtherRun", "remarkable", "reportPage"],
-  ...["resolveSampling", "sayWarning", "TuneError"],
+  ...["calibrationNeed", "pipelineNote", "resolveSampling", "sayWarning", "TuneError"],
   ...[
     "checkOutput",
     "claimOutput",

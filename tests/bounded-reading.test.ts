@@ -69,7 +69,7 @@ describe("JSON", () => {
       "compress/work-folder.ts": "its own text, to compare with what was written",
       "train/fingerprint.ts": "its own text, to compare with what was written",
       "io/sealed.ts": "its own text, as it is written",
-      "cli/main.ts": "the package.json that it is published with",
+      "cli/program.ts": "the package.json that it is published with",
     };
     const found = sources().filter((name) => /JSON\.parse\(|\.json\(\)/.test(source(name)));
     expect(found.filter((name) => allowed[name] === undefined)).toEqual([]);
@@ -153,7 +153,7 @@ describe("regular expressions", () => {
       "train/data/read.ts": "a text, escaped",
       "cli/terminal.ts": "marks of our own",
       "io/json.ts": "a mark of our own",
-      "diagnose/mend.ts": "a method's name",
+      "runtime/memory-limits.ts": "names of our own",
       "models/harmless.ts": "a module's name of our own",
       ...Object.fromEntries(["filters", "lex", "methods"].map((name) => [`io/jinja/${name}.ts`, "white space"])),
     };

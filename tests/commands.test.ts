@@ -145,7 +145,7 @@ describe("quantize", () => {
 
   it("compares every way on a text of its own, and reads back what is there", async () => {
     const line = `--bits 2 --compare --evaluation ${few} --calibration-rows 16 --max-length 32`;
-    const [own, ...rows] = await quantize("compared", line);
+    const [own, ...rows] = (await quantize("compared", line)).filter(({ kind }) => kind !== "data");
     expect(own?.["report"]).toBeUndefined();
     expect(rows.map(({ name }) => name)).toEqual(["shiftadd", "gptq", "bcq", "rtn", "shiftadd-lat"]);
     for (const { loss } of rows) expect(loss).not.toBe(own?.["loss"]);

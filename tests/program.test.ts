@@ -107,7 +107,8 @@ describe.each(names)("scion %s", (name) => {
   it("tells what is not there as JSON, before anything else is done", async () => {
     const command = await defined(name);
     const { code } = await failure(name, ...needed(command), ...(name === "runs" ? ["/nowhere/at/all"] : []));
-    expect(["model-not-found", "file-not-found", "bad-option", "unknown-content", "no-adapter-form"]).toContain(code);
+    const expected = ["model-not-found", "file-not-found", "bad-option", "bad-calibration", "unknown-content"];
+    expect([...expected, "no-adapter-form"]).toContain(code);
   });
 
   it("looks at where it runs and writes before it reads", async () => {

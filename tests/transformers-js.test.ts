@@ -76,9 +76,12 @@ describe("transformers.js generates what we generate, for every family", () => {
       BigInt64Array.from(prompt, () => 1n),
       [1, prompt.length],
     );
+    // What is past the length that a cache holds to is computed anew here, which a graph cannot do.
+    const count = Math.min(length, (model.sizes.cacheHoldsTo ?? Number.POSITIVE_INFINITY) - prompt.length);
+    expect(count).toBeGreaterThan(3);
     const output = await theirs.generate({
       ...{ inputs: ids, attention_mask: mask },
-      ...{ max_new_tokens: length, do_sample: false, eos_token_id: [], pad_token_id: 0 },
+      ...{ max_new_tokens: count, do_sample: false, eos_token_id: [], pad_token_id: 0 },
     });
     await theirs.dispose();
 
@@ -86,7 +89,7 @@ describe("transformers.js generates what we generate, for every family", () => {
     const decoder = await openDecoder(device, model);
     let at = await decoder.start([prompt]);
     const ours: number[] = [];
-    while (ours.length < length) {
+    while (ours.length < count) {
       const scores = at.logits[0] ?? new Float32Array();
       ours.push(scores.indexOf(Math.max(...scores)));
       at = await at.next(ours.slice(-1));

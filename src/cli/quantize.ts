@@ -52,7 +52,7 @@ Examples:
   $ scion quantize -m ./model --calibration text.jsonl --bits 3 -o packed
   $ scion quantize -m ./model --calibration text.jsonl --bits mixed:2.2 --variant acc -o packed
   $ scion quantize -m ./model --calibration text.jsonl --method gptq --group-size 64 --bits 4 -o packed
-  $ scion quantize -m ./model --method rtn --bits 4 -o packed                  no text: a minute for a billion weights
+  $ scion quantize -m ./model --method rtn --bits 4 -o packed                  no text is needed
   $ scion quantize … --bits 2 --tune-scales --compare --evaluation heldout.jsonl -o compared
   $ scion quantize … -o packed --resume             go on after an interruption
 

@@ -214,6 +214,7 @@ function findNotFinite({ dtype, data }: Tensor, offset: number): NotFinite {
   if (narrow && data instanceof Uint8Array) return countWhere(data, (code) => !Number.isFinite(narrow[code]), offset);
   if (!(data instanceof Float32Array)) return { count: 0, first: -1 };
   const patterns = new Uint32Array(data.buffer, data.byteOffset, data.length);
+  if (noneIn(patterns, 0x7f800000, 0x7f800000)) return { count: 0, first: -1 };
   return countWhere(patterns, (pattern) => (pattern & 0x7f800000) === 0x7f800000, offset);
 }
 

@@ -56,8 +56,12 @@ describe("an adapter that PEFT wrote", () => {
     const ours = loraToPeft(loraFromPeft(config, "in"), { baseModel: "tiny/llama" });
     expect(ours).toEqual(config);
     await storage.write("out/stale", "");
-    await writePeftAdapter(storage, "out", { config: ours, layout, tensors });
-    expect(await storage.list("out")).toEqual(["adapter_config.json", "adapter_model.safetensors"]);
+    const adapter = { config: ours, layout, tensors };
+    await expect(writePeftAdapter(storage, "out", adapter)).rejects.toMatchObject({ code: "output-exists" });
+    await storage.remove("out/stale");
+    await writePeftAdapter(storage, "out", adapter);
+    const names = [".scion.json", "adapter_config.json", "adapter_model.safetensors"];
+    expect(await storage.list("out")).toEqual(names);
     expect(await storage.read("out/adapter_model.safetensors")).toEqual(golden("adapter_model.safetensors"));
     // Even the same text, since no number here is one that Python spells otherwise (0.0).
     expect(await textOf(storage, "out/adapter_config.json")).toBe(await textOf(storage, "in/adapter_config.json"));

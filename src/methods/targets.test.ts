@@ -39,7 +39,7 @@ describe("options by module", () => {
 
   it("come from the first pattern that matches the end of the path", () => {
     expect(modules.slice(0, 4).map((module) => configAt(choice, module)["rank"])).toEqual([6, 4, 4, 5]);
-    expect(modules.slice(0, 3).map((module) => configAt(choice, module)["alpha"])).toEqual([16, 16, 1]);
+    expect(modules.slice(0, 3).map((module) => configAt(choice, module)["alpha"])).toEqual([8, 8, 1]); // twice the rank but where a pattern says
   });
 
   it("decide something, or are refused", () => {

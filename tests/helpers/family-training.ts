@@ -54,14 +54,18 @@ export function familyBatch(
 }
 
 /** One short text, or one image, with answers to whatever is asked of it. */
-function randomExample({ reads, sizes }: PretrainedModel, seed: number): TokenizedExample {
+function randomExample({ reads, sizes, task, labels }: PretrainedModel, seed: number): TokenizedExample {
   const rng = createRng(seed, "example");
   const range = { tokens: sizes.vocabSize, characters: 128, pixels: 1 << 24 }[reads.kind];
   const length = reads.kind === "pixels" ? reads.length : 8;
   return {
     inputIds: Int32Array.from({ length }, () => rng.integer(range)),
     trained: Uint8Array.from({ length }, (_, i) => Number(i > 0)),
-    answers: Array.from({ length }, () => seed % 2),
+    // One for each token, or for each label.
+    answers: Array.from(
+      { length: task === "token-classification" ? length : (labels?.length ?? length) },
+      () => seed % 2,
+    ),
     line: 1,
   };
 }
