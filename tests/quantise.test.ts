@@ -64,7 +64,7 @@ describe.skipIf(!present)("a real checkpoint", () => {
     expect(shiftadd?.report?.bitsPerWeight).toBeLessThan(gptq?.report?.bitsPerWeight ?? 0);
     expect(shiftadd?.report?.averageBits).toBe(2);
 
-    const packed = await loadModel(join(folder, "shiftadd"), { platform: nodePlatform });
+    const packed = await loadModel(join(folder, "compared", "shiftadd"), { platform: nodePlatform });
     expect((await inspect(nodePlatform.storage, packed.folder)).kind).toBe("packed model");
     // On kernels, and dequantised on ONNX Runtime.
     const device = await nodePlatform.openDevice(deviceOptions);

@@ -2,6 +2,7 @@ import type { Command } from "commander";
 import type { RateSearch } from "../index.ts";
 import { deviceOptions, memoryOptions, realNumber, wholeNumber, withIgnoreMemory } from "./model.ts";
 import { type Output, strong } from "./output.ts";
+import { platformOf } from "./outputs.ts";
 import type { Given } from "./parsing.ts";
 import { createProgress } from "./progress.ts";
 import { svgPage } from "./svg.ts";
@@ -40,8 +41,7 @@ export async function define(command: Command): Promise<void> {
 /** Run it. */
 export async function run(flags: LrFlags, output: Output, _args: readonly string[], given: Given): Promise<number> {
   const { checkPicture, findLearningRate, writePicture } = await import("../index.ts");
-  const { nodePlatform } = await import("../runtime/node.ts");
-  await checkPicture(nodePlatform.storage, flags.picture);
+  await checkPicture(platformOf(flags).storage, flags.picture);
   const cache = `${flags.picture}.data`;
   const { model, data, choice } = await openTuning(flags, given, output, cache);
   const progress = createProgress();

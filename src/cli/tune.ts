@@ -4,7 +4,7 @@ import { readBaseText, readingRecord } from "./data.ts";
 import { drawLengths } from "./histogram.ts";
 import { deviceOptions, memoryOptions, withIgnoreMemory } from "./model.ts";
 import { type Output, strong } from "./output.ts";
-import { startsOver, withReplace } from "./outputs.ts";
+import { platformOf, startsOver, withReplace } from "./outputs.ts";
 import type { Given } from "./parsing.ts";
 import { count, createProgress, duration } from "./progress.ts";
 import { drawRanks } from "./ranks.ts";
@@ -50,8 +50,7 @@ export async function run(flags: TuneFlags, output: Output, _args: readonly stri
   const { tasks, tune } = await import("../index.ts");
   const { exitCodes } = await import("./failure.ts");
   const { listenForInterrupt } = await import("./interrupt.ts");
-  const { nodePlatform } = await import("../runtime/node.ts");
-  const { storage } = nodePlatform;
+  const { storage } = platformOf(flags);
   const { peft, form: own, sublayers = false } = methods.get(flags.method) ?? {};
   const form = own ?? (peft ? "peft" : "safetensors");
   const saved = `${flags.output}/${exportForms[form].holds}`;
@@ -70,6 +69,7 @@ export async function run(flags: TuneFlags, output: Output, _args: readonly stri
     ...choice,
     output: flags.output,
     resume: flags.resume === true,
+    ...(flags["replace"] === true ? { replace: true } : {}),
     ...memoryOptions(flags),
     tensorboard: flags.tensorboard,
   };
