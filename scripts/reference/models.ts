@@ -72,7 +72,6 @@ export async function modelsPage(): Promise<{ readonly text: string; readonly su
           ["made for", "class in transformers", "output module"],
           family.forms.map((form) => [form.task, form.className, code(form.outputModule)]),
         ),
-        `Adapters attach to ${family.defaultTargets.map(code).join(", ")} in PEFT's default; \`all-linear\` is Scion's.`,
         held.length > 0
           ? `Checked against:\n\n${held.map((check) => `- ${inWords(check)}`).join("\n")}`
           : "Checked by no golden file of its own.",

@@ -180,8 +180,6 @@ export interface Family<Config = unknown> extends Configured<Config> {
   readonly storedName?: (name: string) => string;
   /** Modules whose weights lie [in, out]; tools that quantise turn them to [out, in]. */
   readonly inOut?: RegExp;
-  /** What adapters attach to unless told otherwise: the last part of module names, as PEFT's defaults. */
-  readonly defaultTargets: readonly string[];
   /** Whole paths of the linear maps that end sublayers: what they give is added to the residual. */
   readonly sublayers?: Sublayers;
   /** The output layer that is the table of embeddings, where the configuration ties them. */
@@ -238,8 +236,6 @@ export interface Architecture<Config = unknown> extends Configured<Config> {
   readonly positionTable?: true;
   /** The module of the output layer, which `all-linear` leaves out. */
   readonly outputModule: string;
-  /** What adapters attach to unless told otherwise: the last part of module names, as PEFT's defaults. */
-  readonly defaultTargets: readonly string[];
   /** Whole paths of the linear maps that end sublayers: what they give is added to the residual. */
   readonly sublayers?: Sublayers;
   /** The output layer that is the table of embeddings, where the configuration ties them. */

@@ -141,7 +141,6 @@ export const bert: Encoder<BertConfig> = {
   prefix: "bert",
   sizeKeys: bertSizeKeys,
   harmless: encoderHeads,
-  defaultTargets: ["query", "value"],
   sublayers: {
     attention: /.*\.attention\.output\.dense/,
     feedForward: /.*\.layer\.\d+\.output\.dense/,

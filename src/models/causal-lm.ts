@@ -26,24 +26,12 @@ import { tokenInputs } from "./inputs.ts";
 
 /** A family of causal language models as a family of models. */
 export function causalFamily<Config>(architecture: Architecture<Config>): Family<Config> {
-  const {
-    modelType,
-    className,
-    basePrefix,
-    harmless,
-    sizeKeys,
-    inOut,
-    outputModule,
-    defaultTargets,
-    sublayers,
-    sizes,
-  } = architecture;
+  const { modelType, className, basePrefix, harmless, sizeKeys, inOut, outputModule, sublayers, sizes } = architecture;
   return {
     modelType,
     harmless,
     sizeKeys,
     ...(inOut ? { inOut } : {}),
-    defaultTargets,
     ...(sublayers ? { sublayers } : {}),
     ledger: architecture.ledger,
     configure: architecture.configure,

@@ -108,7 +108,6 @@ export const debertaV2: Encoder<DebertaConfig> = {
   prefix: "deberta",
   sizeKeys: { ...bertSizeKeys, max_relative_positions: "table", position_buckets: "table" },
   harmless: encoderHeads,
-  defaultTargets: ["query_proj", "value_proj"],
   sublayers: {
     attention: /.*\.attention\.output\.dense/,
     feedForward: /.*\.layer\.\d+\.output\.dense/,

@@ -227,8 +227,6 @@ export function withWindows(
 export interface DecoderFamily<Settings extends DecoderSettings> {
   readonly modelType: string;
   readonly className: string;
-  /** What adapters attach to unless told otherwise, as PEFT's defaults. */
-  readonly defaultTargets: readonly string[];
   /** What is made of each key of `config.json`. */
   readonly ledger: LedgerOf<Settings>;
   /** What they say: {@link readDecoder}, changed where the family does otherwise. */
@@ -241,7 +239,6 @@ export interface DecoderFamily<Settings extends DecoderSettings> {
 export function decoder<Settings extends DecoderSettings>({
   modelType,
   className,
-  defaultTargets,
   ledger,
   configure,
   gguf,
@@ -261,7 +258,6 @@ export function decoder<Settings extends DecoderSettings>({
     },
     harmless: [],
     outputModule: "lm_head",
-    defaultTargets,
     sublayers: { attention: /.*\.self_attn\.o_proj/, feedForward: /.*\.mlp\.down_proj/ },
     ...configured(ledger, configure),
     tied: ({ tiedEmbeddings }) =>

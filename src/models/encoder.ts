@@ -47,7 +47,6 @@ export interface Encoder<Config> extends Configured<Config> {
   readonly inTransformers?: boolean;
   /** What checkpoints call a tensor, where that is not its module's name. */
   readonly storedName?: (name: string) => string;
-  readonly defaultTargets: readonly string[];
   readonly sublayers?: Sublayers;
   readonly sizes: (config: Config) => ModelSizes;
   readonly reads: (config: Config) => InputForm;
@@ -66,18 +65,7 @@ export interface Encoder<Config> extends Configured<Config> {
 
 /** A family of encoders as a family of models. */
 export function encoderFamily<Config>(encoder: Encoder<Config>): Family<Config> {
-  const {
-    modelType,
-    harmless,
-    sizeKeys,
-    inTransformers = true,
-    defaultTargets,
-    sublayers,
-    sizes,
-    reads,
-    prefix,
-    embedding,
-  } = encoder;
+  const { modelType, harmless, sizeKeys, inTransformers = true, sublayers, sizes, reads, prefix, embedding } = encoder;
   const inTrunk = (name: string): string => `${prefix}.${name}`;
   const heads = Object.entries(encoder.heads).map(([task, head]): Form<Config> => {
     const encode = (config: Config, weights: Weights, rows: Dim): Encoded =>
@@ -122,7 +110,6 @@ export function encoderFamily<Config>(encoder: Encoder<Config>): Family<Config> 
     sizeKeys,
     inTransformers,
     ...(encoder.storedName ? { storedName: encoder.storedName } : {}),
-    defaultTargets,
     ...(sublayers ? { sublayers } : {}),
     ledger: encoder.ledger,
     configure: encoder.configure,

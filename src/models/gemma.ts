@@ -31,7 +31,6 @@ interface GemmaSettings extends DecoderSettings, OuterRotarySettings {
 export const gemma: Architecture<DecoderConfig> = decoder<GemmaSettings>({
   modelType: "gemma",
   className: "GemmaForCausalLM",
-  defaultTargets: ["q_proj", "v_proj"],
   ledger: {
     ...decoderLedger({
       ...{ vocab: 256000, hidden: 3072, inner: 24576, layers: 28, heads: 16, kvHeads: 16, headDim: 256, context: 8192 },

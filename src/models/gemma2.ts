@@ -28,7 +28,6 @@ interface Gemma2Settings extends DecoderSettings, OuterRotarySettings, WindowSet
 export const gemma2: Architecture<DecoderConfig> = decoder<Gemma2Settings>({
   modelType: "gemma2",
   className: "Gemma2ForCausalLM",
-  defaultTargets: ["q_proj", "v_proj"],
   ledger: {
     ...decoderLedger({
       ...{ vocab: 256000, hidden: 2304, inner: 9216, layers: 26, heads: 8, kvHeads: 4, headDim: 256, context: 8192 },

@@ -56,7 +56,6 @@ const layerRopes: LedgerOf<LayerRopes> = {
 export const gemma3: Architecture<DecoderConfig> = decoder<Gemma3Settings>({
   modelType: "gemma3_text",
   className: "Gemma3ForCausalLM",
-  defaultTargets: ["q_proj", "v_proj"],
   ledger: {
     ...decoderLedger({
       ...{ vocab: 262208, hidden: 2304, inner: 9216, layers: 26, heads: 8, kvHeads: 4, headDim: 256, context: 131072 },

@@ -90,7 +90,6 @@ export const gptNeox: Architecture<GptNeoxConfig> = {
   },
   harmless: [causalMasks("attention")],
   outputModule: "embed_out",
-  defaultTargets: ["query_key_value"],
   sublayers: { attention: /.*\.attention\.dense/, feedForward: /.*\.mlp\.dense_4h_to_h/ },
 
   ...configured<GptNeoxSettings, GptNeoxConfig>(ledger, (settings, reader) => {

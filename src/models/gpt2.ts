@@ -93,7 +93,6 @@ export const gpt2: Architecture<Gpt2Config> = {
   positionTable: true,
   inOut: /\.(c_attn|c_proj|c_fc)$/,
   outputModule: "lm_head",
-  defaultTargets: ["c_attn"],
   sublayers: { attention: /.*\.attn\.c_proj/, feedForward: /.*\.mlp\.c_proj/ },
 
   ...configured<Gpt2Settings, Gpt2Config>(ledger, (settings, reader) => {

@@ -21,7 +21,6 @@ interface LlamaSettings extends DecoderSettings, OuterRotarySettings {
 export const llama: Architecture<DecoderConfig> = decoder<LlamaSettings>({
   modelType: "llama",
   className: "LlamaForCausalLM",
-  defaultTargets: ["q_proj", "v_proj"],
   ledger: {
     ...decoderLedger({ vocab: 32000, hidden: 4096, inner: 11008, layers: 32, heads: 32, context: 2048 }),
     ...outerRotaryLedger,

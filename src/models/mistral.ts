@@ -26,7 +26,6 @@ interface MistralSettings extends DecoderSettings, OuterRotarySettings, WindowSe
 export const mistral: Architecture<DecoderConfig> = decoder<MistralSettings>({
   modelType: "mistral",
   className: "MistralForCausalLM",
-  defaultTargets: ["q_proj", "v_proj"],
   ledger: {
     ...decoderLedger({ vocab: 32000, hidden: 4096, inner: 14336, layers: 32, heads: 32, kvHeads: 8, context: 131072 }),
     ...outerRotaryLedger,

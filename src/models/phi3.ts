@@ -30,7 +30,6 @@ interface Phi3Settings extends DecoderSettings {
 export const phi3: Architecture<DecoderConfig> = decoder<Phi3Settings>({
   modelType: "phi3",
   className: "Phi3ForCausalLM",
-  defaultTargets: ["qkv_proj"],
   ledger: {
     ...decoderLedger({
       ...{ vocab: 32064, hidden: 3072, inner: 8192, layers: 32, heads: 32, context: 4096, epsilon: 1e-5 },

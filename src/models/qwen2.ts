@@ -49,7 +49,6 @@ export function qwenWindows(config: DecoderConfig, settings: QwenSettings, reade
 export const qwen2: Architecture<DecoderConfig> = decoder<QwenSettings>({
   modelType: "qwen2",
   className: "Qwen2ForCausalLM",
-  defaultTargets: ["q_proj", "v_proj"],
   ledger: { ...qwenLedger(), attention_bias: inert("Qwen 2 has biases on queries, keys and values, and no others") },
   configure: (settings, reader) => {
     const bias = { qkv: true, output: false, mlp: false };

@@ -12,7 +12,6 @@ interface Qwen3Settings extends QwenSettings {
 export const qwen3: Architecture<DecoderConfig> = decoder<Qwen3Settings>({
   modelType: "qwen3",
   className: "Qwen3ForCausalLM",
-  defaultTargets: ["q_proj", "v_proj"],
   ledger: { ...qwenLedger(128), attention_bias: flag("whether the projections of attention have biases", false) },
   configure: (settings, reader) => {
     const { attention_bias: biased, hidden_act: activation } = settings;

@@ -84,7 +84,6 @@ export const retsim: Encoder<RetsimConfig> = {
   },
   harmless: [],
   inTransformers: false,
-  defaultTargets: ["proj1", "proj2"],
 
   ...configured<RetsimSettings, RetsimConfig>(ledger, (settings, reader) => {
     const { binarizer_size: bits } = settings;

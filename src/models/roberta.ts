@@ -40,7 +40,6 @@ export const roberta: Encoder<RobertaConfig> = {
   prefix: "roberta",
   sizeKeys: bertSizeKeys,
   harmless: encoderHeads,
-  defaultTargets: ["query", "value"],
   sublayers: {
     attention: /.*\.attention\.output\.dense/,
     feedForward: /.*\.layer\.\d+\.output\.dense/,

@@ -28,7 +28,6 @@ interface SmolLm3Settings extends DecoderSettings, OuterRotarySettings, WindowSe
 export const smollm3: Architecture<DecoderConfig> = decoder<SmolLm3Settings>({
   modelType: "smollm3",
   className: "SmolLM3ForCausalLM",
-  defaultTargets: ["q_proj", "v_proj"],
   ledger: {
     ...decoderLedger({
       ...{ vocab: 128256, hidden: 2048, inner: 11008, layers: 36, heads: 16, kvHeads: 4, context: 32768, tied: true },

@@ -138,7 +138,6 @@ export const t5: Family<T5Config> = {
       why: "positions between decoder and encoder, which the architecture does not have",
     },
   ],
-  defaultTargets: ["q", "v"],
   sublayers: {
     attention: /.*\.SelfAttention\.o/,
     crossAttention: /.*\.EncDecAttention\.o/,

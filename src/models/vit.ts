@@ -93,7 +93,6 @@ export const vit: Encoder<VitConfig> = {
     { names: /(^|\.)embeddings\.mask_token$/, why: "what hides patches in pretraining" },
     { names: /^decoder\./, why: "the decoder of pretraining" },
   ],
-  defaultTargets: ["q_proj", "v_proj"],
 
   ...configured<VitSettings, VitConfig>(ledger, (settings, reader) => {
     const { hidden_size: hiddenSize, num_attention_heads: heads } = settings;
