@@ -123,7 +123,16 @@ it.each([
     { optimizer: "sgd", optimizerOptions: { beta1: 0.5 } },
     /sgd has no option "beta1", which adamw or adamw8bit/,
   ],
-  ["tune", { objectiveOptions: { beta: 1 } }, /causal-lm has no option "beta", which dpo or ipo takes/],
+  [
+    "tune",
+    { objectiveOptions: { beta: 1 } },
+    /no objective is named, so nothing takes .* "beta", which dpo or ipo takes/,
+  ],
+  [
+    "tune",
+    { objective: "causal-lm", objectiveOptions: { beta: 1 } },
+    /causal-lm has no option "beta", which dpo or ipo takes/,
+  ],
   ["tune", { inPlace: { module: [] } }, /"module" \(nearest: modules\)/],
   ["tune", { inPlace: { biases: "some" } }, /biases is "some"/],
   ["tune", { targetModules: { modules: "all-linear", layer: [0] } }, /"layer" \(nearest: layers\)/],

@@ -8,7 +8,7 @@ import { commands } from "../src/cli/index.ts";
 import { commandHabits, runProgram } from "../src/cli/program.ts";
 import { TuneError } from "../src/errors.ts";
 import { habits, inCode } from "../src/habits.ts";
-import { objectives, schemes } from "../src/index.ts";
+import { checkTuning, objectives, schemes } from "../src/index.ts";
 import { jsonLines, root } from "./helpers/cli.ts";
 
 /*
@@ -209,6 +209,66 @@ describe("what other tools call an option", () => {
       /"lora_alpha" \(nearest: alpha\)[\s\S]*"lr" \(nearest: learningRate\)[\s\S]*nearest: epochs/,
     );
     await rm(folder, { recursive: true });
+  });
+});
+
+describe("an option of an objective needs the objective, before a model or data is looked for", () => {
+  const records = [...objectives.values()];
+  const options = [...new Set(records.flatMap(({ fields }) => Object.keys(fields)))];
+  const strangers = records.flatMap(({ name, fields }) =>
+    options.filter((option) => !Object.hasOwn(fields, option)).map((option) => ({ name, option })),
+  );
+  const takersOf = (option: string): readonly string[] =>
+    records.filter(({ fields }) => Object.hasOwn(fields, option)).map(({ name }) => name);
+  const tuning: Readonly<Record<string, readonly string[]>> = {
+    ...{ tune: [], plan: [], lr: [], compare: ["--methods", "lora"], continual: ["--then", "nowhere2.jsonl"] },
+  };
+  const flagOf = (option: string): string => `--${option.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
+
+  it.each(Object.keys(tuning).flatMap((command) => options.map((option) => [command, option] as const)))(
+    "scion %s without --objective: %s",
+    async (command, option) => {
+      const asked = [
+        command,
+        "-m",
+        "nowhere",
+        "-d",
+        "nowhere.jsonl",
+        ...(tuning[command] ?? []),
+        flagOf(option),
+        "0.3",
+      ];
+      const { code, message } = await failure(...asked);
+      expect(code).toBe("bad-option");
+      expect(message).toContain(
+        `a run without --objective has no option ${flagOf(option)}: it is one of ${takersOf(option).join(", ")}`,
+      );
+    },
+  );
+
+  it.each(strangers)("--objective $name: $option", async ({ name, option }) => {
+    const { code, message } = await failure(
+      ...["tune", "-m", "nowhere", "-d", "nowhere.jsonl", "--objective", name, flagOf(option), "0.3"],
+    );
+    expect(code).toBe("bad-option");
+    expect(message).toContain(`--objective ${name} has no option ${flagOf(option)}`);
+    expect(() => checkTuning({ objective: name, objectiveOptions: { [option]: 0.3 } })).toThrow(
+      `${name} has no option "${option}", which ${takersOf(option).join(" or ")} takes`,
+    );
+  });
+
+  it("commands that take options of objectives are all here", async () => {
+    const [option = ""] = options;
+    const taking = [];
+    for (const name of names)
+      if ((await defined(name)).options.some(({ long }) => long === flagOf(option))) taking.push(name);
+    expect(taking.sort()).toEqual(Object.keys(tuning).sort());
+  });
+
+  it.each(options)("in code, without an objective: %s", (option) => {
+    expect(() => checkTuning({ objectiveOptions: { [option]: 0.3 } })).toThrow(
+      `no objective is named, so nothing takes the option "${option}", which ${takersOf(option).join(" or ")} takes`,
+    );
   });
 });
 

@@ -77,7 +77,7 @@ const selectedNames: NamesOf<SelectedModules> = { modules: true, exclude: true, 
 export function checkTuning(choice: TuningChoice, model?: LoadedModel): void {
   checkNames(choice, tuningNames, "tuning", insideTuning());
   const { objective: name, objectiveOptions } = choice;
-  if (name !== undefined) chooseObjective(name, objectiveOptions, objectives.get(name)?.learnsFrom);
+  chooseObjective(name, objectiveOptions, name === undefined ? undefined : objectives.get(name)?.learnsFrom);
   if (model === undefined) {
     const { method } = chooseMethod(choice.method ?? "lora", choice.methodOptions, choice.patterns);
     settingsOf(choice, method, {});

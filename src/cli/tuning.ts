@@ -226,8 +226,9 @@ export async function tuningChoice(
   refuseStrangers(new Set([...given].filter((name) => !(matched && ["rank", "alpha"].includes(name)))), [
     { by: `--method ${compared.join(",")}`, chosen, all: [...methods.values()] },
     {
-      by: objective ? `--objective ${objective.name}` : "the objective",
-      chosen: objective ? [objective] : [...objectives.values()],
+      // What the data is for is known when it is read; an option is refused before.
+      by: flags.objective === undefined ? "a run without --objective" : `--objective ${flags.objective}`,
+      chosen: flags.objective === undefined || objective === undefined ? [] : [objective],
       all: [...objectives.values()],
     },
     { by: `--optimizer ${flags.optimizer}`, chosen: optimizer ? [optimizer] : [], all: [...optimizers.values()] },

@@ -1,5 +1,6 @@
 import { nearest, TuneError } from "../../errors.ts";
-import { type Fields, resolveFields } from "../../fields.ts";
+import { type Fields, resolveFields, takersOf } from "../../fields.ts";
+import { meant } from "../../options.ts";
 import type { ExampleKind } from "../data/index.ts";
 import { causalLm } from "./causal-lm.ts";
 import { classification } from "./classification.ts";
@@ -43,7 +44,8 @@ export interface ObjectiveChoice {
 }
 
 /**
- * Settle an objective for examples of a kind; without a name, the kind's own.
+ * Settle an objective for examples of a kind; without a name, the kind's own, which takes no options then: who means some
+ * says of what.
  * @throws {TuneError} `unknown-objective`; `objective-mismatch` when it learns from other examples; `bad-option` listing
  *   every option that does not fit.
  */
@@ -52,6 +54,7 @@ export function chooseObjective(
   options: Readonly<Record<string, number | boolean | string>> = {},
   kind: ExampleKind = "sequence",
 ): ObjectiveChoice {
+  if (name === undefined) refuseUnnamed(options);
   const objective = name === undefined ? all.find(({ learnsFrom }) => learnsFrom === kind) : objectives.get(name);
   if (objective === undefined) {
     const [near] = nearest(name ?? kind, objectives.keys(), 1);
@@ -70,6 +73,24 @@ export function chooseObjective(
   }
   const fields = objective.fields as Fields<ObjectiveConfig>; // its own
   return { objective, config: resolveFields(objective.name, fields, options, objectives.values()) };
+}
+
+/** Options say nothing of which objective takes them, and what the data is for is known late. */
+function refuseUnnamed(options: Readonly<Record<string, unknown>>): void {
+  const problems = Object.keys(options).map((option) => {
+    const takers = takersOf(option, all);
+    const near = meant(
+      option,
+      all.flatMap(({ fields }) => Object.keys(fields)),
+    );
+    const whose = takers.length > 0 ? `, which ${takers.join(" or ")} takes` : near ? ` (nearest: ${near})` : "";
+    return `no objective is named, so nothing takes the option "${option}"${whose}`;
+  });
+  if (problems.length === 0) return;
+  throw new TuneError("bad-option", problems, {
+    at: "objectiveOptions",
+    fix: "name the objective that they are for, or leave them out",
+  });
 }
 
 const kindWords: Readonly<Record<ExampleKind, string>> = {
