@@ -81,8 +81,12 @@ export interface LazyTensor {
   readonly sizeBytes: number;
   /** Read the whole tensor, into memory that is the caller's own. */
   read(): Promise<Tensor>;
-  /** Read the elements from `start` to `end` (not included) in row-major order, where that takes less than reading all. */
-  readPart?(start: number, end: number): Promise<DataOf>;
+  /**
+   * Read the elements from `start` to `end` (not included) in row-major order, where that takes less than reading all.
+   * Memory that is handed over as `into` may be used for them, and the result may lie there: a loop over parts then touches
+   * no new memory.
+   */
+  readPart?(start: number, end: number, into?: ArrayBuffer): Promise<DataOf>;
   /** Where its bytes lie on this machine's disk, if they do. */
   readonly file?: FileRange;
   /** What the file holds, where this tensor is that one in a wider dtype. */
@@ -166,7 +170,7 @@ export function sliceRows(source: LazyTensor, start: number, end: number): LazyT
       const per = data.length / rows;
       return { dtype, shape, data: data.slice(start * per, end * per) };
     },
-    ...(readPart ? { readPart: (from, to) => readPart(start * width + from, start * width + to) } : {}),
+    ...(readPart ? { readPart: (from, to, into) => readPart(start * width + from, start * width + to, into) } : {}),
     ...(file ? { file: { ...file, offset: file.offset + start * bytes, length: bytes * (end - start) } } : {}),
     ...(stored ? { stored: sliceRows(stored, start, end) } : {}),
   };

@@ -68,8 +68,9 @@ export async function hashFile(storage: Storage, path: string): Promise<string> 
   const size = (await storage.sizeBytes(path)) ?? 0;
   if (size <= pieceBytes) return contentHash(await storage.read(path));
   const hash = createContentHash();
+  const memory = new ArrayBuffer(pieceBytes);
   for (let start = 0; start < size; start += pieceBytes) {
-    hash.update(await storage.read(path, { start, end: Math.min(size, start + pieceBytes) }));
+    hash.update(await storage.read(path, { start, end: Math.min(size, start + pieceBytes) }, memory));
   }
   return hash.digest();
 }

@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { type DType, type Tensor, tensor } from "../graph/index.ts";
+import { type DType, type LazyTensor, type Tensor, tensor } from "../graph/index.ts";
 import {
   assertFinite,
   bfloat16ToFloat32,
@@ -8,6 +8,7 @@ import {
   float16ToFloat32,
   float32ToBfloat16,
   float32ToFloat16,
+  partToFloat32,
   toFloat32,
 } from "./convert.ts";
 
@@ -62,6 +63,46 @@ describe.each(formats)("$dtype", ({ dtype, widen, narrow, infinity, nan }) => {
     }
     expect(narrow(Float32Array.of(Number.NaN))[0]).toBe(nan);
     expect([...widen(Uint16Array.of(infinity, infinity | 0x8000))]).toEqual([Infinity, -Infinity]);
+  });
+
+  it.each([
+    [0, 7],
+    [1, 6],
+    [1, 7],
+  ])("widens from element %i to %i, into memory that is handed over too", (start, end) => {
+    const halves = Uint16Array.of(0x3c00, 1, 0x8000, 0xbf80, 0x3f80, 0x7bff, 0x8001);
+    const expected = Array.from(halves.subarray(start, end), (half) => values[half]);
+    expect([...widen(halves.subarray(start, end))]).toEqual(expected);
+    const memory = new Float32Array(9).fill(5);
+    widen(halves.subarray(start, end), memory.subarray(1, 1 + end - start));
+    expect([...memory]).toEqual([5, ...expected, ...Array(8 - expected.length).fill(5)]);
+  });
+
+  it("is read in parts as it is read whole, several at once, and into memory that is handed over", async () => {
+    const size = 2 ** 20 + 3;
+    const patterns = (seed: number): Uint16Array =>
+      Uint16Array.from({ length: size }, (_, i) => (i * 7 + seed) & 0x3fff);
+    const inParts = (data: Uint16Array): LazyTensor & Required<Pick<LazyTensor, "readPart">> => ({
+      dtype,
+      shape: [size],
+      sizeBytes: 2 * size,
+      read: () => Promise.reject(new Error("it is read in parts")),
+      readPart: async (start, end, into) => {
+        const part = into ? new Uint16Array(into, 0, end - start) : new Uint16Array(end - start);
+        await Promise.resolve();
+        part.set(data.subarray(start, end));
+        return part;
+      },
+    });
+    const read = await Promise.all([1, 2].map((seed) => toFloat32(inParts(patterns(seed)))));
+    for (const [i, { data }] of read.entries()) {
+      const expected = widen(patterns(i + 1));
+      expect(data.every((value, at) => value === expected[at])).toBe(true);
+    }
+    const memory = new ArrayBuffer(64);
+    const part = await partToFloat32(inParts(patterns(1)), size - 5, size, memory);
+    expect(part.buffer).toBe(memory);
+    expect([...part]).toEqual([...widen(patterns(1)).subarray(size - 5)]);
   });
 
   it("rounds float32 to nearest, ties to even", () => {

@@ -50,7 +50,15 @@ export function bfloat16ToFloat32(
   result: Float32Array = new Float32Array(halves.length),
 ): Float32Array {
   const patterns = new Uint32Array(result.buffer, result.byteOffset, halves.length);
-  for (let i = 0; i < halves.length; i++) patterns[i] = (halves[i] ?? 0) << 16;
+  // Two at a time where they lie so, which takes half as long.
+  const pairs = halves.byteOffset % 4 === 0 ? halves.length >> 1 : 0;
+  const both = new Uint32Array(halves.buffer, pairs === 0 ? 0 : halves.byteOffset, pairs);
+  for (let i = 0, at = 0; i < pairs; i++, at += 2) {
+    const pair = both[i] ?? 0;
+    patterns[at] = pair << 16;
+    patterns[at + 1] = pair & 0xffff0000;
+  }
+  for (let i = 2 * pairs; i < halves.length; i++) patterns[i] = (halves[i] ?? 0) << 16;
   return result;
 }
 
@@ -98,23 +106,57 @@ export function castTensor<D extends DType>(tensor: Tensor, dtype: D): Tensor<D>
 /** Elements of a tensor that are converted or looked at together: what is read fits a processor's cache. */
 const partElements = 2 ** 20;
 
-/** Read a tensor, lazy or not, as float32. What is stored in fewer bits is read in parts: no second copy is made. */
+/** Memory for parts that nobody uses just now: the first touch of new memory takes longer than reading a file into it. */
+const spare: ArrayBuffer[] = [];
+
+/** A tensor on the disk that can be read in parts. */
+type InParts = LazyTensor & Required<Pick<LazyTensor, "readPart">>;
+
+/** Read the elements from `start` to `end` (not included) in parts, in order; each is gone once `visit` is through with it. */
+async function eachPart(
+  { dtype, readPart }: InParts,
+  [start, end]: readonly [number, number],
+  visit: (part: Tensor, at: number) => void,
+): Promise<void> {
+  const memory = spare.pop() ?? new ArrayBuffer(partElements * 8);
+  try {
+    for (let at = start; at < end; at += partElements) {
+      const length = Math.min(partElements, end - at);
+      visit({ dtype, shape: [length], data: await readPart(at, at + length, memory) }, at);
+    }
+  } finally {
+    spare.push(memory);
+  }
+}
+
+/** Read a tensor, lazy or not, as float32. What is stored in another dtype is read in parts: no second copy is made. */
 export async function toFloat32(source: Tensor | LazyTensor): Promise<Tensor<"float32">> {
   if ("data" in source) return castTensor(source, "float32");
-  const { dtype, shape } = source;
-  const size = sizeOf(shape);
-  if (dtype === "float32" || !source.readPart || size <= partElements)
-    return castTensor(await source.read(), "float32");
-  const data = new Float32Array(size);
-  for (let start = 0; start < size; start += partElements) {
-    const end = Math.min(size, start + partElements);
-    const part: Tensor = { dtype, shape: [end - start], data: await source.readPart(start, end) };
-    const widen = dtype === "bfloat16" ? bfloat16ToFloat32 : dtype === "float16" ? float16ToFloat32 : undefined;
+  const { dtype, shape, readPart } = source;
+  if (dtype === "float32" || !readPart) return castTensor(await source.read(), "float32");
+  return { dtype: "float32", shape, data: await partToFloat32({ ...source, readPart }, 0, sizeOf(shape)) };
+}
+
+/** Read the elements from `start` to `end` (not included) as float32, into the memory handed over where there is some. */
+export async function partToFloat32(
+  source: InParts,
+  start: number,
+  end: number,
+  into?: ArrayBuffer,
+): Promise<Float32Array> {
+  const { dtype } = source;
+  const length = end - start;
+  if (dtype === "float32")
+    return castTensor({ dtype, shape: [length], data: await source.readPart(start, end, into) }, dtype).data;
+  const data = into && into.byteLength >= 4 * length ? new Float32Array(into, 0, length) : new Float32Array(length);
+  const widen = dtype === "bfloat16" ? bfloat16ToFloat32 : dtype === "float16" ? float16ToFloat32 : undefined;
+  await eachPart(source, [start, end], (part, at) => {
     // In place: a part of its own would be as much memory again over the whole tensor.
-    if (widen && part.data instanceof Uint16Array) widen(part.data, data.subarray(start, end));
-    else data.set(castTensor(part, "float32").data, start);
-  }
-  return { dtype: "float32", shape, data };
+    if (widen && part.data instanceof Uint16Array)
+      widen(part.data, data.subarray(at - start, at - start + part.data.length));
+    else data.set(castTensor(part, "float32").data, at - start);
+  });
+  return data;
 }
 
 /** Whether two tensors hold the same numbers, whatever they are stored in; read in parts where both can be. */
@@ -179,16 +221,14 @@ export function assertFinite(name: string, tensor: Tensor): void {
 export async function scanFinite(name: string, source: LazyTensor): Promise<void> {
   const { dtype, shape } = source;
   if (!isFloat(dtype)) return;
-  if (!source.readPart) return assertFinite(name, await source.read());
-  const size = sizeOf(shape);
+  const { readPart } = source;
+  if (!readPart) return assertFinite(name, await source.read());
   let [count, first] = [0, -1];
-  for (let start = 0; start < size; start += partElements) {
-    const end = Math.min(size, start + partElements);
-    const data = await source.readPart(start, end);
-    const found = findNotFinite({ dtype, shape: [end - start], data }, start);
+  await eachPart({ ...source, readPart }, [0, sizeOf(shape)], (part, at) => {
+    const found = findNotFinite(part, at);
     if (count === 0) first = found.first;
     count += found.count;
-  }
+  });
   refuseNotFinite(name, shape, { count, first });
 }
 

@@ -122,10 +122,10 @@ export async function openSafetensors(storage: Storage, path: string): Promise<S
   const unchanged = (): Promise<void> => checkUnchanged(storage, path, stamp);
   const tensors = new Map<string, LazyTensor>();
   for (const { name, dtype, shape, start, end } of located) {
-    const [contentOf, content] = hashedContent({ dtype, start, end }, (from, to) => readBytes(from, to));
-    const readBytes = async (from: number, to: number): Promise<DataOf> => {
+    const [contentOf, content] = hashedContent({ dtype, start, end }, (from, to, into) => readBytes(from, to, into));
+    const readBytes = async (from: number, to: number, into?: ArrayBuffer): Promise<DataOf> => {
       const range = { start: dataStart + from, end: dataStart + to };
-      const bytes = await storage.read(path, range).catch(async (error) => {
+      const bytes = await storage.read(path, range, into).catch(async (error) => {
         await unchanged();
         throw error;
       });
@@ -139,7 +139,7 @@ export async function openSafetensors(storage: Storage, path: string): Promise<S
       shape,
       sizeBytes: end - start,
       read: async () => ({ dtype, shape, data: await readBytes(start, end) }),
-      readPart: (first, last) => readBytes(start + width * first, start + width * last),
+      readPart: (first, last, into) => readBytes(start + width * first, start + width * last, into),
       content: {
         hashWhenRead: content.hashWhenRead,
         hash: async () => {
@@ -164,7 +164,7 @@ const hashedBytes = 2 ** 23;
  */
 function hashedContent(
   { dtype, start, end }: Pick<Located, "dtype" | "start" | "end">,
-  read: (from: number, to: number) => Promise<unknown>,
+  read: (from: number, to: number, into: ArrayBuffer) => Promise<unknown>,
 ): readonly [seen: (from: number, bytes: Uint8Array) => void, content: TensorContent] {
   let [wanted, at] = [false, start];
   let hash = createContentHash();
@@ -191,10 +191,11 @@ function hashedContent(
       },
       hash: async () => {
         wanted = true;
+        const memory = new ArrayBuffer(done === undefined ? Math.min(end - at, hashedBytes) : 0);
         while (done === undefined) {
           if (at === end)
             done = hash.digest(); // empty
-          else await read(at, Math.min(end, at + hashedBytes));
+          else await read(at, Math.min(end, at + hashedBytes), memory);
         }
         return done;
       },

@@ -71,6 +71,15 @@ export function storageConformance(
       await failsWith("read-failed", storage.read(path("a"), { start: 3, end: 2 }), path("a"));
     });
 
+    check("reads into memory that is handed over, or leaves it alone", async (storage, path) => {
+      await storage.write(path("a"), Uint8Array.of(0, 1, 2, 3, 4));
+      const memory = new ArrayBuffer(4);
+      const part = await storage.read(path("a"), { start: 1, end: 4 }, memory);
+      expect(part).toEqual(Uint8Array.of(1, 2, 3));
+      expect([...new Uint8Array(memory)]).toEqual(part.buffer === memory ? [1, 2, 3, 0] : [0, 0, 0, 0]);
+      expect(await storage.read(path("a"), { start: 0, end: 5 }, memory)).toEqual(Uint8Array.of(0, 1, 2, 3, 4));
+    });
+
     check("gives bytes that nobody else holds", async (storage, path) => {
       const content = Uint8Array.of(1, 2);
       await storage.write(path("a"), content);

@@ -12,8 +12,8 @@ export interface ByteRange {
  * `write-failed`, naming the path.
  */
 export interface Storage {
-  /** The bytes of a file, or of a range of it. */
-  read(path: string, range?: ByteRange): Promise<Uint8Array>;
+  /** The bytes of a file, or of a range of it; a storage may put them into the memory handed over, and answer with that. */
+  read(path: string, range?: ByteRange, into?: ArrayBuffer): Promise<Uint8Array>;
   /** Size in bytes; undefined when there is no such file. */
   sizeBytes(path: string): Promise<number | undefined>;
   /** Names directly inside a folder, folders ending in `/`; empty when there is no such folder. */

@@ -10,7 +10,7 @@ import {
   type WeightValue,
   weight,
 } from "../graph/index.ts";
-import { assertFinite, castTensor, sameValues, scanFinite, toFloat32 } from "../io/convert.ts";
+import { assertFinite, partToFloat32, sameValues, scanFinite, toFloat32 } from "../io/convert.ts";
 import { readJsonObject } from "../io/json.ts";
 import { openModelWeights } from "../io/model-weights.ts";
 import { dequantised, openPacked, type PackedFile, packedFileName } from "../io/packed/index.ts";
@@ -435,9 +435,9 @@ function checkedFloat32(name: string, tensor: LazyTensor): LazyTensor {
     ...(tensor.content ? { content: tensor.content } : {}),
     ...(tensor.scaled ? { scaled: tensor.scaled } : {}),
     ...(readPart && {
-      readPart: async (start, end) => {
+      readPart: async (start, end, into) => {
         await scan(); // of the whole, so that the place of a bad value is said right
-        return castTensor({ dtype, shape: [end - start], data: await readPart(start, end) }, "float32").data;
+        return partToFloat32({ ...tensor, readPart }, start, end, into);
       },
     }),
   };

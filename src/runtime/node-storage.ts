@@ -29,12 +29,12 @@ const maxChunkBytes = 2 ** 30;
  * points to is written, not the link.
  */
 export const nodeStorage: Storage = {
-  read: async (path, range) => {
+  read: async (path, range, into) => {
     const handle = await reading(path, open(path, "r"));
     try {
       const info = await reading(path, handle.stat());
       if (info.isDirectory()) throw new TuneError("file-not-found", `${path} is a folder, not a file.`);
-      return await reading(path, readRange(handle, path, range ?? { start: 0, end: info.size }, info.size));
+      return await reading(path, readRange(handle, path, range ?? { start: 0, end: info.size }, info.size, into));
     } finally {
       await handle.close();
     }
@@ -180,12 +180,19 @@ async function prune(folder: string): Promise<void> {
   }
 }
 
-async function readRange(handle: FileHandle, path: string, range: ByteRange, sizeBytes: number): Promise<Uint8Array> {
+async function readRange(
+  handle: FileHandle,
+  path: string,
+  range: ByteRange,
+  sizeBytes: number,
+  into: ArrayBuffer | undefined,
+): Promise<Uint8Array> {
   const { start, end } = range;
   if (start < 0 || end < start || end > sizeBytes) {
     throw new TuneError("read-failed", `cannot read bytes ${start} to ${end} of ${path}: it has ${sizeBytes}.`);
   }
-  const bytes = new Uint8Array(end - start);
+  const bytes =
+    into && into.byteLength >= end - start ? new Uint8Array(into, 0, end - start) : new Uint8Array(end - start);
   let done = 0;
   while (done < bytes.length) {
     const wanted = Math.min(bytes.length - done, maxChunkBytes);
