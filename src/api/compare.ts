@@ -5,6 +5,7 @@ import { guardOutputs } from "../io/outputs/index.ts";
 import { readSealed, writeSealed } from "../io/sealed.ts";
 import { joinPath, type Storage } from "../io/storage.ts";
 import { type Adapter, type MethodConfig, methods } from "../methods/index.ts";
+import { optimizers } from "../optim/index.ts";
 import { checkNames, type NamesOf } from "../options.ts";
 import type { Device } from "../runtime/device.ts";
 import { storeOf, type TokenizedExample } from "../train/data/index.ts";
@@ -13,8 +14,9 @@ import { chooseObjective } from "../train/objectives/index.ts";
 import { planRun } from "../train/plan.ts";
 import { ratesOf } from "../train/rates.ts";
 import { checkpointPath, type RunEvent } from "../train/run.ts";
+import { trainDefaults } from "../train/settings.ts";
 import { type ComparedRow, type RunOutcome, tabulate } from "./comparison-table.ts";
-import { describeRun, insideTuning, refuseIdle, type TuningChoice, tuningNames } from "./describe-run.ts";
+import { describeRun, idleDecay, insideTuning, refuseIdle, type TuningChoice, tuningNames } from "./describe-run.ts";
 import { checkDevice } from "./device-names.ts";
 import { diagnose } from "./diagnose.ts";
 import { measureForgetting } from "./forgetting.ts";
@@ -160,7 +162,8 @@ export async function compare(
   } = others;
   const sweep = { compared, learningRates, seeds, rank, scale };
   const { objective } = chooseObjective(shared.objective, shared.objectiveOptions, data.kind);
-  const entries = settle(shared, sweep, { at: output, validation: data.validation.length, objective });
+  const settled = settle(shared, sweep, { at: output, validation: data.validation.length, objective });
+  const entries = await withoutIdleDecay(given, data, settled);
   const storage = guardOutputs(given.platform.storage, {
     inputs: [...(data.files ?? []), ...inputs],
     ...(replace === undefined ? {} : { replace }),
@@ -223,6 +226,28 @@ export async function compare(
   } finally {
     await lock.release();
   }
+}
+
+/**
+ * The decay that all methods share is left out where a method trains nothing that decays.
+ * @throws {TuneError} `bad-option` where none does.
+ */
+async function withoutIdleDecay(
+  model: LoadedModel,
+  data: LoadedData | StreamedData,
+  entries: readonly Entry[],
+): Promise<readonly Entry[]> {
+  const problems: (readonly string[])[] = [];
+  for (const { choice } of entries)
+    problems.push(idleDecay(await describeRun(model, data, choice, { compared: true })));
+  if (problems.every(({ length }) => length > 0)) refuseIdle(problems.flat(), "compare");
+  return entries.map((entry, i) => {
+    const { optimizer = trainDefaults.optimizer, optimizerOptions = {} } = entry.choice;
+    const decay = optimizers.get(optimizer)?.decay;
+    if (problems[i]?.length === 0 || decay === undefined) return entry;
+    const { [decay]: _idle, ...others } = optimizerOptions;
+    return { ...entry, choice: { ...entry.choice, optimizerOptions: others } };
+  });
 }
 
 /** What a method costs whatever its rate and seed. */

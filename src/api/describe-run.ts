@@ -13,7 +13,7 @@ import {
   type TargetModules,
 } from "../methods/index.ts";
 import { vocabularyTensors } from "../models/index.ts";
-import { optimizers } from "../optim/index.ts";
+import { chooseOptimizer, optimizers } from "../optim/index.ts";
 import { checkNames, checkWord, type Inside, type NamesOf } from "../options.ts";
 import { chooseObjective, objectives } from "../train/objectives/index.ts";
 import type { PlanOptions } from "../train/plan.ts";
@@ -84,15 +84,33 @@ export function checkTuning(choice: TuningChoice, model?: LoadedModel): void {
     return;
   }
   const { choice: method, targets } = methodOf(model, choice);
-  settingsOf(choice, method.method, {});
+  const settings = settingsOf(choice, method.method, {});
   if (method.method.attaches === "weight") return;
   const { outputModule } = model.pretrained.architecture;
   attach(model.pretrained.predict().outputs, { choice: method, targets, outputModule, training: true });
+  refuseIdle(idleDecay({ model: model.pretrained, choice: method, targets, settings }), settings.optimizer);
+}
+
+/** What is wrong with a decay that would shrink nothing, as nothing that decays is trained. */
+export function idleDecay({
+  model,
+  choice,
+  targets,
+  settings,
+}: Pick<PlanOptions, "model" | "choice" | "targets" | "settings">): readonly string[] {
+  const { optimizer, config } = chooseOptimizer(settings.optimizer, settings.optimizerOptions);
+  const { decay } = optimizer;
+  if (decay === undefined || config[decay] === 0) return [];
+  const { outputModule } = model.architecture;
+  const { trainables } = attach(model.predict().outputs, { choice, targets, outputModule, training: true });
+  if (trainables.some(({ trained, decays }) => trained && decays)) return [];
+  return [`${decay}: nothing that ${choice.method.name} trains here decays`];
 }
 
 /**
  * The run that a choice makes of a model and data.
  * @param observes whether something looks at the model whenever an evaluation is due, validation rows or not.
+ * @param compared whether others share its settings, so that a decay may do nothing for this one.
  * @throws {TuneError} for names that are no options, a method, options or settings that do not fit, and options that would
  * do nothing.
  */
@@ -100,7 +118,7 @@ export async function describeRun(
   model: LoadedModel,
   data: Pick<LoadedData, "train" | "validation"> & Partial<Pick<LoadedData, "kind" | "mixture">>,
   tuning: TuningChoice,
-  { observes = false }: { readonly observes?: boolean } = {},
+  { observes = false, compared = false }: { readonly observes?: boolean; readonly compared?: boolean } = {},
 ): Promise<PlanOptions> {
   checkNames(tuning, tuningNames, "tuning", insideTuning());
   const { choice, targets } = methodOf(model, tuning);
@@ -114,6 +132,7 @@ export async function describeRun(
         : []),
     ]);
   }
+  if (!compared) refuseIdle(idleDecay({ model: model.pretrained, choice, targets, settings }), settings.optimizer);
   return {
     model: model.pretrained,
     choice,

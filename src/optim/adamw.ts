@@ -63,6 +63,7 @@ export const adamw: Optimizer<AdamWConfig> = defineOptimizer<AdamWConfig>({
     at: "algorithm 2",
   },
   fields: adamwFields,
+  decay: "weightDecay",
   state: (shape) => ({ m: { dtype: "float32", shape }, v: { dtype: "float32", shape } }),
   scalars: adamwScalars,
   update: (inputs, config) => {

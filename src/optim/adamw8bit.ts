@@ -23,6 +23,7 @@ export const adamw8bit: Optimizer<AdamWConfig> = defineOptimizer<AdamWConfig>({
     at: "§2",
   },
   fields: adamwFields,
+  decay: "weightDecay",
   state: (shape, config) => {
     if (sizeOf(shape) < smallest) return adamw.state(shape, config);
     const { codes, scales } = blocksSpec(shape);

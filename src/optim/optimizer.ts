@@ -37,6 +37,8 @@ export interface Optimizer<Config extends object = object> {
   readonly summary: string;
   readonly cite?: RuleSource;
   readonly fields: Fields<Config>;
+  /** The option that acts on parameters that decay alone: it is refused where none does. */
+  readonly decay?: keyof Config & string;
   /** What is kept for a parameter of a shape, by name. */
   readonly state: (shape: readonly number[], config: Config) => Readonly<Record<string, StateSpec>>;
   /** Scalars of one step, worked out in float64. `step` counts from 1. */

@@ -26,6 +26,7 @@ export const sgd: Optimizer<SgdConfig> = defineOptimizer<SgdConfig>({
     },
     weightDecay: real(0, "decay of matrices", { min: 0 }),
   },
+  decay: "weightDecay",
   state: (shape, { momentum }) => (momentum > 0 ? { momentum: { dtype: "float32", shape } } : {}),
   scalars: (_step, learningRate) => ({ learning_rate: learningRate }),
   update: ({ parameter, gradient, state, scalar, decays, rate }, { momentum, nesterov, weightDecay }) => {
