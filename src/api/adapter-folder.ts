@@ -1,3 +1,4 @@
+import { putBack } from "../io/outputs/index.ts";
 import { joinPath, type Storage } from "../io/storage.ts";
 
 /** Files that say that a folder is an adapter's own. */
@@ -5,6 +6,7 @@ const adapterFiles: readonly string[] = ["adapter_config.json", "adapters.safete
 
 /** The folder of an adapter that is named by itself, or by the folder of the run that left it. */
 export async function adapterFolder(storage: Storage, folder: string): Promise<string> {
+  await putBack(storage, folder);
   const names = await storage.list(folder);
   if (!names.includes("adapter/") || adapterFiles.some((name) => names.includes(name))) return folder;
   return joinPath(folder, "adapter");

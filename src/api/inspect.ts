@@ -4,6 +4,7 @@ import { readJsonObject } from "../io/json.ts";
 import { readMlxAdapter } from "../io/mlx.ts";
 import { openModelWeights } from "../io/model-weights.ts";
 import { openOnnx } from "../io/onnx/read.ts";
+import { putBack } from "../io/outputs/index.ts";
 import { type PackedFile, type PackedShape, packedSize } from "../io/packed/index.ts";
 import { describeQuantisation, openQuantised } from "../io/quantised/index.ts";
 import { openSafetensors, type Safetensors } from "../io/safetensors.ts";
@@ -49,6 +50,7 @@ const recognisers: readonly Recogniser[] = [
  * @throws {TuneError} `unknown-content` when it is none of these, and what reading it throws.
  */
 export async function inspect(storage: Storage, path: string): Promise<Inspection> {
+  await putBack(storage, path);
   const names = new Set(await storage.list(path));
   const found = recognisers.find(({ matches }) => matches(path, names));
   if (found) return found.inspect(storage, path);

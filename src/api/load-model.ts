@@ -1,6 +1,6 @@
 import { TuneError } from "../errors.ts";
 import { readAdapterTask } from "../export/index.ts";
-import { guardOutputs } from "../io/outputs/index.ts";
+import { guardOutputs, putBack } from "../io/outputs/index.ts";
 import { loadTokenizer, type TextTokenizer } from "../io/tokenizer.ts";
 import { type Labels, openModel, type PretrainedModel, type TaskName, withVocabulary } from "../models/index.ts";
 import { checkNames, checkWhole, checkWord, type NamesOf } from "../options.ts";
@@ -104,6 +104,7 @@ export async function loadModel(source: string, options: LoadModelOptions): Prom
     ...choice
   } = options;
   const { platform: base, ...head } = choice;
+  await putBack(base.storage, source);
   const folder = await base.findModel(source, onDownload ? { onDownload } : {});
   const named = typeof forAdapter === "string" ? [forAdapter] : forAdapter;
   const adapters = await Promise.all(named.map((adapter) => adapterFolder(base.storage, adapter)));

@@ -1,4 +1,5 @@
 import { isJsonObject, parseJson } from "../io/json.ts";
+import { putBack } from "../io/outputs/index.ts";
 import { joinPath, type Storage } from "../io/storage.ts";
 import { metricsPath, readMetrics } from "../train/metrics.ts";
 
@@ -31,6 +32,7 @@ export async function findRuns(storage: Storage, folder: string): Promise<readon
     const found = await Promise.all(inside.sort().map((name) => search(joinPath(at, name.slice(0, -1)), depth - 1)));
     return [...own, ...found.flat()];
   };
+  await putBack(storage, folder);
   const folders = await search(folder, 2);
   return Promise.all(folders.map((at) => summarise(storage, at)));
 }

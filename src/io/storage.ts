@@ -59,6 +59,8 @@ export interface Storage {
 export interface OutputGuard {
   readonly inputs: readonly string[];
   readonly replace: boolean;
+  /** The storage that is guarded. */
+  readonly behind: Storage;
 }
 
 /** What {@link Storage.lock} gives. */

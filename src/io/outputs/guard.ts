@@ -2,9 +2,13 @@ import { TuneError } from "../../errors.ts";
 import { joinPath, type OutputGuard, type Storage } from "../storage.ts";
 
 /** A storage for what one command writes: it knows what is read besides, which stays as it is. */
-export function guardOutputs(storage: Storage, guard: Partial<OutputGuard>): Storage {
+export function guardOutputs(storage: Storage, guard: Partial<Pick<OutputGuard, "inputs" | "replace">>): Storage {
   const inputs = [...(storage.guard?.inputs ?? []), ...(guard.inputs ?? [])];
-  const whole: OutputGuard = { inputs, replace: guard.replace ?? storage.guard?.replace ?? false };
+  const whole: OutputGuard = {
+    inputs,
+    replace: guard.replace ?? storage.guard?.replace ?? false,
+    behind: storage.guard?.behind ?? storage,
+  };
   let known: Promise<readonly string[]> | undefined;
   const read = (): Promise<readonly string[]> => {
     known ??= readPaths(storage, inputs);

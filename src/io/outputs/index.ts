@@ -3,4 +3,5 @@ export { guardOutputs } from "./guard.ts";
 export { checkFolder } from "./inspect.ts";
 export { manifestFile } from "./manifest.ts";
 export { checkPicture, writePicture } from "./picture.ts";
+export { putBack } from "./put-back.ts";
 export { addFile, writeFolder } from "./write-folder.ts";

@@ -1,8 +1,8 @@
 import { contentHash, hashFile } from "../content-hash.ts";
-import { readJsonObject } from "../json.ts";
 import { joinPath, type Storage } from "../storage.ts";
 import { type Found, inspectFolder, refuseFile } from "./inspect.ts";
 import { filesIn, manifestFile, passing, readManifest, systemFiles, writeManifest } from "./manifest.ts";
+import { asideName, clearAside, finishMoves, moveIn, recover } from "./put-back.ts";
 
 /**
  * Write a folder that is never half there: `fill` writes into a staging folder, which then takes the place of what was at
@@ -31,7 +31,9 @@ export async function writeFolder(
       await fill(staging);
       await finishManifest(storage, staging, kind);
       const now = await unchanged(storage, target, { found, kind, named: folder });
-      await (fixed ? moveIn(storage, target, now) : swap(storage, { staging, target }, now));
+      await (fixed
+        ? moveIn(storage, target, await leaving(storage, target, now))
+        : swap(storage, { staging, target }, now));
     } catch (error) {
       await storage.remove(staging).catch(() => undefined); // the first error says more than one about clearing up
       throw error;
@@ -76,6 +78,13 @@ async function freeName(storage: Storage, wanted: string): Promise<string> {
   }
 }
 
+/** What goes of a folder that is replaced file by file. */
+async function leaving(storage: Storage, target: string, found: Found): Promise<readonly string[]> {
+  if (found.state === "absent") return [];
+  if (found.state === "own") return [...found.stamps.keys()];
+  return (await storage.list(target)).filter((name) => !systemFiles.has(name) && !passing.has(name));
+}
+
 /** Put the staged folder in the target's place. What was there stands aside meanwhile, and goes back when it fails. */
 async function swap(
   storage: Storage,
@@ -87,7 +96,7 @@ async function swap(
     await storage.rename(staging, target);
     return;
   }
-  const aside = await freeName(storage, `${target}.scion-replaced`);
+  const aside = await freeName(storage, asideName(target));
   await storage.remove(aside);
   const files = found.state === "own" ? [...found.stamps.keys()] : ["*"];
   await writeManifest(storage, aside, {
@@ -105,69 +114,6 @@ async function swap(
     throw error;
   }
   await clearAside(storage, aside);
-}
-
-/** Remove what was replaced: the files that were found to be Scion's, or everything where that was asked for. */
-async function clearAside(storage: Storage, aside: string): Promise<void> {
-  const { files = {} } = (await readManifest(storage, aside)) ?? {};
-  const old = joinPath(aside, "old");
-  if (Object.hasOwn(files, "*")) await storage.remove(old);
-  for (const file of Object.keys(files)) await storage.remove(joinPath(old, file));
-  for (const name of await storage.list(old)) {
-    if (systemFiles.has(name) || passing.has(name)) await storage.remove(joinPath(old, name));
-  }
-  await storage.prune(old);
-  if ((await storage.list(old)).length > 0) return; // somebody put a file there meanwhile: it stays
-  await storage.remove(joinPath(aside, manifestFile));
-  await storage.prune(aside);
-}
-
-/** After a writer that was killed: what it had put aside goes back where nothing took its place, or is removed. */
-async function recover(storage: Storage, target: string): Promise<void> {
-  const aside = `${target}.scion-replaced`;
-  if ((await readManifest(storage, aside))?.kind !== "replaced") return;
-  const old = joinPath(aside, "old");
-  const gone = (await storage.list(target)).length === 0;
-  if (gone && (await storage.list(old)).length > 0) await storage.rename(old, target);
-  await clearAside(storage, aside);
-}
-
-const movesFile = ".scion-moves.json";
-
-/** Replace what is in a folder that stays, file by file. A list of what is moved lets the next writer finish it. */
-async function moveIn(storage: Storage, target: string, found: Found): Promise<void> {
-  const staging = joinPath(target, ".scion-partial");
-  const entries = await storage.list(target);
-  const old =
-    found.state === "own"
-      ? [...found.stamps.keys()]
-      : entries.filter((name) => !systemFiles.has(name) && !passing.has(name));
-  const files = (await filesIn(storage, staging)).filter((file) => file !== manifestFile);
-  const moves = { out: found.state === "absent" ? [] : old, in: [...files, manifestFile] };
-  await storage.write(joinPath(staging, movesFile), JSON.stringify(moves));
-  await finishMoves(storage, target);
-}
-
-/** Carry out, or go on with, what {@link moveIn} wrote down: first what goes is set aside, then what is new comes. */
-async function finishMoves(storage: Storage, target: string): Promise<void> {
-  const staging = joinPath(target, ".scion-partial");
-  const path = joinPath(staging, movesFile);
-  if ((await storage.sizeBytes(path)) === undefined) return;
-  const moves = (await readJsonObject(storage, path)) as { out?: readonly string[]; in?: readonly string[] }; // written above
-  const move = async (from: string, to: string, name: string): Promise<void> => {
-    const file = name.replace(/\/$/, "");
-    const there =
-      (await storage.sizeBytes(joinPath(from, file))) !== undefined ||
-      (await storage.list(joinPath(from, file))).length > 0;
-    if (there) await storage.rename(joinPath(from, file), joinPath(to, file));
-  };
-  for (const file of moves.out ?? []) await move(target, joinPath(staging, ".old"), file);
-  await storage.write(path, JSON.stringify({ in: moves.in ?? [] }));
-  for (const name of await storage.list(target)) {
-    if (name.endsWith("/") && !passing.has(name)) await storage.prune(joinPath(target, name.slice(0, -1)));
-  }
-  for (const file of moves.in ?? []) await move(staging, target, file);
-  await storage.remove(staging);
 }
 
 /** Add a file to a folder that {@link writeFolder} wrote, as one of its own. */

@@ -1,0 +1,125 @@
+import { cp, readFile, writeFile } from "node:fs/promises";
+import type { ExportFormName } from "../../src/index.ts";
+import { root, runHere } from "./cli.ts";
+
+/*
+ * Every command that writes and every form of export, with what it needs to do it in a second. Laws walk these tables: of
+ * outputs, of kills, of what is put aside. `in/…` is read; `cache` is a cache.
+ */
+
+/** A command that writes a folder or a file. */
+export interface Writing {
+  /** The flag that names what it writes. */
+  readonly flag: "--output" | "--picture";
+  /** Everything else; `in/base` and `in/rows.jsonl` are read. */
+  readonly args: readonly string[];
+  /** Whether it goes on with what is there, or starts anew at each call. */
+  readonly goesOn?: boolean;
+  /** Its refusal to start anew over its own. */
+  readonly exists?: string;
+  /** Names of files that tell how long something took: no two runs write the same. */
+  readonly timed?: RegExp;
+  /** What a run that was cut off leaves, behind its output's name: with it, `--resume` goes on. */
+  readonly resumes?: string;
+}
+
+/** Settings of a run that takes a second. */
+export const small: readonly string[] =
+  "--max-steps 2 --batch-size 2 --max-length 48 --rank 2 --learning-rate 1e-3".split(" ");
+/** The model that commands read. */
+export const base: readonly string[] = ["-m", "in/base"];
+const data = ["-d", "in/rows.jsonl"];
+const packing = ["--calibration", "in/rows.jsonl", "--method", "rtn", "--bits", "4"];
+
+/** Every command that writes. */
+export const writing: Readonly<Record<string, Writing>> = {
+  tune: {
+    flag: "--output",
+    args: [...base, ...data, ...small],
+    goesOn: true,
+    exists: "run-exists",
+    timed: /tfevents/,
+    resumes: "/checkpoint.safetensors",
+  },
+  compare: {
+    flag: "--output",
+    args: [
+      ...base,
+      ...data,
+      ..."--methods lora --rates 1e-3 --seeds 0 --validation 2".split(" "),
+      ...small.slice(0, -2),
+    ],
+    goesOn: true,
+    exists: "run-exists",
+    timed: /comparison\.|outcome\.json/,
+    resumes: "/comparison.json",
+  },
+  continual: {
+    flag: "--output",
+    args: [...base, ...data, "--then", "in/more.jsonl", ...small],
+    goesOn: true,
+    exists: "run-exists",
+    resumes: "/continual.json",
+  },
+  quantize: { flag: "--output", args: [...base, ...packing], resumes: ".work" },
+  lr: { flag: "--picture", args: [...base, ...data, ..."--steps 10 --batch-size 2 --max-length 48".split(" ")] },
+  diagnose: { flag: "--output", args: ["-b", "in/base", "-a", "in/run/adapter", "--cache", "cache"], goesOn: true },
+  mend: { flag: "--output", args: ["-b", "in/base", "-a", "in/run/adapter", "--cache", "cache"] },
+  combine: { flag: "--output", args: [...base, "-a", "one=in/run/adapter", "-a", "two=in/run/adapter"] },
+  merge: { flag: "--output", args: [...base, "-a", "in/run/adapter"] },
+  export: { flag: "--output", args: [...base, "--to", "safetensors"] },
+  runs: { flag: "--picture", args: ["in/run"] },
+};
+
+/** Every command that writes nothing, with what it reads and, where it asks, what it is told. */
+export const reading: Readonly<Record<string, { readonly args: readonly string[]; readonly input?: string }>> = {
+  plan: { args: [...base, ...data, ..."--batch-size 2 --max-length 48".split(" ")] },
+  generate: { args: [...base, "-a", "in/run/adapter", "-p", "Once", "--max-new-tokens", "4"] },
+  chat: { args: [...base, "-a", "in/run/adapter", "--max-new-tokens", "4"], input: "Once\n/exit\n" },
+  eval: { args: [...base, "-a", "in/run/adapter", ...data, "--no-exact-match"] },
+  inspect: { args: ["in/run/adapter"] },
+};
+
+/** Every form of export: what it is made of. */
+export const forms: Readonly<Record<ExportFormName, readonly string[]>> = {
+  "transformers.js": base,
+  safetensors: base,
+  gguf: [...base, "--pre-tokenizer", "smollm"],
+  peft: [...base, "-a", "in/run/adapter"],
+  lora: [...base, "-a", "in/run/adapter"],
+  mlx: [...base, "-a", "in/run/adapter"],
+  "gguf-lora": [...base, "-a", "in/run/adapter"],
+  adapterhub: [...base, "-a", "in/compacter/adapter"],
+  scales: ["-m", "in/packed", "-a", "in/alpha/adapter"],
+  packed: ["-m", "in/packed", "-a", "in/alpha/adapter"],
+};
+
+/** Both tables as one: commands by name, forms as `export --to <form>`. */
+export const allWriting: Readonly<Record<string, Writing>> = {
+  ...writing,
+  ...Object.fromEntries(
+    Object.entries(forms).map(([to, args]) => [`export --to ${to}`, { flag: "--output", args: ["--to", to, ...args] }]),
+  ),
+};
+
+/** A path of the tables as it is on the disk: `in/base`, or `one=in/run/adapter`. */
+export function placeIn(folder: string, path: string): string {
+  return path.replace(/^(\w+=)?(?=(in|cache|out|there|theirs)\b)/, `$1${folder}/`);
+}
+
+/** Make what the commands of the tables read, under `in/` of a folder. */
+export async function makeInputs(folder: string): Promise<void> {
+  const at = (path: string): string => placeIn(folder, path);
+  const made = async (name: string, ...args: readonly string[]): Promise<void> => {
+    await runHere(name, ...args.map(at));
+  };
+  await cp(`${root}assets/quickstart/model`, at("in/base"), { recursive: true });
+  const rows = (await readFile(`${root}assets/quickstart/train.jsonl`, "utf8")).split("\n");
+  await writeFile(at("in/rows.jsonl"), rows.slice(0, 24).join("\n"));
+  await writeFile(at("in/more.jsonl"), rows.slice(24, 40).join("\n"));
+  const two = (method: string): readonly string[] => ["--method", method, "--max-steps", "2", "--batch-size", "2"];
+  await made("tune", ...base, ...data, ...small, "-o", "in/run");
+  await made("tune", ...base, ...data, ...two("compacter"), "-o", "in/compacter");
+  await made("quantize", ...base, ...packing, "-o", "in/packed");
+  await made("tune", "-m", "in/packed", ...data, ...two("alpha"), "-o", "in/alpha");
+}
