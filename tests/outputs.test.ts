@@ -1,5 +1,5 @@
 import { existsSync } from "node:fs";
-import { mkdir, mkdtemp, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Command } from "commander";
@@ -7,7 +7,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { commands } from "../src/cli/index.ts";
 import { inputFlags } from "../src/cli/outputs.ts";
 import { exportForms, TuneError } from "../src/index.ts";
-import { runHere } from "./helpers/cli.ts";
+import { runHere, scion } from "./helpers/cli.ts";
 import { allWriting, forms, makeInputs, placeIn, reading, type Writing, writing } from "./helpers/writing-commands.ts";
 
 /*
@@ -127,5 +127,37 @@ describe.each(Object.keys(allWriting))("%s", (name) => {
     await writeFile(at("theirs/mine"), "mine");
     expect(await run(name, "theirs", "--replace")).toBe("ended with 0");
     expect(existsSync(at("theirs/mine"))).toBe(goesOn);
+  });
+});
+
+/** The folders of Scion's that a command reads. */
+function foldersOf(args: readonly string[]): readonly string[] {
+  const named = args
+    .map((arg) => arg.replace(/^\w+=/, ""))
+    .filter((arg) => arg.startsWith("in/") && !/\.\w+$/.test(arg));
+  return [...new Set(named)];
+}
+
+const readers: readonly (readonly [string, readonly string[], string])[] = [
+  ...Object.entries({ ...writing, ...reading }).map(([name, { args }]) => [name, args] as const),
+  ...Object.entries(forms),
+].flatMap(([name, args]) => foldersOf(args).map((place) => [name, args, place] as const));
+
+describe("a folder whose writer was killed between two names", () => {
+  it.each(readers)("is found by %s of %j: %s", async (name, args, place) => {
+    const aside = `${at(place)}.scion-replaced`;
+    const kept = await filesBelow(place);
+    await mkdir(aside);
+    await writeFile(join(aside, ".scion.json"), JSON.stringify({ version: 1, kind: "replaced", files: {} }));
+    await rename(at(place), join(aside, "old"));
+    const { flag } = writing[name] ?? { flag: "--output" };
+    const out = flag === "--output" ? "found" : "found.svg";
+    const target = name in reading ? [] : [flag, join(folder, out)];
+    const command = name in forms ? ["export", "--to", name] : [name];
+    const { code, stderr } = await scion([...command, ...args.map(at), ...target], reading[name]?.input);
+    expect(code, stderr).toBe(0);
+    for (const [file, content] of kept) expect((await readFile(file)).toString("base64"), file).toBe(content);
+    expect(existsSync(aside)).toBe(false);
+    await rm(join(folder, out), { recursive: true, force: true });
   });
 });

@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { TuneError } from "../../errors.ts";
 import { joinPath, type Storage } from "../storage.ts";
-import { checkFolder, checkPicture, claimFolder, guardOutputs, writeFolder, writePicture } from "./index.ts";
+import { checkFolder, checkPicture, claimFolder, guardOutputs, putBack, writeFolder, writePicture } from "./index.ts";
 
 /** What writing to a {@link Storage} promises: nothing is lost. `fresh` gives one and an empty folder of it. */
 export function outputConformance(
@@ -182,8 +182,14 @@ export function outputConformance(
                 Object.entries(left).some(([name, is]) => name.endsWith(`/${file}`) && is === content),
               );
             expect(has(["a", "sub/b"], "old") || has(["a", "sub/c"], "new"), `killed at ${moment}`).toBe(true);
-            // The next writer goes on from there, and nothing of this one stays.
             await killed.release();
+            // Who reads it next finds all of the one or all of the other.
+            await putBack(guardOutputs(storage, { inputs: [at("out")] }), at("out/sub/b"));
+            const { ".scion.json": _told, ...read } = await all(storage, at("out"));
+            const staged = Object.keys(read).filter((name) => name.startsWith(".scion-partial/"));
+            for (const name of staged) delete (read as Record<string, string>)[name];
+            expect([old, { a: "new", "sub/c": "new" }], `killed at ${moment}`).toContainEqual(read);
+            // The next writer goes on from there, and nothing of this one stays.
             const again = guardOutputs(storage, { replace: replaced === "others" });
             await writeFolder(again, at("out"), "peft", fill(again, { a: "newer" }));
             const { "out/.scion.json": _manifest, ...files } = await all(storage, at(""));
@@ -191,6 +197,32 @@ export function outputConformance(
           }
         });
       }
+
+      check("puts back what a killed writer had put aside, and waits for one that is alive", async (storage, path) => {
+        if (fixed) return;
+        await storage.write(path("out.scion-replaced/mine"), "somebody else's");
+        await writeFolder(storage, path("out"), "peft", fill(storage, { a: "1" }));
+        let reader: Promise<unknown> = Promise.resolve();
+        let between = 0;
+        const slow: Storage = {
+          ...storage,
+          rename: async (from, to) => {
+            await storage.rename(from, to);
+            if (!to.endsWith("/old")) return;
+            between++;
+            reader = putBack(storage, path("out/a")).then(() => text(storage, path("out/a")));
+            await new Promise((resolve) => setTimeout(resolve, 100));
+          },
+        };
+        await writeFolder(slow, path("out"), "peft", fill(slow, { a: "2" }));
+        expect([between, await reader]).toEqual([1, "2"]);
+        expect(await storage.list(path(""))).toEqual(["out.scion-replaced/", "out/"]);
+        // Nor is anything done about what nobody put aside.
+        await putBack(storage, path("elsewhere/out"));
+        await storage.remove(path("out"));
+        await putBack(storage, path("out"));
+        expect(await all(storage, path(""))).toEqual({ "out.scion-replaced/mine": "somebody else's" });
+      });
 
       check("claims a folder, and goes on with what it has claimed", async (storage, path) => {
         const claim = { kind: "run", names: ["metrics.jsonl", "events.*.scion", "adapter/"] };

@@ -146,7 +146,16 @@ export async function finishMoves(storage: Storage, target: string): Promise<voi
   const moves = (await readJsonObject(storage, path)) as { out?: readonly string[]; in?: readonly string[] }; // written above
   const move = async (from: string, to: string, name: string): Promise<void> => {
     const file = name.replace(/\/$/, "");
-    if (await isThere(storage, joinPath(from, file))) await storage.rename(joinPath(from, file), joinPath(to, file));
+    const [source, place] = [joinPath(from, file), joinPath(to, file)];
+    if (!(await isThere(storage, source))) return;
+    try {
+      await storage.rename(source, place);
+    } catch (error) {
+      // A folder that cannot be moved, such as a mount point or one of a lower layer of a container's disk.
+      const inside = await storage.list(source);
+      if (inside.length === 0) throw error;
+      for (const below of inside) await move(source, place, below);
+    }
   };
   for (const file of moves.out ?? []) await move(target, joinPath(staging, ".old"), file);
   await storage.write(path, JSON.stringify({ in: moves.in ?? [] }));

@@ -1,3 +1,4 @@
+import { TuneError } from "../../errors.ts";
 import { contentHash, hashFile } from "../content-hash.ts";
 import { joinPath, type Storage } from "../storage.ts";
 import { type Found, inspectFolder, refuseFile } from "./inspect.ts";
@@ -104,16 +105,36 @@ async function swap(
     files: Object.fromEntries(files.map((file) => [file, null])),
   });
   const old = joinPath(aside, "old");
-  await storage.rename(target, old);
+  try {
+    await storage.rename(target, old);
+  } catch (error) {
+    await forget(storage, aside);
+    if (!(error instanceof TuneError)) throw error;
+    // A folder that cannot be moved, such as one of a lower layer of a container's disk.
+    const lock = await storage.lock(joinPath(target, ".scion"));
+    try {
+      await storage.remove(joinPath(target, ".scion-partial"));
+      await storage.rename(staging, joinPath(target, ".scion-partial"));
+      await moveIn(storage, target, await leaving(storage, target, found));
+    } finally {
+      await lock.release();
+    }
+    return;
+  }
   try {
     await storage.rename(staging, target);
   } catch (error) {
     await storage.rename(old, target);
-    await storage.remove(joinPath(aside, manifestFile));
-    await storage.prune(aside);
+    await forget(storage, aside);
     throw error;
   }
   await clearAside(storage, aside);
+}
+
+/** Remove a folder in which nothing was put aside. */
+async function forget(storage: Storage, aside: string): Promise<void> {
+  await storage.remove(joinPath(aside, manifestFile));
+  await storage.prune(aside);
 }
 
 /** Add a file to a folder that {@link writeFolder} wrote, as one of its own. */
