@@ -8,13 +8,17 @@ import {
   generate,
   type LoadedData,
   type LoadedModel,
+  openSession,
   quantize,
+  type RunEvent,
+  type TuneOptions,
   tune,
 } from "../src/index.ts";
 import { nodePlatform } from "../src/runtime/node.ts";
+import { defaultBaseWeights } from "../src/train/base-weights.ts";
 import { reportData } from "../src/train/data/index.ts";
 import { root, runHere } from "./helpers/cli.ts";
-import { randomExamples, randomModel } from "./helpers/tiny-model.ts";
+import { randomExamples, randomModel, tinyLlama } from "./helpers/tiny-model.ts";
 
 /*
  * What would not fit is refused before it starts, with what would fit, on a machine that claims to have less.
@@ -40,6 +44,53 @@ async function onMachine(availableBytes: number): Promise<LoadedModel> {
 const settings = { batchSize: 512, maxSteps: 1, memory: "fast", deviceOptions: { worker: false } } as const;
 /** A run that is let in stops before its first update. */
 const stopped = { signal: AbortSignal.abort() };
+
+describe("how frozen weights are held unless told otherwise", () => {
+  /** A model whose weights say that they are as large as that, in float32. */
+  async function ofSize(bytes: number, storedAs: "bfloat16" | "float16" | "float32"): Promise<LoadedModel> {
+    const model = await onMachine(1e12);
+    const pretrained = await randomModel(tinyLlama, 3, storedAs);
+    const size = bytes / pretrained.weights.size;
+    const weights = new Map(
+      [...pretrained.weights].map(([name, value]) => [
+        name,
+        { ...value, source: { ...value.source, sizeBytes: size } },
+      ]),
+    );
+    return { ...model, pretrained: { ...pretrained, weights } };
+  }
+
+  /** What a run says that it starts with. */
+  async function held(model: LoadedModel, choice: TuneOptions = {}): Promise<string | undefined> {
+    let said: string | undefined;
+    const onEvent = (event: RunEvent): void => {
+      if (event.kind === "start") said = event.settings.baseWeights;
+    };
+    await tune(model, data, { ...settings, ...stopped, ...choice, onEvent });
+    return said;
+  }
+
+  it("is as the file holds them, from 500 MB saved", async () => {
+    expect(await held(await ofSize(1.1e9, "bfloat16"))).toBe("bf16");
+    expect(await held(await ofSize(1.1e9, "float16"))).toBe("f16");
+    expect(await held(await ofSize(0.9e9, "bfloat16"))).toBe("f32");
+    expect(await held(await ofSize(1.1e9, "float32"))).toBe("f32");
+    expect(await held(await ofSize(1.1e9, "bfloat16"), { baseWeights: "f32" })).toBe("f32");
+    expect(await held(await ofSize(1.1e9, "bfloat16"), { method: "full" })).toBe("f32");
+  });
+
+  it("is what the provider computes with, and what it does not is refused", async () => {
+    const pretrained = (await ofSize(1.1e9, "bfloat16")).pretrained;
+    expect(defaultBaseWeights(pretrained, "webgpu")).toBe("f32");
+    expect(defaultBaseWeights((await ofSize(1.1e9, "float16")).pretrained, "webgpu")).toBe("f16");
+    const onGpu = { deviceOptions: { provider: "webgpu" }, baseWeights: "bf16" } as const;
+    const model = { ...(await onMachine(1e12)), pretrained };
+    const refused = { code: "bad-option", message: expect.stringContaining("webgpu does not compute with") };
+    await expect(tune(model, data, onGpu)).rejects.toMatchObject(refused);
+    await expect(evaluate(model, randomExamples(2), onGpu)).rejects.toMatchObject(refused);
+    await expect(openSession(model, onGpu)).rejects.toMatchObject(refused);
+  });
+});
 
 describe("what does not fit is refused before it starts", () => {
   /** What tune says on a machine with so much memory left. */

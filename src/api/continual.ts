@@ -202,12 +202,16 @@ async function mergedOf(model: LoadedModel, folder: string, hash: string | undef
 async function factsOfOrder(
   model: LoadedModel,
   tasks: readonly ContinualTask[],
-  { between, baseText, device: _device, signal: _signal, ...given }: OrderFacts,
+  { between, baseText, device, signal: _signal, ...given }: OrderFacts,
 ): Promise<Facts> {
   const { tensorboard: _tensorboard, ...choice } = given;
   const runs: Facts[] = [];
   for (const { name, data } of tasks) {
-    const { objective = chooseObjective(undefined), mixture, ...run } = await describeRun(model, data, choice);
+    const {
+      objective = chooseObjective(undefined),
+      mixture,
+      ...run
+    } = await describeRun(model, data, choice, { device });
     const train = await storeOf("store" in data ? (data as StreamedData).store : data.train);
     const facts = await factsOf({ ...run, objective, train, mixture: mixture ?? [{ count: train.count, weight: 1 }] });
     runs.push({ name, ...facts });

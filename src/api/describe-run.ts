@@ -15,10 +15,12 @@ import {
 import { vocabularyTensors } from "../models/index.ts";
 import { chooseOptimizer, optimizers } from "../optim/index.ts";
 import { checkNames, checkWord, type Inside, type NamesOf } from "../options.ts";
+import { checkBaseWeights, defaultBaseWeights } from "../train/base-weights.ts";
 import { chooseObjective, objectives } from "../train/objectives/index.ts";
 import type { PlanOptions } from "../train/plan.ts";
 import { defaultRate } from "../train/rates.ts";
 import { resolveSettings, type TrainSettings, trainDefaults } from "../train/settings.ts";
+import { providerOf, type RunPlace } from "./device-names.ts";
 import type { LoadedData } from "./load-data.ts";
 import { type LoadedModel, padIdOf } from "./load-model.ts";
 import { tokenizerFacts } from "./model-facts.ts";
@@ -80,11 +82,11 @@ export function checkTuning(choice: TuningChoice, model?: LoadedModel): void {
   chooseObjective(name, objectiveOptions, name === undefined ? undefined : objectives.get(name)?.learnsFrom);
   if (model === undefined) {
     const { method } = chooseMethod(choice.method ?? "lora", choice.methodOptions, choice.patterns);
-    settingsOf(choice, method, {});
+    settingsOf(choice, method);
     return;
   }
   const { choice: method, targets } = methodOf(model, choice);
-  const settings = settingsOf(choice, method.method, {});
+  const settings = settingsOf(choice, method.method);
   if (method.method.attaches === "weight") return;
   const { outputModule } = model.pretrained.architecture;
   attach(model.pretrained.predict().outputs, { choice: method, targets, outputModule, training: true });
@@ -107,10 +109,16 @@ export function idleDecay({
   return [`${decay}: nothing that ${choice.method.name} trains here decays`];
 }
 
+/** What is known of a run besides its choice. */
+interface DescribeOptions extends RunPlace {
+  /** Whether something looks at the model whenever an evaluation is due, validation rows or not. */
+  readonly observes?: boolean;
+  /** Whether others share its settings, so that a decay may do nothing for this one. */
+  readonly compared?: boolean;
+}
+
 /**
  * The run that a choice makes of a model and data.
- * @param observes whether something looks at the model whenever an evaluation is due, validation rows or not.
- * @param compared whether others share its settings, so that a decay may do nothing for this one.
  * @throws {TuneError} for names that are no options, a method, options or settings that do not fit, and options that would
  * do nothing.
  */
@@ -118,12 +126,17 @@ export async function describeRun(
   model: LoadedModel,
   data: Pick<LoadedData, "train" | "validation"> & Partial<Pick<LoadedData, "kind" | "mixture">>,
   tuning: TuningChoice,
-  { observes = false, compared = false }: { readonly observes?: boolean; readonly compared?: boolean } = {},
+  { observes = false, compared = false, ...where }: DescribeOptions = {},
 ): Promise<PlanOptions> {
   checkNames(tuning, tuningNames, "tuning", insideTuning());
   const { choice, targets } = methodOf(model, tuning);
   const minimised = chooseObjective(tuning.objective, tuning.objectiveOptions, data.kind);
-  const settings = settingsOf(tuning, choice.method, minimised.objective);
+  const provider = await providerOf(model.platform, where);
+  const settings = settingsOf(tuning, choice.method, {
+    learningRate: defaultRate(choice.method, minimised.objective),
+    ...(choice.method.attaches === "weight" ? {} : { baseWeights: defaultBaseWeights(model.pretrained, provider) }),
+  });
+  checkBaseWeights(settings.baseWeights, provider);
   if (data.validation.length === 0) {
     refuseIdle([
       ...(settings.patience > 0 ? ["patience: no rows are held back, so nothing is evaluated"] : []),
@@ -191,10 +204,10 @@ function methodOf(
 function settingsOf(
   choice: TuningChoice,
   method: MethodChoice["method"],
-  objective: Parameters<typeof defaultRate>[1],
+  defaults: Partial<TrainSettings> = { learningRate: defaultRate(method, {}) },
 ): TrainSettings {
   const given = Object.entries(choice).filter(([name]) => Object.hasOwn(trainDefaults, name));
-  return resolveSettings(Object.fromEntries(given), { learningRate: defaultRate(method, objective) });
+  return resolveSettings(Object.fromEntries(given), defaults);
 }
 
 /** The rows of new tokens are trained in embeddings and output layer. */

@@ -1,6 +1,7 @@
 import { TuneError } from "../errors.ts";
 import { checkNames, checkWhole, type NamesOf } from "../options.ts";
 import type { Device, DeviceOptions } from "../runtime/device.ts";
+import type { Platform } from "../runtime/platform.ts";
 
 /** Options of a device on any platform; `assets` is a page's. */
 const deviceNames: NamesOf<DeviceOptions & { assets: string }> = {
@@ -10,17 +11,22 @@ const deviceNames: NamesOf<DeviceOptions & { assets: string }> = {
   assets: true,
 };
 
+/** Where a function runs, as it is told. */
+export interface RunPlace {
+  readonly device?: Device | undefined;
+  readonly deviceOptions?: DeviceOptions | undefined;
+}
+
+/** The execution provider that a function will run on: that of a device, or of the one that would be opened. */
+export async function providerOf(platform: Platform, { device, deviceOptions }: RunPlace): Promise<string> {
+  return device?.provider ?? deviceOptions?.provider ?? (await platform.providers())[0] ?? "cpu";
+}
+
 /**
  * Check how a function is told where to run.
  * @throws {TuneError} `bad-option` for unknown names, threads that are no number, and options beside a device that is open.
  */
-export function checkDevice({
-  device,
-  deviceOptions,
-}: {
-  readonly device?: Device | undefined;
-  readonly deviceOptions?: DeviceOptions | undefined;
-}): void {
+export function checkDevice({ device, deviceOptions }: RunPlace): void {
   if (deviceOptions === undefined) return;
   checkNames(deviceOptions, deviceNames, "deviceOptions");
   checkWhole("threads", deviceOptions.threads, 1, "deviceOptions");

@@ -26,7 +26,7 @@ export interface ForgettingOptions {
   /** The base's loss on these very examples, when it is known. */
   readonly baseLoss?: number;
   readonly batchSize?: number;
-  /** How frozen weights are held; in float32 unless given. */
+  /** How frozen weights are held; as `evaluate` has it unless given. */
   readonly baseWeights?: BaseWeightsName;
   readonly device?: Device;
   readonly deviceOptions?: DeviceOptions;

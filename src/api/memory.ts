@@ -80,7 +80,7 @@ export function refuseTooLarge(
 }
 
 /** Bytes of a model's weights as graphs read them. */
-function weightBytes({ weights }: LoadedModel["pretrained"]): number {
+export function weightBytes({ weights }: LoadedModel["pretrained"]): number {
   return [...weights.values()].reduce((sum, { source }) => sum + source.sizeBytes, 0);
 }
 

@@ -73,7 +73,7 @@ export async function planTuning(
   checkDevice(options);
   const { device, deviceOptions, availableBytes: given, ...choice } = options;
   // What watches a run is not planned: evaluations may be due for it.
-  const run = await describeRun(model, data, choice, { observes: true });
+  const run = await describeRun(model, data, choice, { observes: true, device, deviceOptions });
   const { processBytes, availableBytes: free } = model.platform.memory();
   const availableBytes = given ?? free;
   const machine = await measure(model, device, deviceOptions);

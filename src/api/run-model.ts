@@ -18,15 +18,15 @@ import { chatTemplateOf } from "../io/tokenizer.ts";
 import type { Adapter } from "../methods/index.ts";
 import { checkNames, checkWhole, checkWord, type NamesOf } from "../options.ts";
 import type { Device, DeviceOptions } from "../runtime/device.ts";
-import type { BaseWeightsName } from "../train/base-weights.ts";
+import { type BaseWeightsName, checkBaseWeights, defaultBaseWeights } from "../train/base-weights.ts";
 import { batchesByLength, layoutOf, type TokenizedExample } from "../train/data/index.ts";
 import { type Measured, meanLoss, openEvaluator } from "../train/evaluator.ts";
 import { judgeExamples } from "../train/judge.ts";
 import { chooseObjective } from "../train/objectives/index.ts";
 import { tasks } from "../train/tasks/index.ts";
-import { checkDevice } from "./device-names.ts";
+import { checkDevice, providerOf } from "./device-names.ts";
 import { type LoadedModel, padIdOf } from "./load-model.ts";
-import { refuseTooLarge } from "./memory.ts";
+import { refuseTooLarge, weightBytes } from "./memory.ts";
 
 /** What is continued: plain text, or a conversation in the model's chat template. */
 export type Prompt = string | readonly ChatMessage[];
@@ -41,7 +41,7 @@ export interface GenerateOptions extends DecodeOptions {
   readonly deviceOptions?: DeviceOptions;
   /** How finely the kernels of packed models look sums up; by the model's size unless given. */
   readonly lookups?: Lookups;
-  /** How frozen weights are held on ONNX Runtime; in float32 unless given. */
+  /** How frozen weights are held on ONNX Runtime; in float32 unless given, or as the file holds them where that would not fit. */
   readonly baseWeights?: BaseWeightsName;
   /** Go on although the weights are more than what is free. */
   readonly ignoreMemory?: boolean;
@@ -126,16 +126,18 @@ export async function openSession(model: LoadedModel, options: SessionOptions = 
   const tokenizer = await model.tokenizer();
   const elsewhere = options.device || options.adapters || options.baseWeights;
   const onKernels = elsewhere ? undefined : await openOnKernels(model, options);
-  const onProcessor = [undefined, "cpu", "wasm"].includes(options.device?.provider ?? options.deviceOptions?.provider);
-  if (onKernels === undefined && onProcessor && !options.ignoreMemory)
-    refuseTooLarge(model, { doing: "Generating", baseWeights: options.baseWeights });
+  const provider = await providerOf(model.platform, options);
+  checkBaseWeights(options.baseWeights, provider);
+  const held = options.baseWeights ?? narrowWhereTight(model, provider);
+  if (onKernels === undefined && ["cpu", "wasm"].includes(provider) && !options.ignoreMemory)
+    refuseTooLarge(model, { doing: "Generating", baseWeights: held });
   if (options.lookups !== undefined && onKernels === undefined) {
     throw new TuneError("bad-option", "lookups would do nothing: the model runs dequantised here, not on kernels.", {
       at: "openSession",
       fix: "leave lookups out, or run the packed model alone, or with one low-rank adapter, on the default provider",
     });
   }
-  const { decoder, close } = onKernels ?? (await openOnDevice(model, options));
+  const { decoder, close } = onKernels ?? (await openOnDevice(model, { ...options, baseWeights: held }));
   return {
     decoder,
     generate: (prompt, decodeOptions = {}) => {
@@ -197,6 +199,15 @@ async function openOnDevice(
   };
 }
 
+/**
+ * As a file holds weights, where float32 is more than what is free; else in float32, for a token at a time takes longer when
+ * weights are widened for each.
+ */
+function narrowWhereTight({ pretrained, platform }: LoadedModel, provider: string): BaseWeightsName {
+  const fits = weightBytes(pretrained) <= platform.memory().availableBytes;
+  return fits ? "f32" : defaultBaseWeights(pretrained, provider);
+}
+
 /** A packed model on WebAssembly kernels; undefined where they cannot run it as it is asked for. */
 async function openOnKernels(
   { pretrained, platform }: LoadedModel,
@@ -239,7 +250,7 @@ export interface EvaluateOptions {
   readonly objective?: string;
   /** Whether to answer every example greedily too. */
   readonly exactMatch?: boolean;
-  /** How frozen weights are held; in float32 unless given. */
+  /** How frozen weights are held; as the file holds them unless given, where that saves 500 MB or more. */
   readonly baseWeights?: BaseWeightsName;
   readonly device?: Device;
   readonly deviceOptions?: DeviceOptions;
@@ -269,8 +280,11 @@ export async function evaluate(
   checkNames(options, evaluateNames, "evaluate");
   checkDevice(options);
   checkWhole("batchSize", options.batchSize, 1, "evaluate");
-  const { adapter, baseWeights, batchSize = 8, onProgress } = options;
-  const held = baseWeights ? { baseWeights } : {};
+  const provider = await providerOf(model.platform, options);
+  const { adapter, batchSize = 8, onProgress } = options;
+  const { baseWeights = defaultBaseWeights(model.pretrained, provider) } = options;
+  checkBaseWeights(baseWeights, provider);
+  const held = { baseWeights };
   const task = tasks[model.pretrained.task];
   const chosen = chooseObjective(options.objective, {}, examples[0] && task.kindOf(examples[0]));
   const { objective } = chosen;
@@ -278,7 +292,7 @@ export async function evaluate(
   const device = options.device ?? (await model.platform.openDevice(options.deviceOptions));
   try {
     if (!options.ignoreMemory && ["cpu", "wasm"].includes(device.provider))
-      refuseTooLarge(model, { doing: "Evaluating", baseWeights: options.baseWeights });
+      refuseTooLarge(model, { doing: "Evaluating", baseWeights });
     const measure = task.judge ? judged : measured;
     const { loss, measures, targets } = await measure();
     const { meanOver } = objective;

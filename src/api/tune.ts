@@ -86,7 +86,7 @@ export async function tune(
   }
   if (output !== undefined && !resume && !replace) await refuseOtherRun(model.platform.storage, output);
   const observes = baseText.length > 0 || trackIntruders;
-  const run = await describeRun(model, data, choice, { observes });
+  const run = await describeRun(model, data, choice, { observes, device, deviceOptions });
   const storage = guardOutputs(model.platform.storage, {
     inputs: [...(data.files ?? []), ...inputs],
     ...(replace === undefined ? {} : { replace }),
@@ -195,7 +195,7 @@ export async function findLearningRate(
   checkDevice(options);
   const { from = 1e-7, to = 1, steps = 100, onPoint, signal, device, deviceOptions, ...others } = options;
   const { ignoreMemory = false, ...choice } = others;
-  const run = await describeRun(model, data, choice);
+  const run = await describeRun(model, data, choice, { device, deviceOptions });
   const opened = device ?? (await model.platform.openDevice(deviceOptions));
   try {
     const admit = ignoreMemory ? undefined : admission(model, run, opened);

@@ -26,7 +26,12 @@ interface ChatFlags extends Omit<ModelFlags, "adapter">, AdaptersFlags, BaseWeig
 
 /** `scion chat` */
 export function define(command: Command): void {
-  withSampling(withBaseWeights(withAdapters(withModel(command.description("Talk with a model"), { adapter: false }))))
+  withSampling(
+    withBaseWeights(
+      withAdapters(withModel(command.description("Talk with a model"), { adapter: false })),
+      "f32; as the file holds them where that would not fit",
+    ),
+  )
     .option("--system <text>", "a system message to begin with")
     .addHelpText(
       "after",

@@ -4,6 +4,7 @@ import { type DataFlags, describeReading, readBaseText, readingOf, readingRecord
 import {
   type BaseWeightsFlags,
   deviceOptions,
+  heldDefault,
   loadFlags,
   type ModelFlags,
   memoryOptions,
@@ -29,7 +30,7 @@ interface EvalFlags extends ModelFlags, BaseWeightsFlags, DataFlags {
 /** `scion eval` */
 export function define(command: Command): void {
   withIgnoreMemory(
-    withBaseWeights(withModel(command.description("Measure loss, perplexity and exact match on data"))),
+    withBaseWeights(withModel(command.description("Measure loss, perplexity and exact match on data")), heldDefault),
   ).requiredOption("-d, --data <file>", "what to measure on, in the forms that tune reads");
   withData(command)
     .option("--max-length <tokens>", "longest sequence; the model's context unless given", wholeNumber)

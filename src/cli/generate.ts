@@ -115,7 +115,12 @@ interface GenerateFlags extends Omit<ModelFlags, "adapter">, AdaptersFlags, Base
 
 /** `scion generate` */
 export function define(command: Command): void {
-  withSampling(withBaseWeights(withAdapters(withModel(command.description("Continue a prompt"), { adapter: false }))))
+  withSampling(
+    withBaseWeights(
+      withAdapters(withModel(command.description("Continue a prompt"), { adapter: false })),
+      "f32; as the file holds them where that would not fit",
+    ),
+  )
     .requiredOption("-p, --prompt <text>", "what to continue; - reads standard input")
     .option("--system <text>", "a system message before it")
     .option("--raw", "continue the text as it stands, without the model's chat template")

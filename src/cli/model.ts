@@ -70,14 +70,14 @@ export interface BaseWeightsFlags {
   readonly baseWeights?: BaseWeightsName;
 }
 
+/** How weights are held where a model is tuned or evaluated, unless told otherwise. */
+export const heldDefault = "as the file holds them where that saves 500 MB or more, else f32";
+
 /** Add the choice of how weights are held to a command that runs a model and does not train it. */
-export function withBaseWeights(command: Command): Command {
+export function withBaseWeights(command: Command, initial: string): Command {
   const names = Object.keys(baseWeights);
-  return command.addOption(
-    new Option("--base-weights <form>", `hold the model's weights in ${names.join(", ")} (default: "f32")`).choices(
-      names,
-    ),
-  );
+  const help = `hold the model's weights in ${names.join(", ")} (default: ${initial})`;
+  return command.addOption(new Option("--base-weights <form>", help).choices(names));
 }
 
 /** Add the way past the check of memory. */

@@ -157,7 +157,7 @@ function watchRun(output: Output): {
   return { watch, decided: () => decided };
 }
 
-/** What is tuned how, in two lines: `lora (rank 8, alpha 16), learning rate 3e-4, adamw, …`. */
+/** What is tuned how, in two lines or three: `lora (rank 8, alpha 16), learning rate 3e-4, adamw, …`. */
 function describeStart({ method, objective, settings }: Extract<RunEvent, { kind: "start" }>): readonly string[] {
   const { name, ...options } = method;
   const said = Object.entries(options).filter(([, value]) => value !== "" && value !== false);
@@ -168,6 +168,7 @@ function describeStart({ method, objective, settings }: Extract<RunEvent, { kind
   return [
     `${strong(name)}${shown.length > 0 ? ` (${shown.join(", ")})` : ""}, objective ${objective.name}`,
     `learning rate ${learningRate.toExponential()} (${schedule}), ${optimizer}, ${sequences}, ${length}`,
+    ...(settings.baseWeights === "f32" ? [] : [`base weights held in ${settings.baseWeights}`]),
   ];
 }
 

@@ -15,7 +15,7 @@ import type {
   TuningChoice,
 } from "../index.ts";
 import { type DataFlags, describeReading, readingOf, readingRecord, showLines, withData } from "./data.ts";
-import { loadFlags, type ModelFlags, realNumber, wholeNumber, withModel } from "./model.ts";
+import { heldDefault, loadFlags, type ModelFlags, realNumber, wholeNumber, withModel } from "./model.ts";
 import type { Output } from "./output.ts";
 import type { Given } from "./parsing.ts";
 import { count } from "./progress.ts";
@@ -113,7 +113,7 @@ export async function withTuning(
     .option("--max-length <tokens>", "longest sequence; the model's context unless given", wholeNumber)
     .option("--memory <choice>", "fast, balanced or small: from the most memory to the least", trainDefaults.memory)
     .option("--gradient-checkpointing", "recompute in the backward pass: another name of --memory small")
-    .option("--base-weights <form>", "hold frozen weights in f32, f16, bf16, q8 or q4", trainDefaults.baseWeights);
+    .option("--base-weights <form>", `hold frozen weights in f32, f16, bf16, q8 or q4 (default: ${heldDefault})`);
   if (!without.includes("schedule"))
     command.option("--schedule <shape>", "constant, linear or cosine", trainDefaults.schedule);
   if (!without.includes("validation")) {

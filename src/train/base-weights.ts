@@ -12,6 +12,7 @@ import {
   weight,
 } from "../graph/index.ts";
 import { castTensor, toFloat32 } from "../io/convert.ts";
+import type { PretrainedModel } from "../models/index.ts";
 import { type CodeType, cast, dequantise, gather, reshape, reshapeTo } from "../ops/index.ts";
 import { holdWeights } from "../transforms/index.ts";
 import { type BlockCodes, blockSize, toBlockCodes } from "./block-codes.ts";
@@ -40,6 +41,8 @@ export interface BaseWeights {
   readonly hold: (value: WeightValue) => HeldWeight | undefined;
   /** Bits that an element of a matrix takes, scales included. */
   readonly bits: number;
+  /** The execution providers that compute with it; all unless given. */
+  readonly providers?: readonly string[];
   readonly summary: string;
 }
 
@@ -61,6 +64,7 @@ export const baseWeights: Readonly<Record<"f32" | "f16" | "bf16" | "q8" | "q4", 
     keeps: (stored) => stored === "bfloat16",
     hold: (value) => inHalf(value, "bfloat16"),
     bits: 16,
+    providers: ["cpu"],
     summary: "in bfloat16, likewise: exact where the file is bfloat16; on the CPU alone",
   },
   q8: {
@@ -80,6 +84,39 @@ export const baseWeights: Readonly<Record<"f32" | "f16" | "bf16" | "q8" | "q4", 
 
 /** Name of a way. */
 export type BaseWeightsName = keyof typeof baseWeights;
+
+/** Bytes saved from which weights are held as their file holds them: below it, float32 takes less time. */
+const worthHolding = 5e8;
+
+/**
+ * How frozen weights are held unless told otherwise: as their file holds them where that is exact and saves 500 MB or more,
+ * else in float32.
+ */
+export function defaultBaseWeights(
+  { storedAs, weights }: Pick<PretrainedModel, "storedAs" | "weights">,
+  provider: string,
+): BaseWeightsName {
+  const wide = [...weights.values()].reduce((sum, { source }) => sum + source.sizeBytes, 0);
+  const exact = Object.entries(baseWeights).find(
+    ([, { keeps, bits, providers }]) =>
+      bits < 32 &&
+      wide * (1 - bits / 32) >= worthHolding &&
+      (providers?.includes(provider) ?? true) &&
+      [...storedAs].every(keeps),
+  );
+  return exact ? (exact[0] as BaseWeightsName) : "f32"; // the records' own names
+}
+
+/** @throws {TuneError} `bad-option` where a provider does not compute with weights that are held so. */
+export function checkBaseWeights(name: BaseWeightsName | undefined, provider: string): void {
+  const { providers } = baseWeights[name ?? "f32"];
+  if (providers?.includes(provider) ?? true) return;
+  const others = Object.entries(baseWeights).filter(([, other]) => other.providers?.includes(provider) ?? true);
+  throw new TuneError("bad-option", `baseWeights is "${name}", which ${provider} does not compute with.`, {
+    at: "baseWeights",
+    fix: `use one of ${others.map(([other]) => other).join(", ")} there, or run on ${providers?.join(" or ")}`,
+  });
+}
 
 /**
  * The graph of a program that does not train, its weights held in one of the ways; {@link holdWeights} says what of it is

@@ -26,7 +26,10 @@ export interface TrainSettings {
   readonly maxGradNorm: number;
   /** What to spend for less memory; see {@link memoryChoices}. */
   readonly memory: MemoryChoiceName;
-  /** How pretrained weights that stay frozen are held; see {@link baseWeights}. */
+  /**
+   * How pretrained weights that stay frozen are held; see {@link baseWeights}. Of a model that is tuned, `defaultBaseWeights` is
+   * the default.
+   */
   readonly baseWeights: BaseWeightsName;
   /** Updates between evaluations; 0 evaluates at the end of each epoch. */
   readonly evaluateEvery: number;
