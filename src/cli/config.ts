@@ -1,9 +1,7 @@
 import type { Command, Option } from "commander";
 import { TuneError } from "../errors.ts";
 import { meant } from "../options.ts";
-
-/** Far more than options take. Characters. */
-const longestConfig = 2 ** 20;
+import { parseYaml } from "./yaml.ts";
 
 /** Options that a file cannot set: they are about this one call. */
 const notInFiles: ReadonlySet<string> = new Set(["config", "json", "resume", "replace"]);
@@ -61,10 +59,8 @@ export function configSchema(command: Command): Readonly<Record<string, unknown>
 }
 
 async function parseEntries(text: string, at: string): Promise<Readonly<Record<string, unknown>>> {
-  const { parse } = await import("yaml");
   try {
-    if (text.length > longestConfig) throw new Error(`it is longer than ${longestConfig} characters`);
-    const parsed: unknown = parse(text, { maxAliasCount: 100 }) ?? {}; // aliases of aliases grow without end
+    const parsed = (await parseYaml(text)) ?? {};
     if (typeof parsed === "object" && parsed !== null && !Array.isArray(parsed))
       return parsed as Record<string, unknown>;
     throw new Error("it is not a list of names and values");
