@@ -10,7 +10,7 @@ const pieceBytes = 2 ** 22;
 const largestWhole = 2 ** 29;
 
 /** What a compressed file may unfold to, whatever its size, and for each of its bytes; no text repeats itself so often. Bytes. */
-const [unfoldedAtFirst, unfoldedForAByte] = [2 ** 26, 256];
+const [unfoldedAtFirst, unfoldedForAByte] = [2 ** 24, 256];
 
 /** Turns compressed bytes into what they hold, piece by piece. */
 type Unfold = (pieces: AsyncIterable<Uint8Array>) => AsyncGenerator<Uint8Array>;

@@ -104,12 +104,29 @@ export function encodeConversation(
     return shared;
   };
 
+  // Of what a template marks, a token that goes over a border is trained, as in transformers' masks.
+  const tokensWithin = (text: string): number => {
+    let count = border(text);
+    if (notes.has("border-moved"))
+      while (count < ids.length && text.startsWith(tokenizer.decode(ids.slice(0, count + 1)))) count++;
+    return count;
+  };
+  const tokensOver = (text: string): number => {
+    const least = border(text);
+    if (!notes.has("border-moved")) return least;
+    const most = Math.min(ids.length, least + longestMove);
+    for (let count = least; count <= most; count++)
+      if (tokenizer.decode(ids.slice(0, count)).startsWith(text)) return count;
+    return least; // a tokenizer that does not give texts back as they were
+  };
+
   const answers = messages.flatMap(({ role }, i) => (role === "assistant" ? [i] : []));
   const wanted = answers.filter((i) => i >= first && trained?.[i] !== false);
   const spans: Span[] = [];
   const end = (text: string): number => (text.length === full.length ? ids.length : border(text));
   const marked = markedSpans(generated, answers, wanted);
-  for (const [from, to] of marked ?? []) spans.push([border(full.slice(0, from)), end(full.slice(0, to))]);
+  for (const [from, to] of marked ?? [])
+    spans.push([tokensWithin(full.slice(0, from)), to === full.length ? ids.length : tokensOver(full.slice(0, to))]);
   const texts = Object.values(tokenizer.specialTokens);
   for (const i of marked ? [] : wanted) {
     const closed = i === messages.length - 1 ? full : startOf(full, render(i + 1, false), texts);
@@ -133,6 +150,9 @@ export function encodeConversation(
   if (!ends) notes.add("no-end-of-turn");
   return { ids, trained: marks(ids, spans), notes: [...notes] };
 }
+
+/** By how many tokens a border may move where what follows it is tokenised with what stands before. */
+const longestMove = 16;
 
 type Span = readonly [start: number, end: number];
 

@@ -2,9 +2,9 @@ import { TuneError } from "../../errors.ts";
 import type { Storage } from "../../io/storage.ts";
 import { decodeText } from "../../io/text.ts";
 import { dataEnding, filePieces } from "./compressed.ts";
-import { type CsvState, parseCsv } from "./csv.ts";
+import { type CsvState, parseCsv, tabSeparated } from "./csv.ts";
+import { lineBreaks, parseLines } from "./lines.ts";
 import { parquetRows } from "./parquet.ts";
-import { parseLines } from "./read.ts";
 import { type DataSource, type ParsedRows, rowPieces } from "./source.ts";
 
 /** The longest that one row may be, and the least that is looked through at once. Bytes. */
@@ -24,22 +24,22 @@ export const streamedEndings: ReadonlyMap<string, (storage: Storage, path: strin
     ["jsonl", jsonPieces],
     ["ndjson", jsonPieces],
     ["csv", csvPieces],
-    ["tsv", csvPieces],
+    ["tsv", (storage, path) => csvPieces(storage, path, tabSeparated)],
     ["parquet", parquetPieces],
   ]);
 
 async function* jsonPieces(storage: Storage, path: string): AsyncGenerator<ParsedRows> {
   let line = 1;
   for await (const text of texts(storage, path, lastLine)) {
-    yield parseLines(text, line);
-    line += text.split("\n").length - 1;
+    yield parseLines(text, path, line);
+    line += lineBreaks(text);
   }
 }
 
-async function* csvPieces(storage: Storage, path: string): AsyncGenerator<ParsedRows> {
-  let state: CsvState | undefined;
+async function* csvPieces(storage: Storage, path: string, start?: CsvState): AsyncGenerator<ParsedRows> {
+  let state = start;
   for await (const text of texts(storage, path, lastRecord)) {
-    const piece = await parseCsv(text, state);
+    const piece = await parseCsv(text, path, state);
     state = piece.state;
     yield piece;
   }

@@ -9,6 +9,30 @@ export interface LineProblem {
 
 const shown = 10;
 
+/** So many problems are kept in all; more than these, and the file is not what its ending says. */
+const most = 2 ** 18;
+
+/** So many rows of a file are in memory at once; more than these are read in pieces. */
+const mostRows = 2 ** 22;
+
+/** Stop at more than is told or held, before it fills the memory. @throws {TuneError} `malformed-data`; `file-too-large`. */
+export function checkCounts(at: string, rows: number, problems: readonly LineProblem[]): void {
+  if (problems.length > most) {
+    const [{ line, what }] = problems as readonly [LineProblem];
+    throw new TuneError(
+      "malformed-data",
+      [`More than ${most} rows of the data cannot be used, and reading stopped. The first:`, `  line ${line}: ${what}`],
+      { at, fix: "check that the file holds what its ending says" },
+    );
+  }
+  if (rows > mostRows) {
+    throw new TuneError("file-too-large", `The file holds more than ${mostRows} rows.`, {
+      at,
+      fix: "read it piece by piece: --stream, or streamData() in code",
+    });
+  }
+}
+
 /**
  * Throw one error for all problems of a file: the first ten in full, then their number.
  * @throws {TuneError} `code`, always.

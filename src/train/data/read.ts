@@ -3,9 +3,10 @@ import { parseExactJson } from "../../io/exact-json.ts";
 import { isJsonObject } from "../../io/json.ts";
 import type { Storage } from "../../io/storage.ts";
 import { decodeText } from "../../io/text.ts";
+import { append } from "./append.ts";
 import { type Columns, createRenamer } from "./columns.ts";
 import { compressedEndings, dataEnding, wholeFile } from "./compressed.ts";
-import { parseCsv } from "./csv.ts";
+import { parseCsv, tabSeparated } from "./csv.ts";
 import {
   acceptedFormats,
   type DataFormat,
@@ -17,8 +18,9 @@ import {
   type RowFormat,
   textFormat,
 } from "./formats.ts";
+import { lineBreaks, parseLines } from "./lines.ts";
 import { parquetRows } from "./parquet.ts";
-import { type LineProblem, throwProblems } from "./problems.ts";
+import { checkCounts, type LineProblem, throwProblems } from "./problems.ts";
 import { allRows, type DataSource, nameOf, type ParsedRows } from "./source.ts";
 
 /** Rows of one format, checked. */
@@ -102,12 +104,16 @@ function pathOf(source: string | DataSource): string | undefined {
 
 type Parser = (bytes: Uint8Array, at: string) => ParsedRows | Promise<ParsedRows>;
 
-const jsonLines: Parser = (bytes, at) => parseJsonRows(decodeText(bytes, at));
-const table: Parser = (bytes, at) => parseCsv(decodeText(bytes, at));
+const jsonLines: Parser = (bytes, at) => parseJsonRows(decodeText(bytes, at), at);
+const commas: Parser = (bytes, at) => parseCsv(decodeText(bytes, at), at);
+const tabs: Parser = (bytes, at) => parseCsv(decodeText(bytes, at), at, tabSeparated);
 const parquet: Parser = async (bytes, at) => {
   const rows: DataRow[] = [];
   const read = async (start: number, end: number): Promise<Uint8Array> => bytes.subarray(start, end);
-  for await (const group of parquetRows({ sizeBytes: bytes.length, read }, at)) rows.push(...group);
+  for await (const group of parquetRows({ sizeBytes: bytes.length, read }, at)) {
+    append(rows, group);
+    checkCounts(at, rows.length, []);
+  }
   return { rows, problems: [] };
 };
 
@@ -116,8 +122,8 @@ const parsers: Readonly<Record<string, Parser>> = {
   jsonl: jsonLines,
   ndjson: jsonLines,
   json: jsonLines,
-  csv: table,
-  tsv: table,
+  csv: commas,
+  tsv: tabs,
   parquet,
 };
 
@@ -130,11 +136,11 @@ export const dataEndings: readonly string[] = [...Object.keys(parsers), "txt"];
  *   lines that are not JSON objects, rows of another format, fields that are missing, empty or of the wrong type.
  */
 export function parseJsonLines(text: string, at = "data"): Dataset {
-  return checkRows(parseJsonRows(text), at, dataFormats);
+  return checkRows(parseJsonRows(text, at), at, dataFormats);
 }
 
-function parseJsonRows(text: string): ParsedRows {
-  return parseList(text) ?? parseLines(text);
+function parseJsonRows(text: string, at: string): ParsedRows {
+  return parseList(text) ?? parseLines(text, at);
 }
 
 /** Hold rows against their format. @throws as {@link parseJsonLines}. */
@@ -209,9 +215,9 @@ export function parseDocuments(text: string, at = "data", { separator }: TextOpt
     const piece = clean.slice(start, index);
     const leading = piece.length - piece.trimStart().length;
     if (leading < piece.length) {
-      rows.push({ line: line + newlines(piece.slice(0, leading)), value: { text: piece.trim() } });
+      rows.push({ line: line + lineBreaks(piece.slice(0, leading)), value: { text: piece.trim() } });
     }
-    line += newlines(piece + matched);
+    line += lineBreaks(piece + matched);
     start = index + matched.length;
   }
   if (rows.length === 0) throw emptyData(at);
@@ -238,31 +244,6 @@ function parseList(text: string): ParsedRows | undefined {
   }
 }
 
-/** Objects, one a line; the first of the text is `firstLine`. */
-export function parseLines(text: string, firstLine = 1): ParsedRows {
-  const rows: DataRow[] = [];
-  const problems: LineProblem[] = [];
-  for (const [i, source] of text
-    .replace(/^\uFEFF/, "")
-    .split(/\r?\n/)
-    .entries()) {
-    const line = firstLine + i;
-    if (source.trim() === "") continue;
-    try {
-      const value = parseExactJson(source);
-      if (isJsonObject(value)) rows.push({ line, value });
-      else problems.push({ line, what: "is JSON, but not an object" });
-    } catch (error) {
-      problems.push({ line, what: `is not JSON: ${error instanceof Error ? error.message : String(error)}` });
-    }
-  }
-  return { rows, problems };
-}
-
 function literally(text: string): string {
   return text.replace(/[\\^$.*+?()[\]{}|/-]/g, "\\$&");
-}
-
-function newlines(text: string): number {
-  return text.split("\n").length - 1;
 }

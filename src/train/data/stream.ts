@@ -2,12 +2,13 @@ import { TuneError } from "../../errors.ts";
 import { writeExactJson } from "../../io/exact-json.ts";
 import type { Storage } from "../../io/storage.ts";
 import type { TextTokenizer } from "../../io/tokenizer.ts";
+import { append } from "./append.ts";
 import { type Columns, createRenamer } from "./columns.ts";
 import { dataEnding } from "./compressed.ts";
 import { type DataFormat, dataFormats, emptyData } from "./formats.ts";
 import type { Share } from "./order.ts";
 import { piecesOf, streamedEndings } from "./pieces.ts";
-import { type LineProblem, throwProblems } from "./problems.ts";
+import { checkCounts, type LineProblem, throwProblems } from "./problems.ts";
 import { fixFor, inspectRows } from "./read.ts";
 import { createReporter, type DataReport, hashNumber } from "./report.ts";
 import { type DataSource, nameOf, type SkippedRow } from "./source.ts";
@@ -118,22 +119,30 @@ export async function streamDataset(
       const rows = found.rows.filter(({ line }) => !bad.has(line));
       good += rows.length;
       if (found.problems.length > 0) code = found.code;
-      if (skipBadRows) skipped.push(...found.problems.map((problem) => ({ at, ...problem })));
-      else problems.push(...found.problems);
+      if (skipBadRows)
+        append(
+          skipped,
+          found.problems.map((problem) => ({ at, ...problem })),
+        );
+      else append(problems, found.problems);
+      checkCounts(at, 0, skipped);
       for (const key of found.ignoredKeys) ignoredKeys.add(key);
       if (problems.length > toldProblems) break;
       if (own === undefined || problems.length > 0) continue; // more problems may follow; no more is read than looked at
       const tokenized = tokenizeRows({ format: own, rows }, tokenizer, options);
       if (skipBadRows) {
-        skipped.push(...failedRows(tokenized.failures, options.maxLength).map((problem) => ({ at, ...problem })));
+        append(
+          skipped,
+          failedRows(tokenized.failures, options.maxLength).map((problem) => ({ at, ...problem })),
+        );
       } else {
-        failures.refused.push(...tokenized.failures.refused.slice(0, toldProblems));
-        failures.overlong.push(...tokenized.failures.overlong.slice(0, toldProblems));
+        append(failures.refused, tokenized.failures.refused.slice(0, toldProblems));
+        append(failures.overlong, tokenized.failures.overlong.slice(0, toldProblems));
       }
       if (failures.refused.length + failures.overlong.length > toldProblems) break;
       for (const { code: what, lines } of tokenized.warnings) {
         const known = warnings.get(what);
-        if (known) known.lines.push(...lines);
+        if (known) append(known.lines, lines);
         else warnings.set(what, { code: what, lines: [...lines] });
       }
       const held = new Set(
@@ -141,7 +150,10 @@ export async function streamDataset(
           .filter(({ value }) => share > 0 && shareOf(own as DataFormat, value, seed) < share)
           .map(({ line }) => line),
       );
-      validation.push(...tokenized.examples.filter(({ line }) => held.has(line)));
+      append(
+        validation,
+        tokenized.examples.filter(({ line }) => held.has(line)),
+      );
       const kept = tokenized.examples.filter(({ line }) => !held.has(line));
       for (const example of kept) reporter.add(example);
       long = [...long, ...kept].sort((a, b) => tokensOf(b) - tokensOf(a)).slice(0, longest);
@@ -150,7 +162,7 @@ export async function streamDataset(
       yield kept;
     }
     renamer.finish(at);
-    if (own === undefined && skipBadRows) problems.push(...skipped);
+    if (own === undefined && skipBadRows) append(problems, skipped);
     if (problems.length > 0) throwProblems(code, problems, { at, fix: fixFor(dataFormats, good > 0) });
     throwFailures(failures, at, options.maxLength, count > 0);
     if (own === undefined) throw emptyData(at);

@@ -1,5 +1,6 @@
 import { TuneError } from "../../errors.ts";
 import type { TextTokenizer } from "../../io/tokenizer.ts";
+import { append } from "./append.ts";
 import type { EncodedRow, EncodeNote } from "./encode.ts";
 import { type LineProblem, showLines, throwProblems } from "./problems.ts";
 import type { Dataset } from "./read.ts";
@@ -145,7 +146,7 @@ export function tokenizeRows(
       .map((piece): TokenizedExample => ({ ...piece, ...(against ? { against } : {}), line }))
       .filter((example) => sequencesOf(example).every(({ trained }) => trained.includes(1)));
     if (kept.length === 0 && !row.notes.includes("no-preference")) warn("dropped", line);
-    examples.push(...kept);
+    append(examples, kept);
   }
 
   return {

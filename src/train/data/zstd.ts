@@ -1,6 +1,9 @@
+import { createXxh64, type Xxh64 } from "./xxh64.ts";
+
 /*
  * Zstandard (RFC 8878) a block at a time. fzstd decodes the blocks; what a frame and a block claim is checked before it sees
- * them, as it makes room for any window, unfolds all that it is given at once, and moves its window for every block.
+ * them, as it makes room for any window, unfolds all that it is given at once, and moves its window for every block. It
+ * passes over the checksum of a frame, which is checked here.
  */
 
 /** The largest window of a frame: what zstd itself takes unless told otherwise. Bytes. */
@@ -9,8 +12,8 @@ const largestWindow = 2 ** 27;
 /** The largest block, whatever its frame says. Bytes. */
 const largestBlock = 2 ** 17;
 
-/** How many bytes of windows may be moved in all, and how many more for a byte that comes out. */
-const [movedAtFirst, movedForAByte] = [2 ** 34, 2 ** 13];
+/** How many bytes of windows may be moved in all, and how many more for a byte that comes out; a new window costs as much as so many moves. */
+const [movedAtFirst, movedForAByte, movesOfNew] = [2 ** 34, 2 ** 13, 8];
 
 /** What {@link import("fzstd").Decompress} is used for. */
 interface FrameDecoder {
@@ -38,7 +41,9 @@ export function createUnzstd(Decompress: MakeDecoder): Unzstd {
   let rest = new Uint8Array();
   let unfolded: Uint8Array[] = [];
   let [any, skip, produced, moved] = [false, 0, 0, 0];
-  let current: { readonly frame: Frame; readonly decoder: FrameDecoder; readonly from: number } | undefined;
+  let current:
+    | { readonly frame: Frame; readonly decoder: FrameDecoder; readonly from: number; readonly hash: Xxh64 }
+    | undefined;
 
   /** How many of the bytes were used; 0 when more are needed. */
   const step = (bytes: Uint8Array): number => {
@@ -55,16 +60,19 @@ export function createUnzstd(Decompress: MakeDecoder): Unzstd {
         skip = found.skip;
         return 8;
       }
+      moved += movesOfNew * found.window;
+      if (moved > movedAtFirst + movedForAByte * produced) throw new Error("its frames are too small for their window");
+      const hash = createXxh64();
       const decoder = new Decompress((piece) => {
         produced += piece.length;
+        if (found.checksumBytes > 0) hash.update(piece);
         unfolded.push(piece);
       });
       decoder.push(bytes.slice(0, found.headerBytes));
-      current = { frame: found, decoder, from: produced };
-      moved += found.window;
+      current = { frame: found, decoder, from: produced, hash };
       return found.headerBytes;
     }
-    const { frame, decoder, from } = current;
+    const { frame, decoder, from, hash } = current;
     const block = readBlock(bytes, frame);
     const length = block === undefined ? 0 : block.bytes + (block.last ? frame.checksumBytes : 0);
     if (block === undefined || bytes.length < length) return 0;
@@ -75,6 +83,8 @@ export function createUnzstd(Decompress: MakeDecoder): Unzstd {
       current = undefined;
       if (frame.content !== undefined && produced - from !== frame.content)
         throw new Error(`a frame holds ${produced - from} bytes, not ${frame.content}`);
+      if (frame.checksumBytes > 0 && numberAt(bytes, length - 4, 4) !== hash.low())
+        throw new Error("what a frame holds is not what its checksum is of: the file is damaged");
     }
     return length;
   };
