@@ -39,13 +39,15 @@ export function define(command: Command): void {
 Example:
   $ scion chat -m HuggingFaceTB/SmolLM2-135M-Instruct -a runs/tune/adapter --temperature 0.7
 
-/reset forgets the conversation, /use NAME takes another of the adapters (none: the model alone), /exit leaves, Ctrl-C ends an answer. A model without a chat template continues your text.`,
+/reset forgets the conversation, /use NAME takes another of the adapters (none: the model alone), /exit leaves, Ctrl-C ends an answer, or at the prompt the conversation. A model without a chat template continues your text.`,
     );
 }
 
 /** Run it. */
 export async function run(flags: ChatFlags, output: Output, _args: readonly string[], given: Given): Promise<number> {
   const { openSession } = await import("../index.ts");
+  const { exitCodes } = await import("./failure.ts");
+  const { leave } = await import("./interrupt.ts");
   await checkGenerating(flags, given);
   const { adapter: _adapters, ...modelFlags } = flags;
   const { model } = await loadFlags(modelFlags, output, forAdapters(flags));
@@ -69,8 +71,8 @@ export async function run(flags: ChatFlags, output: Output, _args: readonly stri
   });
   let answering: AbortController | undefined;
   lines.on("SIGINT", () => {
-    if (answering) answering.abort();
-    else lines.close();
+    if (answering && !answering.signal.aborted) answering.abort();
+    else void leave(exitCodes.interrupted);
   });
   if (process.stdin.isTTY) {
     const several = Object.keys(adapters).length > 0 ? " /use NAME takes another adapter," : "";

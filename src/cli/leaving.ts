@@ -4,4 +4,6 @@ export const ending = {
   saves: false,
   /** The process is about to end; what fails on the way is of no interest. */
   leaving: false,
+  /** No device computes any more. */
+  closed: false,
 };

@@ -1,5 +1,6 @@
 #!/usr/bin/env node
 import { exitCodes, reportFailure } from "./failure.ts";
+import { endOnSignals, leave, left } from "./interrupt.ts";
 import { ending } from "./leaving.ts";
 import { runProgram } from "./program.ts";
 
@@ -8,15 +9,21 @@ import { runProgram } from "./program.ts";
 process.stdout.on("error", (error: NodeJS.ErrnoException) => {
   if (ending.saves || ending.leaving) return;
   if (error.code !== "EPIPE") throw error;
-  process.exit(0);
+  void leave(exitCodes.done);
 });
 process.stderr.on("error", () => undefined); // there is nobody left to tell
 
 const args = process.argv.slice(2);
 
 // What nobody waits for, such as an event that goes wrong, is told like everything else.
-process.on("uncaughtException", (error) =>
-  process.exit(ending.leaving ? exitCodes.interrupted : reportFailure(error, args.includes("--json"))),
-);
+process.on("uncaughtException", (error) => {
+  if (!ending.leaving) void leave(reportFailure(error, args.includes("--json")));
+});
 
-process.exitCode = await runProgram(args);
+endOnSignals();
+const code = await runProgram(args);
+if (left()) {
+  await left();
+  process.exit(); // with the code that was chosen there
+}
+process.exitCode = code;

@@ -43,17 +43,27 @@ export function openNodeDevice(options: DeviceOptions = {}): Promise<Device> {
 /** Devices whose workers have not ended. */
 const open = new Set<Device>();
 
+/** Devices that are being opened. */
+const opening = new Set<Promise<Device>>();
+
 /** Close every device that runs in a worker, after the calls that are under way: before the process is ended. */
 export async function closeDevices(): Promise<void> {
+  await Promise.allSettled(opening);
   await Promise.all([...open].map((device) => device.close()));
 }
 
 async function openInWorker(options: DeviceOptions): Promise<Device> {
   const worker = startWorker();
-  const device = await openRemoteDevice(watch(worker), options);
-  open.add(device);
-  worker.once("exit", () => open.delete(device));
-  return device;
+  const started = openRemoteDevice(watch(worker), options);
+  opening.add(started);
+  try {
+    const device = await started;
+    open.add(device);
+    worker.once("exit", () => open.delete(device));
+    return device;
+  } finally {
+    opening.delete(started);
+  }
 }
 
 function startWorker(): Worker {
