@@ -3,6 +3,8 @@ import type { LoadedData, LoadedModel } from "../src/index.ts";
 import * as api from "../src/index.ts";
 import { nodePlatform } from "../src/runtime/node.ts";
 import { reportData } from "../src/train/data/index.ts";
+import { root } from "./helpers/cli.ts";
+import { golden } from "./helpers/golden.ts";
 import { randomExamples, randomModel } from "./helpers/tiny-model.ts";
 
 /*
@@ -152,6 +154,18 @@ it.each([
   ["loadModel", { task: "chat" }, /task is "chat"/],
   ["loadData", { tooLong: "cut" }, /tooLong is "cut"/],
   ["loadData", { max_seq_length: 5 }, /nearest: maxLength/],
+  [
+    "tune",
+    { method: "full", targetModules: { modules: "all-linear", layers: [0] } },
+    /targetModules \(layers\): full trains/,
+  ],
+  ["tune", { method: "full", inPlace: { modules: ["lm_head"] } }, /modules to save and biases would change nothing/],
+  ["tune", { method: "full", patterns: { rank: { q_proj: 2 } } }, /full has no option "rank"[\s\S]*at rank pattern/],
+  [
+    "tune",
+    { method: "bottleneck", methodOptions: { reduction: 4 }, optimizerOptions: { weightDecay: 0.1 } },
+    /weightDecay: nothing that bottleneck trains/,
+  ],
   ["loadData", { validation: 2, validationPath: "a" }, /validation is 2, which would do nothing/],
   ["tuneInOrder", { between: "join" }, /between is "join"/],
   ["generate", { topP: 0.9 }, /topP is 0.9, which would do nothing: temperature is 0/],
@@ -171,6 +185,45 @@ it.each([
   ["combine", { how: "sum" }, /how is "sum"/],
 ])("%s, %j", async (taker, options, message) => {
   expect(await refusal(taker, options)).toMatchObject({ code: "bad-option", message: expect.stringMatching(message) });
+});
+
+describe("options that a model has no use for are refused by name", () => {
+  const causal = `${root}assets/quickstart/model`;
+  it.each([
+    [causal, { newHead: true }, "no head of labels that a new head could replace"],
+    [causal, { labels: ["a", "b"] }, "labels: a model for causal-lm has none"],
+    [causal, { readOptions: { skipBadRows: true } }, "readOptions: there is no labelsFrom"],
+  ])("loadModel %s %j", async (source, options, message) => {
+    await expect(api.loadModel(source, { platform: nodePlatform, ...options })).rejects.toMatchObject({
+      ...{ code: "bad-option", message: expect.stringContaining(message) },
+    });
+  });
+
+  it.each([
+    ["vit-image", { maxLength: 5 }, "maxLength is 5, which would do nothing: images have no tokens"],
+    ["bert-sequence", { tooLong: "split" }, "Rows for sequence-classification are not split"],
+  ] as const)("loadData for %s, %j", async (name, options, message) => {
+    const loaded = await api.loadModel(golden(`encoders/${name}`), { platform: nodePlatform });
+    await expect(api.loadData(loaded, "nowhere.jsonl", options)).rejects.toMatchObject({
+      ...{ code: "bad-option", message: expect.stringContaining(message) },
+    });
+  });
+
+  it("streamData for what is not read as a stream", async () => {
+    const loaded = await api.loadModel(golden("encoders/bert-sequence"), { platform: nodePlatform });
+    await expect(api.streamData(loaded, "nowhere.jsonl", { folder: "nowhere" })).rejects.toMatchObject({
+      ...{ code: "bad-option", message: expect.stringContaining("is not read as a stream") },
+    });
+  });
+
+  it("a decay is left out of a comparison for methods that train nothing which decays, and refused where none does", async () => {
+    const compared = (...names: readonly string[]): Promise<unknown> =>
+      api.compare(model, data, {
+        ...{ methods: names.map((method) => ({ method, methodOptions: method === "lora" ? {} : { reduction: 4 } })) },
+        ...{ output: "nowhere", optimizerOptions: { weightDecay: 0.1 }, learningRates: [1e-3], seeds: [0] },
+      });
+    await expect(compared("bottleneck", "compacter")).rejects.toThrow("weightDecay: nothing that bottleneck trains");
+  });
 });
 
 it("learning rates are those of the method and the objective, whoever asks", async () => {

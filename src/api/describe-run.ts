@@ -185,12 +185,18 @@ function methodOf(
   const besides = withHead(model, method ?? "lora", withNewTokens(model, inPlace));
   const asked = chooseMethod(method ?? "lora", methodOptions, patterns, besides);
   const { name, sublayers, attaches } = asked.method;
+  const narrowed =
+    typeof targetModules === "object" && "modules" in targetModules
+      ? (["exclude", "layers"] as const).filter((key) => targetModules[key] !== undefined)
+      : [];
+  const words = narrowed.map((key) => (key === "exclude" ? "exclude modules" : key));
+  const targeted = words.length > 0 ? `targetModules (${words.join(", ")})` : "targetModules";
   refuseIdle(
     [
       ...(targetModules !== undefined && attaches === "weight"
-        ? [`targetModules: ${name} trains every weight of the model`]
+        ? [`${targeted}: ${name} trains every weight of the model`]
         : []),
-      ...(targetModules !== undefined && sublayers ? [`targetModules: ${name} stands behind sublayers`] : []),
+      ...(targetModules !== undefined && sublayers ? [`${targeted}: ${name} stands behind sublayers`] : []),
       ...(held !== undefined && held !== "f32" && attaches === "weight"
         ? [`baseWeights: ${name} trains every weight of the model, and none stays frozen`]
         : []),

@@ -154,6 +154,13 @@ export async function streamData(
   const { folder, ...options } = given;
   checkDataOptions(options, "streamData");
   const { storage } = model.platform;
+  const { task } = model.pretrained;
+  if (tasks[task].streams !== true) {
+    throw new TuneError("bad-option", `Data for ${task} is not read as a stream.`, {
+      at: "stream",
+      fix: "leave it out (loadData in code): what is read is held in memory",
+    });
+  }
   const tokenizer = await model.tokenizer();
   const cache = joinPath(folder, "examples.cache");
   const maxLength = lengthOf(model, options);
@@ -234,7 +241,13 @@ function keyOf(example: TokenizedExample): string {
  * @throws {TuneError} `bad-option` for more than a table of positions has rows.
  */
 function lengthOf({ pretrained, folder }: LoadedModel, { maxLength }: Pick<LoadDataOptions, "maxLength">): number {
-  const { table, length } = pretrained.reads;
+  const { kind, table, length } = pretrained.reads;
+  if (maxLength !== undefined && kind === "pixels") {
+    throw new TuneError("bad-option", `maxLength is ${maxLength}, which would do nothing: images have no tokens.`, {
+      at: folder,
+      fix: "leave it out",
+    });
+  }
   if (maxLength === undefined || !table || maxLength <= length) return maxLength ?? longestOf(pretrained);
   throw new TuneError(
     "bad-option",
@@ -250,6 +263,12 @@ async function loadFile(model: LoadedModel, source: DataSource, options: LoadDat
   const { pretrained, platform } = model;
   const { storage } = platform;
   const task = tasks[pretrained.task];
+  if (options.tooLong === "split" && task.splits !== true) {
+    throw new TuneError("bad-option", `Rows for ${pretrained.task} are not split where they are too long.`, {
+      at: "tooLong",
+      fix: "use truncate or error",
+    });
+  }
   const context = {
     model: pretrained,
     storage,

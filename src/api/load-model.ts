@@ -137,6 +137,14 @@ export async function loadModel(source: string, options: LoadModelOptions): Prom
       fix: "leave the chat template away, or choose a model that continues texts",
     });
   }
+  const idle = [
+    ...(given !== undefined && opened.labels === undefined ? [`labels: a model for ${opened.task} has none`] : []),
+    ...(options.readOptions !== undefined && labelsFrom === undefined ? ["readOptions: there is no labelsFrom"] : []),
+  ];
+  if (idle.length > 0) {
+    const problems = idle.map((problem) => `This would do nothing: ${problem}.`);
+    throw new TuneError("bad-option", problems, { at: "loadModel", fix: "leave these options out" });
+  }
   const pretrained = withVocabulary(opened, vocabulary.size);
   let tokenizer: Promise<TextTokenizer> | undefined;
   return {

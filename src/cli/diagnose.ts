@@ -8,7 +8,7 @@ import {
   withComparison,
 } from "./comparison.ts";
 import type { Output } from "./output.ts";
-import { platformOf } from "./outputs.ts";
+import { platformOf, refuseIdleReplace } from "./outputs.ts";
 
 interface DiagnoseFlags extends ComparisonFlags {
   readonly output?: string;
@@ -42,6 +42,7 @@ export async function run(flags: DiagnoseFlags, output: Output): Promise<number>
   );
   const { exitCodes } = await import("./failure.ts");
   const { listenForInterrupt } = await import("./interrupt.ts");
+  refuseIdleReplace(flags, flags.output, "--output");
   const { storage } = platformOf(flags);
   const folder = flags.output;
   if (folder !== undefined) await claimOutput(storage, folder, "diagnosis");

@@ -62,12 +62,11 @@ export async function run(flags: EvalFlags, output: Output, _args: readonly stri
   });
   describeReading(data, output);
   const answers = data.format !== "text" && (data.kind === "sequence" || data.kind === "target");
-  if (!answers && given.has("show")) {
-    throw new TuneError("bad-option", "--show would do nothing: no row of this data has an answer to generate.", {
-      at: "--show",
-      fix: "leave it out",
-    });
-  }
+  const idle = answers ? [] : Object.entries({ show: "--show", exactMatch: "--no-exact-match" });
+  const problems = idle.flatMap(([name, flag]) =>
+    given.has(name) ? [`${flag} would do nothing: no row of this data has an answer to generate.`] : [],
+  );
+  if (problems.length > 0) throw new TuneError("bad-option", problems, { at: "scion eval", fix: "leave them out" });
   const progress = createProgress();
   const result = await evaluate(model, data.train, {
     ...(adapter ? { adapter } : {}),

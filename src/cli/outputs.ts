@@ -1,5 +1,5 @@
 import type { Command } from "commander";
-import { guardOutputs, type Platform } from "../index.ts";
+import { guardOutputs, type Platform, TuneError } from "../index.ts";
 import { nodePlatform } from "../runtime/node.ts";
 
 /** Options of commands that write files. */
@@ -15,6 +15,18 @@ export function withReplace(command: Command, what = "replace what is there, eve
 /** What `--replace` does for commands that go on with what is there. */
 export const startsOver =
   "start over where an earlier one is, and replace what has its files' names, even if Scion did not write it";
+
+/**
+ * Check that what may be replaced is written.
+ * @throws {TuneError} `bad-option` for `--replace` without the flag that names what it replaces.
+ */
+export function refuseIdleReplace({ replace }: OutputFlags, written: unknown, flag: string): void {
+  if (replace !== true || written !== undefined) return;
+  throw new TuneError("bad-option", `--replace would do nothing: nothing is written without ${flag}.`, {
+    at: "--replace",
+    fix: `leave it out, or give ${flag}`,
+  });
+}
 
 /** Flags that name what is read: nothing is written over it. Another one is refused by the same law. */
 export const inputFlags: readonly string[] = [

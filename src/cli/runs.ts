@@ -2,10 +2,10 @@ import type { Command } from "commander";
 import type { RunSummary } from "../index.ts";
 import { drawCurves } from "./curves.ts";
 import type { Output } from "./output.ts";
-import { platformOf, withReplace } from "./outputs.ts";
+import { type OutputFlags, platformOf, refuseIdleReplace, withReplace } from "./outputs.ts";
 import { count } from "./progress.ts";
 
-interface RunsFlags {
+interface RunsFlags extends OutputFlags {
   readonly picture?: string;
 }
 
@@ -21,6 +21,7 @@ export function define(command: Command): void {
 /** Run it. */
 export async function run(flags: RunsFlags, output: Output, [folder = "runs"]: readonly string[]): Promise<number> {
   const { findRuns, TuneError, writePicture } = await import("../index.ts");
+  refuseIdleReplace(flags, flags.picture, "--picture");
   const { storage } = platformOf(flags);
   const runs = await findRuns(storage, folder);
   if (runs.length === 0) {

@@ -120,7 +120,13 @@ export function chooseMethod(
   for (const [option, values] of Object.entries(patterns)) {
     for (const [pattern, value] of Object.entries(values)) {
       expressionOf(pattern);
-      resolve({ ...options, [option]: value });
+      try {
+        resolve({ ...options, [option]: value });
+      } catch (error) {
+        if (!(error instanceof TuneError)) throw error;
+        const { code, what, fix } = error;
+        throw new TuneError(code, what.split("\n"), { at: `${option} pattern`, ...(fix ? { fix } : {}), cause: error });
+      }
     }
   }
   const used = Object.values(patterns).some((values) => Object.keys(values).length > 0);
@@ -128,17 +134,25 @@ export function chooseMethod(
   const ofTokens = Object.keys(tokens).length > 0;
   const trained = modules.length > 0 || biases !== "none" || ofTokens;
   if (trained && method.attaches === "weight") {
-    throw new TuneError("bad-option", `${method.name} tuning trains every weight in place already.`, {
-      at: method.name,
-      fix: "leave out the modules and biases to train, or choose a method that leaves the weights alone",
-    });
+    throw new TuneError(
+      "bad-option",
+      `${method.name} tuning trains every weight in place already, so that modules to save and biases would change nothing.`,
+      {
+        at: method.name,
+        fix: "leave out the modules and biases to train, or choose a method that leaves the weights alone",
+      },
+    );
   }
   if (ofTokens && method.peft?.tokenRows !== true) {
     const able = [...methods.values()].filter(({ peft }) => peft?.tokenRows === true).map(({ name: other }) => other);
-    throw new TuneError("bad-option", `Adapters of ${method.name} have no place for the rows of single tokens.`, {
-      at: method.name,
-      fix: `use ${able.join(", ")}, or full`,
-    });
+    throw new TuneError(
+      "bad-option",
+      `Adapters of ${method.name} have no place for the rows of single tokens, such as new tokens.`,
+      {
+        at: method.name,
+        fix: `use ${able.join(", ")}, or full`,
+      },
+    );
   }
   return {
     method,

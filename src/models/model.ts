@@ -344,7 +344,15 @@ function settleHead(
   { architecture, json, files, labels: wanted, newHead, folder, seed = 0 }: ModelParts,
 ): { readonly labels: Labels | undefined; readonly fresh: ReadonlyMap<string, LazyTensor> } {
   const { head, task } = form;
-  if (!head) return { labels: undefined, fresh: new Map() };
+  if (!head) {
+    if (newHead === true) {
+      throw new TuneError("bad-option", `A model for ${task} has no head of labels that a new head could replace.`, {
+        at: folder,
+        fix: "leave the new head out, or say which task the model is for",
+      });
+    }
+    return { labels: undefined, fresh: new Map() };
+  }
   const keyOf = (name: string): string | undefined => storedKey(name, { ...architecture, ...form }, files);
   const [one, two] = [head.tensors(config, 1), head.tensors(config, 2)];
   const output = one.find(({ shape }, i) => shape.join() !== two[i]?.shape.join());

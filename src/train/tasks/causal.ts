@@ -7,6 +7,7 @@ export const causalLm: Task = {
   shownBy: "chat",
   formats: dataFormats,
   streams: true,
+  splits: true,
   read: readDataset,
   kindOf: ({ against }) => (against ? "pair" : "sequence"),
   examples: async (dataset, { tokenizer, maxLength, tooLong, skipBadRows }) =>

@@ -40,6 +40,8 @@ export interface Task {
   readonly formats: readonly RowFormat[];
   /** Whether its rows may be read a few at a time. */
   readonly streams?: true;
+  /** Whether what is too long may become several examples. */
+  readonly splits?: true;
   /** Read rows; from a folder too where the task knows how. */
   readonly read: (storage: Storage, source: string | DataSource, options?: ReadOptions) => Promise<Dataset<RowFormat>>;
   /** Names of the labels in rows, where the task has labels. */
