@@ -10,7 +10,7 @@ import {
   mergeAdapter,
   readAdapter,
 } from "../export/index.ts";
-import { checkFolder, guardOutputs } from "../io/outputs/index.ts";
+import { checkDisk, checkFolder, guardOutputs } from "../io/outputs/index.ts";
 import type { Adapter } from "../methods/index.ts";
 import { checkNames, checkWhole, checkWord, meant, type NamesOf } from "../options.ts";
 import type { Device, DeviceOptions } from "../runtime/device.ts";
@@ -154,6 +154,15 @@ export async function exportModel(
     return;
   }
   await checkFolder(storage, folder, folderKind(to));
+  const least =
+    dtypes.length === 0
+      ? [form.leastBytes(model.pretrained, "")]
+      : dtypes.map((dtype) => form.leastBytes(model.pretrained, dtype));
+  await checkDisk(
+    storage,
+    folder,
+    least.reduce((sum, bytes) => sum + bytes, 0),
+  );
   const opened = adapter && (device ?? (await openDevice(deviceOptions)));
   let merged: ReturnType<typeof mergeAdapter> | undefined;
   try {

@@ -1,3 +1,4 @@
+import { sizeOf } from "../graph/index.ts";
 import { type GgufTypeName, ggufTypes } from "../io/gguf.ts";
 import type { Storage } from "../io/storage.ts";
 import type { Adapter } from "../methods/index.ts";
@@ -57,6 +58,8 @@ interface AdapterForm extends FormBase {
 /** A form that holds a model; an adapter has been folded in before. */
 interface ModelForm extends FormBase {
   readonly holds: "model";
+  /** Bytes that it takes at least, in one of its dtypes. */
+  readonly leastBytes: (model: PretrainedModel, dtype: string) => number;
   readonly write: (storage: Storage, folder: string, model: PretrainedModel, options: WriteOptions) => Promise<void>;
 }
 
@@ -81,6 +84,7 @@ export const exportForms: Readonly<Record<ExportFormName, AdapterForm | ModelFor
     dtypes: Object.keys(onnxDtypes),
     takes: ["externalDataBytes", "maxDataBytes"],
     holds: "model",
+    leastBytes: (model, dtype) => bytesAt(model, onnxDtypes[onnxDtype(dtype)].leastBits(model.packed !== undefined)),
     write: async (storage, folder, model, options) => {
       await writeTransformersJsFolder(storage, folder, model, { ...options, dtypes: options.dtypes.map(onnxDtype) });
     },
@@ -91,6 +95,8 @@ export const exportForms: Readonly<Record<ExportFormName, AdapterForm | ModelFor
     dtypes: [],
     takes: ["maxShardBytes"],
     holds: "model",
+    leastBytes: ({ weights }) =>
+      [...weights.values()].reduce((sum, { source }) => sum + (source.stored ?? source).sizeBytes, 0),
     write: writeSafetensorsFolder,
   },
   gguf: {
@@ -99,6 +105,10 @@ export const exportForms: Readonly<Record<ExportFormName, AdapterForm | ModelFor
     dtypes: ["f16", "q8_0", "f32"],
     takes: ["preTokenizer"],
     holds: "model",
+    leastBytes: (model, dtype) => {
+      const { block, blockBytes } = ggufTypes[ggufType(dtype)];
+      return bytesAt(model, (8 * blockBytes) / block);
+    },
     write: async (storage, folder, model, options) => {
       await writeGgufFolder(storage, folder, model, { ...options, dtypes: options.dtypes.map(ggufType) });
     },
@@ -157,6 +167,12 @@ export const exportForms: Readonly<Record<ExportFormName, AdapterForm | ModelFor
     write: writePackedWithScales,
   },
 };
+
+/** The bytes of a model's matrices at so many bits a value. */
+function bytesAt({ weights }: PretrainedModel, bits: number): number {
+  const matrices = [...weights.values()].filter(({ shape }) => shape.length > 1);
+  return matrices.reduce((sum, { source }) => sum + (sizeOf(source.shape) * bits) / 8, 0);
+}
 
 function ggufType(name: string): GgufTypeName {
   if (Object.hasOwn(ggufTypes, name)) return name as GgufTypeName; // checked just now

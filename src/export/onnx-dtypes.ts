@@ -18,6 +18,8 @@ export interface OnnxDtype {
   /** What transformers.js puts behind a file's name. */
   readonly suffix: string;
   readonly summary: string;
+  /** Bits that a value of a matrix takes at least, of a model that is packed or is not. */
+  readonly leastBits: (packed: boolean) => number;
   /** x·Wᵀ, without a bias. */
   readonly product: (x: Value, site: WeightSite) => Value;
   /** Rows of a table of embeddings, in float32. */
@@ -32,12 +34,14 @@ export const onnxDtypes: Readonly<Record<OnnxDtypeName, OnnxDtype>> = {
   fp32: {
     suffix: "",
     summary: "float32",
+    leastBits: () => 32,
     product: (x, { weight: w, layout }) => gemm(x, w, { transB: layout === "out,in" }),
     rows: gather,
   },
   fp16: {
     suffix: "_fp16",
     summary: "matrices and their products in float16",
+    leastBits: () => 16,
     product: (x, { weight: w, layout }) =>
       cast(gemm(cast(x, "float16"), halves(w), { transB: layout === "out,in" }), "float32"),
     rows: (table, indices) => cast(gather(halves(table), indices), "float32"),
@@ -46,6 +50,7 @@ export const onnxDtypes: Readonly<Record<OnnxDtypeName, OnnxDtype>> = {
   q8: {
     suffix: "_quantized",
     summary: "8-bit integers, a scale for each row; activations too, as they come",
+    leastBits: () => 8,
     product: (x, site) => {
       const { codes, scales } = rowCodes(site.weight, site.layout);
       const [quantised, scale, zero] = quantiseInput(x);
@@ -61,6 +66,7 @@ export const onnxDtypes: Readonly<Record<OnnxDtypeName, OnnxDtype>> = {
     suffix: "_q4",
     summary:
       "4-bit integers, a scale for each 32 values of a row, or the codes of a packed model where they fit; embeddings in 8 bits",
+    leastBits: (packed) => (packed ? 2 : 4),
     product: blockProduct,
     rows: rowsOf8,
   },

@@ -25,6 +25,8 @@ export interface Storage {
    * themselves. Undefined when it is not on a disk; a storage without disks has no such method.
    */
   diskPath?(path: string): Promise<string | undefined>;
+  /** Bytes that the disk of a path, which need not be there, can still take; undefined where that cannot be told. */
+  freeBytes?(path: string): Promise<number | undefined>;
   /** Write a whole file: under a temporary name, flushed, then renamed, so that no reader ever sees half of it. */
   write(path: string, content: string | Uint8Array | AsyncIterable<Uint8Array>): Promise<void>;
   /** Add to the end of a file, creating it when missing (logs and metrics, one line a call). */

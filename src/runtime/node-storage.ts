@@ -14,6 +14,7 @@ import {
   rm,
   rmdir,
   stat,
+  statfs,
 } from "node:fs/promises";
 import { resolve as absolute, basename, dirname, isAbsolute, join, sep } from "node:path";
 import { TuneError } from "../errors.ts";
@@ -48,6 +49,7 @@ export const nodeStorage: Storage = {
     return info?.isFile() ? `${info.ino} ${info.size} ${info.mtimeNs}` : undefined;
   },
   diskPath: (path) => reading(path, orNothing(realpath(path))),
+  freeBytes: (path) => freeBytes(absolute(path)),
   list: async (folder) => {
     const entries = (await reading(folder, orNothing(readdir(folder, { withFileTypes: true })))) ?? [];
     const names = entries.map(async (entry) => {
@@ -102,6 +104,13 @@ export const nodeStorage: Storage = {
     await writing(path, orNothing(rm(path, { recursive: true, force: true })));
   },
 };
+
+/** What the disk of a path, or of the nearest folder around it that is there, can still take. */
+async function freeBytes(path: string): Promise<number | undefined> {
+  const disk = await statfs(path).catch(() => undefined); // not every disk tells
+  if (disk) return disk.bavail * disk.bsize;
+  return dirname(path) === path ? undefined : freeBytes(dirname(path));
+}
 
 /** What processes that are gone have left half written in a folder, under the names that `write` gives. */
 async function clearStrays(folder: string): Promise<void> {

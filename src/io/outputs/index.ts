@@ -1,4 +1,5 @@
 export { type ClaimFound, checkClaim, claimFolder, type FolderClaim, removeClaimed } from "./claim.ts";
+export { checkDisk } from "./disk.ts";
 export { guardOutputs } from "./guard.ts";
 export { checkFolder } from "./inspect.ts";
 export { manifestFile } from "./manifest.ts";
