@@ -223,7 +223,7 @@ it("a page of Parquet whose checksum differs is refused", async () => {
 });
 
 it("more problems than a call takes arguments are told, whole and streamed", async () => {
-  const storage = memoryStorage({ "d.jsonl": `${"x\n".repeat(200_000)}{"text": "a"}\n` });
+  const storage = memoryStorage({ "d.jsonl": `${"x\n".repeat(200_000)}{"text": "some text"}\n` });
   const options = { tokenizer: byteLevelTokenizer(), maxLength: 9, validation: 0, seed: 0, cache: "cache" };
   const { skipped } = await readDataset(storage, "d.jsonl", { skipBadRows: true });
   expect(skipped).toHaveLength(200_000);

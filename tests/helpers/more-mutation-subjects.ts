@@ -1,5 +1,7 @@
 import { readFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
+import { parquetWriteBuffer } from "hyparquet-writer";
 import { fileJournal } from "../../src/diagnose/journal.ts";
 import { readAdapterTask } from "../../src/export/adapter-task.ts";
 import { readAdapterVocabulary } from "../../src/export/adapter-tokens.ts";
@@ -24,6 +26,7 @@ import { readSentenceModules } from "../../src/models/sentence.ts";
 import { readDense } from "../../src/models/sentence-dense.ts";
 import { readDataset } from "../../src/train/data/index.ts";
 import { piecesOf } from "../../src/train/data/pieces.ts";
+import { compressors, zstdFrame } from "./compress.ts";
 import { golden } from "./golden.ts";
 import type { Subject } from "./mutation-subjects.ts";
 import { packFolder } from "./packed-model.ts";
@@ -164,6 +167,17 @@ const zstd = Uint8Array.of(
 const streamed = async (storage: Storage, path: string): Promise<void> => {
   for await (const _ of piecesOf(storage, { path }) ?? []);
 };
+/** Parquet whose pages are compressed. */
+function parquetSubject(codec: "ZSTD" | "GZIP", compress?: (page: Uint8Array) => Uint8Array): Subject {
+  const data = Array.from({ length: 8 }, (_, i) => `text ${i} of some length`);
+  const columnData = [{ name: "text", data, type: "STRING" as const }];
+  const options = { columnData, codec, ...(compress ? { compressors: { [codec]: compress } } : {}) };
+  return {
+    files: { "d.parquet": new Uint8Array(parquetWriteBuffer(options)) },
+    path: "d.parquet",
+    read: (storage) => readDataset(storage, "d.parquet"),
+  };
+}
 const beside: Files = {
   "a/task.json": json({ task: "sequence-classification", labels: ["no", "yes"] }),
   "a/scion-run.json": json({ step: 2, steps: 4, ended: "finished", facts: {}, cites: [] }),
@@ -207,6 +221,20 @@ export const moreSubjects: Readonly<Record<string, Subject>> = {
     path: "d.jsonl.zst",
     read: (storage) => readDataset(storage, "d.jsonl.zst"),
   },
+  // Its blocks are compressed, by `zstd -19`, and it has a checksum.
+  "JSONL in zstd's own": {
+    files: { "d.jsonl.zst": file(fileURLToPath(new URL("../fixtures/rows.jsonl.zst", import.meta.url))) },
+    path: "d.jsonl.zst",
+    read: (storage) => readDataset(storage, "d.jsonl.zst"),
+  },
+  "streamed TSV": {
+    files: { "d.tsv": text(`prompt\tcompletion\n${'"a ""b"" c"\td\r\n'.repeat(8)}`) },
+    path: "d.tsv",
+    read: (storage) => streamed(storage, "d.tsv"),
+    forgiving: true,
+  },
+  "Parquet in zstd": parquetSubject("ZSTD", zstdFrame),
+  "Parquet in gzip": parquetSubject("GZIP", compressors["gz"]),
   "streamed JSONL in zstd": {
     files: { "d.jsonl.zst": zstd },
     path: "d.jsonl.zst",

@@ -13,7 +13,7 @@ const largestWindow = 2 ** 27;
 const largestBlock = 2 ** 17;
 
 /** How many bytes of windows may be moved in all, and how many more for a byte that comes out; a new window costs as much as so many moves. */
-const [movedAtFirst, movedForAByte, movesOfNew] = [2 ** 34, 2 ** 13, 8];
+const [movedAtFirst, movedForAByte, movesOfNew] = [2 ** 34, 2 ** 13, 16];
 
 /** What {@link import("fzstd").Decompress} is used for. */
 interface FrameDecoder {
