@@ -91,7 +91,7 @@ async function measureMatrices(path: string, only: string): Promise<void> {
     for (const bits of [2, 3]) {
       for (const method of schemes.keys()) {
         const { scheme, config } = chooseScheme(method);
-        const { matrix } = scheme.quantise({ name, rows, columns, weight, hessian }, bits, config);
+        const { matrix } = await scheme.quantise({ name, rows, columns, weight, hessian }, bits, config);
         const q = dequantise(matrix);
         const error =
           outputEnergy(

@@ -55,8 +55,9 @@ export function settingsText(settings: Readonly<Record<string, unknown>>): strin
 }
 
 /**
- * Refuse a model whose weights alone are more than what is free.
- * @param bytes of weights that must be in memory at once; those of all, as `baseWeights` holds them, unless given.
+ * Refuse what takes more memory than is free.
+ * @param bytes that it holds at once; all weights, as `baseWeights` holds them, unless given.
+ * @param fix what would help; for weights, another model or packing this one.
  * @throws {TuneError} `not-enough-memory`.
  */
 export function refuseTooLarge(
@@ -64,18 +65,22 @@ export function refuseTooLarge(
   {
     doing,
     baseWeights: held = "f32",
-    bytes = (weightBytes(pretrained) * baseWeights[held].bits) / 32,
-  }: { readonly doing: string; readonly baseWeights?: BaseWeightsName | undefined; readonly bytes?: number },
+    bytes,
+    fix = "choose a smaller model, or pack it (scion quantize) where there is room",
+  }: {
+    readonly doing: string;
+    readonly baseWeights?: BaseWeightsName | undefined;
+    readonly bytes?: number;
+    readonly fix?: string;
+  },
 ): void {
   const { availableBytes } = platform.memory();
-  if (bytes <= availableBytes) return;
+  const takes = bytes ?? (weightBytes(pretrained) * baseWeights[held].bits) / 32;
+  if (takes <= availableBytes) return;
   throw new TuneError(
     "not-enough-memory",
-    `${doing} takes ${size(bytes)} for weights alone, and ${size(availableBytes)} are free.`,
-    {
-      at: source,
-      fix: "choose a smaller model, or pack it (scion quantize) where there is room; ignoreMemory (--ignore-memory) goes on anyway",
-    },
+    `${doing} takes ${size(takes)}${bytes === undefined ? " for weights alone" : ""}, and ${size(availableBytes)} are free.`,
+    { at: source, fix: `${fix}; ignoreMemory (--ignore-memory) goes on anyway` },
   );
 }
 

@@ -6,6 +6,7 @@ import {
   type QuantiseEvent,
   quantiseModel,
   quantiseTensors,
+  quantisingBytes,
   reportPacked,
   scaleTuningDefaults,
   tuneScales,
@@ -18,6 +19,7 @@ import type { PackedFile } from "../io/packed/index.ts";
 import { joinPath, type Storage } from "../io/storage.ts";
 import { openModel } from "../models/index.ts";
 import { checkNames, checkWhole, checkWord, type NamesOf } from "../options.ts";
+import { measureMachine } from "../plan/machine.ts";
 import { checkBits, chooseScheme, type SchemeChoice, schemes } from "../quant/index.ts";
 import type { Device, DeviceOptions } from "../runtime/device.ts";
 import type { StopSignal } from "../signal.ts";
@@ -178,11 +180,17 @@ export async function quantize(
   const platform = { ...model.platform, storage };
   const choice = chooseScheme(options.method ?? "shiftadd", options.methodOptions);
   const bits = checkChoice(options.bits ?? 3);
-  // Block by block: the largest tensor is read, and kept beside what becomes of it.
-  const largest = Math.max(0, ...[...pretrained.weights.values()].map(({ source }) => source.sizeBytes));
-  if (!ignoreMemory) refuseTooLarge(model, { doing: "Quantising", bytes: 2 * largest });
   const calibration = data ? await calibrationOf(model, data, options.calibrationRows ?? 128) : undefined;
   if (!calibration) checkUncalibrated(options);
+  if (!ignoreMemory) {
+    const read = calibration?.sequences.reduce((sum, { inputIds }) => sum + inputIds.length, 0);
+    const fewer = calibration ? "fewer calibration texts (calibrationRows, --calibration-rows), or " : "";
+    refuseTooLarge(model, {
+      doing: "Quantising",
+      bytes: quantisingBytes(pretrained, read),
+      fix: `give it ${fewer}a machine with more memory`,
+    });
+  }
   const described = describeChoice(choice, bits, keepAs);
   const fingerprint = { ...described, ...(await factsOfModel(model)), ...calibration?.facts };
   const target = output.replace(/\/+$/, "");
@@ -194,6 +202,7 @@ export async function quantize(
   const workPath = await workFolderOf(storage, target);
   const work = await openWorkFolder(storage, workPath, fingerprint, { resume });
   const opened = calibration ? (device ?? (await platform.openDevice(options.deviceOptions))) : undefined;
+  const products = calibration ? await openProducts(model, options.deviceOptions) : undefined;
   const stopping = signal ? { signal } : {};
   const write = (folder: string, matrices: QuantisedModel["matrices"], info: Readonly<Record<string, unknown>>) =>
     writePackedModel(platform.storage, folder, pretrained, { baseModel: model.source, matrices, keepAs, info });
@@ -203,7 +212,14 @@ export async function quantize(
     const shared = { model: pretrained, choice, work, ...stopping, ...(onEvent ? { onEvent } : {}) };
     quantised =
       calibration && opened
-        ? await quantiseModel({ ...shared, device: opened, bits, ...calibration })
+        ? await quantiseModel({
+            measureSpeed: async () => (await measureMachine(opened)).flopsPerSecond,
+            ...shared,
+            device: opened,
+            ...(products ? { products } : {}),
+            bits,
+            ...calibration,
+          })
         : await quantiseTensors({ ...shared, bits: Number(bits) }); // mixed bits need calibration
     if (quantised === undefined) return { ended: "interrupted" };
     const { reports, plan, tokens } = quantised;
@@ -235,6 +251,7 @@ export async function quantize(
       packed = await write(target, tuned, { ...info, scalesTuned: { ...scaleTuningDefaults, ...settings } });
     }
   } finally {
+    await products?.close();
     if (!device) await opened?.close();
   }
   const { reports, plan, tokens } = quantised;
@@ -246,6 +263,12 @@ export async function quantize(
     report: await reportPacked(packed, { rows: vocabSize, columns: hiddenSize }),
     quantised: { reports, plan, tokens },
   };
+}
+
+/** A CPU in this thread, where the platform has one: large products of float64 read their operands where they are. */
+async function openProducts({ platform }: LoadedModel, { threads }: DeviceOptions = {}): Promise<Device | undefined> {
+  if (!(await platform.providers()).includes("cpu")) return undefined;
+  return platform.openDevice({ provider: "cpu", worker: false, ...(threads === undefined ? {} : { threads }) });
 }
 
 /** Where the work waits: beside the folder, or in it where that must stay where it is (`.`, a mount point). */

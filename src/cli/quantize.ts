@@ -314,8 +314,8 @@ function watchQuantising(output: Output): (event: QuantiseEvent | ScaleTuningEve
   const progress = createProgress();
   type Any = QuantiseEvent | ScaleTuningEvent;
   const tell: { readonly [Kind in Any["kind"]]: (event: Extract<Any, { kind: Kind }>) => void } = {
-    calibration: ({ tokens, comfortableTokens }) => {
-      output.say(`Calibrating on ${count(tokens)} tokens.`);
+    calibration: ({ tokens, comfortableTokens, expectedMs }) => {
+      output.say(`Calibrating on ${count(tokens)} tokens, which should take about ${duration(expectedMs)}.`);
       if (tokens < comfortableTokens) {
         output.say(`That is little for layers this wide: ${count(comfortableTokens)} or more would be better.`);
       }

@@ -1,7 +1,7 @@
 import { type Graph, graph, type InputValue, input, type Node, topologicalOrder, type Value } from "../graph/index.ts";
 import { linearModules } from "../methods/index.ts";
 import type { OpenGraph } from "../models/index.ts";
-import { gather, gemm, type LinearSite } from "../ops/index.ts";
+import { gather, gemm, type LinearSite, slice } from "../ops/index.ts";
 import { fold, rewrite } from "../transforms/index.ts";
 
 /** A linear map of a block. */
@@ -99,23 +99,50 @@ export function resultName(index: number): string {
 /** The flat places (of batch·seq) that are no padding. */
 export const tokenRows = "token_rows";
 
+/** An output of {@link gramGraph}: columns `from` to `from + width` of a gram, from the row `from` down. */
+export interface GramStrip {
+  readonly gram: string;
+  /** Columns of the whole gram. */
+  readonly columns: number;
+  readonly from: number;
+  readonly width: number;
+}
+
+/** Grams of as many columns or more are computed in strips of half as many: what is above them is the same by symmetry. */
+const halvedColumns = 4096;
+
 /**
- * What computes the inputs of a block's linear maps: outputs `gram.i`, Σ x·xᵀ [in, in] over the tokens at
- * {@link tokenRows}, for each distinct input. `gramOf` says which site reads which.
+ * What computes the inputs of a block's linear maps: Σ x·xᵀ [in, in] over the tokens at {@link tokenRows}, for each distinct
+ * input. `gramOf` says which site reads which; `strips` what each output is of them.
  */
 export function gramGraph(
   model: BlockedModel,
   block: Block,
-): { readonly graph: Graph; readonly gramOf: ReadonlyMap<string, string> } {
+): {
+  readonly graph: Graph;
+  readonly gramOf: ReadonlyMap<string, string>;
+  readonly strips: ReadonlyMap<string, GramStrip>;
+} {
   const rows = input(tokenRows, "int64", ["tokens"]);
   const distinct = [...new Set(block.sites.map(({ x }) => x))];
   const gramOf = new Map(block.sites.map(({ module, x }) => [module, `gram.${distinct.indexOf(x)}`]));
   const [carried, ...values] = withCarried(block, distinct);
-  const outputs = values.map((x, i): [string, Value] => {
+  const strips = new Map<string, GramStrip>();
+  const outputs = values.flatMap((x, i): [string, Value][] => {
+    const columns = block.sites.find((site) => site.x === distinct[i])?.inFeatures ?? 0;
+    const width = columns < halvedColumns ? columns : halvedColumns / 2;
     const real = gather(x, rows);
-    return [`gram.${i}`, gemm(real, real, { transA: true })];
+    return Array.from({ length: Math.ceil(columns / width) }, (_, part): [string, Value] => {
+      const from = part * width;
+      const name = `gram.${i}${from === 0 ? "" : `.${from}`}`;
+      const own = Math.min(width, columns - from);
+      strips.set(name, { gram: `gram.${i}`, columns, from, width: own });
+      const left = from === 0 ? real : slice(real, [from], [columns], [1]);
+      const right = own === columns ? real : slice(real, [from], [from + own], [1]);
+      return [name, gemm(left, right, { transA: true })];
+    });
   });
-  return { graph: close("inputs", model, [...(carried ?? []), rows], outputs), gramOf };
+  return { graph: close("inputs", model, [...(carried ?? []), rows], outputs), gramOf, strips };
 }
 
 /** What carries a block's results to the next: outputs `result.i`. `replace` gives the weights it computes with. */

@@ -1,35 +1,28 @@
-import { assert, TuneError } from "../errors.ts";
-import { computedTensor, type Tensor, type Value, weight } from "../graph/index.ts";
-import { dequantise, type PackedEntry, type PackedToWrite, transposed } from "../io/packed/index.ts";
+import { TuneError } from "../errors.ts";
+import type { PackedEntry, PackedToWrite } from "../io/packed/index.ts";
+import { createRooms, type Rooms } from "../linalg/index.ts";
 import type { PretrainedModel } from "../models/index.ts";
 import {
+  type Algebra,
   type Allocation,
   type AllocationItem,
-  allocate,
-  allocateByRule,
+  createAlgebra,
+  deadInputs,
   type Hessian,
-  importance,
-  prepareHessian,
   type SchemeChoice,
 } from "../quant/index.ts";
 import type { Device } from "../runtime/device.ts";
-import { withShare } from "../runtime/device-share.ts";
-import { compileGraph } from "../runtime/program.ts";
 import type { StopSignal } from "../signal.ts";
 import type { Sequence } from "../train/data/index.ts";
-import {
-  type Block,
-  type BlockedModel,
-  type BlockSite,
-  carriedName,
-  cutIntoBlocks,
-  forwardGraph,
-  gramGraph,
-  resultName,
-  tokenRows,
-} from "./blocks.ts";
-import { type Calibration, type CalibrationBatch, layOutCalibration } from "./calibration.ts";
-import { breathe, distinctSites, nameOf, startMeter, uprightWeight, weightError } from "./sites.ts";
+import { type BlockedModel, type BlockSite, cutIntoBlocks } from "./blocks.ts";
+import { type Calibration, layOutCalibration } from "./calibration.ts";
+import { advance, carriedFeeds, firstCarried } from "./carry.ts";
+import { type Costs, estimateCosts } from "./costs.ts";
+import { collectGrams } from "./grams.ts";
+import { relativeError } from "./output-error.ts";
+import { planBits } from "./plan-bits.ts";
+import { deviceProducts } from "./products.ts";
+import { breathe, distinctSites, nameOf, reportOf, startMeter, uprightWeight } from "./sites.ts";
 import type { WorkFolder } from "./work-folder.ts";
 
 /** One number of planes for every matrix, or an average to be spent where it helps most. */
@@ -78,7 +71,13 @@ export interface MatrixReport {
 
 /** What happens while a model is quantised. */
 export type QuantiseEvent =
-  | { readonly kind: "calibration"; readonly tokens: number; readonly comfortableTokens: number }
+  | {
+      readonly kind: "calibration";
+      readonly tokens: number;
+      readonly comfortableTokens: number;
+      /** What all of it should take. */
+      readonly expectedMs: number;
+    }
   /** One matrix has been measured for the plan. */
   | {
       readonly kind: "measured";
@@ -100,7 +99,12 @@ export type QuantiseEvent =
 
 /** What is quantised how. */
 export interface QuantiseModelOptions {
+  /** Where the model runs on the calibration text. */
   readonly device: Device;
+  /** A CPU in this thread, which computes large products of float64 and reads them where they are; none unless given. */
+  readonly products?: Device;
+  /** Additions and multiplications a second of products in float32 on the device, for the time that is told; a guess unless given. */
+  readonly measureSpeed?: () => Promise<number>;
   readonly model: PretrainedModel;
   /** Calibration text as tokens. */
   readonly sequences: readonly Sequence[];
@@ -112,6 +116,14 @@ export interface QuantiseModelOptions {
   /** Stops after the current matrix when aborted. */
   readonly signal?: StopSignal;
   readonly onEvent?: (event: QuantiseEvent) => void;
+}
+
+/** What a whole run computes with. */
+export interface QuantiseTools {
+  readonly algebra: Algebra;
+  /** Memory of a block's Hessians. */
+  readonly grams: Rooms;
+  readonly costs: Costs;
 }
 
 /** A quantised model, not yet written. */
@@ -130,23 +142,31 @@ export interface QuantisedModel {
  * @throws {TuneError} `nothing-to-quantise`, `bad-calibration`, `bad-option`, `not-finite-weight`.
  */
 export async function quantiseModel(options: QuantiseModelOptions): Promise<QuantisedModel | undefined> {
-  const { model, sequences, padId, bits, work, onEvent } = options;
+  const { model, sequences, padId, bits, choice, work, onEvent } = options;
   const cut = blocksToQuantise(model);
   const sites = cut.blocks.flatMap((block) => block.sites);
   const widest = Math.max(...sites.map(({ inFeatures }) => inFeatures));
   const calibration = layOutCalibration(sequences, { padId, widest });
-  onEvent?.({ kind: "calibration", tokens: calibration.tokens, comfortableTokens: calibration.comfortableTokens });
-
-  let plan: BitPlan | undefined;
-  if (typeof bits !== "number") {
-    plan = (await work?.readPlan()) ?? (await planBits(options, cut, calibration, bits));
-    if (plan === undefined) return undefined;
-    await work?.writePlan(plan);
-    onEvent?.({ kind: "plan", plan });
+  const { tokens, comfortableTokens } = calibration;
+  const products = options.products && deviceProducts(options.products);
+  try {
+    const algebra = createAlgebra(products?.multiply);
+    const costs = await estimateCosts(cut, { tokens, choice, algebra, bits, measureSpeed: options.measureSpeed });
+    onEvent?.({ kind: "calibration", tokens, comfortableTokens, expectedMs: costs.expectedMs });
+    const tools = { algebra, grams: createRooms(), costs };
+    let plan: BitPlan | undefined;
+    if (typeof bits !== "number") {
+      plan = (await work?.readPlan()) ?? (await planBits(options, cut, calibration, bits, tools));
+      if (plan === undefined) return undefined;
+      await work?.writePlan(plan);
+      onEvent?.({ kind: "plan", plan });
+    }
+    const planned = new Map(plan?.matrices.map((matrix) => [matrix.name, matrix.bits]));
+    const bitsOf = (name: string): number => (typeof bits === "number" ? bits : (planned.get(name) ?? 2));
+    return await sweepBlocks(options, cut, calibration, bitsOf, plan, tools);
+  } finally {
+    await products?.close();
   }
-  const planned = new Map(plan?.matrices.map((matrix) => [matrix.name, matrix.bits]));
-  const bitsOf = (name: string): number => (typeof bits === "number" ? bits : (planned.get(name) ?? 2));
-  return sweepBlocks(options, cut, calibration, bitsOf, plan);
 }
 
 /** A model's blocks. @throws {TuneError} `nothing-to-quantise`. */
@@ -159,27 +179,21 @@ export function blocksToQuantise(model: PretrainedModel): BlockedModel {
   });
 }
 
-/** What the sweep of a matrix costs, in proportion: rows·columns², and what goes by weights. */
-function sweepCost({ outFeatures, inFeatures }: BlockSite): number {
-  return outFeatures * inFeatures * (inFeatures + 2000);
-}
-
 async function sweepBlocks(
-  { device, choice, work, signal, onEvent }: QuantiseModelOptions,
+  { device, work, signal, onEvent, choice }: QuantiseModelOptions,
   cut: BlockedModel,
   calibration: Calibration,
   bitsOf: (name: string) => number,
   plan: BitPlan | undefined,
+  { algebra, grams, costs }: QuantiseTools,
 ): Promise<QuantisedModel | undefined> {
   const matrices: (PackedToWrite | PackedEntry)[] = [];
   const reports: MatrixReport[] = [];
   const total = distinctSites(cut.blocks.flatMap(({ sites }) => sites)).length;
-  const meter = startMeter(
-    cut.blocks.flatMap(({ sites }) => sites),
-    sweepCost,
-  );
+  const meter = startMeter(costs.total);
   let resumed = 0;
-  let carried = await firstCarried(device, cut, calibration);
+  const carried = await firstCarried(device, cut, calibration);
+  const feedsOf = (batch: number) => carriedFeeds(carried[batch] ?? []);
   for (const [index, block] of cut.blocks.entries()) {
     const sites = distinctSites(block.sites);
     const kept = await work?.readBlock(index);
@@ -187,19 +201,19 @@ async function sweepBlocks(
     if (kept) {
       resumed += 1;
       reports.push(...kept.reports);
-      meter.skip(sites);
+      meter.skip(costs.grams(block) + sites.reduce((sum, site) => sum + costs.site(site), 0));
     } else {
       if (resumed > 0) onEvent?.({ kind: "resumed", blocks: resumed });
       resumed = 0;
-      const hessians = await collect(device, cut, block, calibration, carried);
+      const hessians = await collectGrams(device, cut, block, calibration.batches, feedsOf, grams);
+      meter.tick(costs.grams(block));
       const blockReports: MatrixReport[] = [];
       for (const site of sites) {
         if (signal?.aborted) return undefined;
-        const hessian = hessians(site);
-        const { entry, report } = await quantiseSite(site, hessian, bitsOf(nameOf(site)), choice);
+        const { entry, report } = await quantiseSite(site, hessians(site), bitsOf(nameOf(site)), choice, algebra);
         own.push(entry);
         blockReports.push(report);
-        const remainingMs = meter.tick(site);
+        const remainingMs = meter.tick(costs.site(site));
         onEvent?.({ kind: "matrix", report, done: reports.length + blockReports.length, total, remainingMs });
         await breathe();
       }
@@ -208,7 +222,9 @@ async function sweepBlocks(
       if (stored) own.splice(0, own.length, ...stored);
     }
     matrices.push(...own);
-    if (index < cut.blocks.length - 1) carried = await advance(device, cut, block, calibration, carried, own);
+    if (index === cut.blocks.length - 1) break;
+    await advance(device, cut, block, calibration, carried, own);
+    meter.tick(costs.advance(block));
   }
   if (resumed > 0) onEvent?.({ kind: "resumed", blocks: resumed });
   return { matrices, reports, plan, tokens: calibration.tokens };
@@ -220,209 +236,20 @@ async function quantiseSite(
   hessian: Hessian,
   bits: number,
   { scheme, config }: SchemeChoice,
+  algebra: Algebra,
 ): Promise<{ readonly entry: PackedToWrite; readonly report: MatrixReport }> {
   const name = nameOf(site);
-  const upright = await uprightWeight(site);
-  const shape = { name, rows: site.outFeatures, columns: site.inFeatures };
-  const { matrix, prepared } = scheme.quantise({ ...shape, weight: upright, hessian }, bits, config);
-  const dead = diagonalZeros(hessian);
-  const values = dequantise(matrix);
+  const [rows, columns] = [site.outFeatures, site.inFeatures];
+  const weight = await uprightWeight(site, algebra.rooms.float32("weight", rows * columns));
+  const { matrix, prepared } = await scheme.quantise({ name, rows, columns, weight, hessian }, bits, config, algebra);
+  const dead = deadInputs({ columns, hessian }).reduce((sum, is) => sum + is, 0);
   return {
     entry: { name, stored: site.layout, matrix },
     report: {
-      name,
-      module: site.module,
-      bits,
-      rows: shape.rows,
-      columns: shape.columns,
-      outputError: relativeError(upright, values, hessian),
-      weightError: weightError(upright, values),
+      ...reportOf(site, weight, matrix, dead),
+      outputError: await relativeError(weight, matrix, hessian, algebra),
       ...(scheme.readsActivations && prepared ? { damping: prepared.damping } : {}),
       ...(prepared?.diagonalOnly ? { diagonalOnly: true } : {}),
-      deadInputs: dead,
     },
   };
-}
-
-/**
- * Measure what every number of planes costs each matrix, with the inputs that the unquantised model gives it, and spend
- * the average.
- */
-async function planBits(
-  { device, choice, signal, onEvent }: QuantiseModelOptions,
-  cut: BlockedModel,
-  calibration: Calibration,
-  { average, choices = [2, 3, 4], by = "programme" }: MixedBits,
-): Promise<BitPlan | undefined> {
-  const sorted = [...choices].sort((a, b) => a - b);
-  const items: (AllocationItem & { readonly importance: number })[] = [];
-  const total = distinctSites(cut.blocks.flatMap(({ sites }) => sites)).length;
-  const meter = startMeter(
-    cut.blocks.flatMap(({ sites }) => sites),
-    sweepCost,
-  );
-  let carried = await firstCarried(device, cut, calibration);
-  for (const [index, block] of cut.blocks.entries()) {
-    const hessians = await collect(device, cut, block, calibration, carried);
-    for (const site of distinctSites(block.sites)) {
-      if (signal?.aborted) return undefined;
-      const name = nameOf(site);
-      const hessian = hessians(site);
-      const upright = await uprightWeight(site);
-      const shape = { name, rows: site.outFeatures, columns: site.inFeatures };
-      const prepared = prepareHessian(hessian, { damping: 0.01, activationOrder: false });
-      const costs: number[] = [];
-      for (const bits of sorted) {
-        const { matrix } = choice.scheme.quantise({ ...shape, weight: upright, hessian }, bits, choice.config);
-        costs.push(relativeError(upright, dequantise(matrix), hessian));
-        await breathe();
-      }
-      items.push({
-        name,
-        size: shape.rows * shape.columns,
-        costs,
-        importance: importance(upright, shape.rows, prepared),
-      });
-      onEvent?.({ kind: "measured", name, done: items.length, total, remainingMs: meter.tick(site) });
-    }
-    if (index < cut.blocks.length - 1) carried = await advance(device, cut, block, calibration, carried, []);
-  }
-  const allocation = by === "rule" ? allocateByRule(items, sorted, average) : allocate(items, sorted, average);
-  return {
-    matrices: items.map((item, i) => ({ ...item, bits: allocation.bits[i] ?? 2 })),
-    choices: sorted,
-    averageBits: allocation.averageBits,
-    cost: allocation.cost,
-    exact: allocation.exact,
-  };
-}
-
-/** What crosses into the first block: embeddings. One list of tensors a batch. */
-function firstCarried(device: Device, cut: BlockedModel, { batches }: Calibration): Promise<readonly Carried[]> {
-  const [first] = cut.blocks;
-  assert(first !== undefined, "there are blocks");
-  const before = { carriedIn: [], carriedOut: first.carriedIn };
-  return run(
-    device,
-    cut,
-    before,
-    batches,
-    batches.map(() => []),
-    () => undefined,
-  );
-}
-
-/** Tensors that cross into a block, for one batch. */
-type Carried = readonly Tensor[];
-
-/** Run a block with its weights replaced by the packed ones. */
-function advance(
-  device: Device,
-  cut: BlockedModel,
-  block: Block,
-  { batches }: Calibration,
-  carried: readonly Carried[],
-  packed: readonly (PackedToWrite | PackedEntry)[],
-): Promise<readonly Carried[]> {
-  const byName = new Map(packed.map((entry) => [entry.name, entry]));
-  return run(device, cut, block, batches, carried, (value) => {
-    const entry = value.kind === "weight" ? byName.get(value.name) : undefined;
-    if (value.kind !== "weight" || entry === undefined) return undefined;
-    const decoded = computedTensor(value.source.shape, async () => {
-      const matrix = "matrix" in entry ? entry.matrix : await entry.read();
-      const data = dequantise(matrix);
-      return entry.stored === "out,in" ? data : transposed(data, matrix.rows, matrix.columns);
-    });
-    return weight(value.name, decoded);
-  });
-}
-
-async function run(
-  device: Device,
-  cut: BlockedModel,
-  block: Pick<Block, "carriedIn" | "carriedOut">,
-  batches: readonly CalibrationBatch[],
-  carried: readonly Carried[],
-  replace: (value: Value) => Value | undefined,
-): Promise<readonly Carried[]> {
-  return withShare(device, async (share) => {
-    const program = await compileGraph(share, forwardGraph(cut, block, replace));
-    const results: Carried[] = [];
-    for (const [i, batch] of batches.entries()) {
-      const outputs = await program.run({ feeds: { ...batch.feeds, ...carriedFeeds(carried[i] ?? []) } });
-      results.push(block.carriedOut.map((_, j) => outputs[resultName(j)] as Tensor)); // as the graph names them
-    }
-    return results;
-  });
-}
-
-function carriedFeeds(carried: Carried): Readonly<Record<string, Tensor>> {
-  return Object.fromEntries(carried.map((tensor, i) => [carriedName(i), tensor]));
-}
-
-/** Σ x·xᵀ of the inputs of a block's maps over all calibration tokens, summed in float64 over batches. */
-async function collect(
-  device: Device,
-  cut: BlockedModel,
-  block: Block,
-  { batches }: Calibration,
-  carried: readonly Carried[],
-): Promise<(site: BlockSite) => Hessian> {
-  const { graph, gramOf } = gramGraph(cut, block);
-  const sums = new Map<string, Float64Array>();
-  await withShare(device, async (share) => {
-    const program = await compileGraph(share, graph);
-    for (const [i, batch] of batches.entries()) {
-      const feeds = { ...batch.feeds, ...carriedFeeds(carried[i] ?? []), [tokenRows]: batch.rows };
-      for (const [name, { data }] of Object.entries(await program.run({ feeds }))) {
-        const sum = sums.get(name) ?? new Float64Array(data.length);
-        for (let j = 0; j < sum.length; j++) sum[j] = (sum[j] ?? 0) + Number(data[j]);
-        sums.set(name, sum);
-      }
-    }
-  });
-  return ({ module, inFeatures }) => {
-    const values = sums.get(gramOf.get(module) ?? "");
-    assert(values !== undefined, () => `${module} has its inputs measured`);
-    if (!values.every(Number.isFinite)) {
-      throw new TuneError("bad-calibration", `The inputs of ${module} hold NaN or infinity on the calibration text.`, {
-        at: module,
-        fix: "check that the model computes finite losses on it (scion eval)",
-      });
-    }
-    return { columns: inFeatures, values };
-  };
-}
-
-/** trace(D·H·Dᵀ)/trace(W·H·Wᵀ), D = W − Ŵ. */
-function relativeError(weight: Float32Array, quantised: Float32Array, { columns, values }: Hessian): number {
-  const rows = weight.length / columns;
-  let error = 0;
-  let whole = 0;
-  const difference = new Float64Array(columns);
-  for (let row = 0; row < rows; row++) {
-    const w = weight.subarray(row * columns, (row + 1) * columns);
-    for (let k = 0; k < columns; k++) difference[k] = (w[k] ?? 0) - (quantised[row * columns + k] ?? 0);
-    error += quadratic(difference, values, columns);
-    whole += quadratic(w, values, columns);
-  }
-  return whole > 0 ? error / whole : 0;
-}
-
-function quadratic(x: Float32Array | Float64Array, h: Float64Array, n: number): number {
-  let sum = 0;
-  for (let i = 0; i < n; i++) {
-    const own = x[i] ?? 0;
-    if (own === 0) continue;
-    let along = 0.5 * (h[i * n + i] ?? 0) * own;
-    for (let j = i + 1; j < n; j++) along += (h[i * n + j] ?? 0) * (x[j] ?? 0);
-    sum += 2 * own * along;
-  }
-  return sum;
-}
-
-function diagonalZeros({ columns, values }: Hessian): number {
-  let count = 0;
-  for (let i = 0; i < columns; i++) if ((values[i * columns + i] ?? 0) <= 0) count += 1;
-  return count;
 }

@@ -1,10 +1,10 @@
-import { dequantise, type PackedEntry, type PackedToWrite } from "../io/packed/index.ts";
+import type { PackedEntry, PackedToWrite } from "../io/packed/index.ts";
 import type { PretrainedModel } from "../models/index.ts";
 import type { SchemeChoice } from "../quant/index.ts";
 import type { StopSignal } from "../signal.ts";
 import type { BlockSite } from "./blocks.ts";
 import { blocksToQuantise, type MatrixReport, type QuantisedModel, type QuantiseEvent } from "./quantise-model.ts";
-import { breathe, distinctSites, nameOf, startMeter, uprightWeight, weightError } from "./sites.ts";
+import { breathe, distinctSites, nameOf, reportOf, startMeter, uprightWeight } from "./sites.ts";
 import type { WorkFolder } from "./work-folder.ts";
 
 /** What is quantised how, without text. */
@@ -32,9 +32,11 @@ export async function quantiseTensors(options: QuantiseTensorsOptions): Promise<
   const { blocks } = blocksToQuantise(model);
   const sites = blocks.flatMap((block) => block.sites);
   const total = distinctSites(sites).length;
-  const meter = startMeter(sites, ({ outFeatures, inFeatures }) => outFeatures * inFeatures);
+  const cost = ({ outFeatures, inFeatures }: BlockSite): number => outFeatures * inFeatures;
+  const meter = startMeter(distinctSites(sites).reduce((sum, site) => sum + cost(site), 0));
   const matrices: (PackedToWrite | PackedEntry)[] = [];
   const reports: MatrixReport[] = [];
+  const scratch = new Float32Array(Math.max(...sites.map(cost)));
   let resumed = 0;
   for (const [index, block] of blocks.entries()) {
     const own = distinctSites(block.sites);
@@ -43,7 +45,7 @@ export async function quantiseTensors(options: QuantiseTensorsOptions): Promise<
       resumed += 1;
       matrices.push(...kept.matrices);
       reports.push(...kept.reports);
-      meter.skip(own);
+      for (const site of own) meter.skip(cost(site));
       continue;
     }
     if (resumed > 0) onEvent?.({ kind: "resumed", blocks: resumed });
@@ -52,10 +54,10 @@ export async function quantiseTensors(options: QuantiseTensorsOptions): Promise<
     const first = reports.length;
     for (const site of own) {
       if (signal?.aborted) return undefined;
-      const { entry, report } = await quantiseTensor(site, bits, choice);
+      const { entry, report } = await quantiseTensor(site, bits, choice, scratch);
       made.push(entry);
       reports.push(report);
-      onEvent?.({ kind: "matrix", report, done: reports.length, total, remainingMs: meter.tick(site) });
+      onEvent?.({ kind: "matrix", report, done: reports.length, total, remainingMs: meter.tick(cost(site)) });
       await breathe();
     }
     matrices.push(...((await work?.writeBlock(index, made, reports.slice(first))) ?? made));
@@ -68,21 +70,14 @@ async function quantiseTensor(
   site: BlockSite,
   bits: number,
   { scheme, config }: SchemeChoice,
+  scratch: Float32Array<ArrayBuffer>,
 ): Promise<{ readonly entry: PackedToWrite; readonly report: MatrixReport }> {
   const name = nameOf(site);
-  const weight = await uprightWeight(site);
-  const shape = { name, rows: site.outFeatures, columns: site.inFeatures };
-  const { matrix } = scheme.quantise({ ...shape, weight }, bits, config);
-  return {
-    entry: { name, stored: site.layout, matrix },
-    report: {
-      name,
-      module: site.module,
-      bits,
-      rows: shape.rows,
-      columns: shape.columns,
-      weightError: weightError(weight, dequantise(matrix)),
-      deadInputs: 0,
-    },
-  };
+  const weight = await uprightWeight(site, scratch);
+  const { matrix } = await scheme.quantise(
+    { name, rows: site.outFeatures, columns: site.inFeatures, weight },
+    bits,
+    config,
+  );
+  return { entry: { name, stored: site.layout, matrix }, report: reportOf(site, weight, matrix, 0) };
 }

@@ -1,8 +1,9 @@
 import { assert } from "../errors.ts";
 import type { Value } from "../graph/index.ts";
 import { toFloat32 } from "../io/convert.ts";
-import { transposed } from "../io/packed/index.ts";
+import { eachDequantisedRow, type PackedMatrix, transposed } from "../io/packed/index.ts";
 import type { BlockSite } from "./blocks.ts";
+import type { MatrixReport } from "./quantise-model.ts";
 
 /** The weight that a site reads. */
 export function weightOf({ weight: value }: BlockSite): Extract<Value, { readonly kind: "weight" }> {
@@ -20,21 +21,28 @@ export function distinctSites(sites: readonly BlockSite[]): readonly BlockSite[]
   return sites.filter((site, i) => sites.findIndex(({ weight: other }) => other === site.weight) === i);
 }
 
-/** A site's weight [out, in], whichever way it is stored. @throws {TuneError} `not-finite-weight`. */
-export async function uprightWeight(site: BlockSite): Promise<Float32Array> {
-  const { data } = await toFloat32(weightOf(site).source);
+/**
+ * A site's weight [out, in], whichever way it is stored.
+ * @param into is filled, where the weight has to be converted and fits: fresh memory takes longer than the work.
+ * @throws {TuneError} `not-finite-weight`.
+ */
+export async function uprightWeight(site: BlockSite, into?: Float32Array<ArrayBuffer>): Promise<Float32Array> {
+  const { data } = await toFloat32(weightOf(site).source, into?.buffer);
   return site.layout === "out,in" ? data : transposed(data, site.inFeatures, site.outFeatures);
 }
 
-/** ‖W − Ŵ‖²/‖W‖²; 0 for a weight of zeros. */
-export function weightError(weight: Float32Array, quantised: Float32Array): number {
+/** ‖W − Ŵ‖²/‖W‖² of a weight [out, in] and what it is stored as; 0 for a weight of zeros. */
+export function weightError(weight: Float32Array, packed: PackedMatrix): number {
   let [error, whole] = [0, 0];
-  for (let i = 0; i < weight.length; i++) {
-    const w = weight[i] ?? 0;
-    const difference = w - (quantised[i] ?? 0);
-    error += difference * difference;
-    whole += w * w;
-  }
+  eachDequantisedRow(packed, (row, values) => {
+    const start = row * values.length;
+    for (let k = 0; k < values.length; k++) {
+      const w = weight[start + k] ?? 0;
+      const difference = w - (values[k] ?? 0);
+      error += difference * difference;
+      whole += w * w;
+    }
+  });
   return whole > 0 ? error / whole : 0;
 }
 
@@ -45,26 +53,44 @@ export function breathe(): Promise<void> {
 
 /** Tells the time left from what is done, in milliseconds. */
 export interface Meter {
-  /** A site is done. */
-  tick(site: BlockSite): number;
-  /** Sites were done by an earlier run. */
-  skip(sites: readonly BlockSite[]): void;
+  /** A part is done that was expected to cost so much. */
+  tick(cost: number): number;
+  /** Parts were done by an earlier run. */
+  skip(cost: number): void;
 }
 
-/** Time left over sites, by what each costs. */
-export function startMeter(sites: readonly BlockSite[], cost: (site: BlockSite) => number): Meter {
-  let left = distinctSites(sites).reduce((sum, site) => sum + cost(site), 0);
+/** Time left of `total`, in whatever unit costs are. */
+export function startMeter(total: number): Meter {
+  let left = total;
   let done = 0;
   let started = performance.now();
   return {
-    tick: (site) => {
-      done += cost(site);
-      left -= cost(site);
-      return ((performance.now() - started) / done) * left;
+    tick: (cost) => {
+      done += cost;
+      left -= cost;
+      return ((performance.now() - started) / done) * Math.max(0, left);
     },
-    skip: (skipped) => {
-      for (const site of skipped) left -= cost(site);
+    skip: (cost) => {
+      left -= cost;
       started = performance.now();
     },
+  };
+}
+
+/** What a report of a matrix says, however it was quantised. */
+export function reportOf(
+  site: BlockSite,
+  weight: Float32Array,
+  matrix: PackedMatrix,
+  deadInputs: number,
+): MatrixReport {
+  return {
+    name: nameOf(site),
+    module: site.module,
+    bits: matrix.bits,
+    rows: matrix.rows,
+    columns: matrix.columns,
+    weightError: weightError(weight, matrix),
+    deadInputs,
   };
 }

@@ -27,7 +27,7 @@ async function packed(method: string, bits: number, columns: number, options = {
   for (let k = 0; k < columns; k++) values[k * columns + k] = 1 + rng.uniform() * 9;
   const { scheme, config } = chooseScheme(method, options);
   const site = { name: "w", rows, columns, weight: weights, hessian: { columns, values } };
-  const { matrix } = scheme.quantise(site, bits, config);
+  const { matrix } = await scheme.quantise(site, bits, config);
   const storage = memoryStorage();
   await writePacked(storage, "w", { info: {}, matrices: [{ name: "w", stored: "out,in", matrix }], tensors: [] });
   const entry = (await openPacked(storage, "w")).matrices.get("w");

@@ -129,12 +129,15 @@ async function eachPart(
   }
 }
 
-/** Read a tensor, lazy or not, as float32. What is stored in another dtype is read in parts: no second copy is made. */
-export async function toFloat32(source: Tensor | LazyTensor): Promise<Tensor<"float32">> {
+/**
+ * Read a tensor, lazy or not, as float32. What is stored in another dtype is read in parts: no second copy is made.
+ * @param into holds the result where the tensor is converted and there is room.
+ */
+export async function toFloat32(source: Tensor | LazyTensor, into?: ArrayBuffer): Promise<Tensor<"float32">> {
   if ("data" in source) return castTensor(source, "float32");
   const { dtype, shape, readPart } = source;
   if (dtype === "float32" || !readPart) return castTensor(await source.read(), "float32");
-  return { dtype: "float32", shape, data: await partToFloat32({ ...source, readPart }, 0, sizeOf(shape)) };
+  return { dtype: "float32", shape, data: await partToFloat32({ ...source, readPart }, 0, sizeOf(shape), into) };
 }
 
 /** Read the elements from `start` to `end` (not included) as float32, into the memory handed over where there is some. */

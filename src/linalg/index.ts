@@ -6,6 +6,7 @@ export { invertUpper, isPositiveDefinite, upperFactor } from "./cholesky.ts";
 export { leadingOfUpdatedDiagonal, type UpdatedDiagonal } from "./diagonal-plus.ts";
 export { type Eigh, eigh } from "./eigh.ts";
 export { type FilterOptions, filteredSubspace, type Subspace, type SymmetricOperator } from "./filtered.ts";
+export { invertedUpperFactor } from "./inverse-factor.ts";
 export { type LeadingOptions, leadingTriplets } from "./krylov.ts";
 export { boundWeights, type WeightOptions, type Weights } from "./lanczos.ts";
 export { leadingBySquare } from "./leading.ts";
@@ -31,4 +32,5 @@ export { diagonalPlus, type LinearOperator, lowRankPlus, operatorOf } from "./op
 export { type Qr, qr } from "./qr.ts";
 export { gram, type LeadingTriplets } from "./ritz.ts";
 export { createRng, type Rng, splitMix64, xoshiro128 } from "./rng.ts";
+export { createRooms, type Rooms } from "./rooms.ts";
 export { type Svd, svd } from "./svd.ts";

@@ -1,12 +1,13 @@
 import { flag, integer } from "../fields.ts";
 import { float32ToFloat16 } from "../io/convert.ts";
 import { type PackedMatrix, packPlanes } from "../io/packed/index.ts";
+import { createAlgebra } from "./algebra.ts";
 import { assign, createBinaryCoder } from "./binary-code.ts";
 import { createCodebook, fillCodebook, nearestIndex } from "./codebook.ts";
 import { type SweepConfig, sweepFields } from "./gptq.ts";
-import { deadInputs, prepareHessian } from "./hessian.ts";
+import { deadInputs } from "./hessian.ts";
 import { defineScheme, hessianOf, type Scheme } from "./scheme.ts";
-import { sweep } from "./sweep.ts";
+import { type ColumnQuantiser, sweep } from "./sweep.ts";
 import { toFloat16 } from "./uniform.ts";
 
 interface BcqConfig extends Pick<SweepConfig, "damping"> {
@@ -42,11 +43,11 @@ export const bcq: Scheme<BcqConfig> = defineScheme<BcqConfig>({
   },
   readsActivations: false,
   needsCalibration: ({ compensate }) => compensate,
-  quantise: (site, bits, config) => {
+  quantise: async (site, bits, config, algebra = createAlgebra()) => {
     const { rows, columns, weight } = site;
     // Groups are of the model's own columns, so only a sweep whose order is kept could reorder them.
     const prepared = config.compensate
-      ? prepareHessian(hessianOf(site), { ...config, activationOrder: false })
+      ? await algebra.prepare(hessianOf(site), { damping: config.damping, activationOrder: false })
       : undefined;
     const dead = prepared?.dead ?? deadInputs(site);
     const columnGroup = config.groupSize === 0 ? columns : Math.min(config.groupSize, columns);
@@ -74,7 +75,7 @@ export const bcq: Scheme<BcqConfig> = defineScheme<BcqConfig>({
     const shape = { rows, columns, bits, rowGroup: 1, columnGroup, coding: "binary", scaleKind: "float16" } as const;
     const pack = (): PackedMatrix => ({ ...shape, planes: packPlanes(codes, shape), scales: float32ToFloat16(alpha) });
     if (prepared === undefined) return { matrix: pack() };
-    sweep(weight, rows, prepared, {
+    const quantiser: ColumnQuantiser = {
       groupSize: 1,
       quantise: (k, state, quantised) => {
         const g = Math.floor(k / columnGroup);
@@ -85,7 +86,8 @@ export const bcq: Scheme<BcqConfig> = defineScheme<BcqConfig>({
           quantised[row] = book.values[index] ?? 0;
         });
       },
-    });
+    };
+    await sweep(weight, rows, prepared, quantiser, algebra);
     return { matrix: pack(), prepared };
   },
 });

@@ -1,5 +1,5 @@
 import { type Fields, flag, integer, real } from "../fields.ts";
-import { prepareHessian } from "./hessian.ts";
+import { createAlgebra } from "./algebra.ts";
 import { defineScheme, hessianOf, type Scheme } from "./scheme.ts";
 import { type ColumnQuantiser, sweep } from "./sweep.ts";
 import { createUniform, fitGroup, packUniform, uniformCode, uniformValue } from "./uniform.ts";
@@ -40,37 +40,32 @@ export const gptq: Scheme<GptqConfig> = defineScheme<GptqConfig>({
   },
   readsActivations: true,
   needsCalibration: () => true,
-  quantise: (site, bits, { groupSize, damping, activationOrder }) => {
+  quantise: async (site, bits, { groupSize, damping, activationOrder }, algebra = createAlgebra()) => {
     const { rows, columns, weight } = site;
-    const prepared = prepareHessian(hessianOf(site), { damping, activationOrder });
+    const prepared = await algebra.prepare(hessianOf(site), { damping, activationOrder });
     const uniform = createUniform(site, bits, groupSize);
     const { columnGroup, codes } = uniform;
     const groups = Math.ceil(columns / columnGroup);
+    const [least, largest] = [new Float64Array(rows), new Float64Array(rows)];
     const quantiser: ColumnQuantiser = {
       groupSize: columnGroup,
       quantise: (k, state, quantised) => {
         const g = Math.floor(k / columnGroup);
         if (k % columnGroup === 0) {
-          const least = new Float64Array(rows);
-          const largest = new Float64Array(rows);
-          for (let j = k; j < Math.min(columns, k + columnGroup); j++) {
-            state.column(j).forEach((w, row) => {
-              least[row] = Math.min(least[row] ?? 0, w);
-              largest[row] = Math.max(largest[row] ?? 0, w);
-            });
-          }
-          least.forEach((low, row) => {
-            fitGroup(uniform, row * groups + g, low, largest[row] ?? 0);
-          });
+          least.fill(0);
+          largest.fill(0);
+          for (let j = k; j < Math.min(columns, k + columnGroup); j++) widen(least, largest, state.column(j));
+          for (let row = 0; row < rows; row++) fitGroup(uniform, row * groups + g, least[row] ?? 0, largest[row] ?? 0);
         }
-        state.column(k).forEach((w, row) => {
-          const code = uniformCode(uniform, row * groups + g, w);
+        const current = state.column(k);
+        for (let row = 0; row < rows; row++) {
+          const code = uniformCode(uniform, row * groups + g, current[row] ?? 0);
           codes[row * columns + k] = code;
           quantised[row] = uniformValue(uniform, row * groups + g, code);
-        });
+        }
       },
     };
-    sweep(weight, rows, prepared, quantiser);
+    await sweep(weight, rows, prepared, quantiser, algebra);
     return { matrix: inStoredOrder(), prepared };
 
     function inStoredOrder() {
@@ -87,3 +82,12 @@ export const gptq: Scheme<GptqConfig> = defineScheme<GptqConfig>({
     }
   },
 });
+
+/** Let ranges [rows] hold a column too. */
+function widen(least: Float64Array, largest: Float64Array, column: Float64Array): void {
+  for (let row = 0; row < column.length; row++) {
+    const w = column[row] ?? 0;
+    if (w < (least[row] ?? 0)) least[row] = w;
+    if (w > (largest[row] ?? 0)) largest[row] = w;
+  }
+}

@@ -1,21 +1,28 @@
 import { TuneError } from "../errors.ts";
-import { invertUpper, upperFactor } from "../linalg/index.ts";
+import {
+  createRooms,
+  invertedUpperFactor,
+  invertUpper,
+  type Multiply,
+  type Rooms,
+  upperFactor,
+} from "../linalg/index.ts";
 
 /** What the inputs of a linear map say about how its errors count. */
 export interface Hessian {
   readonly columns: number;
   /** Σ x·xᵀ over calibration tokens [columns, columns], symmetric. Its scale does not matter. */
   readonly values: Float64Array;
+  /** Whether it is symmetric to the last bit; sums of float32 products need not be. No when absent. */
+  readonly exact?: boolean;
 }
 
 /** A Hessian made ready for a sweep, with its columns in the order they are quantised in. */
 export interface PreparedHessian {
   /** The column of the weight that is quantised k-th. */
   readonly order: Uint32Array;
-  /** Upper triangular with inverse(H) = UᵀU, in that order, row-major. */
+  /** Upper triangular with inverse(H) = UᵀU, in that order, row-major. What is below the diagonal has no meaning. */
   readonly upper: Float64Array;
-  /** The damped H in that order. */
-  readonly damped: Float64Array;
   /** Inputs that were 0 on every token: their weights become 0. By column of the weight. */
   readonly dead: Uint8Array;
   /** Share of the mean diagonal that was added to the diagonal. */
@@ -34,14 +41,29 @@ export interface PrepareOptions {
   readonly run?: number;
 }
 
+/** What large Hessians are prepared with. */
+export interface PrepareTools {
+  /** Computes large products; without it, Hessians of any size are factored here. */
+  readonly multiply?: Multiply | undefined;
+  /** Memory for what is prepared; the next of its size takes it again. */
+  readonly rooms?: Rooms | undefined;
+}
+
+/** Hessians of fewer columns are factored here: their products are too small for a device. */
+const worthwhile = 512;
+
 /**
  * Damp, order and factor a Hessian. Frantar et al. 2022 (arXiv 2210.17323), §3.3 step 3; order of activations as in
  * their code. Columns that are never active get a unit diagonal.
  * @throws {TuneError} `bad-calibration` when H holds NaN or infinity.
  */
-export function prepareHessian(hessian: Hessian, options: PrepareOptions): PreparedHessian {
+export async function prepareHessian(
+  hessian: Hessian,
+  options: PrepareOptions,
+  { multiply, rooms = createRooms() }: PrepareTools = {},
+): Promise<PreparedHessian> {
   const { columns: n, values } = hessian;
-  if (!values.every(Number.isFinite)) {
+  if (!allFinite(values)) {
     throw new TuneError("bad-calibration", "The inputs of the layer hold NaN or infinity.", {
       fix: "check that the model computes finite losses on the calibration text (scion eval)",
     });
@@ -50,32 +72,56 @@ export function prepareHessian(hessian: Hessian, options: PrepareOptions): Prepa
   let mean = 0;
   for (let i = 0; i < n; i++) mean += (dead[i] === 1 ? 1 : (values[i * n + i] ?? 0)) / n;
   const order = columnOrder(values, n, options);
-  const plain = new Float64Array(n * n);
+  const upper = rooms.float64(`factor of ${n}`, n * n);
+  for (let damping = options.damping; damping <= Math.max(1, options.damping); damping = 10 * (damping || 1e-3)) {
+    orderedUpper(hessian, order, dead, damping * mean, upper);
+    const found = await factored(upper, n, multiply, rooms);
+    if (found) return { order, upper: found, dead, damping, diagonalOnly: false };
+  }
+  upper.fill(0);
+  for (let i = 0; i < n; i++) {
+    const column = order[i] ?? 0;
+    const own = dead[column] === 1 ? 1 : (values[column * n + column] ?? 0);
+    upper[i * n + i] = 1 / Math.sqrt(own + mean || 1);
+  }
+  return { order, upper, dead, damping: 1, diagonalOnly: true };
+}
+
+/** H = R·Rᵀ, so inverse(H) = R⁻ᵀ·R⁻¹ and U = R⁻¹; in place where products are computed elsewhere. */
+async function factored(
+  h: Float64Array,
+  n: number,
+  multiply: Multiply | undefined,
+  rooms: Rooms,
+): Promise<Float64Array | undefined> {
+  if (multiply && n >= worthwhile) return (await invertedUpperFactor(h, n, { multiply, rooms })) ? h : undefined;
+  const factor = upperFactor(h, n);
+  return factor && invertUpper(factor, n);
+}
+
+/** The upper triangle of H in an order, with something added to its diagonal, into `upper`. */
+function orderedUpper(
+  { columns: n, values, exact = false }: Hessian,
+  order: Uint32Array,
+  dead: Uint8Array,
+  added: number,
+  upper: Float64Array,
+): void {
   for (let i = 0; i < n; i++) {
     const row = order[i] ?? 0;
-    for (let j = 0; j < n; j++) {
+    for (let j = i; j < n; j++) {
       const column = order[j] ?? 0;
-      // Symmetrised: sums of float32 products need not be, to the last bit.
-      plain[i * n + j] = ((values[row * n + column] ?? 0) + (values[column * n + row] ?? 0)) / 2;
+      const value = values[row * n + column] ?? 0;
+      upper[i * n + j] = exact ? value : (value + (values[column * n + row] ?? 0)) / 2;
     }
-    if (dead[row] === 1) plain[i * n + i] = 1;
+    upper[i * n + i] = (dead[row] === 1 ? 1 : (upper[i * n + i] ?? 0)) + added;
   }
-  for (let damping = options.damping; damping <= Math.max(1, options.damping); damping = 10 * (damping || 1e-3)) {
-    const damped = Float64Array.from(plain);
-    for (let i = 0; i < n; i++) damped[i * n + i] = (damped[i * n + i] ?? 0) + damping * mean;
-    const factor = upperFactor(damped, n);
-    if (factor) {
-      // H = R·Rᵀ, so inverse(H) = R⁻ᵀ·R⁻¹ and U = R⁻¹.
-      return { order, upper: invertUpper(factor, n), damped, dead, damping, diagonalOnly: false };
-    }
-  }
-  const damped = new Float64Array(n * n);
-  const upper = new Float64Array(n * n);
-  for (let i = 0; i < n; i++) {
-    damped[i * n + i] = (plain[i * n + i] ?? 0) + mean;
-    upper[i * n + i] = 1 / Math.sqrt(damped[i * n + i] ?? 1);
-  }
-  return { order, upper, damped, dead, damping: 1, diagonalOnly: true };
+}
+
+/** Whether there is neither NaN nor infinity. */
+export function allFinite(values: Float64Array): boolean {
+  for (let i = 0; i < values.length; i++) if (!Number.isFinite(values[i] ?? 0)) return false;
+  return true;
 }
 
 /** Inputs of a site that were 0 on every token: 1 for each. None are known without calibration text. */

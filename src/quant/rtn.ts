@@ -1,7 +1,7 @@
 import { integer } from "../fields.ts";
 import { deadInputs } from "./hessian.ts";
 import { defineScheme, type Scheme } from "./scheme.ts";
-import { createUniform, fitGroups, packUniform } from "./uniform.ts";
+import { createUniform, fitGroups, packUniform, type UniformCodes } from "./uniform.ts";
 
 interface RtnConfig {
   readonly groupSize: number;
@@ -17,43 +17,59 @@ export const rtn: Scheme<RtnConfig> = defineScheme<RtnConfig>({
   fields: { groupSize: integer(64, "columns that share a step and a zero point; 0 for whole rows", { min: 0 }) },
   readsActivations: false,
   needsCalibration: () => false,
-  quantise: (site, bits, { groupSize }) => {
+  quantise: async (site, bits, { groupSize }) => {
     const { rows, columns } = site;
     const weight = withoutDead(site.weight, deadInputs(site));
     const uniform = createUniform(site, bits, groupSize);
-    const { columnGroup, codes, steps, zeros } = uniform;
+    const { columnGroup } = uniform;
     const groups = Math.ceil(columns / columnGroup);
-    const least = new Float64Array(rows * groups);
-    const largest = new Float64Array(rows * groups);
-    for (let row = 0, group = 0; row < rows; row++) {
-      for (let start = 0; start < columns; start += columnGroup, group++) {
-        const end = row * columns + Math.min(columns, start + columnGroup);
-        let [low, high] = [0, 0];
-        for (let i = row * columns + start; i < end; i++) {
-          const w = weight[i] ?? 0;
-          if (w < low) low = w;
-          if (w > high) high = w;
-        }
-        least[group] = low;
-        largest[group] = high;
-      }
-    }
-    fitGroups(uniform, least, largest);
-    const top = 2 ** bits - 1;
-    for (let row = 0, group = 0; row < rows; row++) {
-      for (let start = 0; start < columns; start += columnGroup, group++) {
-        const end = row * columns + Math.min(columns, start + columnGroup);
-        const [step = 0, zero = 0] = [steps[group], zeros[group]];
-        // As `uniformCode` does it; bytes hold what is clamped.
-        for (let i = row * columns + start; i < end; i++) {
-          const code = step === 0 ? zero : Math.round((weight[i] ?? 0) / step) + zero;
-          codes[i] = code < 0 ? 0 : code > top ? top : code;
-        }
-      }
-    }
+    const range = { least: new Float64Array(rows * groups), largest: new Float64Array(rows * groups) };
+    for (let row = 0; row < rows; row++) rangesOfRow(weight, row, columns, columnGroup, range);
+    fitGroups(uniform, range.least, range.largest);
+    for (let row = 0; row < rows; row++) roundRow(weight, row, uniform);
     return { matrix: packUniform(uniform) };
   },
 });
+
+/** The least and the largest weight of each group of a row, 0 among them. */
+function rangesOfRow(
+  weight: Float32Array | Float64Array,
+  row: number,
+  columns: number,
+  columnGroup: number,
+  { least, largest }: { readonly least: Float64Array; readonly largest: Float64Array },
+): void {
+  let group = row * Math.ceil(columns / columnGroup);
+  for (let start = 0; start < columns; start += columnGroup, group++) {
+    const end = row * columns + Math.min(columns, start + columnGroup);
+    let [low, high] = [0, 0];
+    for (let i = row * columns + start; i < end; i++) {
+      const w = weight[i] ?? 0;
+      if (w < low) low = w;
+      else if (w > high) high = w;
+    }
+    least[group] = low;
+    largest[group] = high;
+  }
+}
+
+/** Codes of a row, as `uniformCode` has them. */
+function roundRow(
+  weight: Float32Array | Float64Array,
+  row: number,
+  { columns, columnGroup, bits, codes, steps, zeros }: UniformCodes,
+): void {
+  const top = 2 ** bits - 1;
+  let group = row * Math.ceil(columns / columnGroup);
+  for (let start = 0; start < columns; start += columnGroup, group++) {
+    const [step = 0, zero = 0] = [steps[group], zeros[group]];
+    const end = row * columns + Math.min(columns, start + columnGroup);
+    for (let i = row * columns + start; i < end; i++) {
+      const code = step === 0 ? zero : Math.round((weight[i] ?? 0) / step) + zero;
+      codes[i] = code < 0 ? 0 : code > top ? top : code;
+    }
+  }
+}
 
 /** Weights [rows, columns] with the columns of dead inputs set to 0; the same array where there are none. */
 function withoutDead<A extends Float32Array | Float64Array>(weight: A, dead: Uint8Array): A {

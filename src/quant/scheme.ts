@@ -2,6 +2,7 @@ import { assert } from "../errors.ts";
 import type { Fields } from "../fields.ts";
 import type { PackedMatrix } from "../io/packed/index.ts";
 import type { Citation } from "../methods/index.ts";
+import type { Algebra } from "./algebra.ts";
 import type { Hessian, PreparedHessian } from "./hessian.ts";
 
 /** A linear map's weight, to be quantised. */
@@ -33,8 +34,8 @@ export interface Scheme<Config extends object = object> {
   readonly readsActivations: boolean;
   /** Whether it cannot do without calibration text at these options: what it makes of a weight depends on the inputs. */
   readonly needsCalibration: (config: Config) => boolean;
-  /** Quantise one weight. Pure; `bits` is a whole number from 1 to 8. */
-  readonly quantise: (site: QuantSite, bits: number, config: Config) => Quantised;
+  /** Quantise one weight, by itself; `bits` is a whole number from 1 to 8. */
+  readonly quantise: (site: QuantSite, bits: number, config: Config, algebra?: Algebra) => Promise<Quantised>;
 }
 
 /** Declare a scheme; its own config type stays inside it. */

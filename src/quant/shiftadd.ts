@@ -1,11 +1,11 @@
 import { flag, integer } from "../fields.ts";
 import { encodePowers, packPlanes } from "../io/packed/index.ts";
+import { createAlgebra } from "./algebra.ts";
 import { createBinaryCoder } from "./binary-code.ts";
 import { createCodebook, fillCodebook, nearestIndex } from "./codebook.ts";
 import { type SweepConfig, sweepFields } from "./gptq.ts";
-import { prepareHessian } from "./hessian.ts";
 import { defineScheme, hessianOf, type Scheme } from "./scheme.ts";
-import { type SweepState, sweep } from "./sweep.ts";
+import { type ColumnQuantiser, type SweepState, sweep } from "./sweep.ts";
 
 interface ShiftAddConfig extends SweepConfig {
   readonly terms: number;
@@ -46,7 +46,7 @@ export const shiftadd: Scheme<ShiftAddConfig> = defineScheme<ShiftAddConfig>({
   },
   readsActivations: true,
   needsCalibration: () => true,
-  quantise: (site, bits, config) => {
+  quantise: async (site, bits, config, algebra = createAlgebra()) => {
     const { rows, columns, weight } = site;
     const { terms, rounds, blockWise, damping, activationOrder } = config;
     const columnGroup = blockWise ? Math.min(block.columns, columns) : 1;
@@ -54,15 +54,16 @@ export const shiftadd: Scheme<ShiftAddConfig> = defineScheme<ShiftAddConfig>({
     const rowGroup = config.rowGroup === 0 ? whole : Math.min(config.rowGroup, rows);
     const rowGroups = Math.ceil(rows / rowGroup);
     const columnGroups = Math.ceil(columns / columnGroup);
-    const prepared = prepareHessian(hessianOf(site), { damping, activationOrder, run: columnGroup });
+    const prepared = await algebra.prepare(hessianOf(site), { damping, activationOrder, run: columnGroup });
     const coder = createBinaryCoder({ bits, rounds, terms });
     const book = createCodebook(bits);
     const codes = new Uint8Array(rows * columns);
     const alpha = new Float64Array(bits * rowGroups * columnGroups);
+    const scales = new Float64Array(bits);
     const indexOf = (plane: number, g: number, columnGroupIndex: number): number =>
       (plane * rowGroups + g) * columnGroups + columnGroupIndex;
 
-    sweep(weight, rows, prepared, {
+    const quantiser: ColumnQuantiser = {
       groupSize: columnGroup,
       quantise: (k, state, quantised) => {
         const column = prepared.order[k] ?? 0;
@@ -78,7 +79,7 @@ export const shiftadd: Scheme<ShiftAddConfig> = defineScheme<ShiftAddConfig>({
               alpha[indexOf(i, g, own)] = scale;
             });
           }
-          const scales = Float64Array.from({ length: bits }, (_, i) => alpha[indexOf(i, g, own)] ?? 0);
+          for (let i = 0; i < bits; i++) scales[i] = alpha[indexOf(i, g, own)] ?? 0;
           fillCodebook(book, scales);
           for (let row = start; row < end; row++) {
             const index = nearestIndex(book, current[row] ?? 0);
@@ -87,7 +88,8 @@ export const shiftadd: Scheme<ShiftAddConfig> = defineScheme<ShiftAddConfig>({
           }
         }
       },
-    });
+    };
+    await sweep(weight, rows, prepared, quantiser, algebra);
     const shape = {
       rows,
       columns,
@@ -98,8 +100,8 @@ export const shiftadd: Scheme<ShiftAddConfig> = defineScheme<ShiftAddConfig>({
       scaleKind: "powers",
       terms,
     } as const;
-    const scales = Uint16Array.from(alpha, (scale) => encodePowers(scale, terms));
-    return { matrix: { ...shape, planes: packPlanes(codes, shape), scales }, prepared };
+    const coded = Uint16Array.from(alpha, (scale) => encodePowers(scale, terms));
+    return { matrix: { ...shape, planes: packPlanes(codes, shape), scales: coded }, prepared };
   },
 });
 

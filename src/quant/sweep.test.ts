@@ -1,10 +1,12 @@
 import { describe, expect, it } from "vitest";
+import { bytesOf } from "../graph/index.ts";
+import { contentHash } from "../io/content-hash.ts";
 import { dequantise } from "../io/packed/index.ts";
 import { createRng } from "../linalg/index.ts";
 import { createBinaryCoder } from "./binary-code.ts";
 import { createCodebook, fillCodebook, nearestIndex } from "./codebook.ts";
-import { type Hessian, importance, prepareHessian } from "./hessian.ts";
-import { type ColumnQuantiser, sweep } from "./sweep.ts";
+import { type Hessian, importance, type PreparedHessian, prepareHessian } from "./hessian.ts";
+import { type ColumnQuantiser, type SweepOptions, sweep } from "./sweep.ts";
 import { chooseScheme } from "./table.ts";
 
 // A worked example; the expected numbers are those of a float64 reference of the same algorithms.
@@ -77,6 +79,36 @@ function columnWise(bits: number, terms: number): ColumnQuantiser {
   };
 }
 
+/** A sweep, with what it quantised: column-major, in the order of the sweep. */
+async function swept(
+  of: Float32Array | Float64Array,
+  rows: number,
+  prepared: PreparedHessian,
+  { groupSize, quantise }: ColumnQuantiser,
+  options?: SweepOptions,
+): Promise<{ readonly quantised: Float64Array; readonly error: number }> {
+  const all = new Float64Array(of.length);
+  const noting: ColumnQuantiser = {
+    groupSize,
+    quantise: (k, state, q) => {
+      quantise(k, state, q);
+      all.set(q, k * rows);
+    },
+  };
+  const { error } = await sweep(of, rows, prepared, noting, options);
+  return { quantised: all, error };
+}
+
+/** The damped Hessian, in the order of the sweep. */
+function dampedOf({ columns: n, values }: Hessian, { order, damping }: PreparedHessian): Float64Array {
+  let mean = 0;
+  for (let i = 0; i < n; i++) mean += (values[i * n + i] ?? 0) / n;
+  return Float64Array.from({ length: n * n }, (_, at) => {
+    const [i, j] = [Math.floor(at / n), at % n];
+    return (values[(order[i] ?? 0) * n + (order[j] ?? 0)] ?? 0) + (i === j ? damping * mean : 0);
+  });
+}
+
 /** Column-major in sweep order -> row-major in the model's order. */
 function restored(quantised: Float64Array, order: Uint32Array, rows: number): Float64Array {
   const result = new Float64Array(quantised.length);
@@ -86,8 +118,8 @@ function restored(quantised: Float64Array, order: Uint32Array, rows: number): Fl
   return result;
 }
 
-describe("the sweep on a worked example", () => {
-  const plain = prepareHessian(site.hessian, { damping: 0.01, activationOrder: false });
+describe("the sweep on a worked example", async () => {
+  const plain = await prepareHessian(site.hessian, { damping: 0.01, activationOrder: false });
 
   it("factors the inverse Hessian", () => {
     [0.959708, 0.174035, 0.769221, 0.402823].forEach((value, j) => {
@@ -102,8 +134,8 @@ describe("the sweep on a worked example", () => {
     [0, 2.709891, 1.40871],
     [3, 2.743125, 1.425297],
     [1, 4.167659, undefined],
-  ])("column-wise with %i terms", (terms, error, loss) => {
-    const { quantised, error: total } = sweep(weight, 8, plain, columnWise(2, terms));
+  ])("column-wise with %i terms", async (terms, error, loss) => {
+    const { quantised, error: total } = await swept(weight, 8, plain, columnWise(2, terms));
     const q = restored(quantised, plain.order, 8);
     expect(outputError(weight, q, inputs)).toBeCloseTo(error, 5);
     if (loss !== undefined) expect(total / 2).toBeCloseTo(loss, 5);
@@ -117,10 +149,10 @@ describe("the sweep on a worked example", () => {
     });
   });
 
-  it("follows the order of activations", () => {
-    const ordered = prepareHessian(site.hessian, { damping: 0.01, activationOrder: true });
+  it("follows the order of activations", async () => {
+    const ordered = await prepareHessian(site.hessian, { damping: 0.01, activationOrder: true });
     expect([...ordered.order]).toEqual([1, 0, 3, 2]);
-    const { quantised } = sweep(weight, 8, ordered, columnWise(2, 3));
+    const { quantised } = await swept(weight, 8, ordered, columnWise(2, 3));
     expect(outputError(weight, restored(quantised, ordered.order, 8), inputs)).toBeCloseTo(3.396955, 5);
   });
 
@@ -132,9 +164,9 @@ describe("the sweep on a worked example", () => {
     ["gptq", { groupSize: 0, activationOrder: false }, 2.870006, 0.01],
     ["shiftadd", { rounds: 50, activationOrder: false }, 2.743125, 1e-5],
     ["shiftadd", { rounds: 50, activationOrder: true }, 3.396955, 1e-5],
-  ] as const)("%s %o", (name, options, error, tolerance) => {
+  ] as const)("%s %o", async (name, options, error, tolerance) => {
     const { scheme, config } = chooseScheme(name, options);
-    const { matrix } = scheme.quantise(site, 2, config);
+    const { matrix } = await scheme.quantise(site, 2, config);
     expect(Math.abs(outputError(weight, dequantise(matrix), inputs) - error)).toBeLessThan(tolerance);
   });
 });
@@ -153,9 +185,10 @@ describe("the sweep", () => {
   });
   const hessian = hessianOf(x);
 
-  it.each([false, true])("has Σe² = trace((W − Q)·H·(W − Q)ᵀ), activation order %s", (activationOrder) => {
-    const prepared = prepareHessian(hessian, { damping: 0.01, activationOrder });
-    const { quantised, error } = sweep(w, rows, prepared, columnWise(2, 3));
+  it.each([false, true])("has Σe² = trace((W − Q)·H·(W − Q)ᵀ), activation order %s", async (activationOrder) => {
+    const prepared = await prepareHessian(hessian, { damping: 0.01, activationOrder });
+    const { quantised, error } = await swept(w, rows, prepared, columnWise(2, 3));
+    const damped = dampedOf(hessian, prepared);
     let trace = 0;
     for (let row = 0; row < rows; row++) {
       const d = Array.from(
@@ -163,27 +196,26 @@ describe("the sweep", () => {
         (column, k) => (w[row * columns + column] ?? 0) - (quantised[k * rows + row] ?? 0),
       );
       for (let i = 0; i < columns; i++) {
-        for (let j = 0; j < columns; j++) trace += (d[i] ?? 0) * (prepared.damped[i * columns + j] ?? 0) * (d[j] ?? 0);
+        for (let j = 0; j < columns; j++) trace += (d[i] ?? 0) * (damped[i * columns + j] ?? 0) * (d[j] ?? 0);
       }
     }
     expect(error / trace).toBeCloseTo(1, 8);
   });
 
-  it("is the same whatever its blocks", () => {
-    const prepared = prepareHessian(hessian, { damping: 0.01, activationOrder: true });
-    const [a, b] = [sweep(w, rows, prepared, columnWise(2, 3), 16), sweep(w, rows, prepared, columnWise(2, 3), 1000)];
-    a.quantised.forEach((value, i) => {
-      expect(value).toBeCloseTo(b.quantised[i] ?? 0, 9);
-    });
+  it("is the same whatever its blocks", async () => {
+    const prepared = await prepareHessian(hessian, { damping: 0.01, activationOrder: true });
+    const whole = await swept(w, rows, prepared, columnWise(2, 3), { blockSize: 1000 });
+    for (const blockSize of [1, 16, 40, 128])
+      expect(await swept(w, rows, prepared, columnWise(2, 3), { blockSize })).toEqual(whole);
   });
 
-  it("compensates nothing when inputs are uncorrelated, and loses nothing with many planes", () => {
+  it("compensates nothing when inputs are uncorrelated, and loses nothing with many planes", async () => {
     const identity = {
       columns,
       values: Float64Array.from({ length: columns ** 2 }, (_, i) => (i % (columns + 1) === 0 ? 2 : 0)),
     };
-    const prepared = prepareHessian(identity, { damping: 0.01, activationOrder: false });
-    const { quantised } = sweep(w, rows, prepared, columnWise(2, 3));
+    const prepared = await prepareHessian(identity, { damping: 0.01, activationOrder: false });
+    const { quantised } = await swept(w, rows, prepared, columnWise(2, 3));
     const coder = createBinaryCoder({ bits: 2, rounds: 50, terms: 3, iterate: "last" });
     const book = createCodebook(2);
     for (let k = 0; k < columns; k++) {
@@ -194,47 +226,52 @@ describe("the sweep", () => {
       });
     }
     const { scheme, config } = chooseScheme("shiftadd", {});
-    const errors = [1, 2, 3, 4, 6, 8].map((bits) => {
-      const { matrix } = scheme.quantise({ name: "w", rows, columns, weight: w, hessian: identity }, bits, config);
-      return outputError(w, dequantise(matrix), x);
-    });
+    const errors: number[] = [];
+    for (const bits of [1, 2, 3, 4, 6, 8]) {
+      const { matrix } = await scheme.quantise(
+        { name: "w", rows, columns, weight: w, hessian: identity },
+        bits,
+        config,
+      );
+      errors.push(outputError(w, dequantise(matrix), x));
+    }
     expect(errors).toEqual(errors.toSorted((a, b) => b - a));
     expect((errors.at(-1) ?? 1) / outputError(w, new Float64Array(w.length), x)).toBeLessThan(1e-3);
   });
 
-  it("quantises groups of rows and of columns as it would each by itself", () => {
+  it("quantises groups of rows and of columns as it would each by itself", async () => {
     const part = (from: number, count: number, columnsFrom = 0, columnCount = columns): Float64Array =>
       Float64Array.from({ length: count * columnCount }, (_, i) => {
         const [row, column] = [from + Math.floor(i / columnCount), columnsFrom + (i % columnCount)];
         return w[row * columns + column] ?? 0;
       });
-    const quantised = (
+    const quantised = async (
       name: string,
       options: object,
       of: Float64Array,
       rowCount: number,
       h = hessian,
-    ): Float32Array => {
+    ): Promise<Float32Array> => {
       const { scheme, config } = chooseScheme(name, options as never); // its own options
       const site = { name: "w", rows: rowCount, columns: h.columns, weight: of, hessian: h };
-      return dequantise(scheme.quantise(site, 2, config).matrix);
+      return dequantise((await scheme.quantise(site, 2, config)).matrix);
     };
     // Rows are moved by none but their own errors, so those that share scales could stand alone.
-    const byRows = quantised("shiftadd", { rowGroup: 4 }, w, rows);
+    const byRows = await quantised("shiftadd", { rowGroup: 4 }, w, rows);
     for (const from of [0, 4, 8]) {
-      const alone = quantised("shiftadd", {}, part(from, 4), 4);
+      const alone = await quantised("shiftadd", {}, part(from, 4), 4);
       expect(byRows.slice(from * columns, (from + 4) * columns)).toEqual(alone);
     }
-    expect(byRows).not.toEqual(quantised("shiftadd", {}, w, rows));
+    expect(byRows).not.toEqual(await quantised("shiftadd", {}, w, rows));
     // Without compensation a group of columns stands alone too.
     const flat = (count: number): Hessian => ({
       columns: count,
       values: Float64Array.from({ length: count ** 2 }, (_, i) => Number(i % (count + 1) === 0)),
     });
     for (const name of ["rtn", "bcq"]) {
-      const whole = quantised(name, { groupSize: 50 }, w, rows);
+      const whole = await quantised(name, { groupSize: 50 }, w, rows);
       for (const from of [0, 50, 100]) {
-        const alone = quantised(name, { groupSize: 0 }, part(0, rows, from, 50), rows, flat(50));
+        const alone = await quantised(name, { groupSize: 0 }, part(0, rows, from, 50), rows, flat(50));
         for (let row = 0; row < rows; row++) {
           const own = whole.slice(row * columns + from, row * columns + from + 50);
           expect(own, name).toEqual(alone.slice(row * 50, (row + 1) * 50));
@@ -243,34 +280,47 @@ describe("the sweep", () => {
     }
     // Where inputs are uncorrelated there is nothing to compensate: GPTQ is rounding to the nearest, group by group.
     const plain = { groupSize: 50, activationOrder: false };
-    expect(quantised("gptq", plain, w, rows, flat(columns))).toEqual(quantised("rtn", { groupSize: 50 }, w, rows));
+    expect(await quantised("gptq", plain, w, rows, flat(columns))).toEqual(
+      await quantised("rtn", { groupSize: 50 }, w, rows),
+    );
   });
 
-  it("adds its share of the mean diagonal to the Hessian", () => {
-    const mean = Array.from({ length: columns }, (_, j) => hessian.values[j * (columns + 1)] ?? 0);
-    const added = (0.05 * mean.reduce((sum, value) => sum + value, 0)) / columns;
-    const { damped } = prepareHessian(hessian, { damping: 0.05, activationOrder: false });
-    for (const j of [0, 7, 149]) {
-      expect((damped[j * (columns + 1)] ?? 0) / ((hessian.values[j * (columns + 1)] ?? 0) + added)).toBeCloseTo(1, 12);
-      expect(damped[j * columns + 3]).toBe(j === 3 ? damped[j * columns + 3] : hessian.values[j * columns + 3]);
+  it("adds its share of the mean diagonal to the Hessian", async () => {
+    const prepared = await prepareHessian(hessian, { damping: 0.05, activationOrder: false });
+    const damped = dampedOf(hessian, prepared);
+    // U·H·Uᵀ of the damped H is the identity.
+    const { upper } = prepared;
+    for (const [i, j] of [
+      [0, 0],
+      [7, 7],
+      [149, 149],
+      [3, 100],
+    ] as const) {
+      let sum = 0;
+      for (let a = i; a < columns; a++)
+        for (let b = j; b < columns; b++)
+          sum += (upper[i * columns + a] ?? 0) * (damped[a * columns + b] ?? 0) * (upper[j * columns + b] ?? 0);
+      expect(sum).toBeCloseTo(i === j ? 1 : 0, 9);
     }
   });
 
-  it("mends Hessians of too few tokens, constant inputs and dead inputs, and says so", () => {
+  it("mends Hessians of too few tokens, constant inputs and dead inputs, and says so", async () => {
     const few = hessianOf(x.slice(0, 3).map((row) => row.map((value, j) => (j === 7 ? 0 : value))));
-    const prepared = prepareHessian(few, { damping: 0.01, activationOrder: true });
+    const prepared = await prepareHessian(few, { damping: 0.01, activationOrder: true });
     expect([...prepared.dead].map((dead, j) => (dead ? j : -1)).filter((j) => j >= 0)).toEqual([7]);
     expect(prepared.upper.every(Number.isFinite)).toBe(true);
     const indefinite = { columns: 2, values: Float64Array.of(1, 5, 5, 1) };
-    expect(prepareHessian(indefinite, { damping: 0.01, activationOrder: false })).toMatchObject({ diagonalOnly: true });
+    expect(await prepareHessian(indefinite, { damping: 0.01, activationOrder: false })).toMatchObject({
+      diagonalOnly: true,
+    });
     const nearly = { columns: 2, values: Float64Array.of(1, 1.05, 1.05, 1) };
-    expect(prepareHessian(nearly, { damping: 0.01, activationOrder: false }).damping).toBeCloseTo(0.1, 9);
-    expect(() =>
+    expect((await prepareHessian(nearly, { damping: 0.01, activationOrder: false })).damping).toBeCloseTo(0.1, 9);
+    await expect(
       prepareHessian({ columns: 1, values: Float64Array.of(Number.NaN) }, { damping: 0.01, activationOrder: false }),
-    ).toThrow("NaN");
+    ).rejects.toThrow("NaN");
     for (const name of ["rtn", "gptq", "bcq", "shiftadd"]) {
       const { scheme, config } = chooseScheme(name, {});
-      const { matrix } = scheme.quantise({ name: "w", rows, columns, weight: w, hessian: few }, 3, config);
+      const { matrix } = await scheme.quantise({ name: "w", rows, columns, weight: w, hessian: few }, 3, config);
       const q = dequantise(matrix);
       expect(q.every(Number.isFinite)).toBe(true);
       for (let row = 0; row < rows; row++)
@@ -278,8 +328,8 @@ describe("the sweep", () => {
     }
   });
 
-  it("ranks matrices with larger errors as more important", () => {
-    const prepared = prepareHessian(hessian, { damping: 0.01, activationOrder: true });
+  it("ranks matrices with larger errors as more important", async () => {
+    const prepared = await prepareHessian(hessian, { damping: 0.01, activationOrder: true });
     const small = w.map((value) => value / 4);
     expect(importance(w, rows, prepared)).toBeGreaterThan(importance(small, rows, prepared));
   });
@@ -339,33 +389,74 @@ describe("schemes on layers with outlying and correlated inputs", () => {
   const layers = [1, 2, 3, 4, 5].map(layer);
 
   /** Relative output error on inputs that the scheme has not seen: the median over five layers. */
-  function error(name: string, bits: number, options = {}): number {
+  async function error(name: string, bits: number, options = {}): Promise<number> {
     const { scheme, config } = chooseScheme(name, options);
-    const errors = layers.map(({ site: own, heldOut }) => {
-      const { matrix } = scheme.quantise(own, bits, config);
+    const errors: number[] = [];
+    for (const { site: own, heldOut } of layers) {
+      const { matrix } = await scheme.quantise(own, bits, config);
       const zero = errorBy(heldOut, own.weight, new Float64Array(size * size));
-      return errorBy(heldOut, own.weight, dequantise(matrix)) / zero;
-    });
+      errors.push(errorBy(heldOut, own.weight, dequantise(matrix)) / zero);
+    }
     return errors.sort((a, b) => a - b)[2] ?? Number.NaN;
   }
 
-  it.each([2, 3])("have the errors of the paper's order at %i bits", (bits) => {
-    const rtn = error("rtn", bits, { groupSize: 0 });
-    const gptq = error("gptq", bits, { groupSize: 0 });
-    const bcqRow = error("bcq", bits);
-    const swept = error("bcq", bits, { compensate: true });
-    const [one, two, three] = [1, 2, 3].map((terms) => error("shiftadd", bits, { terms })) as [number, number, number];
-    const blocks = error("shiftadd", bits, { blockWise: true });
+  it.each([2, 3])("have the errors of the paper's order at %i bits", async (bits) => {
+    const rtn = await error("rtn", bits, { groupSize: 0 });
+    const gptq = await error("gptq", bits, { groupSize: 0 });
+    const bcqRow = await error("bcq", bits);
+    const compensated = await error("bcq", bits, { compensate: true });
+    const one = await error("shiftadd", bits, { terms: 1 });
+    const two = await error("shiftadd", bits, { terms: 2 });
+    const three = await error("shiftadd", bits, { terms: 3 });
+    const blocks = await error("shiftadd", bits, { blockWise: true });
     const rising = [three, blocks, gptq, bcqRow, rtn];
     expect(rising).toEqual(rising.toSorted((a, b) => a - b));
-    for (const worse of [swept, two, one]) expect(worse).toBeGreaterThan(three);
+    for (const worse of [compensated, two, one]) expect(worse).toBeGreaterThan(three);
     expect(one).toBeGreaterThan(two);
     expect(one < gptq).toBe(bits === 2); // a single power of two is too coarse for more planes
     // In proportion to three terms, column-wise; the expected medians are of another draw of such layers.
     const expected = bits === 2 ? [9.2, 2.9, 4.0, 1.29, 1.04, 1.37, 1.12] : [8.0, 2.1, 3.9, 1.15, 1.15, 2.18, 1.15];
-    [rtn, gptq, bcqRow, swept, two, one, blocks].forEach((found, i) => {
+    [rtn, gptq, bcqRow, compensated, two, one, blocks].forEach((found, i) => {
       expect(found / three / (expected[i] ?? 0)).toBeGreaterThan(1 / 2);
       expect(found / three / (expected[i] ?? 0)).toBeLessThan(2);
     });
+  });
+});
+
+describe("packed bytes", () => {
+  const [rows, columns, tokens] = [72, 200, 500];
+  const rng = createRng(17);
+  const w = Float32Array.from({ length: rows * columns }, () => 0.02 * rng.normal());
+  const mix = Float64Array.from({ length: columns }, () => Math.exp(rng.normal()));
+  const x = Array.from({ length: tokens }, () => {
+    const shared = rng.normal();
+    return Array.from(mix, (scale, j) => (j === 5 ? 0 : scale * (rng.normal() + shared)));
+  });
+  const hessian = hessianOf(x);
+
+  // What the plain loops of the first version made, column by column from the left.
+  it.each([
+    ["gptq", {}, 2, "68be17f92464cad7bdb19246b7e4a921"],
+    ["gptq", {}, 4, "d2a2c6eb8799cda5515e7f6fcaf061dd"],
+    ["gptq", { groupSize: 0 }, 2, "7b96cd291e693617942e4822257dbd38"],
+    ["gptq", { groupSize: 0 }, 4, "7a3a70ef984fdb1c2fc4d93b424f3214"],
+    ["gptq", { groupSize: 150, activationOrder: false }, 2, "bc01ac683e2f369166126a72418abf28"],
+    ["gptq", { groupSize: 150, activationOrder: false }, 4, "84875342865a2d74c4a74cd39071ef07"],
+    ["shiftadd", {}, 2, "bca27085945f8a8cdadd44f101bc4195"],
+    ["shiftadd", {}, 4, "d648a91971b2f8776bc962ec2c0d1491"],
+    ["shiftadd", { blockWise: true }, 2, "f34a21d0c4b2700c3577d0f82382f29a"],
+    ["shiftadd", { blockWise: true }, 4, "018ac5cf5ee0c92380f2c2950f0526ec"],
+    ["shiftadd", { rowGroup: 16, terms: 2 }, 2, "d4ca22786d217baa4f167b7bcdc3d517"],
+    ["shiftadd", { rowGroup: 16, terms: 2 }, 4, "4304fdc54c263cc6e80f8bd79bada5b4"],
+    ["bcq", { compensate: true }, 2, "ed11ce1151d04fa973faf650ba48e818"],
+    ["bcq", { compensate: true }, 4, "61f8bf20c7ec20331cb247a901a6cba7"],
+    ["rtn", {}, 2, "c12c1e5db17a65901310d2eb3abb3cdf"],
+    ["rtn", {}, 4, "20f98fb09a513fc644f611aa0fb87887"],
+  ] as const)("of %s %o at %i bits stay what they were", async (name, options, bits, hash) => {
+    const { scheme, config } = chooseScheme(name, options);
+    const site = { name: "w", rows, columns, weight: w, hessian };
+    const { matrix } = await scheme.quantise(site, bits, config);
+    const arrays = [matrix.planes, matrix.scales, matrix.zeros, matrix.order].flatMap((a) => (a ? [bytesOf(a)] : []));
+    expect(contentHash(...arrays)).toBe(hash);
   });
 });

@@ -88,11 +88,19 @@ export function planeScales(matrix: PackedMatrix): { readonly alpha: Float32Arra
 export function dequantise(matrix: PackedMatrix): Float32Array {
   const { rows, columns } = matrix;
   const weights = new Float32Array(rows * columns);
-  eachRow(matrix, (row, values) => {
-    const out = weights.subarray(row * columns, (row + 1) * columns);
-    for (let k = 0; k < columns; k++) out[matrix.order?.[k] ?? k] = values[k] ?? 0;
-  });
+  eachDequantisedRow(matrix, (row, values) => weights.set(values, row * columns));
   return weights;
+}
+
+/** Each row of {@link dequantise}, one after the other; `values` [columns] is used again for the next row. */
+export function eachDequantisedRow(matrix: PackedMatrix, visit: (row: number, values: Float32Array) => void): void {
+  const { columns, order } = matrix;
+  const out = new Float32Array(columns);
+  eachRow(matrix, (row, values) => {
+    if (order) for (let k = 0; k < columns; k++) out[order[k] ?? k] = values[k] ?? 0;
+    else out.set(values);
+    visit(row, out);
+  });
 }
 
 /** W·x for x [columns] -> [rows], from the packed form, in float64: what kernels are held against. */
@@ -110,30 +118,65 @@ export function matvec(matrix: PackedMatrix, x: ArrayLike<number>): Float64Array
 
 /** Rows as float64, stored column by stored column; `values` is used again for the next row. */
 function eachRow(matrix: PackedMatrix, visit: (row: number, values: Float64Array) => void): void {
-  const { rows, columns, bits, rowGroup, columnGroup, coding } = matrix;
-  const { rowGroups, columnGroups } = groupsOf(matrix);
-  const scales = scaleValues(matrix.scaleKind, matrix.scales);
+  const { rows, columns, coding } = matrix;
   const codes = new Uint8Array(columns);
   const values = new Float64Array(columns);
+  const decode = coding === "uniform" ? uniformRows(matrix) : binaryRows(matrix);
   for (let row = 0; row < rows; row++) {
     unpackRow(matrix.planes, matrix, row, codes);
-    const first = Math.floor(row / rowGroup) * columnGroups;
-    for (let k = 0; k < columns; k++) {
-      const code = codes[k] ?? 0;
-      const group = first + Math.floor(k / columnGroup);
-      if (coding === "uniform") {
-        values[k] = (scales[group] ?? 0) * (code - (matrix.zeros?.[group] ?? 0));
-        continue;
-      }
-      let value = 0;
-      for (let i = 0; i < bits; i++) {
-        const alpha = scales[i * rowGroups * columnGroups + group] ?? 0;
-        value += (code >> i) & 1 ? alpha : -alpha;
-      }
-      values[k] = value;
-    }
+    decode(row, codes, values);
     visit(row, values);
   }
+}
+
+/** Fills the values of a row from its codes. */
+type DecodeRow = (row: number, codes: Uint8Array, values: Float64Array) => void;
+
+function uniformRows(matrix: PackedMatrix): DecodeRow {
+  const { columns, rowGroup, columnGroup } = matrix;
+  const { columnGroups } = groupsOf(matrix);
+  const scales = scaleValues(matrix.scaleKind, matrix.scales);
+  const zeros = matrix.zeros ?? new Uint8Array(scales.length);
+  return (row, codes, values) => {
+    let group = Math.floor(row / rowGroup) * columnGroups;
+    for (let start = 0; start < columns; start += columnGroup, group++) {
+      const [scale, zero] = [scales[group] ?? 0, zeros[group] ?? 0];
+      const end = Math.min(columns, start + columnGroup);
+      for (let k = start; k < end; k++) values[k] = scale * ((codes[k] ?? 0) - zero);
+    }
+  };
+}
+
+/** Each code's value is worked out once for all rows that share scales. */
+function binaryRows(matrix: PackedMatrix): DecodeRow {
+  const { columns, bits, rowGroup, columnGroup } = matrix;
+  const { rowGroups, columnGroups } = groupsOf(matrix);
+  const scales = scaleValues(matrix.scaleKind, matrix.scales);
+  const size = 2 ** bits;
+  const table = new Float64Array(columnGroups * size);
+  let filled = -1;
+  const fill = (rowGroupIndex: number): void => {
+    for (let column = 0; column < columnGroups; column++) {
+      const group = rowGroupIndex * columnGroups + column;
+      for (let code = 0; code < size; code++) {
+        let value = 0;
+        for (let i = 0; i < bits; i++) {
+          const alpha = scales[i * rowGroups * columnGroups + group] ?? 0;
+          value += (code >> i) & 1 ? alpha : -alpha;
+        }
+        table[column * size + code] = value;
+      }
+    }
+    filled = rowGroupIndex;
+  };
+  return (row, codes, values) => {
+    const rowGroupIndex = Math.floor(row / rowGroup);
+    if (rowGroupIndex !== filled) fill(rowGroupIndex);
+    for (let start = 0, at = 0; start < columns; start += columnGroup, at += size) {
+      const end = Math.min(columns, start + columnGroup);
+      for (let k = start; k < end; k++) values[k] = table[at + (codes[k] ?? 0)] ?? 0;
+    }
+  };
 }
 
 /**
