@@ -108,8 +108,8 @@ export interface GramStrip {
   readonly width: number;
 }
 
-/** Grams of as many columns or more are computed in strips of half as many: what is above them is the same by symmetry. */
-const halvedColumns = 4096;
+/** Grams of so many columns or more are computed in strips of half as many: what is above them is the same by symmetry. */
+const stripsFrom = 4096;
 
 /**
  * What computes the inputs of a block's linear maps: Σ x·xᵀ [in, in] over the tokens at {@link tokenRows}, for each distinct
@@ -118,6 +118,7 @@ const halvedColumns = 4096;
 export function gramGraph(
   model: BlockedModel,
   block: Block,
+  halvedFrom: number = stripsFrom,
 ): {
   readonly graph: Graph;
   readonly gramOf: ReadonlyMap<string, string>;
@@ -130,7 +131,7 @@ export function gramGraph(
   const strips = new Map<string, GramStrip>();
   const outputs = values.flatMap((x, i): [string, Value][] => {
     const columns = block.sites.find((site) => site.x === distinct[i])?.inFeatures ?? 0;
-    const width = columns < halvedColumns ? columns : halvedColumns / 2;
+    const width = columns < halvedFrom ? columns : halvedFrom / 2;
     const real = gather(x, rows);
     return Array.from({ length: Math.ceil(columns / width) }, (_, part): [string, Value] => {
       const from = part * width;

@@ -12,6 +12,7 @@ import type { CalibrationBatch } from "./calibration.ts";
  * Σ x·xᵀ of the inputs of a block's maps over all calibration tokens, summed in float64 over batches. Sites that read the
  * same input have the same object. `feedsOf` gives what is carried into the block for a batch.
  * @param rooms holds the sums: they are there until those of the next block are collected.
+ * @param halvedFrom columns from which only a half and the diagonal are computed.
  */
 export async function collectGrams(
   device: Device,
@@ -20,8 +21,9 @@ export async function collectGrams(
   batches: readonly CalibrationBatch[],
   feedsOf: (batch: number) => Readonly<Record<string, Tensor>>,
   rooms: Rooms,
+  halvedFrom?: number,
 ): Promise<(site: BlockSite) => Hessian> {
-  const { graph, gramOf, strips } = gramGraph(cut, block);
+  const { graph, gramOf, strips } = gramGraph(cut, block, halvedFrom);
   const sums = new Map<string, Float64Array>();
   for (const { gram, columns } of strips.values()) {
     if (!sums.has(gram)) sums.set(gram, rooms.float64(gram, columns * columns).fill(0));
