@@ -273,7 +273,7 @@ describe("each changes what is made", () => {
     });
   });
 
-  it.each(pairs(ofSchemes))("$name: $says", ({ name, without, as }) => {
+  it.each(pairs(ofSchemes))("$name: $says", async ({ name, without, as }) => {
     const [rows, columns] = [16, 24];
     const rng = createRng(1, "weight");
     const weight = Float64Array.from({ length: rows * columns }, () => rng.normal());
@@ -283,12 +283,13 @@ describe("each changes what is made", () => {
     const values = Float64Array.from({ length: columns * columns }, (_, at) =>
       inputs.reduce((sum, x) => sum + (x[Math.floor(at / columns)] ?? 0) * (x[at % columns] ?? 0), 0),
     );
-    const packed = (options: Options): string => {
+    const packed = async (options: Options): Promise<string> => {
       const { scheme, config } = chooseScheme(name, options);
-      const { matrix } = scheme.quantise({ name: "w", rows, columns, weight, hessian: { columns, values } }, 3, config);
+      const site = { name: "w", rows, columns, weight, hessian: { columns, values } };
+      const { matrix } = await scheme.quantise(site, 3, config);
       return JSON.stringify(matrix, (_, value) => (ArrayBuffer.isView(value) ? [...(value as Uint8Array)] : value));
     };
-    expect(packed(as)).not.toEqual(packed(without));
+    expect(await packed(as)).not.toEqual(await packed(without));
   });
 });
 

@@ -3,8 +3,8 @@
  * array holds when it is taken is left from before; who takes another of the same name takes the same memory.
  */
 export interface Rooms {
-  float32(name: string, length: number): Float32Array;
-  float64(name: string, length: number): Float64Array;
+  float32(name: string, length: number): Float32Array<ArrayBuffer>;
+  float64(name: string, length: number): Float64Array<ArrayBuffer>;
 }
 
 /** Rooms that are empty at first, and grow to the largest that was asked for. */
