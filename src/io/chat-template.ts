@@ -5,6 +5,7 @@ import {
   Namespace,
   parseTemplate,
   type Rendered,
+  roomForItems,
   run,
   str,
   TemplateError,
@@ -137,6 +138,7 @@ const globals: ReadonlyMap<string, Value> = new Map<string, Value>([
         throw new TemplateError("range() takes 1 to 3 numbers, and no step of 0");
       const count = Math.max(0, Math.ceil((stop - start) / step));
       if (!(count <= limits.rangeItems)) throw new TemplateError(`range() has more than ${limits.rangeItems} items`);
+      roomForItems(count);
       return new View(
         "range",
         Array.from({ length: count }, (_, i) => BigInt(start + i * step)),

@@ -5,6 +5,7 @@
  * comparisons and what a loop sets mean something else. `tests/golden/make_jinja.py` holds both against Python.
  */
 export { argumentsOf } from "./arguments.ts";
+export { roomForItems } from "./budget.ts";
 export { type Limits, type Rendered, run } from "./evaluate.ts";
 export { parseTemplate } from "./parse.ts";
 export { Callable, Namespace, str, TemplateError, Tuple, toValue, type Value, View } from "./values.ts";
