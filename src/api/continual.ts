@@ -16,7 +16,7 @@ import { diagnose } from "./diagnose.ts";
 import type { LoadedData, StreamedData } from "./load-data.ts";
 import { type LoadedModel, loadModel } from "./load-model.ts";
 import { factsOfModel } from "./model-facts.ts";
-import { claimOutput } from "./outputs.ts";
+import { checkOutput, claimOutput } from "./outputs.ts";
 import { evaluate } from "./run-model.ts";
 import { exportModel } from "./save.ts";
 import { type TuneOptions, tune } from "./tune.ts";
@@ -124,62 +124,69 @@ export async function tuneInOrder(
   const { openDevice } = model.platform;
   const kept = joinPath(output, "continual.json");
   const names = tasks.map(({ name }) => name);
-  await claimOutput(storage, output, "continual", {
-    names: names.map((name, i) => `${i + 1}-${name}/`),
-    fresh: !resume,
-  });
-  const fingerprint = await factsOfOrder(model, tasks, { ...tuning, between, baseText: baseText ?? [] });
-  const before = await readResults(storage, kept, { fingerprint, resume });
-  const device = given ?? (await openDevice(deviceOptions));
+  await checkOutput(storage, output, "continual");
+  const lock = await storage.lock(joinPath(output, "continual"));
   try {
-    const cache = memoryCache();
-    const models = [...(before?.models ?? [])];
-    let result: ContinualResult = before?.result ?? {
-      between,
-      tasks: names,
-      base: await lossesOf(model, tasks, device),
-      stages: [],
-    };
-    const baseLoss = baseText && baseText.length > 0 ? (await evaluate(model, baseText, { device })).loss : undefined;
-    for (const [i, { name, data }] of tasks.entries()) {
-      const folder = joinPath(output, `${i + 1}-${name}`);
-      if (i < result.stages.length) continue;
-      const from =
-        i === 0 || between === "apart"
-          ? model
-          : await mergedOf(model, joinPath(output, `${i}-${names[i - 1]}`, "model"), models[i - 1]);
-      const run = await tune(from, data, {
-        ...tuning,
-        device,
-        output: folder,
-        resume: true,
-        onEvent: (event) => onEvent?.({ kind: "task", task: i, name, event }),
-      });
-      if (run.ended === "interrupted") break;
-      const after = joinPath(folder, "model");
-      await exportModel(from, "safetensors", after, { adapter: run.adapter, device });
-      if (run.adapter.choice.method.peft)
-        await exportModel(from, "peft", joinPath(folder, "adapter"), { adapter: run.adapter });
-      const tuned = { ...(await loadModel(after, { platform: model.platform })), tokenizer: model.tokenizer };
-      const { total } = await diagnose(model, { tuned, device, cache });
-      const forgetting =
-        baseLoss === undefined
-          ? {}
-          : { forgetting: (await evaluate(tuned, texts(baseText), { device })).loss - baseLoss };
-      const stage: StageResult = {
-        name,
-        losses: await lossesOf(tuned, tasks, device),
-        ...forgetting,
-        intruders: total,
+    await claimOutput(storage, output, "continual", {
+      names: names.map((name, i) => `${i + 1}-${name}/`),
+      fresh: !resume,
+    });
+    const fingerprint = await factsOfOrder(model, tasks, { ...tuning, between, baseText: baseText ?? [] });
+    const before = await readResults(storage, kept, { fingerprint, resume });
+    const device = given ?? (await openDevice(deviceOptions));
+    try {
+      const cache = memoryCache();
+      const models = [...(before?.models ?? [])];
+      let result: ContinualResult = before?.result ?? {
+        between,
+        tasks: names,
+        base: await lossesOf(model, tasks, device),
+        stages: [],
       };
-      result = { ...result, stages: [...result.stages, stage] };
-      models.push(await hashWeights(tuned.pretrained));
-      await writeSealed(storage, kept, { ...result, fingerprint, models });
-      onEvent?.({ kind: "measured", result: stage });
+      const baseLoss = baseText && baseText.length > 0 ? (await evaluate(model, baseText, { device })).loss : undefined;
+      for (const [i, { name, data }] of tasks.entries()) {
+        const folder = joinPath(output, `${i + 1}-${name}`);
+        if (i < result.stages.length) continue;
+        const from =
+          i === 0 || between === "apart"
+            ? model
+            : await mergedOf(model, joinPath(output, `${i}-${names[i - 1]}`, "model"), models[i - 1]);
+        const run = await tune(from, data, {
+          ...tuning,
+          device,
+          output: folder,
+          resume: true,
+          onEvent: (event) => onEvent?.({ kind: "task", task: i, name, event }),
+        });
+        if (run.ended === "interrupted") break;
+        const after = joinPath(folder, "model");
+        await exportModel(from, "safetensors", after, { adapter: run.adapter, device });
+        if (run.adapter.choice.method.peft)
+          await exportModel(from, "peft", joinPath(folder, "adapter"), { adapter: run.adapter });
+        const tuned = { ...(await loadModel(after, { platform: model.platform })), tokenizer: model.tokenizer };
+        const { total } = await diagnose(model, { tuned, device, cache });
+        const forgetting =
+          baseLoss === undefined
+            ? {}
+            : { forgetting: (await evaluate(tuned, texts(baseText), { device })).loss - baseLoss };
+        const stage: StageResult = {
+          name,
+          losses: await lossesOf(tuned, tasks, device),
+          ...forgetting,
+          intruders: total,
+        };
+        result = { ...result, stages: [...result.stages, stage] };
+        models.push(await hashWeights(tuned.pretrained));
+        await writeSealed(storage, kept, { ...result, fingerprint, models });
+        onEvent?.({ kind: "measured", result: stage });
+      }
+      return result;
+    } finally {
+      if (!given) await device.close();
     }
-    return result;
   } finally {
-    if (!given) await device.close();
+    await lock.release();
+    await storage.prune(output); // it may be all that is there
   }
 }
 

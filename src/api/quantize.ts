@@ -200,69 +200,75 @@ export async function quantize(
   const resume = options.resume === true;
   await checkFolder(storage, target, folderKind("packed"));
   const workPath = await workFolderOf(storage, target);
-  const work = await openWorkFolder(storage, workPath, fingerprint, { resume });
-  const opened = calibration ? (device ?? (await platform.openDevice(options.deviceOptions))) : undefined;
-  const products = calibration ? await openProducts(model, options.deviceOptions) : undefined;
-  const stopping = signal ? { signal } : {};
-  const write = (folder: string, matrices: QuantisedModel["matrices"], info: Readonly<Record<string, unknown>>) =>
-    writePackedModel(platform.storage, folder, pretrained, { baseModel: model.source, matrices, keepAs, info });
-  let quantised: QuantisedModel | undefined;
-  let packed: PackedFile;
+  const lock = await storage.lock(joinPath(workPath, "work"));
   try {
-    const shared = { model: pretrained, choice, work, ...stopping, ...(onEvent ? { onEvent } : {}) };
-    quantised =
-      calibration && opened
-        ? await quantiseModel({
-            measureSpeed: async () => (await measureMachine(opened)).flopsPerSecond,
-            ...shared,
-            device: opened,
-            ...(products ? { products } : {}),
-            bits,
-            ...calibration,
-          })
-        : await quantiseTensors({ ...shared, bits: Number(bits) }); // mixed bits need calibration
-    if (quantised === undefined) return { ended: "interrupted" };
-    const { reports, plan, tokens } = quantised;
-    const info = {
-      ...described,
-      baseModel: model.source,
-      ...(calibration ? { calibration: { tokens, sequences: calibration.sequences.length } } : {}),
-      reports,
-      ...(plan ? { plan } : {}),
-    };
-    if (options.tuneScales === undefined || options.tuneScales === false || !data || !calibration || !opened) {
-      packed = await write(target, quantised.matrices, info);
-    } else {
-      const untuned = joinPath(workPath, "untuned");
-      await write(untuned, quantised.matrices, info);
-      const settings = options.tuneScales === true ? {} : options.tuneScales;
-      const tuned = await tuneScales({
-        device: opened,
-        student: await openModel(platform.storage, untuned),
-        teacher: pretrained,
-        examples: data.train,
-        padId: calibration.padId,
-        settings,
-        folder: { storage: platform.storage, path: joinPath(workPath, "tuning") },
-        ...stopping,
-        ...(onEvent ? { onEvent: (event) => onEvent({ kind: "tuning", event }) } : {}),
-      });
-      if (tuned === undefined) return { ended: "interrupted" };
-      packed = await write(target, tuned, { ...info, scalesTuned: { ...scaleTuningDefaults, ...settings } });
+    const work = await openWorkFolder(storage, workPath, fingerprint, { resume });
+    const opened = calibration ? (device ?? (await platform.openDevice(options.deviceOptions))) : undefined;
+    const products = calibration ? await openProducts(model, options.deviceOptions) : undefined;
+    const stopping = signal ? { signal } : {};
+    const write = (folder: string, matrices: QuantisedModel["matrices"], info: Readonly<Record<string, unknown>>) =>
+      writePackedModel(platform.storage, folder, pretrained, { baseModel: model.source, matrices, keepAs, info });
+    let quantised: QuantisedModel | undefined;
+    let packed: PackedFile;
+    try {
+      const shared = { model: pretrained, choice, work, ...stopping, ...(onEvent ? { onEvent } : {}) };
+      quantised =
+        calibration && opened
+          ? await quantiseModel({
+              measureSpeed: async () => (await measureMachine(opened)).flopsPerSecond,
+              ...shared,
+              device: opened,
+              ...(products ? { products } : {}),
+              bits,
+              ...calibration,
+            })
+          : await quantiseTensors({ ...shared, bits: Number(bits) }); // mixed bits need calibration
+      if (quantised === undefined) return { ended: "interrupted" };
+      const { reports, plan, tokens } = quantised;
+      const info = {
+        ...described,
+        baseModel: model.source,
+        ...(calibration ? { calibration: { tokens, sequences: calibration.sequences.length } } : {}),
+        reports,
+        ...(plan ? { plan } : {}),
+      };
+      if (options.tuneScales === undefined || options.tuneScales === false || !data || !calibration || !opened) {
+        packed = await write(target, quantised.matrices, info);
+      } else {
+        const untuned = joinPath(workPath, "untuned");
+        await write(untuned, quantised.matrices, info);
+        const settings = options.tuneScales === true ? {} : options.tuneScales;
+        const tuned = await tuneScales({
+          device: opened,
+          student: await openModel(platform.storage, untuned),
+          teacher: pretrained,
+          examples: data.train,
+          padId: calibration.padId,
+          settings,
+          folder: { storage: platform.storage, path: joinPath(workPath, "tuning") },
+          ...stopping,
+          ...(onEvent ? { onEvent: (event) => onEvent({ kind: "tuning", event }) } : {}),
+        });
+        if (tuned === undefined) return { ended: "interrupted" };
+        packed = await write(target, tuned, { ...info, scalesTuned: { ...scaleTuningDefaults, ...settings } });
+      }
+    } finally {
+      await products?.close();
+      if (!device) await opened?.close();
     }
+    const { reports, plan, tokens } = quantised;
+    await work.remove();
+    const { hiddenSize, vocabSize } = pretrained.sizes;
+    return {
+      ended: "finished",
+      model: await loadModel(target, { platform }),
+      report: await reportPacked(packed, { rows: vocabSize, columns: hiddenSize }),
+      quantised: { reports, plan, tokens },
+    };
   } finally {
-    await products?.close();
-    if (!device) await opened?.close();
+    await lock.release();
+    await storage.prune(workPath); // the lock was in it
   }
-  const { reports, plan, tokens } = quantised;
-  await work.remove();
-  const { hiddenSize, vocabSize } = pretrained.sizes;
-  return {
-    ended: "finished",
-    model: await loadModel(target, { platform }),
-    report: await reportPacked(packed, { rows: vocabSize, columns: hiddenSize }),
-    quantised: { reports, plan, tokens },
-  };
 }
 
 /** A CPU in this thread, where the platform has one: large products of float64 read their operands where they are. */

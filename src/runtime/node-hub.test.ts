@@ -1,4 +1,5 @@
-import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { existsSync } from "node:fs";
+import { mkdtemp, readdir, readFile, rm, utimes, writeFile } from "node:fs/promises";
 import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
@@ -142,6 +143,50 @@ describe("a model named by its hub id", () => {
     hub.tamper = undefined;
     const found = await find();
     expect(new Uint8Array(await readFile(join(found, "model.safetensors")))).toEqual(weights);
+  });
+
+  it("is fetched anew where its copy was damaged since, named by revision or by commit, and never used", async () => {
+    const found = await find();
+    const byte = async (name: string): Promise<void> => {
+      const bytes = Buffer.from(await readFile(join(found, name)));
+      bytes[bytes.length - 3] = (bytes[bytes.length - 3] ?? 0) ^ 1;
+      await writeFile(join(found, name), bytes); // the size stays
+    };
+    const before = new Map<string, Buffer>();
+    for (const name of ["model.safetensors", "config.json"]) before.set(name, await readFile(join(found, name)));
+    for (const name of before.keys()) {
+      for (const source of ["owner/model", `owner/model@${hub.commit}`]) {
+        await byte(name);
+        expect(await code(find(source, { offline: true }))).toBe("hub-damaged");
+        await find(source);
+        for (const [file, content] of before) expect((await readFile(join(found, file))).equals(content)).toBe(true);
+      }
+    }
+    // What is remembered of them is no more than that: damaged, they are looked at again.
+    const remembered = join(folder, "hub/models--owner--model/blobs/.scion-verified.json");
+    await writeFile(remembered, (await readFile(remembered, "utf8")).slice(0, 40));
+    hub.requests.length = 0;
+    await find(`owner/model@${hub.commit}`);
+    expect(hub.requests).toEqual([]);
+    await byte("config.json");
+    expect(await code(find("owner/model", { offline: true }))).toBe("hub-damaged");
+  });
+
+  it("clears what processes that are gone have left in the cache, and locks nobody asks for", async () => {
+    const found = await find();
+    const repository = join(folder, "hub/models--owner--model");
+    const id = "01234567-89ab-cdef-0123-456789abcdef";
+    const gone = JSON.stringify({ pid: 2 ** 22 + 1, started: "1", host: hostname(), place: "", id });
+    const strays = [`blobs/x.lock.${id}`, "blobs/x.lock", `refs/.main.00000000-1-1-${id}.partial`];
+    strays.push(join("snapshots", hub.commit, `.a.00000000-1-1-${id}.partial`));
+    for (const name of strays) {
+      await writeFile(join(repository, name), name.includes(".lock") ? gone : "half");
+      const then = new Date(Date.now() - 31 * 60_000);
+      await utimes(join(repository, name), then, then);
+    }
+    await find();
+    for (const name of strays) expect(existsSync(join(repository, name)), name).toBe(false);
+    expect(existsSync(join(found, "config.json"))).toBe(true);
   });
 
   it("is not fetched without access, and with a token it is", async () => {

@@ -1,6 +1,5 @@
-import { createHash, randomUUID } from "node:crypto";
-import { createReadStream, createWriteStream } from "node:fs";
-import { copyFile, mkdir, readFile, rename, rm, stat, statfs, symlink, writeFile } from "node:fs/promises";
+import { createWriteStream } from "node:fs";
+import { copyFile, mkdir, open, readFile, rename, rm, stat, statfs, symlink, writeFile } from "node:fs/promises";
 import { homedir } from "node:os";
 import { dirname, join, relative } from "node:path";
 import { Readable } from "node:stream";
@@ -8,7 +7,8 @@ import { pipeline } from "node:stream/promises";
 import { TuneError } from "../errors.ts";
 import { parseJson } from "../io/json.ts";
 import { Again, ask, type FetchSettings, maxTries, patientFetch, pause, reasonOf } from "./node-hub-fetch.ts";
-import { lockFile } from "./node-lock.ts";
+import { contentName, damagedIn, isEtag, openVerified, type Verified } from "./node-hub-verified.ts";
+import { clearStrays, lockFile, partialName } from "./node-lock.ts";
 import type { FindModelOptions } from "./platform.ts";
 
 /** Where models come from and where they are kept. */
@@ -63,7 +63,10 @@ interface HubFile {
 export async function fetchModel(id: HubId, settings: HubSettings, options: FindModelOptions = {}): Promise<string> {
   const repository = join(settings.cacheDir, `models--${id.name.replace("/", "--")}`);
   const cached = await cachedSnapshot(repository, id.revision);
-  if (cached !== undefined && (settings.offline || isCommit(id.revision))) return cached;
+  const verified = await openVerified(join(repository, "blobs"));
+  const damaged = cached === undefined ? [] : await damagedIn(cached, verified);
+  if (cached !== undefined && settings.offline && damaged.length > 0) throw damagedCopy(id, cached, damaged);
+  if (cached !== undefined && damaged.length === 0 && (settings.offline || isCommit(id.revision))) return cached;
   if (settings.offline) throw unreachable(id, settings, "HF_HUB_OFFLINE is set");
 
   let commit: string;
@@ -71,17 +74,38 @@ export async function fetchModel(id: HubId, settings: HubSettings, options: Find
   try {
     ({ commit, files } = await listModel(id, settings));
   } catch (error) {
-    if (cached !== undefined && error instanceof TuneError && error.code === "hub-unreachable") return cached;
+    if (cached !== undefined && error instanceof TuneError && error.code === "hub-unreachable") {
+      if (damaged.length > 0) throw damagedCopy(id, cached, damaged, error);
+      return cached;
+    }
     throw error;
   }
   const snapshot = join(repository, "snapshots", commit);
   for (const file of files) {
     const blob = join(repository, "blobs", file.etag);
-    if ((await sizeOf(blob)) !== file.sizeBytes) await downloadOnce(id, commit, file, blob, settings, options);
+    if (!(await verified.isWhole(file.etag)))
+      await downloadOnce(id, commit, file, { blob, verified }, settings, options);
     await link(blob, join(snapshot, file.path));
   }
+  await verified.save();
+  await clearStrays(snapshot);
+  await clearStrays(join(repository, "blobs"));
   await writeRef(repository, id.revision, commit);
   return snapshot;
+}
+
+function damagedCopy(
+  id: HubId,
+  snapshot: string,
+  damaged: readonly { readonly file: string }[],
+  cause?: TuneError,
+): TuneError {
+  const names = damaged.map(({ file }) => file).join(", ");
+  return new TuneError("hub-damaged", `The cached copy of ${id.name} is not what the hub sent: ${names}.`, {
+    at: snapshot,
+    fix: "run the command again where the hub can be reached (without HF_HUB_OFFLINE): those files are fetched anew",
+    ...(cause === undefined ? {} : { cause }),
+  });
 }
 
 async function cachedSnapshot(repository: string, revision: string): Promise<string | undefined> {
@@ -188,7 +212,7 @@ function wantedFiles(id: HubId, settings: HubSettings, all: readonly HubFile[]):
     });
   }
   for (const { path, etag, sizeBytes } of [...others, ...weights]) {
-    if (!/^([0-9a-f]{40}|[0-9a-f]{64})$/.test(etag) || !Number.isSafeInteger(sizeBytes) || sizeBytes < 0) {
+    if (!isEtag(etag) || !Number.isSafeInteger(sizeBytes) || sizeBytes < 0) {
       throw new TuneError("hub-interrupted", `${settings.hubUrl} states no hash and size for ${path} of ${id.name}.`);
     }
   }
@@ -200,7 +224,7 @@ async function downloadOnce(
   id: HubId,
   commit: string,
   file: HubFile,
-  blob: string,
+  { blob, verified }: { readonly blob: string; readonly verified: Verified },
   settings: HubSettings,
   options: FindModelOptions,
 ): Promise<void> {
@@ -221,7 +245,10 @@ async function downloadOnce(
       continue;
     }
     try {
-      if ((await sizeOf(blob)) !== file.sizeBytes) await download(id, commit, file, blob, settings, options);
+      if (await verified.isWhole(file.etag)) return;
+      await rm(blob, { force: true }); // damaged, if it is there
+      await download(id, commit, file, blob, settings, options);
+      await verified.note(file.etag);
       return;
     } finally {
       await lock.release();
@@ -253,7 +280,8 @@ async function download(
     const before = (await sizeOf(partial)) ?? 0;
     try {
       if (before < file.sizeBytes || before === 0) await append(id, commit, file, partial, before, settings, options);
-      if ((await sizeOf(partial)) === file.sizeBytes && (await hashOf(partial, file)) === file.etag) break;
+      if ((await sizeOf(partial)) === file.sizeBytes && (await contentName(partial, file.etag.length)) === file.etag)
+        break;
       await rm(partial, { force: true });
       if (!resumed) throw notAsStated(id, file, settings);
       resumed = false; // its parts may be of different days: once more, from the start
@@ -269,7 +297,13 @@ async function download(
       });
     }
   }
+  await flush(partial); // a name that outlives a power cut must not name half of it
   await rename(partial, blob);
+}
+
+async function flush(path: string): Promise<void> {
+  const handle = await open(path, "r+");
+  await handle.sync().finally(() => handle.close());
 }
 
 async function refuseFullDisk(partial: string, { sizeBytes, path }: HubFile, settings: HubSettings): Promise<void> {
@@ -338,17 +372,10 @@ async function append(
   if (doneBytes < file.sizeBytes) throw new Again("the connection closed early");
 }
 
-async function hashOf(path: string, { etag, sizeBytes }: HubFile): Promise<string> {
-  const hash = createHash(etag.length === 64 ? "sha256" : "sha1");
-  if (etag.length === 40) hash.update(`blob ${sizeBytes}\0`);
-  for await (const chunk of createReadStream(path)) hash.update(chunk);
-  return hash.digest("hex");
-}
-
 async function link(blob: string, pointer: string): Promise<void> {
   if ((await sizeOf(pointer)) !== undefined) return;
   await mkdir(dirname(pointer), { recursive: true });
-  const draft = `${pointer}.${randomUUID()}.partial`;
+  const draft = partialName(pointer);
   // Windows makes links for administrators only.
   await symlink(relative(dirname(pointer), blob), draft).catch(() => copyFile(blob, draft));
   await rename(draft, pointer);
@@ -358,9 +385,10 @@ async function writeRef(repository: string, revision: string, commit: string): P
   if (isCommit(revision)) return;
   const path = join(repository, "refs", revision);
   await mkdir(dirname(path), { recursive: true });
-  const draft = `${path}.${randomUUID()}.partial`;
+  const draft = partialName(path);
   await writeFile(draft, commit);
   await rename(draft, path);
+  await clearStrays(dirname(path));
 }
 
 function refused(id: HubId, settings: HubSettings, status: number, errorCode: string): TuneError {

@@ -1,7 +1,8 @@
 import { createHash, randomUUID } from "node:crypto";
 import { readFileSync, readlinkSync } from "node:fs";
-import { link, open, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
+import { link, open, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
 import { hostname } from "node:os";
+import { basename, dirname, join } from "node:path";
 import { TuneError } from "../errors.ts";
 import { parseJson } from "../io/json.ts";
 import { inUse, type Lock } from "../io/storage.ts";
@@ -32,6 +33,7 @@ export async function lockFile(path: string): Promise<Lock> {
     if (made === "made") {
       const beating = setInterval(() => void beat(file, own).catch(() => undefined), beatMs);
       beating.unref();
+      await clearStrays(dirname(path));
       return {
         release: async () => {
           clearInterval(beating);
@@ -161,17 +163,61 @@ function placeOf(): string {
 }
 
 /** What the name of a file says that only this process writes. */
-export const processMark: string = `${createHash("sha256").update(`${hostname()} ${ownPlace}`).digest("hex").slice(0, 8)}-${process.pid}-${ownStart}`;
+const processMark: string = `${createHash("sha256").update(`${hostname()} ${ownPlace}`).digest("hex").slice(0, 8)}-${process.pid}-${ownStart}`;
 
 /**
  * Whether a file, by a mark in its name and by how long nobody has written it, was left by a process that is gone: one of
  * this machine that does not run, or one that is not seen from here and has been silent as long as a lock may be.
  */
-export function isStray(mark: string, silentMs: number): boolean {
+function isStray(mark: string, silentMs: number): boolean {
   const [place, pid = "", started = ""] = mark.split("-");
   if (mark === processMark) return false;
   if (place !== processMark.split("-")[0]) return silentMs >= silentAfterMs;
   return !isRunning({ pid: Number(pid), started });
+}
+
+/** A name beside a file for what is to become it, by which is known whose it was if it never does. */
+export function partialName(target: string): string {
+  return join(dirname(target), `.${basename(target)}.${processMark}-${randomUUID()}.partial`);
+}
+
+const uuid = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}";
+/** Kinds of files that a killed process leaves in a folder, by their names, and when they are nobody's any more. */
+const strays: readonly (readonly [
+  RegExp,
+  (found: RegExpExecArray, path: string, silentMs: number) => Promise<boolean>,
+])[] = [
+  // Half written, under the names of `partialName`.
+  [
+    new RegExp(`^\\..+\\.([0-9a-f]{8}-\\d+-\\d*)-${uuid}\\.partial$`),
+    async ([, mark = ""], _path, silentMs) => isStray(mark, silentMs),
+  ],
+  // Drafts of locks and locks put aside, and locks that nobody asked for again. Half of one tells nobody's name.
+  [
+    new RegExp(`\\.lock\\.${uuid}$`),
+    async (_found, path, silentMs) => isLeft(path, silentMs, silentMs >= silentAfterMs),
+  ],
+  [/.\.lock$/, async (_found, path, silentMs) => isLeft(path, silentMs, false)],
+];
+
+/** Whether a lock's file names a holder that is gone; `otherwise` where it names none. */
+async function isLeft(path: string, silentMs: number, otherwise: boolean): Promise<boolean> {
+  const holder = await holderOf(path).catch(() => undefined);
+  return holder === undefined ? otherwise : !isAlive(holder, silentMs);
+}
+
+/** Remove from a folder what processes that are gone have left there half written or locked. */
+export async function clearStrays(folder: string): Promise<void> {
+  for (const name of await readdir(folder).catch(() => [])) {
+    const path = join(folder, name);
+    for (const [pattern, isNobodys] of strays) {
+      const found = pattern.exec(name);
+      const info = found && (await stat(path).catch(() => undefined));
+      if (!found || !info?.isFile() || !(await isNobodys(found, path, Date.now() - info.mtimeMs))) continue;
+      const holder = name.endsWith(".lock") ? await holderOf(path).catch(() => undefined) : undefined;
+      await (holder ? takeAway(path, holder) : rm(path, { force: true }));
+    }
+  }
 }
 
 /** When a process started, where the system has /proc; a zombie counts as gone. */

@@ -1,4 +1,3 @@
-import { randomUUID } from "node:crypto";
 import {
   access,
   appendFile,
@@ -19,7 +18,7 @@ import {
 import { resolve as absolute, basename, dirname, isAbsolute, join, sep } from "node:path";
 import { TuneError } from "../errors.ts";
 import type { ByteRange, Storage } from "../io/storage.ts";
-import { isStray, lockFile, processMark } from "./node-lock.ts";
+import { lockFile, partialName } from "./node-lock.ts";
 
 /** libuv reads and writes at most 2 GiB at once. */
 const maxChunkBytes = 2 ** 30;
@@ -63,7 +62,7 @@ export const nodeStorage: Storage = {
     const target = await writing(path, resolved(path));
     const folder = dirname(target);
     await writing(path, makeFolder(folder));
-    const temporary = join(folder, `.${basename(target)}.${processMark}-${randomUUID()}.partial`);
+    const temporary = partialName(target);
     const handle = await writing(path, open(temporary, "wx"));
     try {
       try {
@@ -93,9 +92,7 @@ export const nodeStorage: Storage = {
   },
   lock: async (path) => {
     await writing(path, makeFolder(dirname(path)));
-    const lock = await writing(path, lockFile(path));
-    await clearStrays(dirname(path));
-    return lock;
+    return writing(path, lockFile(path));
   },
   prune: (folder) => writing(folder, prune(folder)),
   resolve: (path) => reading(path, resolved(path)),
@@ -110,17 +107,6 @@ async function freeBytes(path: string): Promise<number | undefined> {
   const disk = await statfs(path).catch(() => undefined); // not every disk tells
   if (disk) return disk.bavail * disk.bsize;
   return dirname(path) === path ? undefined : freeBytes(dirname(path));
-}
-
-/** What processes that are gone have left half written in a folder, under the names that `write` gives. */
-async function clearStrays(folder: string): Promise<void> {
-  const names = await readdir(folder).catch(() => []);
-  for (const name of names) {
-    const [, mark] = /^\..+\.([0-9a-f]{8}-\d+-\d*)-[0-9a-f-]{36}\.partial$/.exec(name) ?? [];
-    if (mark === undefined) continue;
-    const info = await stat(join(folder, name)).catch(() => undefined);
-    if (info?.isFile() && isStray(mark, Date.now() - info.mtimeMs)) await rm(join(folder, name), { force: true });
-  }
 }
 
 /** A folder takes no file's place anywhere; Windows refuses it an empty folder's too, which is removed there. */

@@ -19,6 +19,8 @@ export interface Writing {
   readonly exists?: string;
   /** Names of files that tell how long something took: no two runs write the same. */
   readonly timed?: RegExp;
+  /** What is added once the output is whole: a kill may leave it away. */
+  readonly last?: RegExp;
   /** What a run that was cut off leaves, behind its output's name: with it, `--resume` goes on. */
   readonly resumes?: string;
 }
@@ -61,7 +63,7 @@ export const writing: Readonly<Record<string, Writing>> = {
     exists: "run-exists",
     resumes: "/continual.json",
   },
-  quantize: { flag: "--output", args: [...base, ...packing], resumes: ".work" },
+  quantize: { flag: "--output", args: [...base, ...packing], resumes: ".work", last: /bits\.svg/ },
   lr: { flag: "--picture", args: [...base, ...data, ..."--steps 10 --batch-size 2 --max-length 48".split(" ")] },
   diagnose: { flag: "--output", args: ["-b", "in/base", "-a", "in/run/adapter", "--cache", "cache"], goesOn: true },
   mend: { flag: "--output", args: ["-b", "in/base", "-a", "in/run/adapter", "--cache", "cache"] },

@@ -1,7 +1,7 @@
 import { joinPath, type Storage } from "../storage.ts";
 import { readPaths, refuseInput } from "./guard.ts";
 import { few, others, refuseFile, unmarked } from "./inspect.ts";
-import { manifestFile, passing, readManifest, systemFiles, writeManifest } from "./manifest.ts";
+import { isPassing, manifestFile, readManifest, systemFiles, writeManifest } from "./manifest.ts";
 
 /** What a command goes on writing to: a run's folder, a comparison's. */
 export interface FolderClaim {
@@ -78,7 +78,7 @@ export async function checkClaim(
 async function claimable(storage: Storage, folder: string): Promise<readonly string[]> {
   const names: string[] = [];
   for (const name of await storage.list(folder)) {
-    if (systemFiles.has(name) || passing.has(name) || beforeClaim.has(name) || name.endsWith(".lock")) continue;
+    if (systemFiles.has(name) || isPassing(name) || beforeClaim.has(name) || name.endsWith(".lock")) continue;
     const inside = name.endsWith("/") ? await storage.list(joinPath(folder, name.slice(0, -1))) : [];
     const passes = inside.length > 0 && inside.every((below) => beforeClaim.has(below) || below.endsWith(".lock"));
     if (!passes) names.push(name);

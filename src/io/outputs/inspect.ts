@@ -2,7 +2,7 @@ import { TuneError } from "../../errors.ts";
 import { hashFile } from "../content-hash.ts";
 import { joinPath, type Storage } from "../storage.ts";
 import { apart, isInside, readPaths, refuseInput } from "./guard.ts";
-import { filesIn, manifestFile, passing, readManifest, systemFiles } from "./manifest.ts";
+import { filesIn, isPassing, manifestFile, readManifest, systemFiles } from "./manifest.ts";
 
 /** What stands in a folder, as far as it matters to who writes there. */
 export type Found =
@@ -57,7 +57,7 @@ export async function refuseFile(storage: Storage, target: string, named: string
 }
 
 async function findIn(storage: Storage, target: string, kind: string): Promise<Found> {
-  const entries = (await storage.list(target)).filter((name) => !systemFiles.has(name) && !passing.has(name));
+  const entries = (await storage.list(target)).filter((name) => !systemFiles.has(name) && !isPassing(name));
   if (entries.length === 0) return { state: "absent" };
   const manifest = await readManifest(storage, target);
   if (manifest === undefined) {

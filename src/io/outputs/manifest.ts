@@ -21,13 +21,22 @@ export interface Manifest {
 /** Files that systems put into folders by themselves: nobody misses them. */
 export const systemFiles: ReadonlySet<string> = new Set([".DS_Store", "Thumbs.db", "desktop.ini", "lost+found/"]);
 /** Ours while something is written. */
-export const passing: ReadonlySet<string> = new Set([".scion.lock", ".scion-partial/", ".scion-work/"]);
+const passing: ReadonlySet<string> = new Set([".scion.lock", ".scion-partial/", ".scion-work/"]);
+const uuid = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}";
+const halfWritten = new RegExp(`^\\..+\\.[0-9a-f]{8}-\\d+-\\d*-${uuid}\\.partial$`);
+const lockDraft = new RegExp(`\\.lock\\.${uuid}$`);
+
+/** Whether a name is one of ours that comes and goes, or that a killed process left: nobody's content. */
+export function isPassing(name: string): boolean {
+  return passing.has(name) || halfWritten.test(name) || lockDraft.test(name);
+}
 
 /** Every file below a folder, by its path inside it; a folder without any, with a slash. */
 export async function filesIn(storage: Storage, folder: string, inside = "", depth = 0): Promise<readonly string[]> {
   const files: string[] = [];
   for (const name of await storage.list(joinPath(folder, inside))) {
-    if (inside === "" && (systemFiles.has(name) || passing.has(name))) continue;
+    if (inside === "" && systemFiles.has(name)) continue;
+    if (isPassing(name) && (inside === "" || !name.endsWith("/"))) continue;
     const path = inside === "" ? name : `${inside}/${name}`;
     if (!name.endsWith("/")) {
       if (!systemFiles.has(name)) files.push(path);

@@ -1,7 +1,7 @@
 import { TuneError } from "../../errors.ts";
 import { readJsonObject } from "../json.ts";
 import { dirname, joinPath, type Storage } from "../storage.ts";
-import { filesIn, manifestFile, passing, readManifest, systemFiles } from "./manifest.ts";
+import { filesIn, isPassing, manifestFile, readManifest, systemFiles } from "./manifest.ts";
 
 /*
  * A folder that is replaced stands aside as `<name>.scion-replaced/old` until the new one has its name; one that must stay
@@ -121,13 +121,21 @@ export async function clearAside(storage: Storage, aside: string): Promise<void>
   const old = joinPath(aside, "old");
   if (Object.hasOwn(files, "*")) await storage.remove(old);
   for (const file of Object.keys(files)) await storage.remove(joinPath(old, file));
-  for (const name of await storage.list(old)) {
-    if (systemFiles.has(name) || passing.has(name)) await storage.remove(joinPath(old, name));
-  }
+  await removePassing(storage, old);
   await storage.prune(old);
   if ((await storage.list(old)).length > 0) return; // somebody put a file there meanwhile: it stays
   await storage.remove(joinPath(aside, manifestFile));
   await storage.prune(aside);
+}
+
+/** Remove what comes and goes from a folder and those in it. */
+async function removePassing(storage: Storage, folder: string, depth = 0): Promise<void> {
+  for (const name of await storage.list(folder)) {
+    const path = joinPath(folder, name.replace(/\/$/, ""));
+    if ((depth === 0 && systemFiles.has(name)) || (isPassing(name) && (depth === 0 || !name.endsWith("/"))))
+      await storage.remove(path);
+    else if (name.endsWith("/") && depth < 8) await removePassing(storage, path, depth + 1);
+  }
 }
 
 /** Replace what is in a folder that stays, file by file: `old` goes, and what is staged in it comes. */
@@ -160,7 +168,7 @@ export async function finishMoves(storage: Storage, target: string): Promise<voi
   for (const file of moves.out ?? []) await move(target, joinPath(staging, ".old"), file);
   await storage.write(path, JSON.stringify({ in: moves.in ?? [] }));
   for (const name of await storage.list(target)) {
-    if (name.endsWith("/") && !passing.has(name)) await storage.prune(joinPath(target, name.slice(0, -1)));
+    if (name.endsWith("/") && !isPassing(name)) await storage.prune(joinPath(target, name.slice(0, -1)));
   }
   for (const file of moves.in ?? []) await move(staging, target, file);
   await storage.remove(staging);

@@ -2,7 +2,7 @@ import { TuneError } from "../../errors.ts";
 import { contentHash, hashFile } from "../content-hash.ts";
 import { joinPath, type Storage } from "../storage.ts";
 import { type Found, inspectFolder, refuseFile } from "./inspect.ts";
-import { filesIn, manifestFile, passing, readManifest, systemFiles, writeManifest } from "./manifest.ts";
+import { filesIn, isPassing, manifestFile, readManifest, systemFiles, writeManifest } from "./manifest.ts";
 import { asideName, clearAside, finishMoves, moveIn, recover } from "./put-back.ts";
 
 /**
@@ -75,7 +75,7 @@ async function freeName(storage: Storage, wanted: string): Promise<string> {
     const name = i === 1 ? wanted : `${wanted}-${i}`;
     if ((await storage.sizeBytes(name)) !== undefined) continue;
     const entries = await storage.list(name);
-    if (entries.length === 0 || (await readManifest(storage, name)) !== undefined) return name;
+    if (entries.every(isPassing) || (await readManifest(storage, name)) !== undefined) return name;
   }
 }
 
@@ -83,7 +83,7 @@ async function freeName(storage: Storage, wanted: string): Promise<string> {
 async function leaving(storage: Storage, target: string, found: Found): Promise<readonly string[]> {
   if (found.state === "absent") return [];
   if (found.state === "own") return [...found.stamps.keys()];
-  return (await storage.list(target)).filter((name) => !systemFiles.has(name) && !passing.has(name));
+  return (await storage.list(target)).filter((name) => !systemFiles.has(name) && !isPassing(name));
 }
 
 /** Put the staged folder in the target's place. What was there stands aside meanwhile, and goes back when it fails. */
