@@ -79,5 +79,5 @@ describe.each(tried)("the lock of %s", (_file, { lock, command }) => {
       expect(existsSync(at(kept)), kept).toBe(true);
     await live.release();
     for (const kept of [young, `${beside}mine.lock`]) await rm(at(kept));
-  });
+  }, 120_000);
 });
