@@ -11,7 +11,6 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs, promisify } from "node:util";
 import {
-  cacheName,
   type DiagnosisSettings,
   deviceProducts,
   diagnosisDefaults,
@@ -45,7 +44,7 @@ try {
   const { base, svd } = await makeBase();
   const update = makeUpdate();
   const cacheFolder = join(folder, "spectra");
-  await writeSvd(nodePlatform.storage, join(cacheFolder, await cacheName(base)), svd);
+  await writeSvd(nodePlatform.storage, cacheFolder, base, svd);
   const pair: MatrixPair = {
     name: "w",
     module: "w",

@@ -7,6 +7,8 @@ import {
   deviceProducts,
   diagnosisDefaults,
   examine,
+  journalLine,
+  type MatrixDiagnosis,
   type MatrixPair,
   memoryCache,
   sum,
@@ -459,8 +461,11 @@ describe("keeping and going on", () => {
     const whole = await look(base, { adapter });
     const kept = (await readFile(journal, "utf8")).trim().split("\n");
     expect(kept.length).toBe(2);
-    // What the journal says is believed: here, that the first matrix has an intruder in the ninth place.
-    const marked = kept[0]?.replace(/"intruders":\[[^\]]*\]/, '"intruders":[8]');
+    // What the journal says is believed where its checksum is right: here, an intruder of the first matrix in the ninth place.
+    const entry = JSON.parse(kept[0] ?? "") as { key: string; diagnosis: MatrixDiagnosis }; // our own file
+    const marked = journalLine(entry.key, { ...entry.diagnosis, intruders: [8] });
+    await writeFile(journal, `${kept[0]?.replace(/"intruders":\[[^\]]*\]/, '"intruders":[8]')}\n${kept[1]}\n`);
+    expect((await look(base, { adapter, journal })).matrices[0]?.intruders).not.toEqual([8]);
     await writeFile(journal, `${marked}\n${kept[1]}\n{"key": "cut sho`);
     const other = await look(base, { adapter, journal, eps: 0.6 });
     expect(other.matrices[0]?.intruders).not.toEqual([8]);

@@ -290,7 +290,8 @@ async function openTools(
   platform: Platform,
   { device: given, deviceOptions, cacheFolder, cache, onProgress }: ComparisonOptions,
 ): Promise<{ readonly device: Device; readonly tools: DiagnosisTools; readonly close: () => Promise<void> }> {
-  const device = given ?? (await platform.openDevice(deviceOptions));
+  // Products are most of the work, and ONNX Runtime alone may take fewer threads than there are.
+  const device = given ?? (await platform.openDevice({ threads: platform.threads.threads, ...deviceOptions }));
   const products = deviceProducts(device);
   return {
     device,

@@ -1,8 +1,9 @@
 import { TuneError } from "../errors.ts";
 import type { LazyTensor } from "../graph/index.ts";
-import { toFloat32 } from "../io/convert.ts";
+import { partToFloat32, toFloat32 } from "../io/convert.ts";
 import type { Matrix } from "../linalg/index.ts";
 import { type MatrixPair, refuseDifferences, refuseNotFinite } from "./pairs.ts";
+import type { WeightMemory } from "./weight-memory.ts";
 
 const floating: ReadonlySet<string> = new Set(["float32", "float16", "bfloat16", "float64"]);
 
@@ -27,15 +28,22 @@ export function filePairs(
   }
   return [...before].map(([name, tensor]): MatrixPair => {
     const [rows = 0, cols = 0] = tensor.shape;
-    const read = async (source: LazyTensor, file: string): Promise<Matrix<Float32Array>> =>
-      refuseNotFinite({ rows, cols, data: (await toFloat32(source)).data }, `${name} of the ${file}`);
+    const read = async (source: LazyTensor, file: string, memory?: WeightMemory): Promise<Matrix<Float32Array>> => {
+      const { readPart } = source;
+      const size = rows * cols;
+      const data =
+        memory && readPart
+          ? await partToFloat32({ ...source, readPart }, 0, size, memory.take(size).buffer)
+          : (await toFloat32(source)).data;
+      return refuseNotFinite({ rows, cols, data }, `${name} of the ${file}`);
+    };
     return {
       name,
       module: name,
       rows,
       cols,
       part: undefined,
-      base: () => read(tensor, "base"),
+      base: (memory) => read(tensor, "base", memory),
       tuned: () => read(after.get(name) ?? tensor, "tuned file"), // the same names, as was checked
     };
   });

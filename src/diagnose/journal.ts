@@ -1,3 +1,4 @@
+import { contentHash } from "../io/content-hash.ts";
 import { parseJson } from "../io/json.ts";
 import type { Storage } from "../io/storage.ts";
 import type { MatrixDiagnosis } from "./report.ts";
@@ -11,7 +12,12 @@ export interface Journal {
   remove(): Promise<void>;
 }
 
-/** A journal in a file, one line of JSON a matrix. */
+/** A line of a journal: a result with a checksum of it. */
+export function journalLine(key: string, diagnosis: MatrixDiagnosis): string {
+  return JSON.stringify({ key, diagnosis, checksum: contentHash(JSON.stringify({ key, diagnosis })) });
+}
+
+/** A journal in a file, one line of JSON a matrix. A line that is not as it was written is no result. */
 export function fileJournal(storage: Storage, path: string): Journal {
   return {
     read: async () => {
@@ -19,15 +25,15 @@ export function fileJournal(storage: Storage, path: string): Journal {
       const text = new TextDecoder().decode(await storage.read(path));
       const entries = text.split("\n").flatMap((line): [string, MatrixDiagnosis][] => {
         try {
-          const { key, diagnosis } = parseJson(line) as { key: string; diagnosis: MatrixDiagnosis }; // our own file
-          return [[key, diagnosis]];
+          const { key, diagnosis } = parseJson(line) as { key: string; diagnosis: MatrixDiagnosis };
+          return line === journalLine(key, diagnosis) ? [[key, diagnosis]] : []; // damaged, or of an older Scion
         } catch {
           return []; // the last line, which a kill cut short
         }
       });
       return new Map(entries);
     },
-    append: (key, diagnosis) => storage.append(path, `${JSON.stringify({ key, diagnosis })}\n`),
+    append: (key, diagnosis) => storage.append(path, `${journalLine(key, diagnosis)}\n`),
     remove: () => storage.remove(path),
   };
 }

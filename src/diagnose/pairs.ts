@@ -1,10 +1,12 @@
 import { assert, listing, TuneError } from "../errors.ts";
-import type { Tensor, WeightValue } from "../graph/index.ts";
+import { sizeOf, type Tensor, type WeightValue } from "../graph/index.ts";
+import { partToFloat32 } from "../io/convert.ts";
 import { type Floats, type Matrix, matmul, transposed } from "../linalg/index.ts";
 import { type Adapter, attach, configAt, linearModules, type Site, type Trainable } from "../methods/index.ts";
 import type { PretrainedModel } from "../models/index.ts";
 import type { LinearSite } from "../ops/index.ts";
 import { pickRows, sum } from "./products.ts";
+import type { WeightMemory } from "./weight-memory.ts";
 
 /** An update left [rows, r] · right [r, cols]. */
 export interface LowRank {
@@ -22,7 +24,8 @@ export interface MatrixPair {
   readonly cols: number;
   /** The rows of the module's weight that these are; all of them when it is not fused. */
   readonly part: readonly (readonly [from: number, to: number])[] | undefined;
-  base(): Promise<Matrix<Float32Array>>;
+  /** Where memory is given, the weight may be read into it. */
+  base(memory?: WeightMemory): Promise<Matrix<Float32Array>>;
   tuned(): Promise<Matrix>;
   /** The update in factors, where the method has it so. */
   readonly update?: () => LowRank;
@@ -67,7 +70,8 @@ export function matrixPairs({ base, tuned, adapter, fused = false }: Comparison)
     assert(weight.kind === "weight" && after?.kind === "weight", "a pretrained linear layer has a pretrained weight");
     const upright = (matrix: Matrix<Float32Array>): Matrix<Float32Array> =>
       layout === "in,out" ? transposed(matrix) : matrix;
-    const baseWeight = async (): Promise<Matrix<Float32Array>> => upright(await readMatrix(base.weights, weight.name));
+    const baseWeight = async (memory?: WeightMemory): Promise<Matrix<Float32Array>> =>
+      upright(await readMatrix(base.weights, weight.name, memory));
     const tunedWeight = async (): Promise<Matrix<Float32Array>> => upright(await readMatrix(tuned.weights, after.name));
     const trainables = adapted?.get(module);
     const update =
@@ -96,7 +100,7 @@ export function matrixPairs({ base, tuned, adapter, fused = false }: Comparison)
     if (parts.length === 0) return [whole];
     const shared: MatrixPair = {
       ...whole,
-      base: () => lastBase(module, whole.base),
+      base: () => lastBase(module, () => whole.base()),
       tuned: () => lastTuned(module, whole.tuned),
     };
     return parts.map(({ name, rows: ranges }) => partOf(shared, name, ranges));
@@ -143,7 +147,7 @@ export function onItsSide(pair: MatrixPair): MatrixPair {
     ...pair,
     rows: pair.cols,
     cols: pair.rows,
-    base: async () => transposed(await pair.base()),
+    base: async (memory) => transposed(await pair.base(memory)),
     tuned: async () => transposed(await pair.tuned()),
     ...(update
       ? {
@@ -186,10 +190,20 @@ function factorsOf(adapter: Adapter, site: Site, trainables: readonly Trainable[
   };
 }
 
-async function readMatrix(weights: ReadonlyMap<string, WeightValue>, name: string): Promise<Matrix<Float32Array>> {
+async function readMatrix(
+  weights: ReadonlyMap<string, WeightValue>,
+  name: string,
+  memory?: WeightMemory,
+): Promise<Matrix<Float32Array>> {
   const weight = weights.get(name);
   assert(weight !== undefined, `${name} is one of the weights that were compared`);
-  const { shape, data } = await weight.source.read();
+  const { stored, shape: sizes } = weight.source;
+  const readPart = stored?.readPart;
+  const size = sizeOf(sizes);
+  const { shape, data } =
+    memory && readPart
+      ? { shape: sizes, data: await partToFloat32({ ...stored, readPart }, 0, size, memory.take(size).buffer) }
+      : await weight.source.read();
   assert(data instanceof Float32Array, "weights are read as float32, whatever files hold");
   return refuseNotFinite({ rows: shape[0] ?? 0, cols: shape[1] ?? 1, data }, name);
 }

@@ -6,6 +6,7 @@ import {
   diagonalPlus,
   gram,
   isPositiveDefinite,
+  isPositiveDefiniteByPanels,
   type LeadingTriplets,
   type LinearOperator,
   leadingBySquare,
@@ -15,12 +16,14 @@ import {
   matmul,
   qr,
   type Svd,
+  type SymmetricOperator,
   svd,
   toFloat64,
   transposed,
   type UpdatedDiagonal,
   zeroMatrix,
 } from "../linalg/index.ts";
+import type { BaseCache } from "./base-svd.ts";
 import type { LowRank } from "./pairs.ts";
 import { type PlacedMatrix, type PlacedSquare, type Products, sum } from "./products.ts";
 
@@ -46,6 +49,8 @@ export interface SpectrumOptions {
   readonly k: number;
   readonly eps: number;
   readonly products: Products;
+  /** What is known of the base from before. */
+  readonly cache?: Pick<BaseCache, "leading" | "keepLeading">;
   /** Called now and then. */
   readonly onWork?: () => void;
 }
@@ -191,42 +196,64 @@ export async function certifiedSpectrum(
   tuned: LowRank | Matrix<Float64Array>,
   options: SpectrumOptions,
 ): Promise<Spectrum | undefined> {
-  const { k, eps, products, onWork } = options;
+  const { k, eps, products, cache, onWork } = options;
   const onProduct = onWork ? { onProduct: onWork } : {};
   const W0 = await products.place(base);
   const dense = "left" in tuned ? undefined : await products.place(tuned);
   const squares: PlacedSquare[] = [];
   try {
-    const W = "left" in tuned ? lowRankPlus(W0, tuned.left, tuned.right) : (dense ?? W0);
-    const square = await W0.square();
-    squares.push(square);
-    const tunedSquare = "left" in tuned ? await squareWith(square, W0, tuned) : await (dense ?? W0).square();
-    squares.push(tunedSquare);
-    const after = await leadingBySquare(W, tunedSquare, k, { rng: createRng(7, "tuned"), ...onProduct });
-    if (after.converged < after.S.length) return undefined;
     // The tuned vectors are near the base's, but where intruders are; more of the base's are wanted than of theirs.
     const wanted = Math.min(Math.max(32, 2 * k), base.rows, base.cols);
-    const before = await leadingBySquare(W0, square, wanted, {
-      rng: createRng(7, "base"),
-      enough: k,
-      ...onProduct,
-    });
-    const known = columnsOf(before.U, 0, before.converged);
+    const kept = await cache?.leading(base, { wanted, enough: Math.min(k, wanted) });
+    const square = await (kept?.square ? products.placeSquare(kept.square) : W0.square());
+    squares.push(square);
+    const before =
+      kept?.leading ??
+      (await leadingBySquare(W0, square, wanted, { rng: createRng(7, "base"), enough: k, ...onProduct }));
     if (before.converged < Math.min(k, before.S.length)) return undefined;
+    const known = columnsOf(before.U, 0, before.converged);
+    const tall = base.rows > base.cols;
+    const sides = "left" in tuned ? await sidesOf(W0, tuned) : undefined;
+    const start = besides(
+      tall ? transposed(before.Vt) : before.U,
+      ...(sides ? sampled([sides.inner, sides.across]) : []),
+    );
+    let tunedSquare: SymmetricOperator;
+    if (sides) tunedSquare = plusSides(square, sides);
+    else {
+      const own = await (dense ?? W0).square();
+      squares.push(own);
+      tunedSquare = own;
+    }
+    const W = "left" in tuned ? lowRankPlus(W0, tuned.left, tuned.right) : (dense ?? W0);
+    const after = await leadingBySquare(W, tunedSquare, k, { rng: createRng(7, "tuned"), start, ...onProduct });
+    if (after.converged < after.S.length) return undefined;
     const cosines = matmul(known, after.U, { transA: true });
     const maxCos = columnMaxima(cosines);
     const rest = remainders(cosines);
     // Beyond the known vectors a cosine is at most what is left of the vector's length.
     const bound = maxCos.map((value, j) => Math.max(value, rest[j] ?? 1));
     const open = maxCos.flatMap((value, j) => (value < eps && (bound[j] ?? 1) >= eps ? [j] : []));
+    const largest = before.S[0] ?? 0;
+    let lowest = tall ? kept?.lowest : 0;
+    const searched = open.length > 0 && lowest === undefined;
+    if (searched) lowest = (await smallestOfSquare(square, largest, products)) ?? smallestExactly(base, largest);
+    if (!kept || searched) {
+      await cache?.keepLeading(base, { leading: before, ...(lowest === undefined ? {} : { lowest }) }, () =>
+        square.read(),
+      );
+    }
     if (open.length > 0) {
-      const lowest = base.rows > base.cols ? await smallestSquare(base, square, before.S[0] ?? 0) : 0;
       if (lowest === undefined) return undefined;
       const chosen = pickColumns(after.U, open);
       const highest = (before.S[before.converged - 1] ?? 0) ** 2;
-      const ofRows = base.rows > base.cols ? {} : { square };
-      const limits = { known, lowest, highest, decideAt: eps };
-      const weights = await boundWeights(W0, chosen, { ...limits, ...ofRows, ...onProduct });
+      const knownRight = transposed({
+        ...before.Vt,
+        rows: before.converged,
+        data: before.Vt.data.subarray(0, before.converged * base.cols),
+      });
+      const limits = { known, knownRight, lowest, highest, decideAt: eps };
+      const weights = await boundWeights(W0, chosen, { ...limits, square, ...onProduct });
       for (const [i, j] of open.entries()) {
         const { bound: high, found } = weights[i] ?? { bound: 1, found: 0 };
         maxCos[j] = Math.max(maxCos[j] ?? 0, found);
@@ -250,37 +277,72 @@ export async function certifiedSpectrum(
   }
 }
 
-/** The square of W0 + left·right from that of W0: of the same side. */
-async function squareWith(square: PlacedSquare, W0: PlacedMatrix, { left, right }: LowRank): Promise<PlacedSquare> {
+/** An update's factors: on the smaller side of W0, and W0 times the other. */
+interface Sides {
+  readonly inner: Matrix<Float64Array>;
+  readonly across: Matrix<Float64Array>;
+  readonly outer: Matrix<Float64Array>;
+}
+
+async function sidesOf(W0: PlacedMatrix, { left, right }: LowRank): Promise<Sides> {
   const tall = W0.rows > W0.cols;
-  const [inner, outer] = tall ? [transposed(right), left] : [left, transposed(right)]; // on the smaller side, on the other
+  const [inner, outer] = tall ? [transposed(right), left] : [left, transposed(right)];
   const across = toFloat64(await (tall ? W0.applyTransposed(outer) : W0.apply(outer)));
+  return { inner, outer, across };
+}
+
+/** The square of W0 + left·right from that of W0: of the same side. */
+function plusSides(square: PlacedSquare, { inner, outer, across }: Sides): SymmetricOperator {
   // (W0 + inner·outerᵀ)(…)ᵀ = W0·W0ᵀ + across·innerᵀ + inner·(across + inner·outerᵀ·outer)ᵀ
   const added = sum(across, matmul(inner, matmul(outer, outer, { transA: true })));
   return square.plus(besides(across, inner), transposed(besides(inner, added)));
 }
 
+/** At most 16 columns in the span of each. */
+function sampled(blocks: readonly Matrix<Float64Array>[]): readonly Matrix<Float64Array>[] {
+  const rng = createRng(7, "sample");
+  return blocks.map((block) => {
+    if (block.cols <= 16) return block;
+    const weights = {
+      rows: block.cols,
+      cols: 16,
+      data: Float64Array.from({ length: 16 * block.cols }, () => rng.normal()),
+    };
+    return matmul(block, weights);
+  });
+}
+
+/** Shares of the largest value's square that the smallest value's square is held against. */
+const shares = [1e-2, 1e-3, 1e-4, 1e-5];
+
 /**
- * A lower bound on the square of a tall matrix's smallest singular value, proved by a Cholesky factor; undefined when it
- * is too small to be told from rounding. What a vector has outside the matrix's range is no singular vector of it, so
- * weights are searched above this bound.
+ * A lower bound on the square of a tall matrix's smallest singular value, proved by a Cholesky factor of the square; undefined
+ * when it is too small to be told from rounding. What a vector has outside the matrix's range is no singular vector of it,
+ * so weights are searched above this bound.
  */
-async function smallestSquare(
-  base: Matrix<Float32Array>,
+async function smallestOfSquare(
   square: PlacedSquare,
   largest: number,
+  products: Products,
 ): Promise<number | undefined> {
-  const { matrix, precision } = await square.read();
-  const proven = (of: Matrix, share: number): boolean => isPositiveDefinite(of, share * largest * largest);
-  const shares = [1e-2, 1e-3, 1e-4, 1e-5];
-  // Rounding moves no eigenvalue of the square by as much as a hundredth of these.
-  const coarse = shares.filter((share) => share > 1e4 * precision).find((share) => proven(matrix, share));
-  const exact = (): number | undefined => {
-    const wide = gram(transposed(toFloat64(base)));
-    return shares.filter((share) => share <= 1e4 * precision).find((share) => proven(wide, share));
-  };
-  const share = coarse ?? exact();
-  return share && share * largest * largest;
+  const matrix = await square.read();
+  let highest = 0;
+  for (let i = 0; i < matrix.rows; i++) highest = Math.max(highest, matrix.data[i * matrix.rows + i] ?? 0);
+  // Rounding moves an eigenvalue by about √size times that of the largest entry: what is proved is 64 times as far away.
+  const rounding = 64 * square.precision * Math.sqrt(matrix.rows) * highest;
+  for (const bound of shares.map((share) => share * largest * largest)) {
+    if (bound <= rounding) break;
+    if (matrix.data instanceof Float64Array || matrix.rows <= 256) {
+      if (isPositiveDefinite(matrix, bound)) return bound;
+    } else if (await isPositiveDefiniteByPanels(matrix, bound, products.productOfRows)) return bound;
+  }
+  return undefined;
+}
+
+/** The same in float64, which takes long. */
+function smallestExactly(base: Matrix<Float32Array>, largest: number): number | undefined {
+  const wide = gram(transposed(toFloat64(base)));
+  return shares.map((share) => share * largest * largest).find((bound) => isPositiveDefinite(wide, bound));
 }
 
 function columnMaxima({ rows, cols, data }: Matrix): number[] {

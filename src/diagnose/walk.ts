@@ -3,6 +3,7 @@ import type { MatrixPair } from "./pairs.ts";
 import { hashMatrices } from "./products.ts";
 import type { MatrixDiagnosis } from "./report.ts";
 import type { Spectrum } from "./spectrum.ts";
+import { weightMemory } from "./weight-memory.ts";
 
 /** How far a diagnosis is. */
 export interface DiagnosisProgress {
@@ -30,8 +31,8 @@ export interface LookedAt {
 }
 
 /**
- * Look at every pair in turn. What `look` is given reads each weight once, when it is first asked for; it is let go before
- * the next pair.
+ * Look at every pair in turn. What `look` is given reads each weight once, when it is first asked for; the next base is read
+ * into the same memory, so nothing may be kept of one.
  */
 export async function walkPairs(
   pairs: readonly MatrixPair[],
@@ -44,6 +45,7 @@ export async function walkPairs(
   },
   look: (pair: MatrixPair) => Promise<LookedAt>,
 ): Promise<Walked> {
+  const memory = weightMemory();
   const matrices: MatrixDiagnosis[] = [];
   const baseHashes: string[] = [];
   let [spentMs, worked, rest] = [0, 0, pairs.reduce((sum, pair) => sum + workOf(pair), 0)];
@@ -51,7 +53,7 @@ export async function walkPairs(
     worked === 0 ? {} : { remainingMs: (spentMs / worked) * rest };
   for (const [i, lazy] of pairs.entries()) {
     if (signal?.aborted) break;
-    const pair = readOnce(lazy);
+    const pair: MatrixPair = { ...lazy, base: once(() => lazy.base(memory)), tuned: once(lazy.tuned) };
     const { name } = pair;
     onProgress?.({ done: i, total: pairs.length, name, ...left() });
     const start = performance.now();
@@ -72,11 +74,6 @@ export async function walkPairs(
 function workOf({ rows, cols }: Pick<MatrixPair, "rows" | "cols">): number {
   const small = Math.min(rows, cols);
   return small * (Math.max(rows, cols) + 2 * small);
-}
-
-/** A pair whose weights are read when they are first asked for, and kept as long as it is. */
-function readOnce(pair: MatrixPair): MatrixPair {
-  return { ...pair, base: once(pair.base), tuned: once(pair.tuned) };
 }
 
 /** Call it once, and keep what it gives. */

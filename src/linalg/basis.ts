@@ -7,7 +7,7 @@ export interface Basis {
   readonly count: number;
   /**
    * Add what the columns of X [length, n] have that the basis has not, orthonormal; columns that lie in it are left
-   * out. Every vector is made orthogonal twice: once leaves roundings of the size of what was taken away.
+   * out. A vector that loses much is made orthogonal twice: once leaves roundings of the size of what was taken away.
    * @returns the number of the first vector that is new.
    */
   add(X: Matrix): number;
@@ -49,8 +49,10 @@ export function makeBasis(length: number, capacity: number): Basis {
         const left = norm(vector, 0, length);
         if (left < 1e-10) continue;
         scale(vector, 0, 1 / left, length);
-        removeFromOne(vector, 0);
-        scale(vector, 0, 1 / norm(vector, 0, length), length);
+        if (left < 0.7) {
+          removeFromOne(vector, 0);
+          scale(vector, 0, 1 / norm(vector, 0, length), length);
+        }
         data.set(vector, count * length);
         count += 1;
       }

@@ -1,4 +1,4 @@
-import type { Matrix } from "./matrix.ts";
+import { type Matrix, rowsOf } from "./matrix.ts";
 import { dot, dot4 } from "./vectors.ts";
 
 /**
@@ -63,6 +63,46 @@ export function isPositiveDefinite({ rows: size, data }: Matrix, shift = 0): boo
           factor[i * size + i] = Math.sqrt(pivot);
         }
       }
+    }
+  }
+  return true;
+}
+
+/** Columns of a factor that are computed together. */
+const panel = 64;
+
+/**
+ * The same of a large matrix, its factor in float32 and most of the work products A·Bᵀ that are computed elsewhere. Rounding
+ * moves an eigenvalue by about √size times float32's precision of the largest entry, so `shift` must be well above that.
+ */
+export async function isPositiveDefiniteByPanels(
+  { rows: size, data }: Matrix,
+  shift: number,
+  productOfRows: (a: Matrix<Float32Array>, b: Matrix<Float32Array>) => Promise<Matrix>,
+): Promise<boolean> {
+  const factor: Matrix<Float32Array> = { rows: size, cols: size, data: new Float32Array(size * size) };
+  const row = new Float64Array(panel);
+  for (let left = 0; left < size; left += panel) {
+    const width = Math.min(panel, size - left);
+    const done =
+      left === 0
+        ? undefined
+        : (await productOfRows(rowsOf(factor, left, size), rowsOf(factor, left, left + width))).data;
+    const head = new Float64Array(width * width); // the factor of the panel's first rows
+    for (let i = left; i < size; i++) {
+      const inside = i - left;
+      const until = Math.min(width, inside + 1);
+      for (let j = 0; j < until; j++) {
+        let sum = (data[i * size + left + j] ?? 0) - (done?.[inside * width + j] ?? 0);
+        for (let k = 0; k < j; k++) sum -= (row[k] ?? 0) * (head[j * width + k] ?? 0);
+        if (inside === j) {
+          const pivot = sum - shift;
+          if (!(pivot > 0)) return false;
+          row[j] = Math.sqrt(pivot);
+        } else row[j] = sum / (head[j * width + j] ?? 1);
+        if (inside < width) head[inside * width + j] = row[j] ?? 0;
+      }
+      factor.data.set(row.subarray(0, until), i * size + left);
     }
   }
   return true;

@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
 import {
+  columnsOf,
   createRng,
   type Floats,
   filteredSubspace,
@@ -114,5 +115,22 @@ describe("leading singular triplets by filters on the square", () => {
       await leadingBySquare(operatorOf(a), squareOf(a), 8, { rng: createRng(1) }),
     ];
     expect([...again.S]).toEqual([...first.S]);
+  });
+
+  it("are found from a start that has nothing of them", async () => {
+    const a = madeOf(160, 160, (i) => (i < 3 ? 9 - i : 4 / (1 + i) ** 0.2));
+    const { U, S } = svd(a);
+    const start = columnsOf(U, 3, 35); // orthogonal to the first three
+    for (const single of [false, true]) {
+      const operator = single ? singleOperator(a) : operatorOf(a);
+      const found = await leadingBySquare(operator, squareOf(a, single), 8, { rng: createRng(1), start });
+      expect(found.converged).toBe(8);
+      for (let j = 0; j < 8; j++) expect(found.S[j]).toBeCloseTo(S[j] ?? 0, 4);
+    }
+    const near = squareOf(a);
+    await leadingBySquare(operatorOf(a), near, 8, { rng: createRng(1), start: columnsOf(U, 0, 32) });
+    const far = squareOf(a);
+    await leadingBySquare(operatorOf(a), far, 8, { rng: createRng(1) });
+    expect(near.products).toBeLessThan(far.products); // what is known need not be found
   });
 });

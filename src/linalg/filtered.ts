@@ -1,6 +1,6 @@
 import { makeBasis } from "./basis.ts";
 import { eigh } from "./eigh.ts";
-import { columnsOf, type Matrix, toFloat64, transposed, zeroMatrix } from "./matrix.ts";
+import { besides, columnsOf, type Matrix, toFloat64, transposed, zeroMatrix } from "./matrix.ts";
 import { matmul } from "./multiply.ts";
 import type { Rng } from "./rng.ts";
 
@@ -9,6 +9,8 @@ export interface SymmetricOperator {
   readonly size: number;
   /** G·X: X [size, n] -> [size, n]. */
   apply(X: Matrix): Promise<Matrix>;
+  /** The operator plus left·right [size, r]·[r, size], where its products are computed elsewhere. */
+  plus?(left: Matrix, right: Matrix): SymmetricOperator;
 }
 
 /** What a subspace holds of an operator's leading eigenvectors, the largest eigenvalue first. */
@@ -23,7 +25,7 @@ export interface Subspace {
 /** How far to go; see {@link filteredSubspace}. */
 export interface FilterOptions {
   readonly rng: Rng;
-  /** Columns to start from; random ones unless given. */
+  /** Columns to start from, any number of them; random ones unless given. */
   readonly start?: Matrix;
   /** Whether a vector is known well enough. */
   readonly settled: (subspace: Subspace, index: number) => boolean;
@@ -64,16 +66,24 @@ export async function filteredSubspace(
   });
   let best = await lookAt(apply, [options.start ?? (await apply(random(count)))], random, count);
   let stalled = 0;
+  // A start may lack a leading vector altogether: no result of it is taken before some random columns were filtered as well.
+  let strangers = options.start ? 4 : 0;
   for (let round = 0; round < rounds; round++) {
     const known = firstThat((i) => !settled(best, i), enough);
-    if (known >= enough) break;
+    if (known >= enough && strangers === 0) break;
     const cut = best.values.at(-1) ?? 0;
     const ratio = (best.values[known] ?? 0) / cut;
     if (!(ratio < 1e12)) break; // beyond the known vectors there is nothing but rounding
     const steps = degreeFor(ratio);
     const kept = columnsOf(best.vectors, 0, known);
-    const active = columnsOf(best.vectors, known, best.vectors.cols);
-    const filtered = await filter(withoutKnown(apply, kept, best.values), active, cut, steps);
+    const active = besides(columnsOf(best.vectors, known, best.vectors.cols), random(strangers));
+    strangers = 0;
+    const deflated = withoutKnown(operator, kept, best.values);
+    const counted = async (X: Matrix): Promise<Matrix<Float64Array>> => {
+      onProduct?.();
+      return toFloat64(await deflated.apply(X));
+    };
+    const filtered = await filter(counted, active, cut, steps);
     const next = await lookAt(apply, [kept, filtered], random, count);
     // Progress is told by the worst of those that are wanted.
     stalled = worst(next, enough) < 0.7 * worst(best, enough) ? 0 : stalled + 1;
@@ -99,23 +109,23 @@ function degreeFor(ratio: number): number {
   return Math.max(2, Math.min(longest, Math.floor(Math.log(2 * steepest) / growth)));
 }
 
-/** Products with G − X·diag(values)·Xᵀ, where X are vectors that are known. */
+/** G − X·diag(values)·Xᵀ, where X are vectors that are known. */
 function withoutKnown(
-  apply: (X: Matrix) => Promise<Matrix>,
+  operator: SymmetricOperator,
   known: Matrix<Float64Array>,
   values: Float64Array,
-): (X: Matrix<Float64Array>) => Promise<Matrix<Float64Array>> {
+): Pick<SymmetricOperator, "apply"> {
+  if (known.cols === 0) return operator;
   const turned = transposed(known);
-  return async (X) => {
-    const result = toFloat64(await apply(X));
-    if (known.cols === 0) return result;
-    const weights = matmul(turned, X);
-    for (let i = 0; i < weights.data.length; i++) {
-      weights.data[i] = (weights.data[i] ?? 0) * (values[Math.floor(i / X.cols)] ?? 0);
-    }
-    const part = matmul(known, weights);
-    for (let i = 0; i < part.data.length; i++) result.data[i] = (result.data[i] ?? 0) - (part.data[i] ?? 0);
-    return result;
+  const away = { ...known, data: known.data.map((value, i) => -value * (values[i % known.cols] ?? 0)) };
+  if (operator.plus) return operator.plus(away, turned);
+  return {
+    apply: async (X) => {
+      const result = toFloat64(await operator.apply(X));
+      const part = matmul(away, matmul(turned, X));
+      for (let i = 0; i < part.data.length; i++) result.data[i] = (result.data[i] ?? 0) + (part.data[i] ?? 0);
+      return result;
+    },
   };
 }
 
@@ -138,14 +148,15 @@ async function filter(
   return here;
 }
 
-/** Rayleigh–Ritz in what the blocks span; random vectors fill up what rounding left out. */
+/** The first `count` of Rayleigh–Ritz in what the blocks span; random vectors fill up what is missing or rounding left out. */
 async function lookAt(
   apply: (X: Matrix) => Promise<Matrix>,
   blocks: readonly Matrix[],
   random: (cols: number) => Matrix<Float64Array>,
   count: number,
 ): Promise<Subspace> {
-  const basis = makeBasis(blocks[0]?.rows ?? 0, count);
+  const given = blocks.reduce((sum, { cols }) => sum + cols, 0);
+  const basis = makeBasis(blocks[0]?.rows ?? 0, Math.max(count, given));
   for (const block of blocks) basis.add(block);
   if (basis.count < count) basis.add(random(count - basis.count));
   const Q = basis.columns();
@@ -160,13 +171,14 @@ async function lookAt(
     }
   }
   const { values: rising, vectors } = eigh(H);
-  const P = zeroMatrix(n, n);
-  for (let i = 0; i < n; i++) for (let j = 0; j < n; j++) P.data[i * n + j] = vectors.data[i * n + n - 1 - j] ?? 0;
-  const values = Float64Array.from(rising).reverse();
+  const P = zeroMatrix(n, count);
+  for (let i = 0; i < n; i++)
+    for (let j = 0; j < count; j++) P.data[i * count + j] = vectors.data[i * n + n - 1 - j] ?? 0;
+  const values = Float64Array.from(rising).reverse().subarray(0, count);
   const [X, GX] = [matmul(Q, P), matmul(GQ, P)];
-  const residuals = new Float64Array(n);
+  const residuals = new Float64Array(count);
   for (let i = 0; i < X.data.length; i++) {
-    const j = i % n;
+    const j = i % count;
     residuals[j] = (residuals[j] ?? 0) + ((GX.data[i] ?? 0) - (values[j] ?? 0) * (X.data[i] ?? 0)) ** 2;
   }
   return { vectors: X, values, residuals: residuals.map(Math.sqrt) };

@@ -4,6 +4,7 @@ import {
   columnsOf,
   createRng,
   isPositiveDefinite,
+  isPositiveDefiniteByPanels,
   leadingTriplets,
   lowRankPlus,
   type Matrix,
@@ -11,6 +12,7 @@ import {
   matrix,
   operatorOf,
   svd,
+  transposed,
 } from "./index.ts";
 
 function gaussian(rows: number, cols: number, seed: number): Matrix<Float64Array> {
@@ -57,7 +59,7 @@ describe("leading singular triplets", () => {
 describe("bounds on cosines", () => {
   it.each([[150, 150], [150, 220], [220, 150]])("hold for every singular vector of [%d, %d]", async (rows, cols) => {
     const a = gaussian(rows, cols, 5);
-    const { U, S } = svd(a);
+    const { U, S, Vt } = svd(a);
     const X = gaussian(rows, 4, 6);
     for (let j = 0; j < 4; j++) {
       const length = Math.hypot(...columnsOf(X, j, j + 1).data);
@@ -67,8 +69,11 @@ describe("bounds on cosines", () => {
     const known = columnsOf(U, 0, 12);
     const lowest = rows > cols ? (S.at(-1) ?? 0) ** 2 : 0;
     const highest = (S[11] ?? 0) ** 2;
-    for (const steps of [4, 16, 48]) {
-      const found = await boundWeights(operatorOf(a), X, { known, lowest, highest, decideAt: 0.3, steps });
+    const knownRight = transposed({ rows: 12, cols, data: Vt.data.subarray(0, 12 * cols) });
+    const square = operatorOf(rows > cols ? matmul(a, a, { transA: true }) : matmul(a, a, { transB: true }));
+    const bySquare = { knownRight, square: { size: Math.min(rows, cols), apply: square.apply } };
+    for (const [steps, how] of [4, 16, 48].flatMap((n) => [[n, {}], [n, bySquare]] as const)) {
+      const found = await boundWeights(operatorOf(a), X, { known, lowest, highest, decideAt: 0.3, steps, ...how });
       for (const [j, { bound }] of found.entries()) {
         const largest = Math.max(...Array.from({ length: U.cols - 12 }, (_, i) => Math.abs(cosines.data[(i + 12) * 4 + j] ?? 0)));
         expect(bound).toBeGreaterThanOrEqual(largest);
@@ -77,14 +82,21 @@ describe("bounds on cosines", () => {
     }
   }); // biome-ignore format: a table
 
-  it("find a vector of the matrix itself", async () => {
-    const a = gaussian(80, 80, 5);
-    const { U, S } = svd(a);
+  it.each([80, 120])("find a vector of the matrix itself, [%d, 80]", async (rows) => {
+    const a = gaussian(rows, 80, 5);
+    const { U, S, Vt } = svd(a);
+    const square = operatorOf(matmul(a, a, { transA: true }));
     const [found] = await boundWeights(operatorOf(a), columnsOf(U, 40, 41), {
       known: columnsOf(U, 0, 4),
-      lowest: 0,
+      lowest: rows > 80 ? 0.99 * (S.at(-1) ?? 0) ** 2 : 0,
       highest: (S[3] ?? 0) ** 2,
       decideAt: 0.5,
+      ...(rows > 80
+        ? {
+            square: { size: 80, apply: square.apply },
+            knownRight: transposed({ rows: 4, cols: 80, data: Vt.data.slice(0, 320) }),
+          }
+        : {}),
     });
     expect(found?.bound).toBeCloseTo(1, 4);
     expect(found?.found).toBeCloseTo(1, 4);
@@ -96,5 +108,16 @@ describe("Cholesky", () => {
     const positive = matrix([[2, 1], [1, 2]]); // biome-ignore format: a matrix
     expect([0, 0.99, 1.01, 3].map((shift) => isPositiveDefinite(positive, shift))).toEqual([true, true, false, false]);
     expect(isPositiveDefinite(matrix([[1, 2], [2, 1]]))).toBe(false); // biome-ignore format: a matrix
+  });
+
+  it.each([30, 64, 150])("does so by panels, with products elsewhere, of size %d", async (n) => {
+    const a = gaussian(n, 2 * n, 3);
+    const square = matmul(a, a, { transB: true });
+    const smallest = (svd(a).S.at(-1) ?? 0) ** 2;
+    const rows = async (x: Matrix<Float32Array>, y: Matrix<Float32Array>): Promise<Matrix> =>
+      matmul(x, y, { transB: true });
+    for (const share of [0.5, 0.99, 1.01, 2]) {
+      expect(await isPositiveDefiniteByPanels(square, share * smallest, rows)).toBe(share < 1);
+    }
   });
 });

@@ -1,7 +1,7 @@
 import { makeBasis } from "./basis.ts";
 import { eigh } from "./eigh.ts";
 import type { SymmetricOperator } from "./filtered.ts";
-import { columnsOf, type Matrix, transposed, zeroMatrix } from "./matrix.ts";
+import { type Matrix, toFloat64, transposed, zeroMatrix } from "./matrix.ts";
 import type { LinearOperator } from "./operator.ts";
 import { dot, norm, scale } from "./vectors.ts";
 
@@ -24,8 +24,12 @@ export interface WeightOptions {
   readonly decideAt: number;
   /** Products with W·Wᵀ, at most; most vectors are decided after some thirty. */
   readonly steps?: number;
-  /** W·Wᵀ as one matrix, where it is at hand. */
+  /**
+   * The square of the smaller side, where it is at hand: W·Wᵀ; or WᵀW of a tall matrix, with the known right singular vectors
+   * [cols, K].
+   */
   readonly square?: SymmetricOperator;
+  readonly knownRight?: Matrix;
   readonly onProduct?: () => void;
 }
 
@@ -35,26 +39,44 @@ export interface WeightOptions {
  * s steps of Lanczos from the vector v (unit length, times rho) give the polynomials p₀ … p₍ₛ₋₁₎ that are orthonormal for
  * its spectral measure; the measure's weight at any one x is at most 1 / Σ pᵢ(x)² (the Christoffel function; Akhiezer,
  * The Classical Moment Problem, §2.5). So no eigenvector has a cosine above rho·√(maxₓ 1 / Σ pᵢ(x)²).
+ *
+ * Of a tall matrix w = Wᵀv is searched in the same way with WᵀW, which is smaller: its component along the right vector of
+ * the value σ is σ times the cosine of v with the left one, so no cosine is above |w|·√(maxₓ 1 / (x·Σ pᵢ(x)²)).
  */
 export async function boundWeights(
   operator: LinearOperator,
   X: Matrix,
   options: WeightOptions,
 ): Promise<readonly Weights[]> {
-  const { known, lowest, highest, decideAt, steps = 320, square, onProduct } = options;
-  const { rows } = operator;
-  const aside = makeBasis(rows, known.cols + 1);
-  aside.add(known);
-  const runs = Array.from({ length: X.cols }, (_, j) => {
-    const vector = new Float64Array(columnsOf(X, j, j + 1).data);
-    aside.removeFrom(vector, 1);
-    aside.removeFrom(vector, 1);
+  const { known, lowest, highest, decideAt, steps = 320, square, knownRight, onProduct } = options;
+  const left = makeBasis(operator.rows, known.cols + 1);
+  left.add(known);
+  const rests = transposed(toFloat64(X)).data; // what X has besides the known vectors, as rows
+  for (let pass = 0; pass < 2; pass++) left.removeFrom(rests, X.cols);
+  const lengths = Array.from({ length: X.cols }, (_, j) => norm(rests, j * operator.rows, operator.rows));
+  const across = square !== undefined && knownRight !== undefined && operator.rows > operator.cols;
+  const aside = across ? makeBasis(operator.cols, knownRight.cols + 1) : left;
+  if (across) aside.add(knownRight);
+  const rows = across ? operator.cols : operator.rows;
+  const rest: Matrix<Float64Array> = { rows: X.cols, cols: operator.rows, data: rests };
+  const starts = across ? transposed(toFloat64(await operator.applyTransposed(transposed(rest)))).data : rests;
+  const runs = lengths.map((length, j) => {
+    const vector = starts.slice(j * rows, (j + 1) * rows);
+    for (let pass = 0; across && pass < 2; pass++) aside.removeFrom(vector, 1);
     const rho = norm(vector, 0, rows);
     if (rho > 0) scale(vector, 0, 1 / rho, rows);
-    return { rho, basis: makeBasis(rows, steps + 1), vector, alpha: [] as number[], beta: [] as number[], open: false };
+    const open = length >= decideAt && rho > 0;
+    return {
+      rho,
+      length,
+      basis: makeBasis(rows, steps + 1),
+      vector,
+      alpha: [] as number[],
+      beta: [] as number[],
+      open,
+    };
   });
-  const results: Weights[] = runs.map(({ rho }) => ({ bound: rho, found: 0 }));
-  for (const run of runs) run.open = run.rho >= decideAt;
+  const results: Weights[] = lengths.map((length) => ({ bound: length, found: 0 }));
   let look = 8; // steps after which bounds are computed, which takes longer than a step
   for (let step = 0; step < steps; step++) {
     const active = runs.filter(({ open }) => open);
@@ -84,17 +106,26 @@ export async function boundWeights(
       run.vector = next;
       if (!ended && !looks) continue;
       const at = runs.indexOf(run);
-      const found = foundWeight(run.alpha, run.beta, run.rho, highest);
-      const bound = ended ? found : run.rho * Math.sqrt(largestWeight(run.alpha, run.beta, lowest, highest));
-      results[at] = { bound: Math.max(found, bound), found };
+      const found = foundWeight(run, { unit: highest, across, lowest });
+      const bound = ended ? found : run.rho * Math.sqrt(largestWeight(run, { lowest, highest, across }));
+      results[at] = { bound: Math.max(found, Math.min(run.length, bound)), found };
       run.open = !ended && found < decideAt && bound >= decideAt;
     }
   }
   return results;
 }
 
+interface Recurrence {
+  readonly rho: number;
+  readonly alpha: readonly number[];
+  readonly beta: readonly number[];
+}
+
 /** The largest weight of a settled Ritz vector, and 0 when none is. */
-function foundWeight(alpha: readonly number[], beta: readonly number[], rho: number, unit: number): number {
+function foundWeight(
+  { rho, alpha, beta }: Recurrence,
+  { unit, across, lowest }: { readonly unit: number; readonly across: boolean; readonly lowest: number },
+): number {
   const size = alpha.length;
   const T = zeroMatrix(size, size);
   for (let i = 0; i < size; i++) {
@@ -104,17 +135,25 @@ function foundWeight(alpha: readonly number[], beta: readonly number[], rho: num
       T.data[(i + 1) * size + i] = beta[i] ?? 0;
     }
   }
-  const { vectors } = eigh(T);
+  const { values, vectors } = eigh(T);
   let largest = 0;
   for (let j = 0; j < size; j++) {
     const residual = (beta[size - 1] ?? 0) * Math.abs(vectors.data[(size - 1) * size + j] ?? 0);
-    if (residual <= 1e-6 * unit) largest = Math.max(largest, rho * Math.abs(vectors.data[j] ?? 0));
+    const value = values[j] ?? 0;
+    if (residual > 1e-6 * unit || (across && value < lowest)) continue;
+    largest = Math.max(largest, (rho * Math.abs(vectors.data[j] ?? 0)) / (across ? Math.sqrt(value) : 1));
   }
-  return largest;
+  return Math.min(1, largest);
 }
 
-/** max over x in [lowest, highest] of 1 / Σ pᵢ(x)², on a grid dense at both ends and then around its best points. */
-function largestWeight(alpha: readonly number[], beta: readonly number[], lowest: number, highest: number): number {
+/**
+ * max over x in [lowest, highest] of 1 / Σ pᵢ(x)², or 1 / (x·Σ pᵢ(x)²), on a grid dense at both ends and then around its best
+ * points.
+ */
+function largestWeight(
+  { alpha, beta }: Recurrence,
+  { lowest, highest, across }: { readonly lowest: number; readonly highest: number; readonly across: boolean },
+): number {
   const weight = (x: number): number => {
     let [before, here, sum] = [0, 1, 1];
     for (let i = 0; i + 1 < alpha.length; i++) {
@@ -123,7 +162,7 @@ function largestWeight(alpha: readonly number[], beta: readonly number[], lowest
       [before, here] = [here, next];
       sum += next * next;
     }
-    return 1 / sum;
+    return 1 / (across ? x * sum : sum);
   };
   const points: number[] = [];
   const span = highest - lowest;
@@ -148,5 +187,5 @@ function largestWeight(alpha: readonly number[], beta: readonly number[], lowest
     }
     best = Math.max(best, weight((left + right) / 2));
   }
-  return Math.min(1, best);
+  return across ? best : Math.min(1, best);
 }

@@ -1,7 +1,7 @@
 import { makeBasis } from "./basis.ts";
 import { filteredSubspace, type Subspace, type SymmetricOperator } from "./filtered.ts";
 import { type LeadingOptions, leadingTriplets } from "./krylov.ts";
-import { transposed } from "./matrix.ts";
+import { type Matrix, transposed } from "./matrix.ts";
 import type { LinearOperator } from "./operator.ts";
 import { type LeadingTriplets, rayleighRitz } from "./ritz.ts";
 
@@ -14,13 +14,14 @@ function onItsSide({ rows, cols, apply, applyTransposed, precision }: LinearOper
  * The first `count` singular triplets, with the help of the square of the smaller side: W·Wᵀ of a matrix that is not taller
  * than it is wide, WᵀW of a tall one. Filters on the square find the subspace; products with W itself judge it, by the same
  * measure as {@link leadingTriplets}, and improve it where squaring lost what is wanted (values far below the largest one).
- * What that does not settle, and what is too small for it, is left to block Krylov iteration.
+ * What that does not settle, and what is too small for it, is left to block Krylov iteration. `start` has columns on the
+ * smaller side that are near what is looked for.
  */
 export async function leadingBySquare(
   operator: LinearOperator,
   square: SymmetricOperator,
   count: number,
-  options: Pick<LeadingOptions, "rng" | "enough" | "onProduct">,
+  options: Pick<LeadingOptions, "rng" | "enough" | "onProduct"> & { readonly start?: Matrix },
 ): Promise<LeadingTriplets> {
   const tall = operator.rows > operator.cols;
   const upright = tall ? onItsSide(operator) : operator;
@@ -37,7 +38,8 @@ export async function leadingBySquare(
   };
   const { rng, onProduct } = options;
   const how = { rng, settled, enough, ...(onProduct ? { onProduct } : {}) };
-  let start = (await filteredSubspace(square, width, how)).vectors;
+  const from = options.start ? { start: options.start } : {};
+  let start = (await filteredSubspace(square, width, { ...how, ...from })).vectors;
   const itself: SymmetricOperator = {
     size: rows,
     apply: async (X) => upright.apply(await upright.applyTransposed(X)),

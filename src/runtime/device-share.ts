@@ -84,9 +84,9 @@ class DeviceShare implements Device {
     });
   }
 
-  async upload(name: string, tensor: Tensor): Promise<void> {
+  async upload(name: string, tensor: Tensor, how?: { readonly lent?: boolean }): Promise<void> {
     this.#refuseClosed();
-    await this.#device.upload(this.#made(name), tensor);
+    await this.#device.upload(this.#made(name), tensor, how);
   }
 
   async download(name: string): Promise<Tensor> {

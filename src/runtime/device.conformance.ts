@@ -166,6 +166,19 @@ export const deviceLaws: readonly DeviceLaw[] = [
     },
   },
   {
+    name: "reads what it is lent, and leaves it to the caller",
+    check: async (device) => {
+      const mine = tensor("float32", [2], [1, 2]);
+      const x = input("x", "float32", ["n"]);
+      const program = await device.compile(serialise(graph({ outputs: { y: node("Neg", [x], x) } })));
+      await device.upload("b", mine, { lent: true });
+      same((await device.run({ program, feeds: {}, reads: { x: "b" } }))["y"]?.data, [-1, -2]);
+      await device.upload("b", tensor("float32", [1], [3]), { lent: true });
+      await device.discard(["b"]);
+      same(mine.data, [1, 2]);
+    },
+  },
+  {
     name: "takes views of larger arrays",
     check: async (device) => {
       const large = Float32Array.of(0, 1, 2, 3);

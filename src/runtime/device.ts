@@ -122,10 +122,11 @@ export interface Device {
    */
   run(request: RunRequest): Promise<Readonly<Record<string, Tensor>>>;
   /**
-   * Place a copy of a tensor in a named resident buffer, replacing what was there.
+   * Place a copy of a tensor in a named resident buffer, replacing what was there. What is `lent` is left as it is by the
+   * caller until the buffer is discarded or replaced, so that a device that reads this side's memory makes no copy.
    * @throws {TuneError} `dtype-unsupported` for bfloat16, which ONNX Runtime's JavaScript API does not carry.
    */
-  upload(name: string, tensor: Tensor): Promise<void>;
+  upload(name: string, tensor: Tensor, how?: { readonly lent?: boolean }): Promise<void>;
   /** Copy a resident buffer back. @throws {TuneError} `unknown-buffer`. */
   download(name: string): Promise<Tensor>;
   /** Free resident buffers; nothing happens for those that are not there. */

@@ -56,6 +56,8 @@ class OrtDevice implements Device {
   readonly #buffers = new Map<string, OrtTensor>();
   /** How many buffers lie in the same memory, where it is more than one. */
   readonly #sharers = new Map<ArrayBufferLike, number>();
+  /** Buffers in memory that is the caller's. */
+  readonly #lent = new WeakSet<OrtTensor>();
   /** On WebGPU: the program that made a buffer, by the buffer's name. */
   readonly #makers = new Map<string, OrtProgram>();
   /** Programs that are released as soon as no buffer of theirs is left. */
@@ -124,8 +126,13 @@ class OrtDevice implements Device {
     });
   }
 
-  upload(name: string, tensor: Tensor): Promise<void> {
-    return this.#inTurn(async () => this.#replace(name, await this.#place(tensor)));
+  upload(name: string, tensor: Tensor, { lent = false }: { readonly lent?: boolean } = {}): Promise<void> {
+    return this.#inTurn(async () => {
+      const here = lent && !this.#onGpu;
+      const value = here ? toOrt(this.#ort, tensor) : await this.#place(tensor);
+      if (here) this.#lent.add(value);
+      this.#replace(name, value);
+    });
   }
 
   download(name: string): Promise<Tensor> {
@@ -326,7 +333,7 @@ class OrtDevice implements Device {
   }
 
   #free(value: OrtTensor): void {
-    if (value.location === "cpu") {
+    if (value.location === "cpu" && !this.#lent.has(value)) {
       const { data } = fromOrt(value);
       const others = (this.#sharers.get(data.buffer) ?? 1) - 1;
       if (others > 0) this.#sharers.set(data.buffer, others);

@@ -3,6 +3,7 @@ import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
 import { parquetWriteBuffer } from "hyparquet-writer";
 import { fileJournal } from "../../src/diagnose/journal.ts";
+import type { MatrixDiagnosis } from "../../src/diagnose/report.ts";
 import { readAdapterTask } from "../../src/export/adapter-task.ts";
 import { readAdapterVocabulary } from "../../src/export/adapter-tokens.ts";
 import { tokenizerMetadata } from "../../src/export/gguf-tokenizer.ts";
@@ -264,7 +265,9 @@ export const moreSubjects: Readonly<Record<string, Subject>> = {
   },
   "journal of a diagnosis": {
     forgiving: true,
-    files: { "d/progress.jsonl": text('{"key":"a","diagnosis":{}}\n{"key":"b","diagnosis":{}}\n') },
+    files: await written(["d/progress.jsonl"], async (storage) => {
+      for (const key of ["a", "b"]) await fileJournal(storage, "d/progress.jsonl").append(key, {} as MatrixDiagnosis);
+    }),
     path: "d/progress.jsonl",
     read: (storage) => fileJournal(storage, "d/progress.jsonl").read(),
   },
