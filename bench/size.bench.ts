@@ -126,7 +126,20 @@ async function others(): Promise<void> {
     ...Object.fromEntries(
       ["f16", "q8_0"].map((dtype) => [
         `export to gguf, ${dtype}`,
-        ["export", "-m", model, ...tuned, "--to", "gguf", "--dtype", dtype, "-o", path(`gguf-${dtype}`)],
+        [
+          "export",
+          "-m",
+          model,
+          ...tuned,
+          "--to",
+          "gguf",
+          "--pre-tokenizer",
+          "gpt-2",
+          "--dtype",
+          dtype,
+          "-o",
+          path(`gguf-${dtype}`),
+        ],
       ]),
     ),
     "quantize by rounding, 4 bits": ["quantize", "-m", model, "--method", "rtn", "--bits", "4", "-o", path("rtn")],

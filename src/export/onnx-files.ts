@@ -1,5 +1,5 @@
-import { graph, type Tensor, type Value } from "../graph/index.ts";
-import { layOutWeights, weightBytes, weightFile, writeOnnx } from "../io/onnx/write.ts";
+import { graph, type Value } from "../graph/index.ts";
+import { layOutWeights, streamOnnx, weightBytes, weightFile, writeOnnx } from "../io/onnx/write.ts";
 import { joinPath, type Storage } from "../io/storage.ts";
 import type { OpenGraph } from "../models/index.ts";
 import { fold } from "../transforms/index.ts";
@@ -44,9 +44,7 @@ export async function writeOnnxFiles(
       for (const piece of files) await storage.write(joinPath(folder, piece.location), weightFile(piece, place));
       await storage.write(path, writeOnnx(closed, { place }));
     } else {
-      const tensors = new Map<string, Tensor>();
-      for (const weight of closed.weights) tensors.set(weight.name, await weight.source.read());
-      await storage.write(path, writeOnnx(closed, { place: (weight) => tensors.get(weight.name) as Tensor })); // read just now
+      await storage.write(path, streamOnnx(closed));
     }
   }
   return external;

@@ -7,7 +7,6 @@ import {
   isPattern,
   type LazyTensor,
   sizeOf,
-  sliceRows,
   type Tensor,
 } from "../graph/index.ts";
 import { float8Table } from "./float8.ts";
@@ -118,12 +117,19 @@ async function eachPart(
   [start, end]: readonly [number, number],
   visit: (part: Tensor, at: number) => void,
 ): Promise<void> {
-  const memory = spare.pop() ?? new ArrayBuffer(partElements * 8);
-  try {
+  await withMemory(async (memory) => {
     for (let at = start; at < end; at += partElements) {
       const length = Math.min(partElements, end - at);
       visit({ dtype, shape: [length], data: await readPart(at, at + length, memory) }, at);
     }
+  });
+}
+
+/** Lend memory for a part of at most {@link partElements} elements. */
+async function withMemory(work: (memory: ArrayBuffer) => Promise<void>): Promise<void> {
+  const memory = spare.pop() ?? new ArrayBuffer(partElements * 8);
+  try {
+    await work(memory);
   } finally {
     spare.push(memory);
   }
@@ -190,8 +196,8 @@ function allEqual(a: Tensor["data"], b: Tensor["data"]): boolean {
 
 /**
  * Visit the rows of a matrix [rows, columns] in float32, from the first to the last, a multiple of `together` at a time (the
- * last time what is left): `part` holds whole rows, and begins with row `first`. All of it is read at once only where it
- * cannot be read in parts.
+ * last time what is left): `part` holds whole rows, begins with row `first`, and is gone after the visit. All of it is read at
+ * once only where it cannot be read in parts.
  */
 export async function eachRows(
   source: LazyTensor,
@@ -199,14 +205,16 @@ export async function eachRows(
   together = 1,
 ): Promise<void> {
   const [rows = 0, columns = 0] = source.shape;
-  const step = source.readPart ? Math.max(1, Math.floor(partElements / columns / together)) * together : rows;
-  if (step >= rows) {
-    visit((await toFloat32(source)).data, 0);
-    return;
-  }
-  for (let first = 0; first < rows; first += step) {
-    visit((await toFloat32(sliceRows(source, first, Math.min(rows, first + step)))).data, first);
-  }
+  const { readPart } = source;
+  if (!readPart) return visit((await toFloat32(source)).data, 0);
+  const inParts = { ...source, readPart };
+  const step = Math.max(1, Math.floor(partElements / columns / together)) * together;
+  await withMemory(async (memory) => {
+    for (let first = 0; first < rows; first += step) {
+      const last = Math.min(rows, first + step);
+      visit(await partToFloat32(inParts, first * columns, last * columns, memory), first);
+    }
+  });
 }
 
 /**

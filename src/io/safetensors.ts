@@ -362,16 +362,17 @@ export function headerBytes(header: string): Uint8Array {
 }
 
 /** Elements of a tensor that are read and written together, where it can be read in parts. */
-const partElements = 2 ** 22;
+const partElements = 2 ** 20;
 
 async function* fileChunks(header: string, entries: readonly NamedTensor[]): AsyncGenerator<Uint8Array> {
   yield headerBytes(header);
+  const memory = new ArrayBuffer(partElements * 8);
   for (const { name, tensor } of entries) {
     const size = sizeOf(tensor.shape);
     if ("readPart" in tensor && tensor.readPart && size > partElements) {
       for (let start = 0; start < size; start += partElements) {
         const end = Math.min(size, start + partElements);
-        const data = await tensor.readPart(start, end);
+        const data = await tensor.readPart(start, end, memory);
         if (data.length !== end - start || data.byteLength !== (end - start) * bytesPerElement(tensor.dtype)) {
           throw new TuneError("read-failed", `${name} changed while it was being written.`, { fix: "try again" });
         }

@@ -3,6 +3,7 @@ import {
   type Attribute,
   bytesOf,
   bytesPerElement,
+  type DType,
   type Graph,
   type Node,
   nameOf,
@@ -17,10 +18,12 @@ import { dataTypes } from "./data-types.ts";
 import {
   bytesField,
   floatField,
+  laterField,
   type Message,
   message,
   messageField,
   serialise,
+  streamed,
   stringField,
   varintField,
 } from "./wire.ts";
@@ -36,9 +39,9 @@ export interface ExternalRange {
 export interface OnnxOptions {
   /**
    * A weight's bytes: in the model itself (a tensor of the weight's dtype), in a file beside it, or nowhere: the weight is
-   * an input then.
+   * an input then. What is "later" is read when its turn comes in {@link streamOnnx}.
    */
-  readonly place: (weight: WeightValue) => Tensor | ExternalRange | "input";
+  readonly place: (weight: WeightValue) => Tensor | ExternalRange | "input" | "later";
   /** Version of the standard operator set; 21 when absent, which ONNX Runtime 1.17 and later run. */
   readonly opset?: number;
 }
@@ -49,7 +52,16 @@ const irVersion = 10; // the first that knows opset 21
  * A graph as a serialised ONNX ModelProto. Inputs come first, then parameters; weights and constants are initializers;
  * symbolic sizes are `dim_param`s. Weights that are inputs come last.
  */
-export function writeOnnx(graph: Graph, { place, opset = 21 }: OnnxOptions): Uint8Array {
+export function writeOnnx(graph: Graph, options: OnnxOptions): Uint8Array {
+  return serialise(modelMessage(graph, options));
+}
+
+/** The same, piece by piece, one weight or a part of it in memory at a time. */
+export function streamOnnx(graph: Graph, options: Omit<OnnxOptions, "place"> = {}): AsyncIterable<Uint8Array> {
+  return streamed(modelMessage(graph, { ...options, place: () => "later" }));
+}
+
+function modelMessage(graph: Graph, { place, opset = 21 }: OnnxOptions): Message {
   const placed = graph.weights.map((weight) => ({ weight, at: place(weight) }));
   const fed = placed.flatMap(({ weight, at }) => (at === "input" ? [weight] : []));
   const domains = new Set(graph.nodes.map(({ domain }) => domain).filter((domain) => domain !== ""));
@@ -62,15 +74,13 @@ export function writeOnnx(graph: Graph, { place, opset = 21 }: OnnxOptions): Uin
     ...[...graph.outputs].map(([name, value]) => messageField(12, valueInfo(name, value))),
     ...intermediates(graph).map((value) => messageField(13, valueInfo(nameOf(graph, value), value))),
   ];
-  return serialise(
-    message([
-      varintField(1, irVersion),
-      stringField(2, "scion"),
-      messageField(8, [stringField(1, ""), varintField(2, opset)]),
-      ...[...domains].map((domain) => messageField(8, [stringField(1, domain), varintField(2, 1)])),
-      messageField(7, fields),
-    ]),
-  );
+  return message([
+    varintField(1, irVersion),
+    stringField(2, "scion"),
+    messageField(8, [stringField(1, ""), varintField(2, opset)]),
+    ...[...domains].map((domain) => messageField(8, [stringField(1, domain), varintField(2, 1)])),
+    messageField(7, fields),
+  ]);
 }
 
 /**
@@ -126,20 +136,38 @@ export function layOutWeights(
   };
 }
 
-/** The bytes of such a file, one weight in memory at a time. */
+/** The bytes of such a file, one weight or a part of it in memory at a time; what is given is gone when the next is asked for. */
 export async function* weightFile(
   { weights }: WeightFile,
   place: (weight: WeightValue) => ExternalRange,
 ): AsyncGenerator<Uint8Array> {
   let at = 0;
+  const memory = new ArrayBuffer(partElements * 8);
   for (const weight of weights) {
     const { offset, length } = place(weight);
     if (offset > at) yield new Uint8Array(offset - at);
-    const bytes = bytesOf((await weight.source.read()).data);
-    assert(bytes.byteLength === length, () => `${weight.name} has ${bytes.byteLength} bytes, not ${length}`);
-    yield bytes;
+    yield* bytesInParts(weight, memory);
     at = offset + length;
   }
+}
+
+/** Elements of a weight that are read and written together, where it can be read in parts. */
+const partElements = 2 ** 20;
+
+/** All bytes of a weight, as many as were announced. */
+async function* bytesInParts(weight: WeightValue, memory = new ArrayBuffer(0)): AsyncGenerator<Uint8Array> {
+  const { shape, readPart, read } = weight.source;
+  const size = sizeOf(shape);
+  const announced = weightBytes(weight);
+  let written = 0;
+  const step = readPart ? partElements : size;
+  for (let start = 0; start < size; start += step) {
+    const data = readPart ? await readPart(start, Math.min(size, start + step), memory) : (await read()).data;
+    written += data.byteLength;
+    assert(written <= announced, () => `${weight.name} has more than ${announced} bytes`);
+    yield bytesOf(data);
+  }
+  assert(written === announced, () => `${weight.name} has ${written} bytes, not ${announced}`);
 }
 
 /** Bytes of a weight in the dtype that the graph computes with. */
@@ -182,14 +210,17 @@ function attributeFields(name: string, attribute: Attribute): Message[] {
   return [stringField(1, name), ...fields[0], varintField(20, fields[1])];
 }
 
-function initializer(weight: WeightValue, placed: Tensor | ExternalRange): Message[] {
+function initializer(weight: WeightValue, placed: Tensor | ExternalRange | "later"): Message[] {
+  if (placed === "later") {
+    const { dtype, name, source } = weight;
+    const content = laterField(9, { sizeBytes: weightBytes(weight), pieces: () => bytesInParts(weight) });
+    return [...tensorHead(name, dtype, source.shape), content];
+  }
   if (!("location" in placed)) return tensorFields(weight.name, placed);
   const { location, offset, length } = placed;
   const entry = (key: string, value: string): Message => messageField(13, [stringField(1, key), stringField(2, value)]);
   return [
-    ...weight.source.shape.map((dim) => varintField(1, dim)),
-    varintField(2, dataTypes[weight.dtype]),
-    stringField(8, weight.name),
+    ...tensorHead(weight.name, weight.dtype, weight.source.shape),
     entry("location", location),
     entry("offset", String(offset)),
     entry("length", String(length)),
@@ -198,11 +229,15 @@ function initializer(weight: WeightValue, placed: Tensor | ExternalRange): Messa
 }
 
 function tensorFields(name: string, { dtype, shape, data }: Tensor): Message[] {
+  return [...tensorHead(name, dtype, shape), bytesField(9, bytesOf(data))];
+}
+
+/** A TensorProto's sizes, element type and name. */
+function tensorHead(name: string, dtype: DType, shape: readonly number[]): Message[] {
   return [
     ...shape.map((dim) => varintField(1, dim)),
     varintField(2, dataTypes[dtype]),
     ...(name === "" ? [] : [stringField(8, name)]),
-    bytesField(9, bytesOf(data)),
   ];
 }
 
