@@ -14,6 +14,7 @@ import { nodeStorage } from "../runtime/node-storage.ts";
 import { makeBatch, sequencesOf } from "../train/data/index.ts";
 import { openEvaluator } from "../train/evaluator.ts";
 import { cutIntoBlocks } from "./blocks.ts";
+import { quantisingBytes } from "./memory.ts";
 import { type QuantiseEvent, type QuantiseModelOptions, quantiseModel } from "./quantise-model.ts";
 import { reportPacked } from "./report.ts";
 import { openWorkFolder } from "./work-folder.ts";
@@ -129,6 +130,33 @@ describe("a quantised model", () => {
     expect(done?.reports.map(({ bits }) => bits)).toEqual(done?.plan?.matrices.map(({ bits }) => bits));
     const rule = await quantiseModel(options(await randomModel(), { bits: { average: 2.2, by: "rule" } }));
     expect(new Set(rule?.reports.map(({ bits }) => bits))).toEqual(new Set([2, 3]));
+  });
+
+  it("says how long it should take, more for mixed bits, and what it takes in memory by its tokens", async () => {
+    const model = await randomModel();
+    const expected = async (bits: QuantiseModelOptions["bits"]): Promise<number> => {
+      const told: number[] = [];
+      const onEvent = (event: QuantiseEvent) => event.kind === "calibration" && told.push(event.expectedMs);
+      await quantiseModel(options(model, { bits, onEvent }));
+      expect(told).toHaveLength(1);
+      return told[0] ?? 0;
+    };
+    const one = await expected(3);
+    expect(one).toBeGreaterThan(0);
+    expect(await expected({ average: 2.5 })).toBeGreaterThan(2 * one);
+    // Two layers of Llama-3.2-1B, of which no weight is read. The peak of a run over 12,758 tokens was 2.49 GB.
+    const wide = await randomModel({
+      ...tinyLlama,
+      hidden_size: 2048,
+      intermediate_size: 8192,
+      num_attention_heads: 32,
+      num_key_value_heads: 8,
+      head_dim: 64,
+    });
+    expect(quantisingBytes(wide, undefined)).toBeLessThan(0.2e9);
+    expect(quantisingBytes(wide, 12758)).toBeGreaterThan(1.9e9);
+    expect(quantisingBytes(wide, 12758)).toBeLessThan(2.5e9);
+    expect(quantisingBytes(wide, 112758) - quantisingBytes(wide, 12758)).toBe(1e5 * 2048 * 4);
   });
 });
 

@@ -1,5 +1,5 @@
 import { type AllocationItem, allocate, allocateByRule, importance } from "../quant/index.ts";
-import type { BlockedModel } from "./blocks.ts";
+import type { BlockedModel, BlockSite } from "./blocks.ts";
 import type { Calibration } from "./calibration.ts";
 import { advance, carriedFeeds, firstCarried } from "./carry.ts";
 import { collectGrams } from "./grams.ts";
@@ -27,14 +27,20 @@ export async function planBits(
     const feedsOf = (batch: number) => carriedFeeds(carried[batch] ?? []);
     const hessians = await collectGrams(device, cut, block, calibration.batches, feedsOf, grams);
     meter.tick(costs.grams(block));
+    const weightOf = (site: BlockSite): Promise<Float32Array> =>
+      uprightWeight(site, algebra.rooms.float32("weight", site.outFeatures * site.inFeatures));
+    // All of a block before its sweeps: they prepare Hessians otherwise, and each is prepared once in each way.
+    const importances = new Map<BlockSite, number>();
+    for (const site of distinctSites(block.sites)) {
+      const prepared = await algebra.prepare(hessians(site), { damping: 0.01, activationOrder: false });
+      importances.set(site, importance(await weightOf(site), site.outFeatures, prepared));
+    }
     for (const site of distinctSites(block.sites)) {
       if (signal?.aborted) return undefined;
       const name = nameOf(site);
       const hessian = hessians(site);
-      const upright = await uprightWeight(site, algebra.rooms.float32("weight", site.outFeatures * site.inFeatures));
+      const upright = await weightOf(site);
       const shape = { name, rows: site.outFeatures, columns: site.inFeatures };
-      const prepared = await algebra.prepare(hessian, { damping: 0.01, activationOrder: false });
-      const own = importance(upright, shape.rows, prepared); // the sweeps may take the memory of what is prepared
       const errors: number[] = [];
       for (const bits of sorted) {
         const whole = { ...shape, weight: upright, hessian };
@@ -46,7 +52,7 @@ export async function planBits(
         name,
         size: shape.rows * shape.columns,
         costs: errors,
-        importance: own,
+        importance: importances.get(site) ?? 0,
       });
       onEvent?.({
         kind: "measured",

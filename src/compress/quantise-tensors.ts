@@ -1,6 +1,6 @@
 import type { PackedEntry, PackedToWrite } from "../io/packed/index.ts";
 import type { PretrainedModel } from "../models/index.ts";
-import type { SchemeChoice } from "../quant/index.ts";
+import { type Algebra, createAlgebra, type SchemeChoice } from "../quant/index.ts";
 import type { StopSignal } from "../signal.ts";
 import type { BlockSite } from "./blocks.ts";
 import { blocksToQuantise, type MatrixReport, type QuantisedModel, type QuantiseEvent } from "./quantise-model.ts";
@@ -36,7 +36,7 @@ export async function quantiseTensors(options: QuantiseTensorsOptions): Promise<
   const meter = startMeter(distinctSites(sites).reduce((sum, site) => sum + cost(site), 0));
   const matrices: (PackedToWrite | PackedEntry)[] = [];
   const reports: MatrixReport[] = [];
-  const scratch = new Float32Array(Math.max(...sites.map(cost)));
+  const algebra = createAlgebra();
   let resumed = 0;
   for (const [index, block] of blocks.entries()) {
     const own = distinctSites(block.sites);
@@ -54,7 +54,7 @@ export async function quantiseTensors(options: QuantiseTensorsOptions): Promise<
     const first = reports.length;
     for (const site of own) {
       if (signal?.aborted) return undefined;
-      const { entry, report } = await quantiseTensor(site, bits, choice, scratch);
+      const { entry, report } = await quantiseTensor(site, bits, choice, algebra);
       made.push(entry);
       reports.push(report);
       onEvent?.({ kind: "matrix", report, done: reports.length, total, remainingMs: meter.tick(cost(site)) });
@@ -70,14 +70,11 @@ async function quantiseTensor(
   site: BlockSite,
   bits: number,
   { scheme, config }: SchemeChoice,
-  scratch: Float32Array<ArrayBuffer>,
+  algebra: Algebra,
 ): Promise<{ readonly entry: PackedToWrite; readonly report: MatrixReport }> {
   const name = nameOf(site);
-  const weight = await uprightWeight(site, scratch);
-  const { matrix } = await scheme.quantise(
-    { name, rows: site.outFeatures, columns: site.inFeatures, weight },
-    bits,
-    config,
-  );
+  const [rows, columns] = [site.outFeatures, site.inFeatures];
+  const weight = await uprightWeight(site, algebra.rooms.float32("weight", rows * columns));
+  const { matrix } = await scheme.quantise({ name, rows, columns, weight }, bits, config, algebra);
   return { entry: { name, stored: site.layout, matrix }, report: reportOf(site, weight, matrix, 0) };
 }

@@ -3,6 +3,7 @@
  * array holds when it is taken is left from before; who takes another of the same name takes the same memory.
  */
 export interface Rooms {
+  bytes(name: string, length: number): Uint8Array<ArrayBuffer>;
   float32(name: string, length: number): Float32Array<ArrayBuffer>;
   float64(name: string, length: number): Float64Array<ArrayBuffer>;
 }
@@ -10,7 +11,7 @@ export interface Rooms {
 /** Rooms that are empty at first, and grow to the largest that was asked for. */
 export function createRooms(): Rooms {
   const kept = new Map<string, ArrayBuffer>();
-  const bytes = (name: string, count: number): ArrayBuffer => {
+  const memory = (name: string, count: number): ArrayBuffer => {
     const known = kept.get(name);
     if (known && known.byteLength >= count) return known;
     kept.delete(name); // before its successor is there
@@ -19,7 +20,8 @@ export function createRooms(): Rooms {
     return made;
   };
   return {
-    float32: (name, length) => new Float32Array(bytes(name, 4 * length), 0, length),
-    float64: (name, length) => new Float64Array(bytes(name, 8 * length), 0, length),
+    bytes: (name, length) => new Uint8Array(memory(name, length), 0, length),
+    float32: (name, length) => new Float32Array(memory(name, 4 * length), 0, length),
+    float64: (name, length) => new Float64Array(memory(name, 8 * length), 0, length),
   };
 }

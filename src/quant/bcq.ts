@@ -55,7 +55,7 @@ export const bcq: Scheme<BcqConfig> = defineScheme<BcqConfig>({
     const coder = createBinaryCoder({ bits, rounds: config.rounds, terms: 0 });
     const book = createCodebook(bits);
     const alpha = new Float32Array(bits * rows * groups);
-    const codes = new Uint8Array(rows * columns);
+    const codes = algebra.rooms.bytes("codes", rows * columns);
     const scalesAt = (row: number, g: number): Float64Array =>
       Float64Array.from({ length: bits }, (_, i) => alpha[(i * rows + row) * groups + g] ?? 0);
     for (let row = 0; row < rows; row++) {

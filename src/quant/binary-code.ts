@@ -104,6 +104,10 @@ function normalEquations(
 ): void {
   gram.fill(0);
   right.fill(0);
+  if (bits === 2) {
+    normalEquationsOfTwo(weights, codes, gram, right);
+    return;
+  }
   for (let j = 0; j < weights.length; j++) {
     const code = codes[j] ?? 0;
     const w = weights[j] ?? 0;
@@ -119,6 +123,23 @@ function normalEquations(
     gram[a * bits + a] = weights.length;
     for (let b = 0; b < a; b++) gram[a * bits + b] = gram[b * bits + a] ?? 0;
   }
+}
+
+/** Likewise, of two planes. */
+function normalEquationsOfTwo(weights: Float64Array, codes: Uint8Array, gram: Float64Array, right: Float64Array): void {
+  let [first, second, alike] = [0, 0, 0];
+  for (let j = 0; j < weights.length; j++) {
+    const code = codes[j] ?? 0;
+    const w = weights[j] ?? 0;
+    const [a, b] = [2 * (code & 1) - 1, (code & 2) - 1];
+    first += a * w;
+    second += b * w;
+    alike += a * b;
+  }
+  right[0] = first;
+  right[1] = second;
+  gram[0] = gram[3] = weights.length;
+  gram[1] = gram[2] = alike;
 }
 
 /**
@@ -170,12 +191,40 @@ function leastStep(gram: Float64Array, right: Float64Array, from: Float64Array, 
 /** The nearest code of every weight; the squared error is the result. */
 export function assign(book: Codebook, weights: Float64Array, alpha: ArrayLike<number>, codes: Uint8Array): number {
   fillCodebook(book, alpha);
+  return book.values.length === 4 ? assignOfFour(book, weights, codes) : assignOfAny(book, weights, codes);
+}
+
+function assignOfAny(book: Codebook, weights: Float64Array, codes: Uint8Array): number {
   let error = 0;
   for (let j = 0; j < weights.length; j++) {
     const w = weights[j] ?? 0;
     const index = nearestIndex(book, w);
     codes[j] = book.codes[index] ?? 0;
-    error += (w - (book.values[index] ?? 0)) ** 2;
+    const rest = w - (book.values[index] ?? 0);
+    error += rest * rest;
+  }
+  return error;
+}
+
+/** Two planes, which is where the time goes: the search written out. */
+function assignOfFour({ values, codes: all, borders }: Codebook, weights: Float64Array, codes: Uint8Array): number {
+  const [low = 0, middle = 0, high = 0] = borders;
+  const [v0 = 0, v1 = 0, v2 = 0, v3 = 0] = values;
+  const [c0 = 0, c1 = 0, c2 = 0, c3 = 0] = all;
+  let error = 0;
+  for (let j = 0; j < weights.length; j++) {
+    const w = weights[j] ?? 0;
+    let [value, code] = [v0, c0];
+    if (w >= middle) {
+      value = w >= high ? v3 : v2;
+      code = w >= high ? c3 : c2;
+    } else if (w >= low) {
+      value = v1;
+      code = c1;
+    }
+    codes[j] = code;
+    const rest = w - value;
+    error += rest * rest;
   }
   return error;
 }

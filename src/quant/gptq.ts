@@ -43,7 +43,7 @@ export const gptq: Scheme<GptqConfig> = defineScheme<GptqConfig>({
   quantise: async (site, bits, { groupSize, damping, activationOrder }, algebra = createAlgebra()) => {
     const { rows, columns, weight } = site;
     const prepared = await algebra.prepare(hessianOf(site), { damping, activationOrder });
-    const uniform = createUniform(site, bits, groupSize);
+    const uniform = createUniform(site, bits, groupSize, algebra.rooms);
     const { columnGroup, codes } = uniform;
     const groups = Math.ceil(columns / columnGroup);
     const [least, largest] = [new Float64Array(rows), new Float64Array(rows)];

@@ -1,4 +1,5 @@
 import { integer } from "../fields.ts";
+import { createAlgebra } from "./algebra.ts";
 import { deadInputs } from "./hessian.ts";
 import { defineScheme, type Scheme } from "./scheme.ts";
 import { createUniform, fitGroups, packUniform, type UniformCodes } from "./uniform.ts";
@@ -17,13 +18,16 @@ export const rtn: Scheme<RtnConfig> = defineScheme<RtnConfig>({
   fields: { groupSize: integer(64, "columns that share a step and a zero point; 0 for whole rows", { min: 0 }) },
   readsActivations: false,
   needsCalibration: () => false,
-  quantise: async (site, bits, { groupSize }) => {
+  quantise: async (site, bits, { groupSize }, { rooms } = createAlgebra()) => {
     const { rows, columns } = site;
     const weight = withoutDead(site.weight, deadInputs(site));
-    const uniform = createUniform(site, bits, groupSize);
+    const uniform = createUniform(site, bits, groupSize, rooms);
     const { columnGroup } = uniform;
     const groups = Math.ceil(columns / columnGroup);
-    const range = { least: new Float64Array(rows * groups), largest: new Float64Array(rows * groups) };
+    const range = {
+      least: rooms.float64("left operand", rows * groups), // nothing is multiplied meanwhile
+      largest: rooms.float64("right operand", rows * groups),
+    };
     for (let row = 0; row < rows; row++) rangesOfRow(weight, row, columns, columnGroup, range);
     fitGroups(uniform, range.least, range.largest);
     for (let row = 0; row < rows; row++) roundRow(weight, row, uniform);

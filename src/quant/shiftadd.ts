@@ -57,7 +57,7 @@ export const shiftadd: Scheme<ShiftAddConfig> = defineScheme<ShiftAddConfig>({
     const prepared = await algebra.prepare(hessianOf(site), { damping, activationOrder, run: columnGroup });
     const coder = createBinaryCoder({ bits, rounds, terms });
     const book = createCodebook(bits);
-    const codes = new Uint8Array(rows * columns);
+    const codes = algebra.rooms.bytes("codes", rows * columns);
     const alpha = new Float64Array(bits * rowGroups * columnGroups);
     const scales = new Float64Array(bits);
     const indexOf = (plane: number, g: number, columnGroupIndex: number): number =>

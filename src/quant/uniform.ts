@@ -1,5 +1,6 @@
 import { float16ToFloat32, float32ToFloat16 } from "../io/convert.ts";
 import { type PackedMatrix, packPlanes } from "../io/packed/index.ts";
+import type { Rooms } from "../linalg/index.ts";
 import type { QuantSite } from "./scheme.ts";
 
 /** Steps and zero points of a matrix in groups of columns, and its integer codes, all in the order of storage. */
@@ -15,8 +16,13 @@ export interface UniformCodes {
   readonly codes: Uint8Array;
 }
 
-/** Room for a matrix's codes. `groupSize` 0 is one group a row. */
-export function createUniform({ rows, columns }: QuantSite, bits: number, groupSize: number): UniformCodes {
+/** Room for a matrix's codes, which are gone when the next are made. `groupSize` 0 is one group a row. */
+export function createUniform(
+  { rows, columns }: QuantSite,
+  bits: number,
+  groupSize: number,
+  rooms: Rooms,
+): UniformCodes {
   const columnGroup = groupSize === 0 ? columns : Math.min(groupSize, columns);
   const groups = rows * Math.ceil(columns / columnGroup);
   return {
@@ -26,7 +32,7 @@ export function createUniform({ rows, columns }: QuantSite, bits: number, groupS
     columnGroup,
     steps: new Float64Array(groups),
     zeros: new Uint8Array(groups),
-    codes: new Uint8Array(rows * columns),
+    codes: rooms.bytes("codes", rows * columns),
   };
 }
 
