@@ -1,0 +1,78 @@
+import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { sizeShapes, writeCheckpoint } from "../bench/size/checkpoint.ts";
+import { scion } from "../bench/size/command.ts";
+
+/*
+ * Commands on a model of 100 million bfloat16 weights (200 MB; the largest matrix is 98 MB in float32), each in a process of its
+ * own with 80 MB of JavaScript's heap: too little for a matrix as an array of numbers. The limits of memory lie under what it
+ * takes to hold the weights once more, so that a second copy fails.
+ */
+const heapMegabytes = 80;
+
+let folder: string;
+const at = (name: string): string => join(folder, name);
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), "scion-size-"));
+  await mkdir(at("model"));
+  await writeCheckpoint(at("model"), sizeShapes["100m"]);
+  const texts = ["First Citizen: Before we proceed any further, hear me speak.", "You are all resolved rather to die."];
+  await writeFile(at("texts.jsonl"), texts.map((text) => JSON.stringify({ text })).join("\n"));
+}, 300_000);
+afterAll(async () => {
+  await rm(folder, { recursive: true, force: true });
+});
+
+const tune = (held: string): readonly string[] => [
+  ...["tune", "-m", "model", "-d", "texts.jsonl", "--validation", "0", "--batch-size", "1", "--max-steps", "2"],
+  ...["--rank", "4", "--no-tensorboard", "--base-weights", held, "-o", `run-${held}`],
+];
+const exported = (to: string, dtype: string, ...more: readonly string[]): readonly string[] => [
+  ...["export", "-m", "model", "--to", to, "--dtype", dtype, "-o", `${to}-${dtype}`, ...more],
+];
+const commands: readonly { readonly title: string; readonly megabytes: number; readonly args: readonly string[] }[] = [
+  { title: "inspect", megabytes: 140, args: ["inspect", "model"] },
+  { title: "tune, bf16", megabytes: 740, args: tune("bf16") },
+  { title: "tune, q8", megabytes: 640, args: tune("q8") },
+  { title: "tune, q4", megabytes: 640, args: tune("q4") },
+  {
+    title: "generate, bf16",
+    megabytes: 640,
+    args: ["generate", "-m", "model", "-p", "Once", "--raw", "--max-new-tokens", "2", "--base-weights", "bf16"],
+  },
+  {
+    title: "eval, bf16",
+    megabytes: 640,
+    args: ["eval", "-m", "model", "-d", "texts.jsonl", "--base-weights", "bf16"],
+  },
+  { title: "merge", megabytes: 500, args: ["merge", "-m", "model", "-a", "run-bf16/adapter", "-o", "merged"] },
+  { title: "transformers.js, fp32", megabytes: 300, args: exported("transformers.js", "fp32") },
+  { title: "transformers.js, fp16", megabytes: 300, args: exported("transformers.js", "fp16") },
+  { title: "transformers.js, q8", megabytes: 300, args: exported("transformers.js", "q8") },
+  { title: "transformers.js, q4", megabytes: 300, args: exported("transformers.js", "q4") },
+  { title: "gguf, f16", megabytes: 400, args: exported("gguf", "f16", "--pre-tokenizer", "gpt-2") },
+  { title: "gguf, q8_0", megabytes: 400, args: exported("gguf", "q8_0", "--pre-tokenizer", "gpt-2") },
+  {
+    title: "quantize by rounding",
+    megabytes: 300,
+    args: ["quantize", "-m", "model", "--method", "rtn", "--bits", "4", "-o", "rtn"],
+  },
+];
+
+describe("at 100 million weights", () => {
+  it.each(commands)(
+    "$title takes less than $megabytes MB",
+    async ({ args, megabytes }) => {
+      const own = new Set(["model", "texts.jsonl", "run-bf16/adapter"]);
+      const placed = args.map((arg, i) => (own.has(arg) || args[i - 1] === "-o" ? at(arg) : arg));
+      const { code, peakBytes = 0, lines } = await scion(placed, { heapMegabytes, limitSeconds: 280 });
+      const said = lines.map(({ text }) => text).join("\n");
+      expect(code, said).toBe(0);
+      expect(peakBytes / 1e6).toBeGreaterThan(50);
+      expect(peakBytes / 1e6, said).toBeLessThan(megabytes);
+    },
+    300_000,
+  );
+});
