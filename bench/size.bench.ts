@@ -36,6 +36,9 @@ const [tokens, updates, limitSeconds] = [values.tokens, values.updates, values.l
   number,
 ];
 
+/** Tokens that the inputs of layers are measured on: a half more than the widest layer of the 1 B shape has inputs. */
+const calibrationTokens = 12288;
+
 /** A line of the table. */
 interface Row {
   readonly title: string;
@@ -67,6 +70,8 @@ async function writeTexts(): Promise<void> {
     Array.from({ length: count }, () => JSON.stringify({ text: text() })).join("\n");
   await writeFile(path("texts.jsonl"), lines(2 * updates));
   await writeFile(path("few.jsonl"), lines(4));
+  // Quantising asks for as many tokens as the widest layer has inputs.
+  await writeFile(path("calibration.jsonl"), lines(Math.ceil(calibrationTokens / tokens)));
 }
 
 async function tuning(): Promise<void> {
@@ -143,6 +148,18 @@ async function others(): Promise<void> {
       ]),
     ),
     "quantize by rounding, 4 bits": ["quantize", "-m", model, "--method", "rtn", "--bits", "4", "-o", path("rtn")],
+    ...Object.fromEntries(
+      [
+        ["gptq", "4"],
+        ["shiftadd", "2"],
+      ].map(([method = "", bits = ""]) => [
+        `quantize by ${method}, ${bits} bits, ${calibrationTokens} tokens`,
+        [
+          ...["quantize", "-m", model, "--method", method, "--bits", bits, "--calibration", path("calibration.jsonl")],
+          ...["--max-length", String(tokens), "-o", path("rtn")],
+        ],
+      ]),
+    ),
     "diagnose, rank 8": ["diagnose", "--base", model, "--adapter", adapter, "-o", path("diagnosis")],
   };
   for (const [title, args] of Object.entries(commands)) {

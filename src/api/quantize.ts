@@ -204,13 +204,14 @@ export async function quantize(
   try {
     const work = await openWorkFolder(storage, workPath, fingerprint, { resume });
     const opened = calibration ? (device ?? (await platform.openDevice(options.deviceOptions))) : undefined;
-    const products = calibration ? await openProducts(model, options.deviceOptions) : undefined;
+    let products: Device | undefined;
     const stopping = signal ? { signal } : {};
     const write = (folder: string, matrices: QuantisedModel["matrices"], info: Readonly<Record<string, unknown>>) =>
       writePackedModel(platform.storage, folder, pretrained, { baseModel: model.source, matrices, keepAs, info });
     let quantised: QuantisedModel | undefined;
     let packed: PackedFile;
     try {
+      products = calibration ? await openProducts(model, options.deviceOptions) : undefined;
       const shared = { model: pretrained, choice, work, ...stopping, ...(onEvent ? { onEvent } : {}) };
       quantised =
         calibration && opened
