@@ -46,6 +46,8 @@ describe("the leading singular triplets of an updated diagonal", () => {
     ["a hardly noticeable update", { values: power(90), B: gaussian(90, 2, 9, 1e-5), A: gaussian(2, 90, 10, 1e-5) }],
     ["equal values", { values: new Float64Array(90).fill(3), B: gaussian(90, 2, 9, 1), A: gaussian(2, 90, 10, 1) }],
     ["no diagonal to speak of", { values: new Float64Array(90), B: gaussian(90, 3, 9), A: gaussian(3, 90, 10) }],
+    ["a factor of zeros", { values: power(90), B: gaussian(90, 2, 9, 0), A: gaussian(2, 90, 10) }],
+    ["the other factor of zeros", { values: power(90), B: gaussian(90, 2, 9), A: gaussian(2, 90, 10, 0) }],
     ["no update", { values: power(90), B: gaussian(90, 0, 9), A: gaussian(0, 90, 10) }],
     ["nothing", { values: new Float64Array(90), B: gaussian(90, 1, 1, 0), A: gaussian(1, 90, 1, 0) }],
   ])("%s", async (_name, core: UpdatedDiagonal) => {

@@ -96,7 +96,8 @@ function inverseAt(
 ): { readonly above: number; apply(X: Matrix): Promise<Matrix> } {
   const { rows, cols: rank } = B;
   // W·Wᵀ = D² + Z·M·Zᵀ with Z = [B, D·Aᵀ] and M = [[A·Aᵀ, 1], [1, 0]]. Lengths of B and A are evened out first.
-  const even = Math.sqrt(frobeniusNorm(A) / frobeniusNorm(B)) || 1;
+  const [sizeA, sizeB] = [frobeniusNorm(A), frobeniusNorm(B)];
+  const even = sizeA > 0 && sizeB > 0 ? Math.sqrt(sizeA / sizeB) : 1;
   const inner = zeroMatrix(rows, rank);
   for (let i = 0; i < values.length; i++) {
     for (let j = 0; j < rank; j++) inner.data[i * rank + j] = ((values[i] ?? 0) * (A.data[j * A.cols + i] ?? 0)) / even;
