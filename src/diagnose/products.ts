@@ -168,12 +168,14 @@ interface Programs {
 }
 
 async function compile(device: Device): Promise<Programs> {
+  const tuning = { spinning: false };
   const matrix = input("matrix", "float32", ["rows", "cols"]);
   const product = (transA: boolean): Promise<Program> => {
     const operand = input("operand", "float32", [transA ? "rows" : "cols", "count"]);
     return compileGraph(
       device,
       makeGraph({ name: "product", outputs: { product: gemm(matrix, operand, { transA }) } }),
+      { tuning },
     );
   };
   const square = (tall: boolean): Promise<Program> =>
@@ -183,7 +185,7 @@ async function compile(device: Device): Promise<Programs> {
         name: "square",
         outputs: { square: gemm(matrix, matrix, tall ? { transA: true } : { transB: true }) },
       }),
-      { residentOutputs: ["square"] },
+      { residentOutputs: ["square"], tuning },
     );
   const [left, right] = [input("left", "float32", ["rows", "rank"]), input("right", "float32", ["rank", "cols"])];
   const operand = input("operand", "float32", ["cols", "count"]);
@@ -193,8 +195,8 @@ async function compile(device: Device): Promise<Programs> {
   return {
     product: { plain: await product(false), transposed: await product(true) },
     square: { tall: await square(true), wide: await square(false) },
-    plus: await compileGraph(device, makeGraph({ name: "plus", outputs: { product: sum } })),
-    ofRows: await compileGraph(device, ofRows),
+    plus: await compileGraph(device, makeGraph({ name: "plus", outputs: { product: sum } }), { tuning }),
+    ofRows: await compileGraph(device, ofRows, { tuning }),
   };
 }
 

@@ -44,6 +44,11 @@ export interface SessionTuning {
    * all large temporaries needs a third less memory and more time.
    */
   readonly arena?: boolean;
+  /**
+   * Whether threads that wait for work keep asking for it; true when absent. Where operators take milliseconds, asking wins
+   * nothing and takes a processor from others.
+   */
+  readonly spinning?: boolean;
   /** Write ONNX Runtime's profile (JSON, one event an operator) to `<profile>_<time>.json` when the program is released. */
   readonly profile?: string;
 }

@@ -218,6 +218,7 @@ class OrtDevice implements Device {
     const { model, externalData = [], folder, tuning = {} } = source;
     const settings = {
       ...(tuning.prepack === false && { disable_prepacking: "1" }),
+      ...(tuning.spinning === false && { intra_op: { allow_spinning: "0" } }),
       ...(folder !== undefined && { model_external_initializers_file_folder_path: folder }),
     };
     try {
