@@ -33,7 +33,7 @@ export async function leadingBySquare(
   const settled = ({ values, residuals }: Subspace, i: number): boolean => {
     const sigma = (j: number): number => Math.sqrt(Math.max(0, values[j] ?? Number.POSITIVE_INFINITY));
     const gap = Math.min(i === 0 ? Number.POSITIVE_INFINITY : sigma(i - 1) - sigma(i), sigma(i) - sigma(i + 1));
-    const allowed = Math.max(1e-6 * gap, 16 * precision * sigma(0));
+    const allowed = Math.max(1e-6 * gap, 32 * precision * sigma(0));
     return (residuals[i] ?? 0) <= 0.5 * allowed * sigma(i);
   };
   const { rng, onProduct } = options;

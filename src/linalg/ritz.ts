@@ -67,7 +67,7 @@ export async function rayleighRitz(
       (S[converged] ?? 0) - (S[converged + 1] ?? 0),
     );
     // Roundings of a product of thousands of terms, and of squares that are added up in float64.
-    const floor = (S[0] ?? 0) * Math.max(16 * operator.precision, (1e-14 * (S[0] ?? 0)) / (S[converged] || 1));
+    const floor = (S[0] ?? 0) * Math.max(32 * operator.precision, (1e-14 * (S[0] ?? 0)) / (S[converged] || 1));
     if (!complete && (residuals[converged] ?? 0) > Math.max(1e-6 * gap, floor)) break;
   }
   return {
