@@ -1,5 +1,5 @@
 import { existsSync } from "node:fs";
-import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { cpus, tmpdir, totalmem } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -7,12 +7,14 @@ import { parseArgs } from "node:util";
 import { createRng } from "../src/linalg/index.ts";
 import { type SizeShapeName, sizeShapes, writeCheckpoint } from "./size/checkpoint.ts";
 import { measured, scion, type Taken } from "./size/command.ts";
+import { drawGrowth, exponents, type GrowthPoint, type Sweep } from "./size/growth.ts";
 
 /*
  * Every command on a model of a size that people bring, each in a process of its own, with time and peak memory.
  *   npm run bench:size -- [--shape 100m|0.5b|1b|3b] [--python <python with torch and peft>] [--only <part of a title>]
  *     [--tokens 300] [--updates 4] [--limit <seconds of a command>] [--folder <where the checkpoint is kept>] [--write]
- * --write puts the table into docs/size.md.
+ * --growth measures how tuning grows with tokens, rank, rows of data and the model instead, of which it draws docs/growth.svg.
+ * --write puts what was measured into docs/size.md; rows of other shapes, and those not measured this time, stay.
  */
 const { values } = parseArgs({
   options: {
@@ -23,6 +25,7 @@ const { values } = parseArgs({
     updates: { type: "string", default: "4" },
     limit: { type: "string", default: "1200" },
     folder: { type: "string" },
+    growth: { type: "boolean", default: false },
     write: { type: "boolean", default: false },
   },
 });
@@ -53,10 +56,13 @@ const path = (name: string): string => join(work, name);
 const rows: Row[] = [];
 try {
   if (!existsSync(join(model, "config.json"))) await writeCheckpoint(model, shape);
-  await writeTexts();
-  await tuning();
-  await others();
-  if (values.write) await writePage();
+  if (values.growth) await growth();
+  else {
+    await writeTexts();
+    await tuning();
+    await others();
+    if (values.write) await writeSection(shape.title, tableOf(rows));
+  }
 } finally {
   await rm(work, { recursive: true });
 }
@@ -191,20 +197,103 @@ function median(sorted: readonly number[]): number {
   return [...sorted].sort((a, b) => a - b)[sorted.length >> 1] ?? Number.NaN;
 }
 
-async function writePage(): Promise<void> {
-  const table = rows.map(({ title, took, peak }) => `| ${title} | ${took} | ${peak} |`).join("\n");
-  const machine = `${cpus().length} cores (${cpus()[0]?.model.trim()}), ${(totalmem() / 1e9).toFixed(0)} GB, Node ${process.versions.node}`;
-  const page = `# At the size that people have
+const docs = fileURLToPath(new URL("../docs/", import.meta.url));
+const machine = `${cpus().length} cores (${cpus()[0]?.model.trim()}), ${(totalmem() / 1e9).toFixed(0)} GB, Node ${process.versions.node}`;
+const opening = `# At the size that people have
 
-Made by \`npm run bench:size -- --shape ${values.shape} --write\`: ${shape.title} with random bfloat16 weights, every command in
-a process of its own, on ${machine}, ${new Date().toISOString().slice(0, 10)}. Peak memory is the most that the process had
-at once; pages of a mapped file count. "To open" is the time to the first update, less an update.
-
-| command | time | peak memory |
-| --- | --- | --- |
-${table}
+Made by \`npm run bench:size\`: models with random bfloat16 weights, every command in a process of its own. Peak memory is the
+most that the process had at once; pages of a mapped file count. "To open" is the time to the first update, less an update.
 `;
-  const docs = fileURLToPath(new URL("../docs/", import.meta.url));
-  await mkdir(docs, { recursive: true });
-  await writeFile(join(docs, "size.md"), page);
+
+/** The rows of a section as they stand, and those measured now in their places or behind them. */
+function tableOf(now: readonly Row[]): (before: string) => string {
+  return (before) => {
+    const lines = new Map(
+      before.split("\n").flatMap((line) => {
+        const [, title = "", , peak] = line.split("|").map((cell) => cell.trim());
+        return peak === undefined || title === "command" || title.startsWith("-") ? [] : [[title, line] as const];
+      }),
+    );
+    for (const { title, took, peak } of now) lines.set(title, `| ${title} | ${took} | ${peak} |`);
+    return ["| command | time | peak memory |", "| --- | --- | --- |", ...lines.values()].join("\n");
+  };
+}
+
+/** Put a section into docs/size.md in place of the one of that title. */
+async function writeSection(title: string, content: (before: string) => string): Promise<void> {
+  const page = await readFile(join(docs, "size.md"), "utf8").catch(() => opening);
+  const [head = "", ...sections] = page.split(/^## /m);
+  const others = sections.filter((section) => !section.startsWith(`${title}\n`));
+  const before = sections.find((section) => section.startsWith(`${title}\n`)) ?? "";
+  const said = `${title}\n\nOn ${machine}, ${new Date().toISOString().slice(0, 10)}.\n\n${content(before)}\n`;
+  const all = [...others.map((section) => section.trimEnd()), said.trimEnd()];
+  await writeFile(
+    join(docs, "size.md"),
+    `${head.trimEnd()}\n\n${all.map((section) => `## ${section}`).join("\n\n")}\n`,
+  );
+}
+
+/** How tuning grows with each of four things while the others stay: small shapes, so that all of it takes minutes. */
+async function growth(): Promise<void> {
+  const sweeps: Sweep[] = [
+    await sweep("tokens in a row", "an update", [128, 256, 512, 1024, 2048, 4096, 8192], (count) => ({ count })),
+    await sweep("rank", "an update", [2, 8, 32, 128], (rank) => ({ rank })),
+    await sweep("rows of data", "opening", [1e3, 1e4, 1e5, 1e6], (rowsOfData) => ({ rowsOfData })),
+    await sweep("weights of the model", "an update", [1e8, 4.94e8, 1.236e9], (weights) => ({
+      of: weights < 2e8 ? "100m" : weights < 1e9 ? "0.5b" : "1b",
+    })),
+  ];
+  await writeFile(join(docs, "growth.svg"), drawGrowth("Tuning by LoRA as one thing grows", sweeps));
+  const lines = sweeps.map(({ name, of, points }) => {
+    const [time, memory] = [
+      points.map(({ x, seconds: y }) => [x, y] as const),
+      points.map(({ x, bytes }) => [x, bytes] as const),
+    ];
+    const said = ([all, last]: readonly [number, number]): string => `${all.toFixed(2)}, at the end ${last.toFixed(2)}`;
+    return `| ${name} | ${points.map(({ x }) => x).join(", ")} | ${of}: ${said(exponents(time))} | ${said(exponents(memory))} |`;
+  });
+  const table = [
+    "| what grows | from, to | exponent of time | exponent of memory |",
+    "| --- | --- | --- | --- |",
+    ...lines,
+  ];
+  if (values.write)
+    await writeSection("Growth", () => `![time and memory over four sizes](growth.svg)\n\n${table.join("\n")}`);
+}
+
+interface Place {
+  readonly count?: number;
+  readonly rank?: number;
+  readonly rowsOfData?: number;
+  readonly of?: SizeShapeName;
+}
+
+async function sweep(
+  name: string,
+  of: "an update" | "opening",
+  places: readonly number[],
+  placeOf: (x: number) => Place,
+): Promise<Sweep> {
+  const points: GrowthPoint[] = [];
+  for (const x of places) {
+    const { count = 256, rank = 8, rowsOfData = 8, of: shapeName = "100m" } = placeOf(x);
+    const folder = join(kept ?? work, shapeName);
+    if (!existsSync(join(folder, "config.json"))) await writeCheckpoint(folder, sizeShapes[shapeName]);
+    const words = (of === "opening" ? 8 : 2 * count) - 2;
+    const text = JSON.stringify({ text: "the sea ".repeat(Math.ceil(words / 2)) });
+    await writeFile(path("growth.jsonl"), Array(rowsOfData).fill(text).join("\n"));
+    const args = ["tune", "-m", folder, "-d", path("growth.jsonl"), "--validation", "0", "--batch-size", "1"];
+    const options = ["--max-length", String(count), "--max-steps", String(updates), "--rank", String(rank)];
+    const taken = await scion([...args, ...options, "--no-tensorboard", "-o", path(`growth-${name}-${x}`)], {
+      limitSeconds,
+    });
+    const at = taken.lines.filter(({ text: line }) => /^\s*\d+\/\d+ +loss/.test(line)).map((line) => line.at);
+    const update = median(at.slice(1).map((end, i) => end - (at[i] ?? Number.NaN)));
+    const took = of === "opening" ? (at[0] ?? Number.NaN) - update : update;
+    console.log(
+      `${name} ${x}: ${took.toFixed(2)} s of ${of}, ${((taken.peakBytes ?? Number.NaN) / 1e9).toFixed(2)} GB`,
+    );
+    points.push({ x, seconds: took, bytes: taken.peakBytes ?? Number.NaN });
+  }
+  return { name, of, points };
 }
