@@ -105,7 +105,7 @@ it("what is kept as it is is converted and written a part at a time", async () =
   };
   const storage = memoryStorage();
   await writeSafetensors(storage, "kept", [{ name: "w", tensor: keptAs(source, "float16") }]);
-  expect(asked).toEqual([2 ** 22, 5]);
+  expect(asked).toEqual([...Array(4).fill(2 ** 20), 5]);
   const read = await (await openSafetensors(storage, "kept")).tensors.get("w")?.read();
   const whole = await keptAs(tensorOf(data), "float16").read();
   expect(read?.dtype).toBe("float16");
