@@ -10,16 +10,18 @@ import { tokenizerMetadata } from "../../src/export/gguf-tokenizer.ts";
 import { readAdapter } from "../../src/export/index.ts";
 import { readRunRecord } from "../../src/export/model-card.ts";
 import { readScales } from "../../src/export/packed-folder.ts";
-import { tensor } from "../../src/graph/index.ts";
+import { type Tensor, tensor } from "../../src/graph/index.ts";
 import { readHead, writeHead } from "../../src/io/adapterhub-head.ts";
 import { compileChatTemplate } from "../../src/io/chat-template.ts";
 import { memoryStorage } from "../../src/io/memory-storage.ts";
 import { writeMlxAdapter } from "../../src/io/mlx.ts";
+import { putBack } from "../../src/io/outputs/index.ts";
 import { readManifest, writeManifest } from "../../src/io/outputs/manifest.ts";
 import { type Problem, throwProblems } from "../../src/io/problems.ts";
 import { openQuantised, quantisedFormats, readSaidQuantisation } from "../../src/io/quantised/index.ts";
 import { openSafetensors, writeSafetensors } from "../../src/io/safetensors.ts";
 import { readSealed, writeSealed } from "../../src/io/sealed.ts";
+import { readSealedTensors, writeSealedTensors } from "../../src/io/sealed-tensors.ts";
 import type { Storage } from "../../src/io/storage.ts";
 import { loadTokenizer } from "../../src/io/tokenizer.ts";
 import { openModel } from "../../src/models/index.ts";
@@ -33,6 +35,10 @@ import type { Subject } from "./mutation-subjects.ts";
 import { packFolder } from "./packed-model.ts";
 
 type Files = Record<string, Uint8Array>;
+const kept: Readonly<Record<string, Tensor>> = {
+  S: tensor("float32", [3], [3, 2, 1]),
+  U: tensor("float32", [2, 2], [1, 2, 3, 4]),
+};
 const file = (path: string): Uint8Array => new Uint8Array(readFileSync(path));
 const text = (content: string): Uint8Array => new TextEncoder().encode(content);
 const json = (content: unknown): Uint8Array => text(JSON.stringify(content));
@@ -262,6 +268,24 @@ export const moreSubjects: Readonly<Record<string, Subject>> = {
     ),
     path: "o/.scion.json",
     read: (storage) => readManifest(storage, "o"),
+  },
+  "list of what is moved into a folder": {
+    files: { "t/.scion-partial/.scion-moves.json": json({ out: ["a", "b/c"], in: ["d", "e"] }), "t/a": text("a") },
+    path: "t/.scion-partial/.scion-moves.json",
+    read: (storage) => putBack(storage, "t"),
+  },
+  "what a cache keeps of a base": {
+    forgiving: true,
+    files: await written(["c/x.safetensors"], (storage) =>
+      writeSealedTensors(storage, "c/x.safetensors", "of x", kept),
+    ),
+    path: "c/x.safetensors",
+    read: async (storage) => {
+      const found = await readSealedTensors(storage, "c/x.safetensors", "of x");
+      const same =
+        found === undefined || [...found].every(([name, { data }]) => data.join() === kept[name]?.data.join());
+      if (!same) throw new Error("what is damaged was read");
+    },
   },
   "journal of a diagnosis": {
     forgiving: true,

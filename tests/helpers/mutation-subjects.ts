@@ -236,12 +236,10 @@ export const withoutSubject: Readonly<Record<string, string>> = {
   "cli/config.ts": "the person's own file: bounded in tests/options.test.ts",
   "cli/model.ts": "the person's own template: damaged as chat_template.jinja",
   "compress/work-folder.ts": "reads what its state has checksums of",
-  "diagnose/base-svd.ts": "a cache of our own: what cannot be read is computed anew",
   "export/model-files.ts": "copies files, and spells numbers as a config.json that has been read",
   "export/transformers-js.ts": "reads again what io/tokenizer.ts has read",
   "io/content-hash.ts": "hashes a file, whatever it holds",
   "io/other-files.ts": "a storage, not a reader",
   "io/outputs/picture.ts": "looks for a hash at the end of a picture",
-  "io/outputs/write-folder.ts": "its own list of what is moved, read by who holds the folder's lock",
   "train/data/store.ts": "a cache that is written anew for each run",
 };

@@ -49,6 +49,17 @@ export async function filesIn(storage: Storage, folder: string, inside = "", dep
   return files;
 }
 
+/** Whether a name, as a file of a folder has it, leads to something in that folder and nowhere else. */
+export function isWithin(name: string): boolean {
+  return (
+    !/^[A-Za-z]:|[\\\0]/.test(name) &&
+    name
+      .replace(/\/$/, "")
+      .split("/")
+      .every((part) => !["", ".", ".."].includes(part))
+  );
+}
+
 /** The manifest of a folder; undefined where there is none that is Scion's and whole. */
 export async function readManifest(storage: Storage, folder: string): Promise<Manifest | undefined> {
   const path = joinPath(folder, manifestFile);
@@ -56,7 +67,9 @@ export async function readManifest(storage: Storage, folder: string): Promise<Ma
   try {
     const { version, kind, files } = await readJsonObject(storage, path);
     const known = typeof files === "object" && files !== null && !Array.isArray(files);
-    return version === 1 && typeof kind === "string" && known ? { kind, files: files as Manifest["files"] } : undefined; // names are compared, no more
+    if (version !== 1 || typeof kind !== "string" || !known) return undefined;
+    // Files of these names are removed: a stranger's manifest may not say any that lie elsewhere.
+    return Object.keys(files).every(isWithin) ? { kind, files: files as Manifest["files"] } : undefined; // hashes are compared, no more
   } catch (error) {
     if (error instanceof TuneError) return undefined; // damaged, or somebody else's
     throw error;

@@ -47,6 +47,31 @@ export function outputConformance(
     };
 
     describe(`outputs on ${name}, in a folder that ${fixed ? "stays" : "can be moved"}`, () => {
+      check("a stranger's list or manifest moves and removes nothing elsewhere", async (storage, path) => {
+        await storage.write(path("mine"), "mine");
+        const list = path("stranger/.scion-partial/.scion-moves.json");
+        for (const moves of [
+          { in: ["../../mine"] },
+          { out: ["../mine"] },
+          { in: ["/mine"] },
+          { in: ["a/../../../mine"] },
+          { in: "mine" },
+          { out: [7] },
+          { out: ["c:/mine"] },
+          { in: ["..\\..\\mine"] },
+        ]) {
+          await storage.write(list, JSON.stringify(moves));
+          await storage.write(path("stranger/config.json"), "{}");
+          await refused("put-aside", putBack(storage, path("stranger")));
+          expect(await all(storage, path(""))).toMatchObject({ mine: "mine", "stranger/config.json": "{}" });
+        }
+        const manifest = { version: 1, kind: "replaced", files: { "../../mine": "0" } };
+        await storage.write(path("gone.scion-replaced/.scion.json"), JSON.stringify(manifest));
+        await storage.write(path("gone.scion-replaced/old/a"), "a");
+        await putBack(storage, path("gone"));
+        expect(await text(storage, path("mine"))).toBe("mine");
+      });
+
       check("writes folders whole or not at all, and over its own without a question", async (storage, path) => {
         const out = path("out");
         await writeFolder(storage, out, "peft", fill(storage, { a: "1", "sub/b": "1" }));

@@ -1,7 +1,7 @@
 import { TuneError } from "../../errors.ts";
 import { readJsonObject } from "../json.ts";
 import { dirname, joinPath, type Storage } from "../storage.ts";
-import { filesIn, isPassing, manifestFile, readManifest, systemFiles } from "./manifest.ts";
+import { filesIn, isPassing, isWithin, manifestFile, readManifest, systemFiles } from "./manifest.ts";
 
 /*
  * A folder that is replaced stands aside as `<name>.scion-replaced/old` until the new one has its name; one that must stay
@@ -146,12 +146,31 @@ export async function moveIn(storage: Storage, target: string, old: readonly str
   await finishMoves(storage, target);
 }
 
+/**
+ * What {@link moveIn} wrote down. A folder may come from a stranger: names that lead out of it are refused before anything moves.
+ * @throws {TuneError} `put-aside`.
+ */
+async function readMoves(
+  storage: Storage,
+  path: string,
+  target: string,
+): Promise<{ readonly out: readonly string[]; readonly in: readonly string[] }> {
+  const names = (list: unknown): list is readonly string[] =>
+    Array.isArray(list) && list.every((name) => typeof name === "string" && isWithin(name));
+  const { out = [], in: coming = [] } = await readJsonObject(storage, path);
+  if (names(out) && names(coming)) return { out, in: coming };
+  throw new TuneError("put-aside", `${path} is no list of files of ${target} that Scion wrote: nothing is moved.`, {
+    at: path,
+    fix: "remove the folder that it lies in, if you do not know where it comes from",
+  });
+}
+
 /** Carry out, or go on with, what {@link moveIn} wrote down: first what goes is set aside, then what is new comes. */
 export async function finishMoves(storage: Storage, target: string): Promise<void> {
   const staging = joinPath(target, ".scion-partial");
   const path = joinPath(staging, movesFile);
   if ((await storage.sizeBytes(path)) === undefined) return;
-  const moves = (await readJsonObject(storage, path)) as { out?: readonly string[]; in?: readonly string[] }; // written above
+  const moves = await readMoves(storage, path, target);
   const move = async (from: string, to: string, name: string): Promise<void> => {
     const file = name.replace(/\/$/, "");
     const [source, place] = [joinPath(from, file), joinPath(to, file)];
@@ -165,11 +184,11 @@ export async function finishMoves(storage: Storage, target: string): Promise<voi
       for (const below of inside) await move(source, place, below);
     }
   };
-  for (const file of moves.out ?? []) await move(target, joinPath(staging, ".old"), file);
-  await storage.write(path, JSON.stringify({ in: moves.in ?? [] }));
+  for (const file of moves.out) await move(target, joinPath(staging, ".old"), file);
+  await storage.write(path, JSON.stringify({ in: moves.in }));
   for (const name of await storage.list(target)) {
     if (name.endsWith("/") && !isPassing(name)) await storage.prune(joinPath(target, name.slice(0, -1)));
   }
-  for (const file of moves.in ?? []) await move(staging, target, file);
+  for (const file of moves.in) await move(staging, target, file);
   await storage.remove(staging);
 }
