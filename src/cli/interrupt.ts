@@ -6,7 +6,7 @@ import { print } from "./terminal.ts";
 /** How long the first Ctrl-C waits for a computation that is under way, and the second. */
 const [patienceMs, graceMs] = [5000, 1000];
 /** How long a command may take to clear up, once its devices are closed. */
-const clearingMs = 1000;
+const clearingMs = 3000;
 
 /** A command's ear for Ctrl-C. */
 export interface Interrupt {
