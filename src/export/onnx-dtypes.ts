@@ -126,11 +126,13 @@ function rowCodes(value: WeightValue, layout: LinearSite["layout"]): { codes: We
         const scales = await outputScales(source, upright);
         const codes = new Uint8Array(ins * outs);
         await eachRows(source, (part, first) => {
-          for (let i = 0; i < part.length; i++) {
-            const [row, column] = [first + Math.floor(i / columns), i % columns];
-            const [o, at] = upright ? [row, column * outs + row] : [column, row * outs + column];
-            codes[at] = code8(part[i] ?? 0, scales[o] ?? 1);
-          }
+          const count = part.length / columns;
+          if (upright) turnedCodes({ part, count, columns, first, outs, scales, codes });
+          else
+            for (let row = 0, i = 0; row < count; row++) {
+              const start = (first + row) * outs;
+              for (let o = 0; o < columns; o++, i++) codes[start + o] = code8(part[i] ?? 0, scales[o] ?? 1);
+            }
         });
         return codes;
       },
@@ -143,14 +145,54 @@ function rowCodes(value: WeightValue, layout: LinearSite["layout"]): { codes: We
   };
 }
 
+/** Columns that are turned together: so many bytes of one line of a cache, and as many places that are written. */
+const turned = 16;
+
+/** The codes of whole rows, each row being an output, as columns of [in, out]: few places at a time, for a cache's sake. */
+function turnedCodes({
+  part,
+  count,
+  columns,
+  first,
+  outs,
+  scales,
+  codes,
+}: {
+  readonly part: Float32Array;
+  readonly count: number;
+  readonly columns: number;
+  readonly first: number;
+  readonly outs: number;
+  readonly scales: Float32Array;
+  readonly codes: Uint8Array;
+}): void {
+  for (let start = 0; start < columns; start += turned) {
+    const end = Math.min(columns, start + turned);
+    for (let row = 0; row < count; row++) {
+      const scale = scales[first + row] ?? 1;
+      const from = row * columns;
+      const to = first + row;
+      for (let column = start; column < end; column++)
+        codes[column * outs + to] = code8(part[from + column] ?? 0, scale);
+    }
+  }
+}
+
 /** A scale for each row of a matrix, or each column: a 127th of its largest, or 1 where all of it is zero. */
 async function outputScales(source: LazyTensor, byRow: boolean): Promise<Float32Array> {
   const [rows = 1, columns = 1] = source.shape;
   const largest = new Float32Array(byRow ? rows : columns);
   await eachRows(source, (part, first) => {
-    for (let i = 0; i < part.length; i++) {
-      const o = byRow ? first + Math.floor(i / columns) : i % columns;
-      largest[o] = Math.max(largest[o] ?? 0, Math.abs(part[i] ?? 0));
+    const count = part.length / columns;
+    for (let row = 0, i = 0; row < count; row++) {
+      let most = byRow ? (largest[first + row] ?? 0) : 0;
+      for (let column = 0; column < columns; column++, i++) {
+        const size = Math.abs(part[i] ?? 0);
+        if (byRow) {
+          if (size > most) most = size;
+        } else if (size > (largest[column] ?? 0)) largest[column] = size;
+      }
+      if (byRow) largest[first + row] = most;
     }
   });
   return largest.map((value) => (value === 0 ? 1 : value / 127));
@@ -171,10 +213,10 @@ function rowsOf8(table: WeightValue, indices: Value): Value {
       const scales = await outputScales(source, true);
       const bytes = new Uint8Array(count * width);
       await eachRows(source, (part, first) => {
-        const start = first * width;
-        for (let i = 0; i < part.length; i++) {
-          const at = start + i;
-          bytes[at] = code8(part[i] ?? 0, scales[Math.floor(at / width)] ?? 1);
+        const count = part.length / width;
+        for (let row = 0, i = 0; row < count; row++) {
+          const scale = scales[first + row] ?? 1;
+          for (let column = 0; column < width; column++, i++) bytes[first * width + i] = code8(part[i] ?? 0, scale);
         }
       });
       return bytes;
