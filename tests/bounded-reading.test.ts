@@ -155,8 +155,7 @@ describe("regular expressions", () => {
       "cli/terminal.ts": "marks of our own",
       "io/json.ts": "a mark of our own",
       "runtime/memory-limits.ts": "names of our own",
-      "runtime/node-lock.ts": "names of our own",
-      "io/outputs/manifest.ts": "names of our own",
+      "io/left-names.ts": "names of our own",
       "models/harmless.ts": "a module's name of our own",
       ...Object.fromEntries(["filters", "lex", "methods"].map((name) => [`io/jinja/${name}.ts`, "white space"])),
     };

@@ -1,7 +1,7 @@
 import { TuneError } from "../errors.ts";
 import type { Footprint } from "../plan/footprint.ts";
 import type { Device } from "../runtime/device.ts";
-import { type BaseWeightsName, baseWeights } from "../train/base-weights.ts";
+import { type BaseWeightsName, baseWeights, weightBytes } from "../train/base-weights.ts";
 import { graphsOf, memoryOf, type PlanOptions } from "../train/plan.ts";
 import type { RunOptions } from "../train/run.ts";
 import type { LoadedModel } from "./load-model.ts";
@@ -82,11 +82,6 @@ export function refuseTooLarge(
     `${doing} takes ${size(takes)}${bytes === undefined ? " for weights alone" : ""}, and ${size(availableBytes)} are free.`,
     { at: source, fix: `${fix}; ignoreMemory (--ignore-memory) goes on anyway` },
   );
-}
-
-/** Bytes of a model's weights as graphs read them. */
-export function weightBytes({ weights }: LoadedModel["pretrained"]): number {
-  return [...weights.values()].reduce((sum, { source }) => sum + source.sizeBytes, 0);
 }
 
 function size(bytes: number): string {

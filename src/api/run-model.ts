@@ -18,7 +18,7 @@ import { chatTemplateOf } from "../io/tokenizer.ts";
 import type { Adapter } from "../methods/index.ts";
 import { checkNames, checkWhole, checkWord, type NamesOf } from "../options.ts";
 import type { Device, DeviceOptions } from "../runtime/device.ts";
-import { type BaseWeightsName, checkBaseWeights, defaultBaseWeights } from "../train/base-weights.ts";
+import { type BaseWeightsName, checkBaseWeights, defaultBaseWeights, weightBytes } from "../train/base-weights.ts";
 import { batchesByLength, layoutOf, type TokenizedExample } from "../train/data/index.ts";
 import { type Measured, meanLoss, openEvaluator } from "../train/evaluator.ts";
 import { judgeExamples } from "../train/judge.ts";
@@ -26,7 +26,7 @@ import { chooseObjective } from "../train/objectives/index.ts";
 import { tasks } from "../train/tasks/index.ts";
 import { checkDevice, providerOf } from "./device-names.ts";
 import { type LoadedModel, padIdOf } from "./load-model.ts";
-import { refuseTooLarge, weightBytes } from "./memory.ts";
+import { refuseTooLarge } from "./memory.ts";
 
 /** What is continued: plain text, or a conversation in the model's chat template. */
 export type Prompt = string | readonly ChatMessage[];

@@ -157,7 +157,7 @@ describe("a walk", () => {
         return { rows: 40, cols: 30, data };
       },
     }));
-    const look = async (): Promise<LookedAt> => ({ diagnosis: { method: "exact" } as unknown as MatrixDiagnosis }); // unused
+    const look = async (): Promise<LookedAt> => ({ diagnosis: { method: "exact" } as unknown as MatrixDiagnosis }); // the walk looks at the method alone
     const { baseHashes } = await walkPairs(pairs, {}, look);
     expect(arrays.size).toBe(1);
     const names = await Promise.all([1, 2, 3].map((seed) => cacheName(weight(40, 30, seed))));

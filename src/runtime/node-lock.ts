@@ -5,6 +5,7 @@ import { hostname } from "node:os";
 import { basename, dirname, join } from "node:path";
 import { TuneError } from "../errors.ts";
 import { parseJson } from "../io/json.ts";
+import { halfWritten, lockDraft } from "../io/left-names.ts";
 import { inUse, type Lock } from "../io/storage.ts";
 
 /** Who holds a lock: what its file says. */
@@ -181,22 +182,15 @@ export function partialName(target: string): string {
   return join(dirname(target), `.${basename(target)}.${processMark}-${randomUUID()}.partial`);
 }
 
-const uuid = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}";
 /** Kinds of files that a killed process leaves in a folder, by their names, and when they are nobody's any more. */
 const strays: readonly (readonly [
   RegExp,
   (found: RegExpExecArray, path: string, silentMs: number) => Promise<boolean>,
 ])[] = [
   // Half written, under the names of `partialName`.
-  [
-    new RegExp(`^\\..+\\.([0-9a-f]{8}-\\d+-\\d*)-${uuid}\\.partial$`),
-    async ([, mark = ""], _path, silentMs) => isStray(mark, silentMs),
-  ],
+  [halfWritten, async ([, mark = ""], _path, silentMs) => isStray(mark, silentMs)],
   // Drafts of locks and locks put aside, and locks that nobody asked for again. Half of one tells nobody's name.
-  [
-    new RegExp(`\\.lock\\.${uuid}$`),
-    async (_found, path, silentMs) => isLeft(path, silentMs, silentMs >= silentAfterMs),
-  ],
+  [lockDraft, async (_found, path, silentMs) => isLeft(path, silentMs, silentMs >= silentAfterMs)],
   [/.\.lock$/, async (_found, path, silentMs) => isLeft(path, silentMs, false)],
 ];
 

@@ -85,6 +85,11 @@ export const baseWeights: Readonly<Record<"f32" | "f16" | "bf16" | "q8" | "q4", 
 /** Name of a way. */
 export type BaseWeightsName = keyof typeof baseWeights;
 
+/** Bytes of a model's weights as graphs read them. */
+export function weightBytes({ weights }: Pick<PretrainedModel, "weights">): number {
+  return [...weights.values()].reduce((sum, { source }) => sum + source.sizeBytes, 0);
+}
+
 /** Bytes saved from which weights are held as their file holds them: below it, float32 takes less time. */
 const worthHolding = 5e8;
 
@@ -96,7 +101,7 @@ export function defaultBaseWeights(
   { storedAs, weights }: Pick<PretrainedModel, "storedAs" | "weights">,
   provider: string,
 ): BaseWeightsName {
-  const wide = [...weights.values()].reduce((sum, { source }) => sum + source.sizeBytes, 0);
+  const wide = weightBytes({ weights });
   const exact = Object.entries(baseWeights).find(
     ([, { keeps, bits, providers }]) =>
       bits < 32 &&

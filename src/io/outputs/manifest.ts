@@ -1,5 +1,6 @@
 import { TuneError } from "../../errors.ts";
 import { readJsonObject } from "../json.ts";
+import { halfWritten, lockDraft } from "../left-names.ts";
 import { joinPath, type Storage } from "../storage.ts";
 
 /*
@@ -22,9 +23,6 @@ export interface Manifest {
 export const systemFiles: ReadonlySet<string> = new Set([".DS_Store", "Thumbs.db", "desktop.ini", "lost+found/"]);
 /** Ours while something is written. */
 const passing: ReadonlySet<string> = new Set([".scion.lock", ".scion-partial/", ".scion-work/"]);
-const uuid = "[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}";
-const halfWritten = new RegExp(`^\\..+\\.[0-9a-f]{8}-\\d+-\\d*-${uuid}\\.partial$`);
-const lockDraft = new RegExp(`\\.lock\\.${uuid}$`);
 
 /** Whether a name is one of ours that comes and goes, or that a killed process left: nobody's content. */
 export function isPassing(name: string): boolean {
