@@ -86,6 +86,9 @@ export const habits: Readonly<Record<string, readonly string[]>> = {
   peftInitLoraWeights: ["init"],
   loraplusLrRatio: ["plusRatio"],
   loraplusRatio: ["plusRatio"],
+  ffaLora: ["freezeA"],
+  lorafa: ["freezeA"],
+  freezeLoraA: ["freezeA"],
   // How it is trained.
   lr: ["learningRate", "rates"],
   peakLr: ["learningRate"],

@@ -148,6 +148,11 @@ describe("what has no form for embeddings refuses them by name", () => {
     );
   });
 
+  it("a frozen A, which starts at zero there", async () => {
+    await expect(trainerOf(chooseMethod("lora", { freezeA: true }))).rejects.toThrow("nothing would be learned there");
+    await expect(trainerOf(chooseMethod("lora", { freezeA: true, init: "random" }))).resolves.toBeDefined();
+  });
+
   it("llama.cpp's adapters; mlx-lm's where the output layer is the same table", async () => {
     const untied = await opened("peft-embedding", "llama-tiny");
     const options = { baseModel: "base", dtypes: ["f16"] as const };

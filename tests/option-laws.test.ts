@@ -90,6 +90,7 @@ const lora: Samples = {
   rslora: { to: true, beside: { alpha: 8 } },
   dropout: { to: 0.1 },
   plusRatio: { to: 16 },
+  freezeA: { to: true },
   init: ["gaussian", "pissa", "olora", "random"].map((to) => ({ to })),
 };
 const bottleneck: Samples = {

@@ -130,6 +130,7 @@ export const checkedOptions: Checks = {
     "src/train/dropout.test.ts",
   ),
   plusRatio: by("torch: losses over 50 updates with B four times as fast", golden),
+  freezeA: by("A after three updates, and B's gradient alone", "tests/freeze-a.test.ts"),
   init: by(
     "PEFT: losses over 50 updates, logits (PiSSA, OLoRA), spreads of the others",
     golden,

@@ -20,6 +20,7 @@ export interface LoraConfig {
   readonly rslora: boolean;
   readonly dropout: number;
   readonly plusRatio: number;
+  readonly freezeA: boolean;
   readonly init: LoraInit;
 }
 
@@ -32,7 +33,11 @@ export const loraFields: Fields<LoraConfig> = {
   },
   rslora: flag(false, "scale by alpha / √rank instead, which suits high ranks (rsLoRA)"),
   dropout: real(0, "share of the adapter's inputs dropped while training", { min: 0, below: 1 }),
-  plusRatio: real(1, "learning rate of B as a multiple of A's (LoRA+; 16 is a good start)", { min: 0 }),
+  plusRatio: {
+    ...real(1, "learning rate of B as a multiple of A's (LoRA+; 16 is a good start)", { min: 0 }),
+    idle: ({ freezeA }) => (freezeA ? "A is not trained (freezeA)" : undefined),
+  },
+  freezeA: flag(false, "train B alone and leave A as it starts (FFA-LoRA)"),
   init: oneOf(loraInits, "how A and B start: as no update, or as a part of the weight (PiSSA, OLoRA)"),
 };
 
@@ -42,15 +47,16 @@ export function loraScale({ rank, alpha, rslora }: LoraConfig): number {
 }
 
 /**
- * A [rank, in] and B [out, rank]. B may learn faster: LoRA+, Hayou et al. 2024 (arXiv 2402.12354), §4.
+ * A [rank, in] and B [out, rank]. B may learn faster: LoRA+, Hayou et al. 2024 (arXiv 2402.12354), §4. Or B alone learns:
+ * FFA-LoRA, Sun et al. 2024 (arXiv 2403.12313), §4.
  */
 export function loraMatrices(site: Site, config: LoraConfig): Record<"A" | "B", ParameterSpec> {
   const { inFeatures, outFeatures } = site;
-  const { rank, plusRatio } = config;
+  const { rank, plusRatio, freezeA } = config;
   const start = loraStart(site, config, loraScale(config));
   return {
-    A: { shape: [rank, inFeatures], initial: start.A },
-    B: { shape: [outFeatures, rank], initial: start.B, rate: plusRatio },
+    A: { shape: [rank, inFeatures], initial: start.A, trained: !freezeA },
+    B: { shape: [outFeatures, rank], initial: start.B, rate: freezeA ? 1 : plusRatio },
   };
 }
 
@@ -118,12 +124,22 @@ const loraEmbedding: EmbeddingForm<LoraConfig> = {
   parameters: ({ inFeatures, outFeatures }, config) => {
     const start = loraEmbeddingStart(config);
     return {
-      A: { shape: [config.rank, inFeatures], initial: start.A },
+      A: { shape: [config.rank, inFeatures], initial: start.A, trained: !config.freezeA },
       B: { shape: [outFeatures, config.rank], initial: start.B },
     };
   },
   check: (site, config) => {
     checkRank(site, config);
+    if (config.freezeA && config.init !== "random") {
+      throw new TuneError(
+        "bad-option",
+        `A of an embedding, such as ${site.module}, starts at zero: with freezeA nothing would be learned there.`,
+        {
+          at: "freezeA",
+          fix: `train A too, start with init "random", or leave "${site.module.split(".").at(-1)}" out of the target modules`,
+        },
+      );
+    }
     if (config.plusRatio === 1) return;
     throw new TuneError("bad-option", `LoRA+ has no ratio for embeddings, such as ${site.module}.`, {
       at: "plusRatio",
