@@ -7,6 +7,7 @@ export { leadingOfUpdatedDiagonal, type UpdatedDiagonal } from "./diagonal-plus.
 export { type Eigh, eigh } from "./eigh.ts";
 export { type FilterOptions, filteredSubspace, type Subspace, type SymmetricOperator } from "./filtered.ts";
 export { invertedUpperFactor } from "./inverse-factor.ts";
+export { type JacobiSvd, jacobiSvd } from "./jacobi.ts";
 export { type LeadingOptions, leadingTriplets } from "./krylov.ts";
 export { boundWeights, type WeightOptions, type Weights } from "./lanczos.ts";
 export { leadingBySquare } from "./leading.ts";
