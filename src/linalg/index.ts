@@ -32,6 +32,6 @@ export { type Multiply, type MultiplyOptions, matmul } from "./multiply.ts";
 export { diagonalPlus, type LinearOperator, lowRankPlus, operatorOf } from "./operator.ts";
 export { type Qr, qr } from "./qr.ts";
 export { gram, type LeadingTriplets } from "./ritz.ts";
-export { createRng, type Rng, splitMix64, xoshiro128 } from "./rng.ts";
+export { createRng, naturalLog, type Rng, splitMix64, xoshiro128 } from "./rng.ts";
 export { createRooms, type Rooms } from "./rooms.ts";
 export { type Svd, svd } from "./svd.ts";

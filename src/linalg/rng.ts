@@ -111,7 +111,7 @@ function rotateLeft(x: number, count: number): number {
 }
 
 /** ln x for x in (0, 1), from exact operations only: x = m·2ᵉ with m near 1, ln m = 2·artanh((m − 1)/(m + 1)). */
-function naturalLog(x: number): number {
+export function naturalLog(x: number): number {
   let mantissa = x;
   let exponent = 0;
   while (mantissa < Math.SQRT1_2) {
