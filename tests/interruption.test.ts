@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { jsonLines, root, startScion } from "./helpers/cli.ts";
+import { untilListening } from "./helpers/signals.ts";
 
 let folder: string;
 let uninterrupted: readonly Record<string, unknown>[];
@@ -99,7 +100,9 @@ describe("a run that is cut off", () => {
     // In the middle of updates: a worker that is ended there used to abort.
     for (const [i, delay] of [1, 15, 40, 80].entries()) {
       const { child, ended } = start("left", ...(i === 0 ? [] : ["--resume"]));
-      await until(() => stepsDone("left") >= 4 + i, ended);
+      await untilListening(child); // what an earlier part wrote stands there from the start
+      const before = stepsDone("left");
+      await until(() => stepsDone("left") > Math.max(3, before), ended);
       child.kill("SIGINT");
       setTimeout(() => child.kill("SIGINT"), delay);
       const { code, stderr } = await ended;

@@ -1,3 +1,4 @@
+import { execFileSync } from "node:child_process";
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { mkdir, mkdtemp, rm, utimes, writeFile } from "node:fs/promises";
 import { hostname, tmpdir } from "node:os";
@@ -80,4 +81,17 @@ describe.each(tried)("the lock of %s", (_file, { lock, command }) => {
     await live.release();
     for (const kept of [young, `${beside}mine.lock`]) await rm(at(kept));
   }, 120_000);
+});
+
+it("is gone with a process that exits while it has it, unless another took it over", async () => {
+  const script = `
+    import { writeFile } from "node:fs/promises";
+    import { nodeStorage } from "${root}dist/runtime/node-storage.js";
+    await nodeStorage.lock("exiting");
+    await nodeStorage.lock("taken");
+    await writeFile("taken.lock", "another's");
+    process.exit();`;
+  execFileSync(process.execPath, ["--input-type=module", "-e", script], { cwd: folder });
+  expect(existsSync(join(folder, "exiting.lock"))).toBe(false);
+  expect(readFileSync(join(folder, "taken.lock"), "utf8")).toBe("another's");
 });

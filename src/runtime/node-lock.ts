@@ -1,5 +1,5 @@
 import { createHash, randomUUID } from "node:crypto";
-import { readFileSync, readlinkSync } from "node:fs";
+import { readFileSync, readlinkSync, rmSync } from "node:fs";
 import { link, open, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
 import { hostname } from "node:os";
 import { basename, dirname, join } from "node:path";
@@ -34,10 +34,12 @@ export async function lockFile(path: string): Promise<Lock> {
     if (made === "made") {
       const beating = setInterval(() => void beat(file, own).catch(() => undefined), beatMs);
       beating.unref();
+      held.set(own.id, file);
       await clearStrays(dirname(path));
       return {
         release: async () => {
           clearInterval(beating);
+          held.delete(own.id);
           if ((await holderOf(file))?.id === own.id) await rm(file, { force: true });
         },
       };
@@ -57,6 +59,18 @@ export async function lockFile(path: string): Promise<Lock> {
   }
   throw inUse(path, "others, one after the other");
 }
+
+/** Files of locks that this process has, by their ids. Those that it has when it exits, such as at a signal, go with it. */
+const held = new Map<string, string>();
+process.on("exit", () => {
+  for (const [id, file] of held) {
+    try {
+      if ((parseJson(readFileSync(file, "utf8")) as Partial<Holder>).id === id) rmSync(file); // else somebody took it over
+    } catch {
+      // taken away, or its folder is gone
+    }
+  }
+});
 
 /** How often a lock is written again, and after what silence it is nobody's. */
 const [beatMs, silentAfterMs] = [60_000, 1_800_000];

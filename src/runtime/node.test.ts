@@ -1,7 +1,7 @@
 import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { describe, expect, it } from "vitest";
+import { describe, expect, it, vi } from "vitest";
 import { assert } from "../errors.ts";
 import { graph, makeNode, parameter, tensor } from "../graph/index.ts";
 import { checkLaw, deviceLaws } from "./device.conformance.ts";
@@ -80,3 +80,13 @@ async function starts(provider: string): Promise<boolean> {
     return false;
   }
 }
+
+it("opens no device once the process is being left", async () => {
+  vi.resetModules(); // this is so once and for all
+  const { closeDevices, openNodeDevice } = await import("./node.ts");
+  const opening = openNodeDevice({ threads: 1 });
+  await closeDevices();
+  await expect((await opening).download("a")).rejects.toMatchObject({ code: "device-closed" });
+  for (const worker of [true, false])
+    await expect(openNodeDevice({ worker, threads: 1 })).rejects.toMatchObject({ code: "device-closed" });
+});

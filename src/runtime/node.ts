@@ -1,4 +1,5 @@
 import { Worker } from "node:worker_threads";
+import { TuneError } from "../errors.ts";
 import type { Device, DeviceOptions } from "./device.ts";
 import { anyProvider, openFastest } from "./fastest.ts";
 import { nodeMemory } from "./node-memory.ts";
@@ -31,9 +32,11 @@ export function knownProviders(): readonly string[] {
  * Open a device on onnxruntime-node, on `cpu` unless another provider is asked for; `auto` is the fastest that starts. It runs in a worker thread unless
  * `worker` is false: a run blocks its thread. The thread keeps the process alive while calls are under way, and no longer;
  * closing the device ends it and frees its memory.
- * @throws {TuneError} `runtime-missing`, `unknown-provider`, `provider-unavailable`, or `worker-stopped`.
+ * @throws {TuneError} `runtime-missing`, `unknown-provider`, `provider-unavailable`, `worker-stopped`, or `device-closed`
+ * after {@link closeDevices}.
  */
-export function openNodeDevice(options: DeviceOptions = {}): Promise<Device> {
+export async function openNodeDevice(options: DeviceOptions = {}): Promise<Device> {
+  if (leaving) throw new TuneError("device-closed", "the process is ending, so no device is opened any more.");
   if (options.provider === anyProvider) {
     return openFastest(possibleProviders(), (provider) => openNodeDevice({ ...options, provider }));
   }
@@ -46,8 +49,12 @@ const open = new Set<Device>();
 /** Devices that are being opened. */
 const opening = new Set<Promise<Device>>();
 
-/** Close every device that runs in a worker, after the calls that are under way: before the process is ended. */
+/** The process is about to end: a worker that is started now would be computing then, and take the process down. */
+let leaving = false;
+
+/** Close every device that runs in a worker, after the calls that are under way, and open none any more: before the process is ended. */
 export async function closeDevices(): Promise<void> {
+  leaving = true;
   await Promise.allSettled(opening);
   await Promise.all([...open].map((device) => device.close()));
 }
