@@ -116,7 +116,7 @@ describe("laws of the refactor (§6.4, E2)", () => {
           near(again.M?.data ?? [], identityMatrix(r).data, 1e-9);
         }
       }),
-      { numRuns: 200 },
+      { numRuns: 200, examples: [[[4, { m: 5, n: 20, seed: 424373 }], 3]] }, // columns of rounding errors, which never settle,
     );
   });
 
@@ -322,7 +322,7 @@ function diagonal(values: readonly number[]): Matrix<Float64Array> {
 }
 
 function apart(S: Float64Array): boolean {
-  return S.every((s, i) => i === 0 || (S[i - 1] ?? 0) - s > 1e-3 * (S[0] ?? 1)) && (S.at(-1) ?? 0) > 0;
+  return S.every((s, i) => i === 0 || (S[i - 1] ?? 0) - s > 1e-3 * (S[0] ?? 1)) && (S.at(-1) ?? 0) > 1e-6 * (S[0] ?? 1);
 }
 
 function in32({ rows, cols, data }: Matrix): Matrix<Float32Array> {

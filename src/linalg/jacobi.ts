@@ -11,8 +11,8 @@ export interface JacobiSvd {
 
 /**
  * The singular value decomposition of a small matrix with as many rows as columns, or more, by one-sided Jacobi rotations
- * (Demmel and Veselić 1992): small singular values are as accurate as large ones, and V is orthogonal even where the matrix is
- * zero. Only + − × ÷ √ are used, so that every engine gives the same bits.
+ * (Golub and Van Loan, §8.6.3). V is orthogonal even where the matrix is zero; singular values below cols·2⁻⁵² of the matrix's
+ * length are rounding. Only + − × ÷ √ are used, so that every engine gives the same bits.
  * @throws {RangeError} when the matrix is wider than tall, or holds NaN or infinity.
  */
 export function jacobiSvd(matrix: Matrix): JacobiSvd {
@@ -23,6 +23,8 @@ export function jacobiSvd(matrix: Matrix): JacobiSvd {
   const columns = transposed(scaled).data;
   const turns = zeroMatrix(cols, cols).data;
   for (let i = 0; i < cols; i++) turns[i * cols + i] = 1;
+  // Columns as short as rounding errors of the others never settle, and mean nothing.
+  const rounding = (cols * Number.EPSILON) ** 2 * dot(columns, 0, columns, 0, columns.length);
   for (let sweep = 0, turned = true; turned; sweep++) {
     if (sweep > 60) throw new RangeError("Singular values do not converge.");
     turned = false;
@@ -30,6 +32,7 @@ export function jacobiSvd(matrix: Matrix): JacobiSvd {
       for (let q = p + 1; q < cols; q++) {
         const alpha = dot(columns, p * rows, columns, p * rows, rows);
         const beta = dot(columns, q * rows, columns, q * rows, rows);
+        if (Math.min(alpha, beta) <= rounding) continue;
         const gamma = dot(columns, p * rows, columns, q * rows, rows);
         if (Math.abs(gamma) <= Number.EPSILON * Math.sqrt(alpha) * Math.sqrt(beta)) continue;
         turned = true;
