@@ -5,6 +5,7 @@
 export { invertUpper, isPositiveDefinite, isPositiveDefiniteByPanels, upperFactor } from "./cholesky.ts";
 export { leadingOfUpdatedDiagonal, type UpdatedDiagonal } from "./diagonal-plus.ts";
 export { type Eigh, eigh } from "./eigh.ts";
+export { createFft, type Fft } from "./fft.ts";
 export { type FilterOptions, filteredSubspace, type Subspace, type SymmetricOperator } from "./filtered.ts";
 export { invertedUpperFactor } from "./inverse-factor.ts";
 export { type JacobiSvd, jacobiSvd } from "./jacobi.ts";

@@ -1,8 +1,15 @@
+import { readFileSync } from "node:fs";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { calibrateNoise } from "./calibrate.ts";
+import { prvEpsilon } from "./prv.ts";
 import { rdpEpsilon } from "./rdp.ts";
 
+const golden = JSON.parse(
+  readFileSync(new URL("../../tests/fixtures/privacy-accountant.json", import.meta.url), "utf8"),
+) as {
+  calibrated: { epsilon: number; delta: number; q: number; steps: number; rdp_sigma: number; prv_sigma: number }[];
+};
 const spent = (samplingRate: number, noiseMultiplier: number, steps: number, delta: number): number =>
   rdpEpsilon([{ samplingRate, noiseMultiplier, steps }], delta).epsilon;
 
@@ -12,6 +19,45 @@ describe("the noise that a budget takes", () => {
       calibrateNoise({ epsilon, delta: 1e-5, samplingRate: 0.01, steps: 500, accountant: "rdp" });
     expect(Math.abs(at(6) - 0.62958)).toBeLessThan(1e-5);
     expect(Math.abs(at(3) - 0.79795)).toBeLessThan(1e-5);
+  });
+
+  it("is Opacus's, by the distribution of the privacy loss, and a little less where Opacus stops searching", () => {
+    const table = [
+      [6, 0.01, 500, 0.59387],
+      [3, 0.01, 1000, 0.81543],
+      [3, 0.05, 500, 1.77246],
+      [6, 1 / 512, 500, 0.44128],
+      [3, 1 / 512, 500, 0.54199],
+    ] as const; // §6.2; Opacus stops within 0.01 of epsilon
+    for (const [epsilon, samplingRate, steps, opacus] of table) {
+      const noise = calibrateNoise({ epsilon, delta: 1e-5, samplingRate, steps, accountant: "prv" });
+      const spends = (noiseMultiplier: number) => [{ samplingRate, noiseMultiplier, steps }];
+      expect(noise).toBeLessThanOrEqual(opacus + 1e-5);
+      expect(noise).toBeGreaterThan(0.997 * opacus);
+      expect(prvEpsilon(spends(noise), 1e-5).epsilon).toBeLessThanOrEqual(epsilon);
+      expect(prvEpsilon(spends(noise * (1 - 3e-5)), 1e-5).epsilon).toBeGreaterThan(epsilon);
+    }
+    for (const { epsilon, delta, q, steps, rdp_sigma, prv_sigma } of golden.calibrated.slice(2)) {
+      for (const [accountant, opacus] of [
+        ["rdp", rdp_sigma],
+        ["prv", prv_sigma],
+      ] as const) {
+        const noise = calibrateNoise({ epsilon, delta, samplingRate: q, steps, accountant });
+        expect(noise).toBeLessThanOrEqual(opacus + 1e-5);
+        expect(noise).toBeGreaterThan(0.99 * opacus);
+      }
+    }
+  });
+
+  it("falls with epsilon, and grows with the rate and the steps", () => {
+    for (const accountant of ["rdp", "prv"] as const) {
+      const at = (change: object): number =>
+        calibrateNoise({ epsilon: 4, delta: 1e-5, samplingRate: 0.02, steps: 100, accountant, ...change });
+      expect(at({ epsilon: 5 })).toBeLessThan(at({}));
+      expect(at({ samplingRate: 0.03 })).toBeGreaterThan(at({}));
+      expect(at({ steps: 150 })).toBeGreaterThan(at({}));
+      expect(at({ delta: 1e-6 })).toBeGreaterThan(at({}));
+    }
   });
 
   it("keeps to the budget, and a little less noise would not", () => {

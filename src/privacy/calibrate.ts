@@ -1,4 +1,5 @@
-import { assert, TuneError } from "../errors.ts";
+import { TuneError } from "../errors.ts";
+import { prvEpsilon } from "./prv.ts";
 import { rdpEpsilon } from "./rdp.ts";
 import { problems, refuse, type Spend } from "./spend.ts";
 
@@ -11,13 +12,17 @@ export interface Calibration {
   /** Steps in all, at least 1. */
   readonly steps: number;
   /** Which accountant is believed. */
-  readonly accountant: "rdp";
+  readonly accountant: Accountant;
 }
+
+/** Who says what was spent: by the distribution of the privacy loss, or by Rényi differential privacy. */
+export type Accountant = "prv" | "rdp";
 
 /** What an accountant says that spends cost in all, as a function of them and of delta. */
 export type SpentEpsilon = (spends: readonly Spend[], delta: number) => { readonly epsilon: number };
 
-const accountants: Readonly<Record<Calibration["accountant"], SpentEpsilon>> = { rdp: rdpEpsilon };
+/** The accountants by name. Both never say less than the truth; `prv` is tighter and takes longer. */
+export const accountants: Readonly<Record<Accountant, SpentEpsilon>> = { prv: prvEpsilon, rdp: rdpEpsilon };
 
 const largestNoise = 1e6;
 const leastNoise = 1e-6;
@@ -34,21 +39,36 @@ export function calibrateNoise({ epsilon, delta, samplingRate, steps, accountant
     problems.samplingRate(samplingRate),
     steps >= 1 ? problems.steps(steps) : `steps must be an integer that is at least 1, not ${steps}.`,
   ]);
-  const epsilonOf = accountants[accountant];
-  assert(epsilonOf !== undefined, `there is no accountant ${accountant}`);
-  const enough = (noiseMultiplier: number): boolean =>
-    epsilonOf([{ samplingRate, noiseMultiplier, steps }], delta).epsilon <= epsilon;
-  let [low, high] = [0, 1];
-  while (!enough(high)) {
-    if (high >= largestNoise) throw budgetTooSmall(epsilon, delta);
-    [low, high] = [high, Math.min(2 * high, largestNoise)];
+  const least = (spent: SpentEpsilon, start: number): number | undefined =>
+    leastEnough((noiseMultiplier) => spent([{ samplingRate, noiseMultiplier, steps }], delta).epsilon, epsilon, start);
+  const byRdp = least(rdpEpsilon, 1); // cheap, and near what other accountants give
+  const found = accountant === "rdp" ? byRdp : least(accountants[accountant], byRdp ?? 1);
+  if (found === undefined) throw budgetTooSmall(epsilon, delta);
+  return found;
+}
+
+/** The least x, to the precision, at which a falling function is at most a target; undefined where it never is. */
+function leastEnough(valueAt: (x: number) => number, target: number, start: number): number | undefined {
+  let low = { x: 0, value: Infinity };
+  let high = { x: start, value: valueAt(start) };
+  while (high.value > target) {
+    if (high.x >= largestNoise) return undefined;
+    low = high;
+    const x = Math.min(2 * high.x, largestNoise);
+    high = { x, value: valueAt(x) };
   }
-  while (high - low > precision * high && high > leastNoise) {
-    const middle = (low + high) / 2;
-    if (enough(middle)) high = middle;
-    else low = middle;
+  for (let i = 0; high.x - low.x > precision * high.x && high.x > leastNoise; i++) {
+    // Between the ends the function is nearly a power of x. Just above and just below the crossing in turn, so that both ends
+    // close in; every third time the middle, in case it is no such function.
+    const power = Math.log(low.value / high.value) / Math.log(low.x / high.x);
+    let x = high.x * (target / high.value) ** (1 / power) * (1 + (i % 2 === 0 ? precision : -precision) / 3);
+    if (low.x === 0) x = 0.8 * high.x;
+    else if (i % 3 === 2 || !(x > low.x && x < high.x)) x = (low.x + high.x) / 2;
+    const value = valueAt(x);
+    if (value > target) low = { x, value };
+    else high = { x, value };
   }
-  return high;
+  return high.x;
 }
 
 function budgetTooSmall(epsilon: number, delta: number): TuneError {

@@ -54,6 +54,7 @@ function smallErf(x: number): number {
 
 /** The complementary error function. */
 export function erfc(x: number): number {
+  if (x > 27.3) return 0; // below the least float
   if (Math.abs(x) < 0.46875) return 1 - smallErf(x);
   return x > 0 ? Math.exp(-x * x) * scaledErfc(x) : 2 - Math.exp(-x * x) * scaledErfc(-x);
 }
