@@ -4,6 +4,7 @@
  */
 export { type Accountant, accountants, type Calibration, calibrateNoise, type SpentEpsilon } from "./calibrate.ts";
 export { type Generator, newKey, openGenerator } from "./generator.ts";
+export { type Budget, isPrivate, type Ledger, type LedgerEntry, openLedger, readLedger } from "./ledger.ts";
 export { type PrvEpsilon, prvEpsilon } from "./prv.ts";
 export { rdpEpsilon } from "./rdp.ts";
 export type { Spend } from "./spend.ts";
