@@ -5,7 +5,7 @@ import { guardOutputs } from "../io/outputs/index.ts";
 import { checkNames, type NamesOf } from "../options.ts";
 import type { Device, DeviceOptions } from "../runtime/device.ts";
 import type { StopSignal } from "../signal.ts";
-import { batchesByLength, type TokenizedExample } from "../train/data/index.ts";
+import { batchesByLength, layoutOf, type TokenizedExample } from "../train/data/index.ts";
 import { type RateSearch, type RateSearchOptions, searchLearningRate } from "../train/learning-rate.ts";
 import { chooseObjective } from "../train/objectives/index.ts";
 import type { PlanOptions } from "../train/plan.ts";
@@ -228,7 +228,7 @@ async function observer(
   const { device, baseText, trackIntruders } = options;
   if (baseText.length === 0 && !trackIntruders) return undefined;
   const likelihood = chooseObjective(undefined, {}, "sequence");
-  const layout = { batchSize: settings.batchSize, padId, hiddenSize: model.pretrained.sizes.hiddenSize };
+  const layout = { batchSize: settings.batchSize, ...layoutOf(model.pretrained, padId) };
   const batches = batchesByLength(baseText, likelihood.objective.batch, layout);
   const baseLoss = baseText.length === 0 ? 0 : (await evaluate(model, baseText, { device })).loss;
   const cache = memoryCache();

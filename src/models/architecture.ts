@@ -32,6 +32,8 @@ export interface AttendOptions {
   readonly bias?: Value;
   /** Whether a token sees those after it too, as far away as the window reaches. */
   readonly bidirectional?: boolean;
+  /** The layer that attends, in the order of the model's; only causal language models say so. */
+  readonly layer?: number;
 }
 
 /**
@@ -39,6 +41,16 @@ export interface AttendOptions {
  * [batch·seq, heads·headDim].
  */
 export type Attend = (query: Value, cache: KeyValue, options: AttendOptions) => Value;
+
+/** How whole sequences are attended to, several documents to a row. */
+export interface SequenceAttention {
+  /** Sequences are padded to a multiple of this many tokens. */
+  readonly multiple: number;
+  /** Whether each row holds one document alone. */
+  readonly alone: boolean;
+  /** positionIds int64 [batch, multiple·block] count from 0 in each document. */
+  readonly attend: (positionIds: Value) => Attend;
+}
 
 /** What the trunk reads. */
 export interface TrunkInputs {
@@ -133,6 +145,8 @@ export interface ModelGraphs {
   readonly likelihood?: () => OpenGraph;
   /** Likewise: the log-probability of every token at every target. */
   readonly distribution?: () => OpenGraph;
+  /** Likewise: the states that the output layer reads, [batch·seq, hidden], with attention of the caller's. Output: hidden. */
+  readonly hidden?: (attention: SequenceAttention) => OpenGraph;
   /** Of those that continue a text: one decoding step. */
   readonly decode?: (options: DecodeOptions) => OpenGraph;
   /** Of those that continue a text: the same step as plain data, where it can be said so. */
@@ -161,7 +175,7 @@ export interface Form<Config = unknown> {
     /** Further tensors, for a number of labels; those that a checkpoint lacks start anew. */
     readonly tensors: (config: Config, labels: number) => readonly TensorSpec[];
   };
-  readonly graphs: (config: Config, weights: Weights, labels: number) => ModelGraphs;
+  readonly graphs: (config: Config, weights: Weights, labels: number, attention: SequenceAttention) => ModelGraphs;
   /** What llama.cpp makes of it, if it knows the family. */
   readonly gguf?: (config: Config) => GgufForm;
 }

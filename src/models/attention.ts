@@ -20,7 +20,7 @@ import {
   unsqueeze,
   where,
 } from "../ops/index.ts";
-import type { Attend, AttendOptions, KeyValue } from "./architecture.ts";
+import type { Attend, AttendOptions, KeyValue, SequenceAttention } from "./architecture.ts";
 import { softCap } from "./blocks.ts";
 
 /** The most negative finite float32, as transformers uses for masked scores: a fully masked row stays free of NaN. */
@@ -53,6 +53,9 @@ export function causalAttention(positionIds: Value): Attend {
     return joinHeads(concat(parts, 2));
   };
 }
+
+/** Exact attention of whole sequences, which is what every model is trained with unless another is chosen. */
+export const exactAttention: SequenceAttention = { multiple: attentionBlocks, alone: false, attend: causalAttention };
 
 /**
  * Causal attention of the last seq of total positions, with a cache. inputIds [batch, seq]; attentionMask int64

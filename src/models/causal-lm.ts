@@ -20,8 +20,16 @@ import {
   sumAll,
   unsqueeze,
 } from "../ops/index.ts";
-import type { Architecture, DecodeOptions, Family, KeyValue, OpenGraph, Weights } from "./architecture.ts";
-import { attentionBlocks, cachedAttention, causalAttention } from "./attention.ts";
+import type {
+  Architecture,
+  DecodeOptions,
+  Family,
+  KeyValue,
+  OpenGraph,
+  SequenceAttention,
+  Weights,
+} from "./architecture.ts";
+import { cachedAttention } from "./attention.ts";
 import { tokenInputs } from "./inputs.ts";
 
 /** A family of causal language models as a family of models. */
@@ -48,13 +56,17 @@ export function causalFamily<Config>(architecture: Architecture<Config>): Family
         outputModule,
         tensors: architecture.tensors,
         ...(architecture.gguf ? { gguf: architecture.gguf } : {}),
-        graphs: (config, weights) => ({
+        graphs: (config, weights, _labels, attention) => ({
           predict: () => decodeGraph(architecture, config, weights, { logits: "all" }),
           ...(architecture.wholeOnly?.(config) ? { parts: () => refuseSteps(architecture, config) } : {}),
-          loss: () => lossGraph(architecture, config, weights),
-          likelihood: () => likelihoodGraph(architecture, config, weights),
+          loss: () => lossGraph(architecture, config, weights, attention),
+          likelihood: () => likelihoodGraph(architecture, config, weights, attention),
+          hidden: (attended) => {
+            const { inputs, hidden } = causalHidden(architecture, config, weights, attended);
+            return { inputs, outputs: { hidden } };
+          },
           recipe: () => architecture.recipe?.(config),
-          distribution: () => distributionGraph(architecture, config, weights),
+          distribution: () => distributionGraph(architecture, config, weights, attention),
           decode: (options) =>
             architecture.wholeOnly?.(config)
               ? refuseSteps(architecture, config)
@@ -114,11 +126,16 @@ function likelihoodsOf(hidden: Value, head: (rows: Value) => Value, vocabSize: n
 
 /**
  * The likelihoods of a causal language model. Inputs, besides those of {@link likelihoodsOf}: input_ids and
- * position_ids int64 [batch, seq], right-padded to a multiple of {@link attentionBlocks}, where a document begins at
+ * position_ids int64 [batch, seq], right-padded to a multiple of what `attention` takes, where a document begins at
  * every position 0.
  */
-function causalLikelihoods<Config>(architecture: Architecture<Config>, config: Config, weights: Weights): Likelihoods {
-  const { inputs: read, hidden } = causalHidden(architecture, config, weights);
+function causalLikelihoods<Config>(
+  architecture: Architecture<Config>,
+  config: Config,
+  weights: Weights,
+  attention: SequenceAttention,
+): Likelihoods {
+  const { inputs: read, hidden } = causalHidden(architecture, config, weights, attention);
   const head = (rows: Value): Value => architecture.head(config, weights, rows);
   const { inputs, ...rest } = likelihoodsOf(hidden, head, architecture.sizes(config).vocabSize);
   return { inputs: [...read, ...inputs], ...rest };
@@ -129,12 +146,12 @@ function causalHidden<Config>(
   architecture: Architecture<Config>,
   config: Config,
   weights: Weights,
+  { multiple, attend }: SequenceAttention,
 ): { readonly inputs: readonly InputValue[]; readonly hidden: Value } {
-  const seq = mulDims("block", attentionBlocks);
+  const seq = mulDims("block", multiple);
   const inputIds = input("input_ids", "int64", ["batch", seq]);
   const positionIds = input("position_ids", "int64", ["batch", seq]);
-  const attend = causalAttention(positionIds);
-  const { hidden } = architecture.trunk(config, weights, { inputIds, positionIds, attend });
+  const { hidden } = architecture.trunk(config, weights, { inputIds, positionIds, attend: attend(positionIds) });
   return { inputs: [inputIds, positionIds], hidden };
 }
 
@@ -148,8 +165,13 @@ export function negativeLikelihood(hidden: Value, head: (rows: Value) => Value, 
 }
 
 /** The training objective of a causal language model: {@link negativeLikelihood} of {@link causalLikelihoods}. */
-export function lossGraph<Config>(architecture: Architecture<Config>, config: Config, weights: Weights): OpenGraph {
-  return weighted(causalLikelihoods(architecture, config, weights));
+export function lossGraph<Config>(
+  architecture: Architecture<Config>,
+  config: Config,
+  weights: Weights,
+  attention: SequenceAttention,
+): OpenGraph {
+  return weighted(causalLikelihoods(architecture, config, weights, attention));
 }
 
 function weighted({ inputs, targets, chunks, chunksOf }: Likelihoods): OpenGraph {
@@ -174,8 +196,9 @@ export function likelihoodGraph<Config>(
   architecture: Architecture<Config>,
   config: Config,
   weights: Weights,
+  attention: SequenceAttention,
 ): OpenGraph {
-  const { inputs, chunks } = causalLikelihoods(architecture, config, weights);
+  const { inputs, chunks } = causalLikelihoods(architecture, config, weights, attention);
   const [only] = chunks as [Value]; // there is one at least
   return { inputs, outputs: { likelihood: chunks.length === 1 ? only : concat(chunks, 0) } };
 }
@@ -189,8 +212,9 @@ export function distributionGraph<Config>(
   architecture: Architecture<Config>,
   config: Config,
   weights: Weights,
+  attention: SequenceAttention,
 ): OpenGraph {
-  const { inputs, hidden } = causalHidden(architecture, config, weights);
+  const { inputs, hidden } = causalHidden(architecture, config, weights, attention);
   const targetPositions = input("target_positions", "int64", [mulDims("chunk", targetMultiple)]);
   const distribution = logSoftmax(architecture.head(config, weights, gather(hidden, targetPositions)));
   return { inputs: [...inputs, targetPositions], outputs: { distribution } };

@@ -364,6 +364,7 @@ const trunk: Architecture<DecoderConfig>["trunk"] = (config, weights, inputs) =>
       present.push(turned.kept);
       return attend(turned.query, turned.cache, {
         scale: config.attentionScale,
+        layer: i,
         ...(config.bidirectional ? { bidirectional: true } : {}),
         ...(window === undefined ? {} : { window }),
         ...(config.scoreCap === undefined ? {} : { cap: config.scoreCap }),
@@ -447,6 +448,7 @@ function recipe(config: DecoderConfig): DecodeRecipe | undefined {
             : {}),
           ...(turned ? { rope: turned } : {}),
           scale: config.attentionScale,
+          layer: i,
           ...(window === undefined ? {} : { window }),
           ...(config.scoreCap === undefined ? {} : { cap: config.scoreCap }),
           output: layer(`${attention}.o_proj`, hidden, heads * headDim, bias.output),

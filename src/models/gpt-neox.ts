@@ -183,7 +183,7 @@ export const gptNeox: Architecture<GptNeoxConfig> = {
         const [query, key, value] = split(whole, [headDim, headDim, headDim], 3) as [Value, Value, Value]; // three sizes
         const turned = rotation(rope, query, { key, value }, past?.[i]);
         present.push(turned.kept);
-        return attend(turned.query, turned.cache, { scale: 1 / Math.sqrt(headDim) });
+        return attend(turned.query, turned.cache, { scale: 1 / Math.sqrt(headDim), layer: i });
       });
       const attended = dense(weights, `${module}.dense`, mixed, { bias: attentionBias });
       const residual = add(x, attended);

@@ -169,7 +169,7 @@ export const gpt2: Architecture<Gpt2Config> = {
         ) as [Value, Value, Value]; // three sizes, three parts
         const cache = extend(past?.[i], { key, value });
         present.push(cache);
-        return attend(query, cache, { scale: scoreScale(config, i) });
+        return attend(query, cache, { scale: scoreScale(config, i), layer: i });
       });
       x = add(x, conv(`${block}.attn.c_proj`, mixed));
       const inner = conv(`${block}.mlp.c_fc`, layerNormed(weights, `${block}.ln_2`, x, normEpsilon));

@@ -18,7 +18,7 @@ export type {
   TrunkOutputs,
   Weights,
 } from "./architecture.ts";
-export { attentionBlocks, places } from "./attention.ts";
+export { exactAttention, places } from "./attention.ts";
 export { decodeGraph, likelihoodGraph, lossGraph, targetMultiple } from "./causal-lm.ts";
 export type { ConfigJson } from "./config.ts";
 export type { GgufForm, GgufPart } from "./gguf.ts";

@@ -24,10 +24,12 @@ import type {
   FusedPart,
   ModelSizes,
   OpenGraph,
+  SequenceAttention,
   TaskName,
   TensorSpec,
   Weights,
 } from "./architecture.ts";
+import { exactAttention } from "./attention.ts";
 import type { ConfigJson } from "./config.ts";
 import type { GgufForm } from "./gguf.ts";
 import { sharedHarmless } from "./harmless.ts";
@@ -87,6 +89,12 @@ export interface PretrainedModel {
   likelihood(): OpenGraph;
   /** The log-probability of every token at every target, likewise. */
   distribution(): OpenGraph;
+  /** The states that the output layer reads, with attention of the caller's, likewise. Output: hidden [batch·seq, hidden]. */
+  hidden(attention: SequenceAttention): OpenGraph;
+  /** How `loss`, `likelihood` and `distribution` attend: exactly unless {@link withAttention} said otherwise. */
+  readonly attention: SequenceAttention;
+  /** Those graphs with other attention. @throws {TuneError} `task-mismatch` likewise. */
+  attending(attention: SequenceAttention): Pick<PretrainedModel, "attention" | "loss" | "likelihood" | "distribution">;
   /** One decoding step of models that continue a text. @throws {TuneError} `task-mismatch` for all others. */
   decode(options: DecodeOptions): OpenGraph;
   /** The decoding step as plain data, for engines that need no graph; undefined where it cannot be said so. */
@@ -228,6 +236,11 @@ async function settleOutput(
   return { json: { ...json, ...family.untied?.(config) }, copies: [] };
 }
 
+/** The same model attending otherwise to what it is trained on. @throws {TuneError} `task-mismatch` where it does not continue texts. */
+export function withAttention(model: PretrainedModel, attention: SequenceAttention): PretrainedModel {
+  return { ...model, ...model.attending(attention) };
+}
+
 /** What a model is put together from. */
 export interface ModelParts extends ModelChoice {
   readonly folder: string;
@@ -265,7 +278,7 @@ export function assembleModel(parts: ModelParts): PretrainedModel {
     if (found === undefined) throw new Error(`${family.modelType} reads ${name}, which its tensors() do not list`);
     return found;
   };
-  const graphs = form.graphs(config, read, labels?.length ?? 0);
+  const graphs = form.graphs(config, read, labels?.length ?? 0, exactAttention);
   const json = labels ? { ...parts.json, ...describeHead(form, labels, parts.json) } : parts.json;
   const modules = [...(form.head ? [form.head.module] : []), ...[...fresh.keys()].map(moduleOf)];
   const headModules = [...new Set(modules)].filter(
@@ -295,6 +308,13 @@ export function assembleModel(parts: ModelParts): PretrainedModel {
     loss: graphs.loss ?? (() => refuse("continue texts")),
     likelihood: graphs.likelihood ?? (() => refuse("continue texts")),
     distribution: graphs.distribution ?? (() => refuse("continue texts")),
+    hidden: graphs.hidden ?? (() => refuse("continue texts")),
+    attention: exactAttention,
+    attending: (other) => {
+      const { loss, likelihood, distribution } = form.graphs(config, read, labels?.length ?? 0, other);
+      if (!loss || !likelihood || !distribution) return refuse("continue texts");
+      return { attention: other, loss, likelihood, distribution };
+    },
     decode: graphs.decode ?? (() => refuse("continue texts")),
     recipe: () => graphs.recipe?.(),
     parts: graphs.parts ?? (() => ({ model: graphs.predict() })),

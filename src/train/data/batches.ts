@@ -1,7 +1,7 @@
 import { assert } from "../../errors.ts";
 import { type Tensor, tensor } from "../../graph/index.ts";
 import {
-  attentionBlocks,
+  exactAttention,
   type InputForm,
   type PretrainedModel,
   refuseLongerThan,
@@ -47,6 +47,8 @@ export interface LayoutOptions {
   readonly padId: number;
   /** The model's hidden size, to pack several examples into a row where that is less work; without it, one a row. */
   readonly hiddenSize?: number;
+  /** Rows are padded to a multiple of this many tokens: that of the model's attention, exact attention's unless given. */
+  readonly multiple?: number;
   /** What a decoder beside an encoder begins with; `padId` unless given. */
   readonly startId?: number;
   /** How the model is fed, where it does not continue texts. */
@@ -56,9 +58,10 @@ export interface LayoutOptions {
 }
 
 /** How batches of a model are laid out. */
-export function layoutOf({ sizes, reads, startId }: PretrainedModel, padId: number): LayoutOptions {
+export function layoutOf({ sizes, reads, startId, attention }: PretrainedModel, padId: number): LayoutOptions {
   return {
-    ...{ padId, hiddenSize: sizes.hiddenSize, feed: reads.feed },
+    ...{ padId, feed: reads.feed, multiple: attention.multiple },
+    ...(attention.alone ? {} : { hiddenSize: sizes.hiddenSize }),
     ...(startId === undefined ? {} : { startId }),
     ...(reads.table ? { positions: reads.length } : {}),
   };
@@ -71,13 +74,13 @@ export function layoutOf({ sizes, reads, startId }: PretrainedModel, padId: numb
  */
 export function makeBatch(
   examples: readonly Sequence[],
-  { padId, hiddenSize, positions: rowsOfTable }: LayoutOptions,
+  { padId, hiddenSize, multiple = exactAttention.multiple, positions: rowsOfTable }: LayoutOptions,
 ): TokenBatch {
   assert(examples.length > 0, "a batch needs an example");
   const lengths = examples.map(({ inputIds }) => inputIds.length);
   if (rowsOfTable !== undefined) refuseLongerThan(rowsOfTable, Math.max(...lengths));
   const { rows, width } =
-    hiddenSize === undefined ? oneARow(lengths) : packRows(lengths, { multiple: attentionBlocks, hiddenSize });
+    hiddenSize === undefined ? oneARow(lengths, multiple) : packRows(lengths, { multiple, hiddenSize });
   const ids = new Int32Array(rows.length * width).fill(padId);
   const positions = new Int32Array(ids.length);
   const targets: number[] = [];
@@ -114,15 +117,18 @@ export function makeBatch(
       labels: tensor("int64", [labels.length], labels),
       label_weights: tensor("float32", [weights.length], weights),
     },
-    sizes: { batch: rows.length, block: width / attentionBlocks, chunk: labels.length / targetMultiple },
+    sizes: { batch: rows.length, block: width / multiple, chunk: labels.length / targetMultiple },
     tokens: lengths.reduce((sum, length) => sum + length, 0),
     targets: labelled,
     owners,
   };
 }
 
-function oneARow(lengths: readonly number[]): { rows: readonly (readonly number[])[]; width: number } {
-  const width = Math.ceil(Math.max(...lengths) / attentionBlocks) * attentionBlocks;
+function oneARow(
+  lengths: readonly number[],
+  multiple: number,
+): { rows: readonly (readonly number[])[]; width: number } {
+  const width = Math.ceil(Math.max(...lengths) / multiple) * multiple;
   return { rows: lengths.map((_, i) => [i]), width };
 }
 
