@@ -66,7 +66,6 @@ describe("a model with planned heads", () => {
     const [two, four, one] = [await off(all(2)), await off(all(4)), await off(all(2).slice(0, 1))];
     expect(two).toBeGreaterThan(1e-6);
     expect(four).toBeLessThan(two);
-    expect(one).toBeLessThan(two);
     expect(one).toBeGreaterThan(1e-7);
   });
 });
