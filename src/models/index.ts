@@ -6,12 +6,14 @@ export type { RecipeActivation } from "./activations.ts";
 export { activations } from "./activations.ts";
 export type {
   Architecture,
+  Attend,
   DecodeOptions,
   Family,
   Form,
   KeyValue,
   ModelSizes,
   OpenGraph,
+  SequenceAttention,
   TaskName,
   TensorSpec,
   TrunkInputs,
@@ -32,9 +34,13 @@ export {
   openModel,
   type PretrainedModel,
   tensorsOf,
+  withAttention,
 } from "./model.ts";
+export { type HeadPlan, type PlannedHead, plannedAttention, reasonForExact } from "./planned-attention.ts";
 export type { DecodeRecipe, LayerRecipe, LinearRecipe, NormRecipe, RopeRecipe } from "./recipe.ts";
 export { type SentenceLayer, type SentenceModules, sentenceFiles, sentenceText } from "./sentence.ts";
 export type { Pooling } from "./sentence-pooling.ts";
 export { findArchitecture, supportedModelTypes } from "./table.ts";
+export { featureCount } from "./taylor.ts";
+export { outputBound, type TaylorDegree, taylorDegrees, taylorError, taylorRange } from "./taylor-error.ts";
 export { vocabularyTensors, withVocabulary } from "./vocabulary.ts";

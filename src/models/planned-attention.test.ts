@@ -7,7 +7,7 @@ import { openNodeDevice } from "../runtime/node.ts";
 import { layoutOf, makeBatch } from "../train/data/index.ts";
 import { openTrainer } from "../train/trainer.ts";
 import type { PretrainedModel } from "./index.ts";
-import { withAttention } from "./model.ts";
+import { withAttention } from "./index.ts";
 import { type HeadPlan, plannedAttention } from "./planned-attention.ts";
 
 let device: Device;
