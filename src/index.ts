@@ -40,6 +40,11 @@ export {
   mend,
   writeMended,
 } from "./api/diagnose.ts";
+export {
+  type AttentionDiagnosisResult,
+  type DiagnoseAttentionOptions,
+  diagnoseAttention,
+} from "./api/diagnose-attention.ts";
 export { type Forgetting, type ForgettingOptions, measureForgetting } from "./api/forgetting.ts";
 export { type Inspection, inspect } from "./api/inspect.ts";
 export {
@@ -86,6 +91,16 @@ export { type FindLearningRateOptions, findLearningRate, type TuneOptions, tune 
 export type { BitPlan, BitsChoice, MatrixReport, MixedBits, PackedReport, QuantiseEvent } from "./compress/index.ts";
 export type { Lookups } from "./decode/index.ts";
 export {
+  type AttentionReport,
+  attentionPage,
+  type DegreeDiagnosis,
+  drawDegrees,
+  drawHeads,
+  type HeadDiagnosis,
+  sayQualified,
+  type Verdict,
+} from "./diagnose/attention/index.ts";
+export {
   type DiagnosisProgress,
   type DiagnosisReport,
   type DiagnosisSettings,
@@ -125,7 +140,7 @@ export {
   type SelectedModules,
   type TargetModules,
 } from "./methods/index.ts";
-export { supportedModelTypes, type TaskName } from "./models/index.ts";
+export { type HeadPlan, type PlannedHead, supportedModelTypes, type TaskName } from "./models/index.ts";
 export { type Optimizer, optimizers } from "./optim/index.ts";
 export { type Scheme, schemes } from "./quant/index.ts";
 export type { Device, DeviceOptions } from "./runtime/device.ts";

@@ -47,6 +47,7 @@ const takers: Readonly<Record<string, (options: Options) => unknown>> = {
   checkExport: (options) => api.checkExport("safetensors", options),
   combine: (options) => api.combine(model, {}, options),
   diagnose: (options) => api.diagnose(model, options),
+  diagnoseAttention: (options) => api.diagnoseAttention(model, data.train, { length: 8, ...options }),
   diagnoseFiles: (options) => api.diagnoseFiles(nodePlatform, { base: "a", tuned: "b" }, options),
   mend: (options) => api.mend(model, options),
   writeMended: (options) => api.writeMended(model, "nowhere", "base", options),

@@ -125,7 +125,8 @@ export async function diagnoseAttention(
 
 function eligibilityOf({ weightError, attentionError }: DiagnoseAttentionOptions): Eligibility {
   for (const [name, value] of Object.entries({ weightError, attentionError }))
-    if (value !== undefined && !(value > 0 && value < 1)) refuse(`${name} is ${value}, but it must be above 0 and below 1`);
+    if (value !== undefined && !(value > 0 && value < 1))
+      refuse(`${name} is ${value}, but it must be above 0 and below 1`);
   return {
     ...eligibilityDefaults,
     ...(weightError === undefined ? {} : { weightError }),

@@ -12,10 +12,11 @@ export const outputFolders: Readonly<Record<OutputFolder, FolderClaim>> = {
     kind: "diagnosis",
     names: ["diagnosis.json", "report.html", "counts.svg", "similarity.svg", "spectra.svg", "progress.jsonl"],
   },
+  attention: { kind: "attention", names: ["attention.json", "report.html", "heads.svg", "degrees.svg"] },
 };
 
 /** What a claimed folder holds. */
-export type OutputFolder = "run" | "comparison" | "continual" | "quantize-comparison" | "diagnosis";
+export type OutputFolder = "run" | "comparison" | "continual" | "quantize-comparison" | "diagnosis" | "attention";
 
 /**
  * Check that a command may write into a folder, before anything long is done.

@@ -24,10 +24,13 @@ export interface ComparisonFlags extends OutputFlags {
 }
 
 /** Add them to a command. */
-export async function withComparison(command: Command): Promise<Command> {
+export async function withComparison(
+  command: Command,
+  { required = true }: { readonly required?: boolean } = {},
+): Promise<Command> {
   const { diagnosisDefaults, diagnosisMethods } = await import("../index.ts");
   command
-    .requiredOption("-b, --base <folder or id>", "the model before tuning")
+    .addOption(new Option("-b, --base <folder or id>", "the model before tuning").makeOptionMandatory(required))
     .option("-a, --adapter <folder>", "an adapter of it")
     .option("-t, --tuned <folder or id>", "a tuned model instead: merged, or tuned in full")
     .option("--k <n>", "leading singular vectors to look at", wholeNumber, diagnosisDefaults.k)

@@ -7,16 +7,19 @@ import {
   loadComparison,
   withComparison,
 } from "./comparison.ts";
+import { type AttentionFlags, chooseAttention, runAttention, withAttention } from "./diagnose-attention.ts";
 import type { Output } from "./output.ts";
 import { platformOf, refuseIdleReplace } from "./outputs.ts";
+import type { Given } from "./parsing.ts";
 
-interface DiagnoseFlags extends ComparisonFlags {
+interface DiagnoseFlags extends ComparisonFlags, AttentionFlags {
   readonly output?: string;
 }
 
 /** `scion diagnose` */
 export async function define(command: Command): Promise<void> {
-  (await withComparison(command.description("Say what tuning did to the weights")))
+  command.description("Say what tuning did to the weights, or which heads could attend in near-linear time");
+  withAttention(await withComparison(command, { required: false }))
     .option("-o, --output <folder>", "write diagnosis.json, report.html and pictures (SVG) there")
     .addHelpText(
       "after",
@@ -26,17 +29,25 @@ Examples:
   $ scion diagnose --base ./model --tuned ./tuned --output diagnosis
   $ scion diagnose -b ./model -a runs/tune/adapter --eps 0.6 --json
   $ scion diagnose --base before.safetensors --tuned after.safetensors
+  $ scion diagnose --attention --model ./model --data texts.jsonl --length 4096
 
 An intruder is one of the k leading singular vectors of a tuned matrix that is like none of the base's: its
 absolute cosine with each of them is below eps. Models that have many forget more (docs/diagnosis.md).
 Two safetensors files of a model that Scion does not know are compared matrix by matrix, each taken as [out, in]
 (--side right for outputs where a file stores [in, out]).
-With --output, a diagnosis that is cut short goes on where it was when it is started again.`,
+With --output, a diagnosis that is cut short goes on where it was when it is started again.
+With --attention, nothing is compared: every head is looked at on texts of one length (docs/attention.md).`,
     );
 }
 
 /** Run it. */
-export async function run(flags: DiagnoseFlags, output: Output): Promise<number> {
+export async function run(
+  flags: DiagnoseFlags,
+  output: Output,
+  _args: readonly string[],
+  given: Given,
+): Promise<number> {
+  if (await chooseAttention(flags, given)) return runAttention(flags, output);
   const { claimOutput, drawCounts, drawSimilarities, drawSpectra, remarkable, reportPage } = await import(
     "../index.ts"
   );

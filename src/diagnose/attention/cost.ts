@@ -1,5 +1,5 @@
 import { constant, type Graph, graph, input, mulDims, type Value } from "../../graph/index.ts";
-import { type Attend, plannedAttention, exactAttention, type TaylorDegree } from "../../models/index.ts";
+import { type Attend, exactAttention, plannedAttention, type TaylorDegree } from "../../models/index.ts";
 import { mul, sumAll } from "../../ops/index.ts";
 import { type Machine, runSeconds } from "../../plan/cost.ts";
 import { broadcastLate, differentiate, fold, sumProducts } from "../../transforms/index.ts";
@@ -33,11 +33,7 @@ export function attentionSeconds(
   return runSeconds(step, { batch: 1, block: Math.ceil(length / attention.multiple) }, machine);
 }
 
-function stepOf(
-  attend: (positionIds: Value) => Attend,
-  multiple: number,
-  { headDim, group }: HeadGroup,
-): Graph {
+function stepOf(attend: (positionIds: Value) => Attend, multiple: number, { headDim, group }: HeadGroup): Graph {
   const seq = mulDims("block", multiple);
   const positionIds = input("position_ids", "int64", ["batch", seq]);
   const query = input("query", "float32", ["batch", group, seq, headDim]);
@@ -50,6 +46,9 @@ function stepOf(
   return graph({
     name: "attention",
     inputs: [positionIds, query, key, value],
-    outputs: Object.fromEntries([["loss", lossOut], ...rest.map((gradient, i) => [`gradient ${i}`, gradient] as const)]),
+    outputs: Object.fromEntries([
+      ["loss", lossOut],
+      ...rest.map((gradient, i) => [`gradient ${i}`, gradient] as const),
+    ]),
   });
 }

@@ -80,7 +80,13 @@ export async function diagnoseHeads(
     probe.layers.forEach((layer, i) => {
       heads[i]?.forEach((head, h) => {
         const sharing = sharingKeys(heads[i] ?? [], h, layer);
-        sampleAt(head, h, { sharing, layer, seen: seen[i] as ProbedText, places, centre: centres[i] as Centres[number] });
+        sampleAt(head, h, {
+          sharing,
+          layer,
+          seen: seen[i] as ProbedText,
+          places,
+          centre: centres[i] as Centres[number],
+        });
       });
     });
     onProgress?.(++done, total);
@@ -235,7 +241,12 @@ function conclude(
     range: { plain: head.query.plain * head.key.plain, centred: head.query.centred * head.key.centred },
     bound,
     centred,
-    scores: { p50: quantile(sizes, 0.5), p90: quantile(sizes, 0.9), p99: quantile(sizes, 0.99), max: quantile(sizes, 1) },
+    scores: {
+      p50: quantile(sizes, 0.5),
+      p90: quantile(sizes, 0.9),
+      p99: quantile(sizes, 0.99),
+      max: quantile(sizes, 1),
+    },
     degrees,
     verdict: exactOnly === undefined ? verdictOf(degrees, options) : { kind: "exact", why: exactOnly },
   };
@@ -262,7 +273,8 @@ function verdictOf(
 
 /** The mean of the quantiles of texts, which are of one length. */
 function quantile(sorted: readonly Float32Array[], share: number): number {
-  const of = (values: Float32Array): number => values[Math.min(values.length - 1, Math.floor(share * values.length))] ?? 0;
+  const of = (values: Float32Array): number =>
+    values[Math.min(values.length - 1, Math.floor(share * values.length))] ?? 0;
   if (share === 1) return Math.max(...sorted.map(of));
   return sorted.reduce((sum, values) => sum + of(values), 0) / sorted.length;
 }

@@ -157,7 +157,12 @@ function probeGraph(model: PretrainedModel): {
       const exact = exactAttention.attend(positionIds);
       return (query, cache, options) => {
         const i = layers.length;
-        const [batch = 1, heads, seq = 1, headDim] = query.shape as readonly [number | string, number, number | string, number]; // rank 4
+        const [batch = 1, heads, seq = 1, headDim] = query.shape as readonly [
+          number | string,
+          number,
+          number | string,
+          number,
+        ]; // rank 4
         const keyHeads = Number(cache.key.shape[1]);
         layers.push({ layer: i, heads, keyHeads, headDim, scale: options.scale, exactOnly: reasonForExact(options) });
         const centre = (part: string): InputValue => {
@@ -193,4 +198,3 @@ function probeGraph(model: PretrainedModel): {
   });
   return { layers, inputs: [...inputs, places, ...centres], named };
 }
-
