@@ -66,6 +66,7 @@ const others = [
     "drawSpectrum",
   ],
   ...["findRuns", "inspect", "loadAdapter", "parseTargets", "ranksLeft", "refuseOtherRun", "remarkable", "reportPage"],
+  ...["attentionPage", "drawDegrees", "drawHeads", "sayQualified"],
   ...["calibrationNeed", "pipelineNote", "resolveSampling", "sayWarning", "TuneError"],
   ...[
     "checkOutput",

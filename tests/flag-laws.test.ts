@@ -175,7 +175,7 @@ const modes: Readonly<Record<string, readonly (readonly string[])[]>> = {
     ["-b", "in/base", "--tuned", "in/other", "--cache", "cache"],
     ["-b", "in/base/model.safetensors", "-t", "in/other/model.safetensors", "--cache", "cache"],
     ["--attention", ...base, ...rows, "--length", "8"],
-    ["--attention", ...base, ...rows, "--length", "8", ...adapter, ...out],
+    ["--attention", ...base, ...rows, "--length", "8", ...adapter, "-o", "out/attention"],
   ],
   mend: [
     [...compared, ...out],
