@@ -21,6 +21,8 @@ const forgetting = "tests/forgetting.test.ts";
 const oracles = "src/diagnose/oracles.test.ts";
 const mend = "src/diagnose/mend.test.ts";
 const diagnosis = "tests/diagnose.test.ts";
+const attention = "src/diagnose/attention/attention.test.ts";
+const attentionCli = "tests/diagnose-attention-cli.test.ts";
 const compare = "tests/compare.test.ts";
 const quantised = "src/compress/compress.test.ts";
 /** Flags of `tune` against settings, and options of other commands against what they do. */
@@ -285,7 +287,16 @@ export const checkedByCommand: Readonly<Record<string, Checks>> = {
     baseText: by("the same of an adapter and of the merged model", "tests/forgetting-cli.test.ts", commands),
     baseModel: by("the same as of the adapter", commands),
   },
-  diagnose: comparison,
+  diagnose: {
+    ...comparison,
+    attention: by("bounds and errors by plain loops; verdicts of models made for them", attention, attentionCli),
+    model: by("the heads that it has", attentionCli),
+    data: by("the texts laid end to end", attentionCli),
+    length: by("the texts looked at", attentionCli),
+    texts: by("as many texts as the data hold, up to that", attentionCli),
+    weightError: by("heads that qualify at one and not at another", attention, attentionCli),
+    attentionError: by("heads that qualify by their sample", attention),
+  },
   mend: {
     ...comparison,
     output: by("losses of what was written are those that were measured", "tests/diagnose-cli.test.ts"),
