@@ -99,14 +99,16 @@ describe("the diagnosis of heads", () => {
       { ...eligibilityDefaults, machine },
     );
     await probe.close();
-    for (const { verdict } of heads) expect(verdict).toMatchObject({ kind: "exact", why: "degree 2 would do, but is not faster at this length" });
+    for (const { verdict } of heads)
+      expect(verdict).toMatchObject({ kind: "exact", why: "degree 2 would do, but is not faster at this length" });
   });
 
   it("names layers that can only be exact", async () => {
     const gemma = { model_type: "gemma2", attn_logit_softcapping: 50, sliding_window: 16 };
     const json = { ...tinyLlama, ...gemma, query_pre_attn_scalar: 8, tie_word_embeddings: true };
     const { heads } = await diagnosed(await withQueries(0.02, json));
-    for (const { verdict } of heads) expect(verdict).toMatchObject({ kind: "exact", why: expect.stringMatching(/capped|sees 16 tokens/) });
+    for (const { verdict } of heads)
+      expect(verdict).toMatchObject({ kind: "exact", why: expect.stringMatching(/capped|sees 16 tokens/) });
   });
 });
 
