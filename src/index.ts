@@ -60,6 +60,13 @@ export { type DownloadProgress, type LoadedModel, type LoadModelOptions, loadMod
 export { checkOutput, claimOutput, type OutputFolder } from "./api/outputs.ts";
 export { type PlanTuningOptions, planTuning, type Remedy, type TuningPlan } from "./api/plan.ts";
 export {
+  type NoiseForOptions,
+  noiseFor,
+  type PrivacySpent,
+  type PrivacySpentOptions,
+  privacySpent,
+} from "./api/privacy.ts";
+export {
   calibrationNeed,
   checkQuantizing,
   type QuantizeChoice,
@@ -142,6 +149,7 @@ export {
 } from "./methods/index.ts";
 export { type HeadPlan, type PlannedHead, supportedModelTypes, type TaskName } from "./models/index.ts";
 export { type Optimizer, optimizers } from "./optim/index.ts";
+export { type Accountant, isPrivate, type LedgerEntry, readLedger, type Spend } from "./privacy/index.ts";
 export { type Scheme, schemes } from "./quant/index.ts";
 export type { Device, DeviceOptions } from "./runtime/device.ts";
 export type { FindModelOptions, MemoryUse, Platform } from "./runtime/platform.ts";

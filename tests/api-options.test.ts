@@ -50,6 +50,8 @@ const takers: Readonly<Record<string, (options: Options) => unknown>> = {
   diagnoseAttention: (options) => api.diagnoseAttention(model, data.train, { length: 8, ...options }),
   diagnoseFiles: (options) => api.diagnoseFiles(nodePlatform, { base: "a", tuned: "b" }, options),
   mend: (options) => api.mend(model, options),
+  privacySpent: (options) => api.privacySpent({ spends: [], ...options }),
+  noiseFor: (options) => api.noiseFor({ epsilon: 1, samplingRate: 0.1, steps: 1, ...options }),
   writeMended: (options) => api.writeMended(model, "nowhere", "base", options),
 };
 
@@ -67,7 +69,7 @@ const others = [
   ],
   ...["findRuns", "inspect", "loadAdapter", "parseTargets", "ranksLeft", "refuseOtherRun", "remarkable", "reportPage"],
   ...["attentionPage", "drawDegrees", "drawHeads", "sayQualified"],
-  ...["calibrationNeed", "pipelineNote", "resolveSampling", "sayWarning", "TuneError"],
+  ...["calibrationNeed", "pipelineNote", "resolveSampling", "sayWarning", "TuneError", "isPrivate", "readLedger"],
   ...[
     "checkOutput",
     "claimOutput",

@@ -8,6 +8,8 @@ import { commands } from "../src/cli/index.ts";
 import { givenFlags } from "../src/cli/parsing.ts";
 import type { Field } from "../src/fields.ts";
 import { type LoadedModel, methods, objectives, optimizers, schemes, TuneError } from "../src/index.ts";
+import { openLedger } from "../src/privacy/index.ts";
+import { nodeStorage } from "../src/runtime/node-storage.ts";
 import { root } from "./helpers/cli.ts";
 
 /*
@@ -195,6 +197,11 @@ const modes: Readonly<Record<string, readonly (readonly string[])[]>> = {
     [...base, ...adapter, "--to", "peft", ...out],
   ],
   runs: [["in/run"], ["in/run", "--picture", "picture.svg"]],
+  privacy: [
+    [..."--sampling-rate 0.01 --noise 1.1 --steps 100".split(" ")],
+    [..."--sampling-rate 0.01 --epsilon 3 --steps 100".split(" ")],
+    ["--ledger", "in/ledger.json"],
+  ],
   inspect: [["in/base"]],
 };
 
@@ -251,6 +258,11 @@ const values: Readonly<Record<string, string | readonly string[]>> = {
   schedule: "cosine",
   learningRate: "0.01",
   device: "auto",
+  samplingRate: "0.02",
+  noise: "1.2",
+  steps: "50",
+  epsilon: "4",
+  ledger: "in/other-ledger.json",
 };
 
 /** Flags that say the same as another, or nothing but where and how much, and why that is no fault. */
@@ -338,6 +350,15 @@ beforeAll(async () => {
   await writeFile(at("in/rows.jsonl"), lines.slice(0, 24).join("\n"));
   await writeFile(at("in/more.jsonl"), lines.slice(24, 40).join("\n"));
   await writeFile(at("in/book.txt"), "the quick brown fox jumps over the lazy dog");
+  for (const [name, steps] of [
+    ["in/ledger.json", 10],
+    ["in/other-ledger.json", 20],
+  ] as const) {
+    const ledger = await openLedger(nodeStorage, at(name));
+    const entry = { id: "a run", samplingRate: 0.1, noiseMultiplier: 1.5, steps };
+    await ledger.reserve(entry, { epsilon: 9, delta: 1e-5 });
+    await ledger.close();
+  }
   await writeFile(at("in/options.yaml"), "max-length: 20\n");
   for (const [to, rank] of [
     ["run", 2],

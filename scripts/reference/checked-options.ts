@@ -39,6 +39,14 @@ const sgd = by("torch.optim.SGD: losses over 30 updates", optim);
 const decompositions = by("numpy's singular vectors and cosines of a planted intruder", oracles, commands);
 const written = by("what is there afterwards", cli, commands);
 
+const privacy = "tests/privacy.test.ts";
+const accountants = by(
+  "Opacus: RDP and PRV of sixty kinds of steps; formulas where there are any",
+  "src/privacy/rdp.test.ts",
+  "src/privacy/prv.test.ts",
+  privacy,
+);
+
 /** What checks an option, by its name, for every command that has it. */
 export const checkedOptions: Checks = {
   model: by("folders whole, damaged and foreign; a hub that is asked once", cli, "src/runtime/node-hub.test.ts"),
@@ -238,6 +246,14 @@ export const checkedByCommand: Readonly<Record<string, Checks>> = {
     baseText: by("what eval measures of the last", "tests/forgetting-cli.test.ts"),
     output: by("the matrix of losses, and the models behind it", forgetting, "tests/forgetting-cli.test.ts"),
     resume: by("the losses of the first time", forgetting, "tests/forgetting-cli.test.ts"),
+  },
+  privacy: {
+    samplingRate: accountants,
+    noise: accountants,
+    steps: accountants,
+    delta: accountants,
+    epsilon: by("Opacus's noise for eight budgets", "src/privacy/calibrate.test.ts", privacy),
+    ledger: by("what its steps and others cost together; damaged ones refused", "src/privacy/ledger.test.ts", privacy),
   },
   plan: { available: by("what fits and what does not, with what would", "tests/plan.test.ts", cli) },
   quantize: {

@@ -32,5 +32,6 @@ export const commands: Readonly<
     load: () => import("./export.ts"),
   },
   runs: { summary: "list runs and compare them", load: () => import("./runs.ts") },
+  privacy: { summary: "say what private training costs, or which noise it takes", load: () => import("./privacy.ts") },
   inspect: { summary: "say what a file or folder holds", load: () => import("./inspect.ts") },
 };

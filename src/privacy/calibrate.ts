@@ -13,6 +13,8 @@ export interface Calibration {
   readonly steps: number;
   /** Which accountant is believed. */
   readonly accountant: Accountant;
+  /** What the same examples have spent before; nothing unless given. */
+  readonly before?: readonly Spend[];
 }
 
 /** Who says what was spent: by the distribution of the privacy loss, or by Rényi differential privacy. */
@@ -32,7 +34,8 @@ const precision = 1e-5; // relative
  * The least noise multiplier with which the steps stay within the budget, to five digits, rounded to more noise.
  * @throws {TuneError} `bad-option` for numbers that are no budget; `budget-too-small` when no noise up to 1e6 is enough.
  */
-export function calibrateNoise({ epsilon, delta, samplingRate, steps, accountant }: Calibration): number {
+export function calibrateNoise(calibration: Calibration): number {
+  const { epsilon, delta, samplingRate, steps, accountant, before = [] } = calibration;
   refuse([
     problems.epsilon(epsilon),
     problems.delta(delta),
@@ -40,10 +43,14 @@ export function calibrateNoise({ epsilon, delta, samplingRate, steps, accountant
     steps >= 1 ? problems.steps(steps) : `steps must be an integer that is at least 1, not ${steps}.`,
   ]);
   const least = (spent: SpentEpsilon, start: number): number | undefined =>
-    leastEnough((noiseMultiplier) => spent([{ samplingRate, noiseMultiplier, steps }], delta).epsilon, epsilon, start);
+    leastEnough(
+      (noiseMultiplier) => spent([...before, { samplingRate, noiseMultiplier, steps }], delta).epsilon,
+      epsilon,
+      start,
+    );
   const byRdp = least(rdpEpsilon, 1); // cheap, and near what other accountants give
   const found = accountant === "rdp" ? byRdp : least(accountants[accountant], byRdp ?? 1);
-  if (found === undefined) throw budgetTooSmall(epsilon, delta);
+  if (found === undefined) throw budgetTooSmall(calibration);
   return found;
 }
 
@@ -71,12 +78,10 @@ function leastEnough(valueAt: (x: number) => number, target: number, start: numb
   return high.x;
 }
 
-function budgetTooSmall(epsilon: number, delta: number): TuneError {
-  return new TuneError(
-    "budget-too-small",
-    `No noise up to ${largestNoise} keeps to epsilon ${epsilon} at delta ${delta}.`,
-    {
-      fix: "allow a larger epsilon or delta, take fewer steps, or sample fewer examples for each",
-    },
-  );
+function budgetTooSmall({ epsilon, delta, before = [] }: Calibration): TuneError {
+  const besides = before.length === 0 ? "" : ", beside what was spent before,";
+  const what = `No noise up to ${largestNoise}${besides} keeps to epsilon ${epsilon} at delta ${delta}.`;
+  return new TuneError("budget-too-small", what, {
+    fix: "allow a larger epsilon or delta, take fewer steps, or sample fewer examples for each",
+  });
 }

@@ -80,6 +80,7 @@ export const reading: Readonly<Record<string, { readonly args: readonly string[]
   chat: { args: [...base, "-a", "in/run/adapter", "--max-new-tokens", "4"], input: "Once\n/exit\n" },
   eval: { args: [...base, "-a", "in/run/adapter", ...data, "--no-exact-match"] },
   inspect: { args: ["in/run/adapter"] },
+  privacy: { args: "--sampling-rate 0.01 --noise 1.1 --steps 100".split(" ") },
 };
 
 /** Every form of export: what it is made of. */
