@@ -10,6 +10,7 @@ import { checkNames, type NamesOf } from "../options.ts";
 import type { Device } from "../runtime/device.ts";
 import { storeOf, type TokenizedExample } from "../train/data/index.ts";
 import { checkFingerprint, fingerprintOf, hashExamples } from "../train/fingerprint.ts";
+import { checkMetrics, hashMetrics } from "../train/metrics.ts";
 import { chooseObjective } from "../train/objectives/index.ts";
 import { planRun } from "../train/plan.ts";
 import { ratesOf } from "../train/rates.ts";
@@ -366,13 +367,16 @@ async function readBack(
   const path = joinPath(folder, "outcome.json");
   const kept = await readSealed(model.platform.storage, path);
   if (kept === undefined) return undefined;
-  const { facts, outcome } = kept as unknown as KeptOutcome; // written below
+  const { facts, metrics, outcome } = kept as unknown as KeptOutcome; // written below
   checkFingerprint(facts, await factsOf(model, data, { choice, hashes }), path);
+  await checkMetrics(model.platform.storage, folder, metrics);
   return outcome;
 }
 
 interface KeptOutcome {
   readonly facts: Readonly<Record<string, unknown>>;
+  /** Hash of the run's metrics; absent where an earlier version wrote it. */
+  readonly metrics?: string;
   readonly outcome: RunOutcome;
 }
 
@@ -412,7 +416,9 @@ async function runOne(
   try {
     const keep = async (outcome: RunOutcome): Promise<RunOutcome> => {
       const facts = await factsOf(model, data, { choice, hashes: judged.hashes });
-      await writeSealed(storage, joinPath(folder, "outcome.json"), { facts, outcome });
+      const metrics = await hashMetrics(storage, folder);
+      const kept: KeptOutcome = { facts, metrics, outcome };
+      await writeSealed(storage, joinPath(folder, "outcome.json"), kept);
       await storage.remove(checkpointPath(folder)); // the outcome stands for it
       return outcome;
     };

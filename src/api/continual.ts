@@ -8,6 +8,7 @@ import { checkNames, checkWord, type NamesOf } from "../options.ts";
 import type { Device } from "../runtime/device.ts";
 import { storeOf, type TokenizedExample } from "../train/data/index.ts";
 import { checkFingerprint, type Facts, factsOf, hashExamples, hashWeights } from "../train/fingerprint.ts";
+import { checkMetrics, hashMetrics } from "../train/metrics.ts";
 import { chooseObjective } from "../train/objectives/index.ts";
 import type { RunEvent } from "../train/run.ts";
 import { describeRun, insideTuning, type TuningChoice, tuningNames } from "./describe-run.ts";
@@ -137,6 +138,7 @@ export async function tuneInOrder(
     try {
       const cache = memoryCache();
       const models = [...(before?.models ?? [])];
+      const metrics = [...(before?.metrics ?? [])];
       let result: ContinualResult = before?.result ?? {
         between,
         tasks: names,
@@ -146,7 +148,10 @@ export async function tuneInOrder(
       const baseLoss = baseText && baseText.length > 0 ? (await evaluate(model, baseText, { device })).loss : undefined;
       for (const [i, { name, data }] of tasks.entries()) {
         const folder = joinPath(output, `${i + 1}-${name}`);
-        if (i < result.stages.length) continue;
+        if (i < result.stages.length) {
+          await checkMetrics(storage, folder, metrics[i]);
+          continue;
+        }
         const from =
           i === 0 || between === "apart"
             ? model
@@ -177,7 +182,8 @@ export async function tuneInOrder(
         };
         result = { ...result, stages: [...result.stages, stage] };
         models.push(await hashWeights(tuned.pretrained));
-        await writeSealed(storage, kept, { ...result, fingerprint, models });
+        metrics.push(await hashMetrics(storage, folder));
+        await writeSealed(storage, kept, { ...result, fingerprint, models, metrics });
         onEvent?.({ kind: "measured", result: stage });
       }
       return result;
@@ -267,11 +273,18 @@ function checkTasks(tasks: readonly ContinualTask[], at: string): void {
   throw new TuneError("bad-option", problems, { at, fix: "give every data set a file name of its own" });
 }
 
+/** What an order that was stopped goes on from: a hash of the weights and of the metrics that each task left. */
+interface KeptOrder {
+  readonly result: ContinualResult;
+  readonly models: readonly string[];
+  readonly metrics: readonly string[];
+}
+
 async function readResults(
   storage: Storage,
   path: string,
   { fingerprint, resume }: { readonly fingerprint: Facts; readonly resume: boolean },
-): Promise<{ readonly result: ContinualResult; readonly models: readonly string[] } | undefined> {
+): Promise<KeptOrder | undefined> {
   if ((await storage.sizeBytes(path)) === undefined) return undefined;
   if (!resume) {
     throw new TuneError("run-exists", "This folder holds results already.", {
@@ -280,8 +293,9 @@ async function readResults(
     });
   }
   const found = await readSealed(storage, path);
-  const { fingerprint: saved, models, ...result } = found ?? {};
-  if (!isJsonObject(saved) || !Array.isArray(models)) throw damaged(path);
+  const { fingerprint: saved, models, metrics = [], ...result } = found ?? {};
+  if (!isJsonObject(saved) || !Array.isArray(models) || !Array.isArray(metrics)) throw damaged(path);
   checkFingerprint(saved, fingerprint, path);
-  return { result: result as unknown as ContinualResult, models: models.map(String) }; // as it was written
+  const kept = { models: models.map(String), metrics: metrics.map(String) };
+  return { result: result as unknown as ContinualResult, ...kept }; // as it was written
 }

@@ -12,6 +12,7 @@ import { checkFingerprint } from "./fingerprint.ts";
 const checkpoint = {
   progress: { step: 4, best: { step: 2, loss: 1.5 }, evaluationsWithoutGain: 1 },
   fingerprint: { seed: 1, config: { rope_theta: 10000 } },
+  metrics: "0123456789abcdef0123456789abcdef",
   state: new Map([["a", tensor("float32", [2, 3], [1, -2, 3, 0, 5, 6])]]),
   best: new Map([["a", tensor("float32", [2, 3], 2)]]),
 };

@@ -27,6 +27,8 @@ export interface Checkpoint {
   readonly progress: Progress;
   /** The settings and data the run was started with, compared before it goes on. */
   readonly fingerprint: Readonly<Record<string, unknown>>;
+  /** Hash of the lines of metrics up to here; undefined in checkpoints of before it was kept. */
+  readonly metrics: string | undefined;
   readonly state: ReadonlyMap<string, Tensor>;
   /** Parameters at the best evaluation. */
   readonly best: ReadonlyMap<string, Tensor> | undefined;
@@ -37,12 +39,12 @@ const statePrefix = "state/";
 
 /** Write a checkpoint as one safetensors file, which takes its name only when it is whole. */
 export async function writeCheckpoint(storage: Storage, path: string, checkpoint: Checkpoint): Promise<void> {
-  const { progress, fingerprint, state, best } = checkpoint;
+  const { progress, fingerprint, metrics, state, best } = checkpoint;
   const entries = [
     ...[...state].map(([name, tensor]) => ({ name: statePrefix + name, tensor })),
     ...[...(best ?? [])].map(([name, tensor]) => ({ name: bestPrefix + name, tensor })),
   ];
-  const scion = JSON.stringify({ version: 2, progress, fingerprint });
+  const scion = JSON.stringify({ version: 2, progress, fingerprint, metrics });
   await writeSafetensors(storage, path, entries, { scion, checksum: checksumOf(entries, scion, path) });
 }
 
@@ -64,7 +66,7 @@ export async function readCheckpoint(storage: Storage, path: string): Promise<Ch
   const { metadata, tensors } = await openSafetensors(storage, path);
   const text = metadata["scion"];
   const header = text === undefined ? {} : parseJsonObject(new TextEncoder().encode(text), "bad-checkpoint", path);
-  const { version, progress, fingerprint } = header;
+  const { version, progress, fingerprint, metrics } = header;
   if (version === 1) {
     throw new TuneError("bad-checkpoint", "The checkpoint is of an older Scion, which kept no checksum of it.", {
       at: path,
@@ -89,7 +91,13 @@ export async function readCheckpoint(storage: Storage, path: string): Promise<Ch
     if (name.startsWith(bestPrefix)) best.set(name.slice(bestPrefix.length), tensor);
     else if (name.startsWith(statePrefix)) state.set(name.slice(statePrefix.length), tensor);
   }
-  return { progress, fingerprint, state, best: best.size > 0 ? best : undefined };
+  return {
+    progress,
+    fingerprint,
+    metrics: typeof metrics === "string" ? metrics : undefined,
+    state,
+    best: best.size > 0 ? best : undefined,
+  };
 }
 
 function isProgress(value: unknown): value is Progress {

@@ -20,7 +20,7 @@ import {
   type TokenizedExample,
 } from "./data/index.ts";
 import { checkFingerprint, type Facts, factsOf, hashWeights, hashWhileReading } from "./fingerprint.ts";
-import { appendMetric, type MetricLine, trimMetrics } from "./metrics.ts";
+import { appendMetric, hashMetric, type MetricLine, trimMetrics } from "./metrics.ts";
 import { chooseObjective, type ObjectiveChoice } from "./objectives/index.ts";
 import type { TrainSettings } from "./settings.ts";
 import { openEvents } from "./tensorboard.ts";
@@ -196,7 +196,9 @@ async function trainAlone(options: RunOptions): Promise<RunResult> {
     if (saved) checkFingerprint(saved.fingerprint, fingerprint, checkpointPath(options.folder?.path ?? ""));
     if (options.initial) await trainer.load(options.initial);
     if (saved) await trainer.restore(saved.state);
-    if (folder) await trimMetrics(folder.storage, folder.path, saved?.progress.step ?? 0);
+    let metrics = folder
+      ? await trimMetrics(folder.storage, folder.path, saved?.progress.step ?? 0, saved?.metrics)
+      : undefined;
 
     const events =
       folder && options.tensorboard
@@ -207,6 +209,7 @@ async function trainAlone(options: RunOptions): Promise<RunResult> {
         : undefined;
     const note = async (line: MetricLine): Promise<void> => {
       if (folder) await appendMetric(folder.storage, folder.path, line);
+      if (metrics !== undefined) metrics = hashMetric(metrics, line);
       await events?.add(line);
     };
     let progress: Progress = saved?.progress ?? { step: 0, best: undefined, evaluationsWithoutGain: 0 };
@@ -215,7 +218,8 @@ async function trainAlone(options: RunOptions): Promise<RunResult> {
     const save = async (): Promise<void> => {
       if (!folder || savedStep === progress.step) return;
       const path = checkpointPath(folder.path);
-      await writeCheckpoint(folder.storage, path, { progress, fingerprint, state: await trainer.state(), best });
+      const state = await trainer.state();
+      await writeCheckpoint(folder.storage, path, { progress, fingerprint, metrics, state, best });
       savedStep = progress.step;
       onEvent?.({ kind: "checkpoint", step: progress.step, path });
     };

@@ -72,6 +72,7 @@ async function checkpointFile(): Promise<Uint8Array> {
   await writeCheckpoint(storage, "c", {
     progress: { step: 4, best: { step: 2, loss: 1.5 }, evaluationsWithoutGain: 1 },
     fingerprint: { seed: 1 },
+    metrics: undefined,
     state: new Map([["a", tensor("float32", [2, 3], 1)]]),
     best: new Map([["a", tensor("float32", [2, 3], 2)]]),
   });
