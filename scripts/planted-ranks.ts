@@ -69,6 +69,7 @@ function outputs(weights: readonly Float32Array[], rows: Float32Array): Float32A
 function objectiveOf(seed: number): ObjectiveChoice["objective"] {
   return {
     ...{ name: "regression", summary: "mean squared error", fields: {}, learnsFrom: "sequence", meanOver: "values" },
+    examples: { refused: "nothing is learnt from examples" },
     forward: () => {
       const x = input("x", "float32", ["rows", width]);
       let y: Value = x;

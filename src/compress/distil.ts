@@ -16,6 +16,7 @@ export function distillation(teacher: PretrainedModel): ObjectiveChoice {
       summary: "learn the distribution of the model before it was quantised",
       fields: {},
       learnsFrom: "sequence",
+      examples: { refused: "it learns from a model, not from labels" },
       meanOver: "tokens",
       forward: (model) => model.distribution(),
       loss: ({ tuned }) => {

@@ -142,7 +142,7 @@ export interface ModelGraphs {
   readonly predict: (rows?: Dim) => OpenGraph;
   /** Of those that continue a text: the negative log-likelihood of labels, and each label's likelihood. */
   readonly loss?: () => OpenGraph;
-  readonly likelihood?: () => OpenGraph;
+  readonly likelihood?: (rows?: Dim) => OpenGraph;
   /** Likewise: the log-probability of every token at every target. */
   readonly distribution?: () => OpenGraph;
   /** Likewise: the states that the output layer reads, [batch·seq, hidden], with attention of the caller's. Output: hidden. */

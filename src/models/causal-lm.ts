@@ -1,5 +1,5 @@
 import { TuneError } from "../errors.ts";
-import { constant, type InputValue, input, inScope, mulDims, type Value } from "../graph/index.ts";
+import { constant, type Dim, type InputValue, input, inScope, mulDims, type Value } from "../graph/index.ts";
 import {
   add,
   apply,
@@ -60,7 +60,7 @@ export function causalFamily<Config>(architecture: Architecture<Config>): Family
           predict: () => decodeGraph(architecture, config, weights, { logits: "all" }),
           ...(architecture.wholeOnly?.(config) ? { parts: () => refuseSteps(architecture, config) } : {}),
           loss: () => lossGraph(architecture, config, weights, attention),
-          likelihood: () => likelihoodGraph(architecture, config, weights, attention),
+          likelihood: (rows) => likelihoodGraph(architecture, config, weights, attention, rows),
           hidden: (attended) => {
             const { inputs, hidden } = causalHidden(architecture, config, weights, attended);
             return { inputs, outputs: { hidden } };
@@ -134,8 +134,9 @@ function causalLikelihoods<Config>(
   config: Config,
   weights: Weights,
   attention: SequenceAttention,
+  rows?: Dim,
 ): Likelihoods {
-  const { inputs: read, hidden } = causalHidden(architecture, config, weights, attention);
+  const { inputs: read, hidden } = causalHidden(architecture, config, weights, attention, rows);
   const head = (rows: Value): Value => architecture.head(config, weights, rows);
   const { inputs, ...rest } = likelihoodsOf(hidden, head, architecture.sizes(config).vocabSize);
   return { inputs: [...read, ...inputs], ...rest };
@@ -147,10 +148,11 @@ function causalHidden<Config>(
   config: Config,
   weights: Weights,
   { multiple, attend }: SequenceAttention,
+  rows: Dim = "batch",
 ): { readonly inputs: readonly InputValue[]; readonly hidden: Value } {
   const seq = mulDims("block", multiple);
-  const inputIds = input("input_ids", "int64", ["batch", seq]);
-  const positionIds = input("position_ids", "int64", ["batch", seq]);
+  const inputIds = input("input_ids", "int64", [rows, seq]);
+  const positionIds = input("position_ids", "int64", [rows, seq]);
   const { hidden } = architecture.trunk(config, weights, { inputIds, positionIds, attend: attend(positionIds) });
   return { inputs: [inputIds, positionIds], hidden };
 }
@@ -190,15 +192,16 @@ function weighted({ inputs, targets, chunks, chunksOf }: Likelihoods): OpenGraph
 
 /**
  * The log-likelihood of each label, for objectives that weigh answers against each other. Inputs: those of
- * {@link causalLikelihoods}. Output: likelihood float32 [targets, 1].
+ * {@link causalLikelihoods}, with `rows` rows ("batch" unless given). Output: likelihood float32 [targets, 1].
  */
 export function likelihoodGraph<Config>(
   architecture: Architecture<Config>,
   config: Config,
   weights: Weights,
   attention: SequenceAttention,
+  rows?: Dim,
 ): OpenGraph {
-  const { inputs, chunks } = causalLikelihoods(architecture, config, weights, attention);
+  const { inputs, chunks } = causalLikelihoods(architecture, config, weights, attention, rows);
   const [only] = chunks as [Value]; // there is one at least
   return { inputs, outputs: { likelihood: chunks.length === 1 ? only : concat(chunks, 0) } };
 }

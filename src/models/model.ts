@@ -86,7 +86,7 @@ export interface PretrainedModel {
   /** The training objective of models that continue a text. @throws {TuneError} `task-mismatch` for all others. */
   loss(): OpenGraph;
   /** The log-likelihood of every label, likewise. */
-  likelihood(): OpenGraph;
+  likelihood(rows?: Dim): OpenGraph;
   /** The log-probability of every token at every target, likewise. */
   distribution(): OpenGraph;
   /** The states that the output layer reads, with attention of the caller's, likewise. Output: hidden [batch·seq, hidden]. */

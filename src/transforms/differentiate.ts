@@ -11,9 +11,21 @@ import { add, type GradientContext, opOf, reduceLike, required, zerosLike } from
  */
 export function differentiate(loss: Value, wrt: readonly Value[]): readonly Value[] {
   assert(loss.shape.length === 0 && isFloat(loss.dtype), "only a floating-point scalar can be differentiated");
-  const order = topologicalOrder([loss]);
+  return pullBack([[loss, constantOf(tensor(loss.dtype, [], 1))]], wrt);
+}
+
+/**
+ * The same from any values, with the gradient of each given: what that comes to with respect to `wrt`.
+ * @throws {TuneError} as {@link differentiate}.
+ */
+export function pullBack(
+  given: readonly (readonly [value: Value, gradient: Value])[],
+  wrt: readonly Value[],
+): readonly Value[] {
+  const order = topologicalOrder(given.map(([value]) => value));
   const needed = dependents(order, new Set(wrt));
-  const contributions = new Map<Value, Value[]>([[loss, [constantOf(tensor(loss.dtype, [], 1))]]]);
+  const contributions = new Map<Value, Value[]>();
+  for (const [value, gradient] of given) contributions.set(value, [...(contributions.get(value) ?? []), gradient]);
 
   // Contributions are summed when they are first read: by then every consumer has been visited.
   const gradientOf = (value: Value): Value | undefined => {

@@ -1,12 +1,15 @@
 /** Passes over graphs that know no method and no model: differentiation, rewriting, folding, reference evaluation. */
 export * from "./broadcast-late.ts";
+export * from "./clipped-sums.ts";
 export * from "./columns-early.ts";
 export * from "./compose.ts";
 export * from "./differentiate.ts";
 export * from "./evaluate.ts";
+export * from "./example-rows.ts";
 export * from "./fold.ts";
 export * from "./gather-early.ts";
 export * from "./hold-weights.ts";
+export * from "./per-example.ts";
 export * from "./precise.ts";
 export * from "./recompute.ts";
 export * from "./rewrite.ts";

@@ -19,7 +19,7 @@ export interface Batch {
   readonly sizes: Readonly<Record<string, number>>;
   /** Tokens that are not padding. */
   readonly tokens: number;
-  /** What the loss is a mean over: labels, in causal language modelling. */
+  /** What the loss is a mean over: labels, in causal language modelling; examples, where each is alone. */
   readonly targets: number;
 }
 
@@ -34,7 +34,7 @@ export interface TokenBatch extends Batch {
     readonly target_positions: Tensor<"int64">;
     /** [targets]: the labels, the tokens right after those positions. */
     readonly labels: Tensor<"int64">;
-    /** [targets]: 1, or 0 where a target only fills up a chunk. */
+    /** [targets]: 1, or a share of it where examples are alone; 0 where a target only fills up a chunk. */
     readonly label_weights: Tensor<"float32">;
   };
   /** For each label, which of the sequences it is of. */
@@ -51,6 +51,8 @@ export interface LayoutOptions {
   readonly multiple?: number;
   /** What a decoder beside an encoder begins with; `padId` unless given. */
   readonly startId?: number;
+  /** One example a row, its loss a mean over its own labels: what gradients by example are of. */
+  readonly alone?: boolean;
   /** How the model is fed, where it does not continue texts. */
   readonly feed?: InputForm["feed"];
   /** Rows of the model's table of positions, where it has one. */
@@ -74,13 +76,13 @@ export function layoutOf({ sizes, reads, startId, attention }: PretrainedModel, 
  */
 export function makeBatch(
   examples: readonly Sequence[],
-  { padId, hiddenSize, multiple = exactAttention.multiple, positions: rowsOfTable }: LayoutOptions,
+  { padId, hiddenSize, multiple = exactAttention.multiple, positions: rowsOfTable, alone = false }: LayoutOptions,
 ): TokenBatch {
   assert(examples.length > 0, "a batch needs an example");
   const lengths = examples.map(({ inputIds }) => inputIds.length);
   if (rowsOfTable !== undefined) refuseLongerThan(rowsOfTable, Math.max(...lengths));
   const { rows, width } =
-    hiddenSize === undefined ? oneARow(lengths, multiple) : packRows(lengths, { multiple, hiddenSize });
+    hiddenSize === undefined || alone ? oneARow(lengths, multiple) : packRows(lengths, { multiple, hiddenSize });
   const ids = new Int32Array(rows.length * width).fill(padId);
   const positions = new Int32Array(ids.length);
   const targets: number[] = [];
@@ -102,7 +104,7 @@ export function makeBatch(
     }
   }
   const labelled = targets.length;
-  const weights = targets.map(() => 1);
+  const weights = labelWeights(owners, alone);
   while (targets.length % targetMultiple > 0 || targets.length === 0) {
     targets.push(0);
     labels.push(0);
@@ -119,9 +121,16 @@ export function makeBatch(
     },
     sizes: { batch: rows.length, block: width / multiple, chunk: labels.length / targetMultiple },
     tokens: lengths.reduce((sum, length) => sum + length, 0),
-    targets: labelled,
+    targets: alone ? examples.length : labelled,
     owners,
   };
+}
+
+/** What each label counts, by the example that it is of: 1, or a share of its example's where that is `alone`. */
+export function labelWeights(owners: readonly number[], alone: boolean): number[] {
+  const counts = new Map<number, number>();
+  for (const owner of owners) counts.set(owner, (counts.get(owner) ?? 0) + 1);
+  return owners.map((owner) => (alone ? 1 / (counts.get(owner) ?? 1) : 1));
 }
 
 function oneARow(

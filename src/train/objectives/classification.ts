@@ -14,7 +14,7 @@ import {
   unsqueeze,
 } from "../../ops/index.ts";
 import { answeredBatch } from "./feed.ts";
-import { defineObjective, type Loss, type Objective } from "./objective.ts";
+import { defineObjective, type Loss, type Objective, oneRowEach } from "./objective.ts";
 
 /** One label a text or an image: the mean cross-entropy, and how often the likeliest label is right. */
 export const classification: Objective = defineObjective({
@@ -23,6 +23,7 @@ export const classification: Objective = defineObjective({
   fields: {},
   learnsFrom: "label",
   meanOver: "examples",
+  examples: oneRowEach,
   forward: (model) => model.predict(),
   loss: ({ tuned }) => {
     const logits = tuned["logits"] as Value; // of every model with labels

@@ -39,6 +39,7 @@ export const contrastive: Objective<ContrastiveConfig> = defineObjective<Contras
   fields: { similarityScale: real(20, "what cosines are multiplied by before the softmax", { min: 0 }) },
   learnsFrom: "texts",
   meanOver: "pairs",
+  examples: { refused: "every pair of a batch is held against all others" },
   forward: embeddingForward,
   loss: ({ tuned }, { similarityScale }) => {
     const [first, second] = sides(tuned);

@@ -13,6 +13,7 @@ export const cosine: Objective = defineObjective({
   fields: {},
   learnsFrom: "scored-texts",
   meanOver: "pairs",
+  examples: { rows: "2*pairs", examples: "pairs", pairs: "halves" },
   forward: embeddingForward,
   loss: ({ tuned }) => {
     const [first, second] = sides(tuned);

@@ -33,6 +33,7 @@ export const dpo: Objective<DpoConfig> = defineObjective<DpoConfig>({
   learnsFrom: "pair",
   rateFactor: 0.1,
   meanOver: "pairs",
+  examples: { rows: "2*pair", examples: "pair", pairs: "neighbours" },
   forward: preferenceForward,
   loss: (computed, { beta, labelSmoothing }) =>
     preferenceLoss(computed, beta, ({ chosen, rejected }): Value => {

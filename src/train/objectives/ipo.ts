@@ -26,6 +26,7 @@ export const ipo: Objective<IpoConfig> = defineObjective<IpoConfig>({
   learnsFrom: "pair",
   rateFactor: 0.1,
   meanOver: "pairs",
+  examples: { rows: "2*pair", examples: "pair", pairs: "neighbours" },
   forward: preferenceForward,
   loss: (computed, { beta }) =>
     preferenceLoss(computed, beta, ({ chosen, rejected }) => {

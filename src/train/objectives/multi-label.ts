@@ -14,7 +14,7 @@ import {
   sumAll,
 } from "../../ops/index.ts";
 import { answeredBatch } from "./feed.ts";
-import { defineObjective, type Objective } from "./objective.ts";
+import { defineObjective, type Objective, oneRowEach } from "./objective.ts";
 import { heldAgainst } from "./regression.ts";
 
 /**
@@ -28,6 +28,7 @@ export const multiLabelClassification: Objective = defineObjective({
   fields: {},
   learnsFrom: "labels",
   meanOver: "examples",
+  examples: oneRowEach,
   forward: (model) => model.predict(),
   loss: ({ tuned }) => {
     const logits = tuned["logits"] as Value; // [batch, labels]

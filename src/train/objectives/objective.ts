@@ -2,6 +2,7 @@ import type { Fields } from "../../fields.ts";
 import type { InputValue, Value } from "../../graph/index.ts";
 import type { Citation } from "../../methods/index.ts";
 import type { OpenGraph, PretrainedModel } from "../../models/index.ts";
+import type { ExampleLayout } from "../../transforms/index.ts";
 import type { Batch, ExampleKind, LayoutOptions, TokenizedExample } from "../data/index.ts";
 
 /** What the model computes of a batch, by name: as it is being tuned, and as it was pretrained. */
@@ -24,6 +25,12 @@ export interface Loss {
   readonly measures: Readonly<Record<string, Value>>;
 }
 
+/** The sizes of the axes of rows and of examples; see `ExampleLayout`. */
+export type ExampleAxes = Pick<ExampleLayout, "rows" | "examples" | "pairs">;
+
+/** A row an example. */
+export const oneRowEach: ExampleAxes = { rows: "batch", examples: "batch" };
+
 /**
  * What training minimises: how a batch is laid out, what the model computes of it, and the loss. Adding one is adding
  * such a record and one line in `objectives/table.ts`.
@@ -41,8 +48,10 @@ export interface Objective<Config extends object = object> {
   readonly perplexity?: true;
   /** What `targets` of a batch counts, in the plural: the loss is a mean over these. */
   readonly meanOver: string;
+  /** How examples lie in the rows of a batch where each is alone, for gradients by example; or why there are none. */
+  readonly examples: ExampleAxes | { readonly refused: string };
   /** What the model computes, and the inputs it reads. Methods attach to this. */
-  readonly forward: (model: PretrainedModel) => OpenGraph;
+  readonly forward: (model: PretrainedModel, options?: { readonly alone?: boolean }) => OpenGraph;
   readonly loss: (computed: Computed, config: Config) => Loss;
   /** Lay examples out; feeds every input but `normaliser`. */
   readonly batch: (examples: readonly TokenizedExample[], layout: LayoutOptions) => Batch;

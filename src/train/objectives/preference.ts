@@ -13,9 +13,12 @@ export interface LogRatios {
   readonly rejected: Value;
 }
 
-/** The log-likelihood of every target, for {@link preferenceLoss}. */
-export function preferenceForward(model: PretrainedModel): OpenGraph {
-  return model.likelihood();
+/**
+ * The log-likelihood of every target, for {@link preferenceLoss}. Where examples are alone, the answers of a pair are rows
+ * next to each other.
+ */
+export function preferenceForward(model: PretrainedModel, { alone = false }: { alone?: boolean } = {}): OpenGraph {
+  return model.likelihood(alone ? "2*pair" : undefined);
 }
 
 /**

@@ -1,7 +1,7 @@
 import { type InputValue, input, tensor, type Value } from "../../graph/index.ts";
 import { mul, reciprocal, sub, sumAll } from "../../ops/index.ts";
 import { answeredBatch } from "./feed.ts";
-import { defineObjective, type Objective } from "./objective.ts";
+import { defineObjective, type Objective, oneRowEach } from "./objective.ts";
 
 /** One score a text, or several: the mean squared error over all of them, as torch's `MSELoss`. */
 export const regression: Objective = defineObjective({
@@ -10,6 +10,7 @@ export const regression: Objective = defineObjective({
   fields: {},
   learnsFrom: "score",
   meanOver: "examples",
+  examples: oneRowEach,
   forward: (model) => model.predict(),
   loss: ({ tuned }) => {
     const logits = tuned["logits"] as Value; // [batch, scores]

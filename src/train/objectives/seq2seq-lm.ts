@@ -1,8 +1,9 @@
 import { assert } from "../../errors.ts";
 import { tensor, type Value } from "../../graph/index.ts";
 import { targetMultiple } from "../../models/index.ts";
+import { labelWeights } from "../data/index.ts";
 import { countTokens, feedSequences } from "./feed.ts";
-import { defineObjective, type Objective } from "./objective.ts";
+import { defineObjective, type Objective, oneRowEach } from "./objective.ts";
 
 /**
  * A text from another: the mean negative log-likelihood of the target's tokens, each given those before it, behind
@@ -15,6 +16,7 @@ export const seq2seqLm: Objective = defineObjective({
   learnsFrom: "target",
   perplexity: true,
   meanOver: "tokens",
+  examples: oneRowEach,
   forward: (model) => model.loss(),
   loss: ({ tuned: { loss } }) => {
     assert(loss !== undefined, "the graph of the loss has one");
@@ -27,16 +29,18 @@ export const seq2seqLm: Objective = defineObjective({
     const given = new Int32Array(examples.length * longest).fill(layout.padId);
     const places: number[] = [];
     const labels: number[] = [];
+    const owners: number[] = [];
     for (const [row, target] of targets.entries()) {
       given[row * longest] = layout.startId ?? layout.padId;
       given.set(target.subarray(0, longest - 1), row * longest + 1);
       for (const [i, token] of target.entries()) {
         places.push(row * longest + i);
         labels.push(token);
+        owners.push(row);
       }
     }
     const labelled = labels.length;
-    const weights = labels.map(() => 1);
+    const weights = labelWeights(owners, layout.alone === true);
     while (labels.length % targetMultiple > 0 || labels.length === 0) {
       places.push(0);
       labels.push(0);
@@ -53,7 +57,7 @@ export const seq2seqLm: Objective = defineObjective({
       },
       sizes: { ...sizes, target: longest, chunk: labels.length / targetMultiple },
       tokens: countTokens(examples),
-      targets: labelled,
+      targets: layout.alone ? examples.length : labelled,
     };
   },
 });

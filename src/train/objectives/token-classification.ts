@@ -2,7 +2,7 @@ import { input, mulDims, tensor, type Value } from "../../graph/index.ts";
 import { reshape } from "../../ops/index.ts";
 import { crossEntropy } from "./classification.ts";
 import { countTokens, feedSequences } from "./feed.ts";
-import { defineObjective, type Objective } from "./objective.ts";
+import { defineObjective, type Objective, oneRowEach } from "./objective.ts";
 
 /** One label a token: the mean cross-entropy over tokens that have one. */
 export const tokenClassification: Objective = defineObjective({
@@ -11,6 +11,7 @@ export const tokenClassification: Objective = defineObjective({
   fields: {},
   learnsFrom: "tags",
   meanOver: "words",
+  examples: oneRowEach,
   forward: (model) => model.predict(),
   loss: ({ tuned }) => {
     const logits = tuned["logits"] as Value; // [batch, seq, labels]
@@ -24,10 +25,11 @@ export const tokenClassification: Objective = defineObjective({
     const labels = new Int32Array(sizes.batch * sizes.seq);
     const weights = new Float32Array(labels.length);
     for (const [row, { answers = [] }] of examples.entries()) {
+      const count = answers.filter((answer) => answer >= 0).length;
       for (const [i, answer] of answers.entries()) {
         if (answer < 0) continue;
         labels[row * sizes.seq + i] = answer;
-        weights[row * sizes.seq + i] = 1;
+        weights[row * sizes.seq + i] = layout.alone ? 1 / count : 1;
       }
     }
     return {
@@ -38,7 +40,7 @@ export const tokenClassification: Objective = defineObjective({
       },
       sizes,
       tokens: countTokens(examples),
-      targets: weights.reduce((sum, weight) => sum + weight, 0),
+      targets: layout.alone ? examples.length : weights.reduce((sum, weight) => sum + weight, 0),
     };
   },
 });
