@@ -3,6 +3,7 @@
  * `scionwood/node` or `scionwood/web`.
  */
 
+export type { AttentionPlan } from "./api/attention.ts";
 export {
   type ComparedMethod,
   type ComparedRun,

@@ -250,6 +250,7 @@ const values: Readonly<Record<string, string | readonly string[]>> = {
   dtype: "fp16",
   length: "12",
   attentionError: "0.02",
+  attention: "auto",
   preTokenizer: "smollm",
   cache: "elsewhere",
   columnList: "0,3",

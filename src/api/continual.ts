@@ -31,7 +31,10 @@ export interface ContinualTask {
 
 /** How to tune on several data sets in order. */
 export interface ContinualOptions
-  extends Omit<TuneOptions, "output" | "resume" | "initial" | "onEvent" | "trackIntruders"> {
+  extends Omit<
+    TuneOptions,
+    "output" | "resume" | "initial" | "onEvent" | "trackIntruders" | "attention" | "attentionError"
+  > {
   /** Folder of the results: one folder a task in it, and `continual.json`. */
   readonly output: string;
   /**

@@ -10,12 +10,13 @@ import {
 } from "../diagnose/attention/index.ts";
 import { TuneError } from "../errors.ts";
 import type { Adapter } from "../methods/index.ts";
-import { type HeadPlan, refuseLongerThan } from "../models/index.ts";
+import { refuseLongerThan } from "../models/index.ts";
 import { checkNames, checkWhole, type NamesOf } from "../options.ts";
 import { measureMachine } from "../plan/machine.ts";
 import type { Device, DeviceOptions } from "../runtime/device.ts";
 import { type BaseWeightsName, checkBaseWeights, defaultBaseWeights } from "../train/base-weights.ts";
 import { sequencesOf, type TokenizedExample } from "../train/data/index.ts";
+import { type AttentionPlan, planned } from "./attention.ts";
 import { checkDevice, providerOf } from "./device-names.ts";
 import type { LoadedModel } from "./load-model.ts";
 
@@ -55,7 +56,7 @@ const names: NamesOf<DiagnoseAttentionOptions> = {
 /** What was found, and the plan that training takes (`attention` of `tune`). */
 export interface AttentionDiagnosisResult {
   readonly report: AttentionReport;
-  readonly plan: HeadPlan;
+  readonly plan: AttentionPlan;
 }
 
 /**
@@ -103,7 +104,12 @@ export async function diagnoseAttention(
     const before = options.adapter ? await look(undefined, 0) : undefined;
     const { heads, plan } = await look(options.adapter, runs - 1);
     return {
-      plan,
+      plan: {
+        ...plan,
+        length,
+        model: planned(model),
+        ...(options.adapter ? { adapter: options.adapterName ?? "adapter" } : {}),
+      },
       report: {
         model: model.source,
         ...(options.adapter ? { adapter: options.adapterName ?? "adapter" } : {}),

@@ -2,17 +2,20 @@ import { memoryCache } from "../diagnose/index.ts";
 import { TuneError } from "../errors.ts";
 import type { Tensor } from "../graph/index.ts";
 import { guardOutputs } from "../io/outputs/index.ts";
-import { checkNames, type NamesOf } from "../options.ts";
+import { checkNames, checkWord, type NamesOf } from "../options.ts";
 import type { Device, DeviceOptions } from "../runtime/device.ts";
 import type { StopSignal } from "../signal.ts";
+import { attendingBy } from "../train/attending.ts";
 import { batchesByLength, layoutOf, type TokenizedExample } from "../train/data/index.ts";
 import { type RateSearch, type RateSearchOptions, searchLearningRate } from "../train/learning-rate.ts";
 import { chooseObjective } from "../train/objectives/index.ts";
 import type { PlanOptions } from "../train/plan.ts";
 import { type Observed, type RunEvent, type RunResult, refuseOtherRun, train } from "../train/run.ts";
+import { type AttentionPlan, checkPlan, keptPlan, typicalLength } from "./attention.ts";
 import { describeRun, insideTuning, refuseIdle, type TuningChoice, tuningNames } from "./describe-run.ts";
 import { checkDevice } from "./device-names.ts";
 import { diagnose } from "./diagnose.ts";
+import { diagnoseAttention } from "./diagnose-attention.ts";
 import type { LoadedData, StreamedData } from "./load-data.ts";
 import type { LoadedModel } from "./load-model.ts";
 import { admission, settingsText } from "./memory.ts";
@@ -37,6 +40,14 @@ export interface TuneOptions extends TuningChoice, OutputOptions {
   readonly baseText?: readonly TokenizedExample[];
   /** Count intruder dimensions whenever an evaluation is due. */
   readonly trackIntruders?: boolean;
+  /**
+   * How heads attend while the model is trained: exactly (the default); by the polynomials of a plan, or of one that is made of
+   * the data (`auto`, see {@link diagnoseAttention}), where it is certified and faster. Heads whose scores outgrow the plan go on
+   * exactly. What is saved attends exactly.
+   */
+  readonly attention?: "exact" | "auto" | AttentionPlan;
+  /** With `attention: "auto"`: let heads qualify by the error of outputs on sampled queries too, up to this share. */
+  readonly attentionError?: number;
   /** Go on although the run would take more memory than is free. */
   readonly ignoreMemory?: boolean;
   /** Saves and stops after the current update when aborted. */
@@ -56,6 +67,8 @@ const tuneNames: NamesOf<TuneOptions> = {
   deviceOptions: true,
   baseText: true,
   trackIntruders: true,
+  attention: true,
+  attentionError: true,
   ignoreMemory: true,
   signal: true,
   onEvent: true,
@@ -76,7 +89,11 @@ export async function tune(
   checkNames(options, tuneNames, "tune", insideTuning());
   checkDevice(options);
   const { output, tensorboard, resume, initial, device, deviceOptions, signal, onEvent, ...others } = options;
-  const { baseText = [], trackIntruders = false, ignoreMemory = false, replace, inputs = [], ...choice } = others;
+  const { baseText = [], trackIntruders = false, ignoreMemory = false, replace, inputs = [], ...rest } = others;
+  const { attention = "exact", attentionError, ...choice } = rest;
+  if (attentionError !== undefined && attention !== "auto")
+    refuseIdle([`attentionError: attention is ${typeof attention === "string" ? attention : "a plan"}, not auto`]);
+  if (typeof attention === "string") checkWord("attention", attention, ["exact", "auto"], "tune");
   if (output === undefined) {
     refuseIdle([
       ...(tensorboard ? ["tensorboard: there is no output folder to write events to"] : []),
@@ -94,8 +111,12 @@ export async function tune(
   const opened = device ?? (await model.platform.openDevice(deviceOptions));
   try {
     const observe = await observer(model, run, { device: opened, baseText, trackIntruders });
-    const admit = ignoreMemory ? undefined : admission(model, run, opened);
+    const plan = await planFor(model, data, { attention, attentionError, device: opened, output, resume, initial });
+    if (attention !== "exact") onEvent?.({ kind: "attention", step: 0, left: [], remaining: plan?.heads.length ?? 0 });
+    const attending = { ...run, model: attendingBy(run.model, plan).model };
+    const admit = ignoreMemory ? undefined : admission(model, attending, opened);
     return await train({
+      ...(plan ? { attention: plan } : {}),
       ...(admit ? { admit } : {}),
       ...(observe ? { observe } : {}),
       device: opened,
@@ -113,6 +134,37 @@ export async function tune(
   } finally {
     if (!device) await opened.close();
   }
+}
+
+/** The plan of a run: the one given, the one that its folder keeps, or one made of its data; undefined for exact attention. */
+async function planFor(
+  model: LoadedModel,
+  data: LoadedData | StreamedData,
+  options: {
+    readonly attention: NonNullable<TuneOptions["attention"]>;
+    readonly attentionError: number | undefined;
+    readonly device: Device;
+    readonly output: string | undefined;
+    readonly resume: boolean | undefined;
+    readonly initial: TuneOptions["initial"];
+  },
+): Promise<AttentionPlan | undefined> {
+  const { attention, attentionError, device, output, resume, initial } = options;
+  if (attention === "exact") return undefined;
+  const use = { examples: data.train, starts: initial !== undefined };
+  if (attention !== "auto") {
+    checkPlan(model, attention, use);
+    return attention;
+  }
+  const kept = resume ? await keptPlan(model, output) : undefined;
+  if (kept) return kept;
+  const length = Math.max(4, typicalLength(data.train));
+  const { plan } = await diagnoseAttention(model, data.train, {
+    length,
+    device,
+    ...(attentionError === undefined ? {} : { attentionError }),
+  });
+  return plan.heads.length > 0 ? plan : undefined;
 }
 
 /** Where memory ran out: what a plan would have said, with what it takes as the most that there is. */

@@ -1,8 +1,8 @@
 import type { Command } from "commander";
-import type { RunEvent, RunResult } from "../index.ts";
+import type { AttentionPlan, RunEvent, RunResult, Storage } from "../index.ts";
 import { readBaseText, readingRecord } from "./data.ts";
 import { drawLengths } from "./histogram.ts";
-import { deviceOptions, memoryOptions, withIgnoreMemory } from "./model.ts";
+import { deviceOptions, memoryOptions, realNumber, withIgnoreMemory } from "./model.ts";
 import { type Output, strong } from "./output.ts";
 import { platformOf, startsOver, withReplace } from "./outputs.ts";
 import type { Given } from "./parsing.ts";
@@ -16,6 +16,8 @@ interface TuneFlags extends TuningFlags {
   readonly baseText?: string;
   readonly trackIntruders?: boolean;
   readonly tensorboard: boolean;
+  readonly attention?: string;
+  readonly attentionError?: number;
 }
 
 const examples = `
@@ -40,6 +42,15 @@ export async function define(command: Command): Promise<void> {
     .option("--resume", "go on from the output folder's checkpoint")
     .option("--base-text <file>", "measure forgetting at every evaluation: the loss on this above the base model's")
     .option("--track-intruders", "count intruder dimensions at every evaluation (docs/diagnosis.md)")
+    .option(
+      "--attention <how>",
+      "exact (the default), auto, or polynomial:<plan>: the attention.json of scion diagnose --attention or of a run (docs/attention.md)",
+    )
+    .option(
+      "--attention-error <x>",
+      "with --attention auto: let heads qualify by the error of outputs on sampled queries too",
+      realNumber,
+    )
     .addHelpText("after", examples);
 }
 
@@ -72,6 +83,8 @@ export async function run(flags: TuneFlags, output: Output, _args: readonly stri
     ...(flags["replace"] === true ? { replace: true } : {}),
     ...memoryOptions(flags),
     tensorboard: flags.tensorboard,
+    ...(flags.attention === undefined ? {} : { attention: await attentionOf(flags.attention, storage) }),
+    ...(flags.attentionError === undefined ? {} : { attentionError: flags.attentionError }),
   };
   let result: RunResult;
   try {
@@ -101,6 +114,39 @@ export async function run(flags: TuneFlags, output: Output, _args: readonly stri
   return result.ended === "interrupted" ? exitCodes.interrupted : exitCodes.done;
 }
 
+/**
+ * What `--attention` says: a word, or the plan of a file.
+ * @throws {TuneError} `bad-option`, `file-not-found`, `bad-json`.
+ */
+async function attentionOf(given: string, storage: Storage): Promise<"exact" | "auto" | AttentionPlan> {
+  const { TuneError } = await import("../index.ts");
+  if (given === "exact" || given === "auto") return given;
+  const [, path] = /^polynomial:(.+)$/.exec(given) ?? [];
+  const refuse = (what: string, at: string): never => {
+    throw new TuneError("bad-option", what, {
+      at,
+      fix: "give exact, auto, or polynomial:<plan>, the attention.json of scion diagnose --attention or of a run",
+    });
+  };
+  if (path === undefined) return refuse(`--attention is "${given}", which is no way to attend.`, "--attention");
+  const text = new TextDecoder().decode(await storage.read(path));
+  const read = parsePlan(text);
+  return read ?? refuse("This file holds no plan of attention.", path);
+}
+
+/** The plan in a report of a diagnosis, or one by itself. */
+function parsePlan(text: string): AttentionPlan | undefined {
+  try {
+    const value = JSON.parse(text) as { readonly plan?: AttentionPlan } & AttentionPlan;
+    const plan = value?.plan ?? value;
+    return Array.isArray(plan?.heads) && plan.heads.every((head) => typeof head === "object" && head !== null)
+      ? plan
+      : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
 /** The flags that a run's record keeps as they are: all but those about this one call and those that events settle. */
 function spoken(flags: TuneFlags, given: Given): Readonly<Record<string, unknown>> {
   const about = ["json", "ignoreMemory", "config", "resume", "gradientCheckpointing", "epochs", "maxSteps"];
@@ -108,6 +154,18 @@ function spoken(flags: TuneFlags, given: Given): Readonly<Record<string, unknown
   return Object.fromEntries(
     Object.entries(flags).filter(([name]) => !about.includes(name) && (!onlyGiven.includes(name) || given.has(name))),
   );
+}
+
+function describeAttention({ step, left, remaining }: RunEvent & { readonly kind: "attention" }): readonly string[] {
+  if (step === 0 && left.length === 0) {
+    return [
+      remaining === 0
+        ? "No head qualifies for polynomial attention: all attend exactly (scion diagnose --attention says why)."
+        : `${remaining} key heads attend by a polynomial; what is saved attends exactly.`,
+    ];
+  }
+  const named = left.map(({ layer, head, share }) => `layer ${layer} head ${head} (${share.toFixed(2)}×)`).join(", ");
+  return [`update ${step}: scores outgrew the plan in ${named}: exact from here on; ${remaining} heads left of it`];
 }
 
 /** Tells of a run, and what was decided in the words of `--config`. */
@@ -142,6 +200,10 @@ function watchRun(output: Output): {
       const measures = Object.entries(event.measures ?? {}).map(([name, value]) => `, ${name} ${value.toFixed(4)}`);
       const best = event.best ? " (best so far)" : "";
       output.say(`update ${event.step}: validation loss ${event.loss.toFixed(4)}${measures.join("")}${best}`);
+    }
+    if (event.kind === "attention") {
+      progress.clear();
+      output.say(...describeAttention(event));
     }
     if (event.kind === "observation") {
       progress.clear();

@@ -48,8 +48,19 @@ export interface SequenceAttention {
   readonly multiple: number;
   /** Whether each row holds one document alone. */
   readonly alone: boolean;
-  /** positionIds int64 [batch, multiple·block] count from 0 in each document. */
-  readonly attend: (positionIds: Value) => Attend;
+  /**
+   * positionIds int64 [batch, multiple·block] count from 0 in each document. What must be watched while a model is trained is
+   * handed to `watch`: float32 vectors of shares of what is allowed, one an entry of `watched`, in order.
+   */
+  readonly attend: (positionIds: Value, watch?: (shares: Value) => void) => Attend;
+  /** What is watched, such as `layer 3, key head 0`; nothing unless given. */
+  readonly watched?: readonly WatchedHead[];
+}
+
+/** A head whose scores must stay within what was planned. */
+export interface WatchedHead {
+  readonly layer: number;
+  readonly head: number;
 }
 
 /** What the trunk reads. */

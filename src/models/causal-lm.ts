@@ -97,12 +97,17 @@ function targetChunks(vocabSize: number): number {
   return chunks;
 }
 
+/** The output of training graphs whose attention is watched: shares of what is allowed, one a watched head. */
+export const watchedShares = "attention_shares";
+
 /** The log-likelihoods of labels, in chunks [targets/chunks, 1], and how to cut other values of [targets] likewise. */
 interface Likelihoods {
   readonly inputs: readonly InputValue[];
   readonly targets: InputValue["shape"][number];
   readonly chunks: readonly Value[];
   readonly chunksOf: (value: Value) => readonly Value[];
+  /** What else the graph gives: {@link watchedShares}, where attention is watched. */
+  readonly watched: OpenGraph["outputs"];
 }
 
 /**
@@ -121,7 +126,7 @@ function likelihoodsOf(hidden: Value, head: (rows: Value) => Value, vocabSize: n
   const likelihoods = chunksOf(gather(hidden, targetPositions)).map(
     (chunk, i) => gatherElements(logSoftmax(head(chunk)), chunkLabels[i] as Value, 1), // as many chunks of each
   );
-  return { inputs: [targetPositions, labels], targets, chunks: likelihoods, chunksOf };
+  return { inputs: [targetPositions, labels], targets, chunks: likelihoods, chunksOf, watched: {} };
 }
 
 /**
@@ -136,10 +141,10 @@ function causalLikelihoods<Config>(
   attention: SequenceAttention,
   rows?: Dim,
 ): Likelihoods {
-  const { inputs: read, hidden } = causalHidden(architecture, config, weights, attention, rows);
+  const { inputs: read, hidden, watched } = causalHidden(architecture, config, weights, attention, rows);
   const head = (rows: Value): Value => architecture.head(config, weights, rows);
   const { inputs, ...rest } = likelihoodsOf(hidden, head, architecture.sizes(config).vocabSize);
-  return { inputs: [...read, ...inputs], ...rest };
+  return { ...rest, inputs: [...read, ...inputs], watched };
 }
 
 /** The hidden states of whole sequences, and the inputs they are computed from. */
@@ -149,12 +154,15 @@ function causalHidden<Config>(
   weights: Weights,
   { multiple, attend }: SequenceAttention,
   rows: Dim = "batch",
-): { readonly inputs: readonly InputValue[]; readonly hidden: Value } {
+): { readonly inputs: readonly InputValue[]; readonly hidden: Value; readonly watched: OpenGraph["outputs"] } {
   const seq = mulDims("block", multiple);
   const inputIds = input("input_ids", "int64", [rows, seq]);
   const positionIds = input("position_ids", "int64", [rows, seq]);
-  const { hidden } = architecture.trunk(config, weights, { inputIds, positionIds, attend: attend(positionIds) });
-  return { inputs: [inputIds, positionIds], hidden };
+  const shares: Value[] = [];
+  const attended = attend(positionIds, (share) => void shares.push(share));
+  const { hidden } = architecture.trunk(config, weights, { inputIds, positionIds, attend: attended });
+  const watched = shares.length === 0 ? {} : { [watchedShares]: concat(shares, 0) };
+  return { inputs: [inputIds, positionIds], hidden, watched };
 }
 
 /**
@@ -176,7 +184,7 @@ export function lossGraph<Config>(
   return weighted(causalLikelihoods(architecture, config, weights, attention));
 }
 
-function weighted({ inputs, targets, chunks, chunksOf }: Likelihoods): OpenGraph {
+function weighted({ inputs, targets, chunks, chunksOf, watched }: Likelihoods): OpenGraph {
   const labelWeights = input("label_weights", "float32", [targets]);
   const normaliser = input("normaliser", "float32", []);
   const chunkWeights = chunksOf(unsqueeze(labelWeights, [1]));
@@ -187,7 +195,7 @@ function weighted({ inputs, targets, chunks, chunksOf }: Likelihoods): OpenGraph
     return sumAll(mul(likelihood, tied));
   });
   const loss = mul(neg(sums.reduce((total, sum) => add(total, sum))), reciprocal(normaliser));
-  return { inputs: [...inputs, labelWeights, normaliser], outputs: { loss } };
+  return { inputs: [...inputs, labelWeights, normaliser], outputs: { loss, ...watched } };
 }
 
 /**
@@ -201,9 +209,9 @@ export function likelihoodGraph<Config>(
   attention: SequenceAttention,
   rows?: Dim,
 ): OpenGraph {
-  const { inputs, chunks } = causalLikelihoods(architecture, config, weights, attention, rows);
+  const { inputs, chunks, watched } = causalLikelihoods(architecture, config, weights, attention, rows);
   const [only] = chunks as [Value]; // there is one at least
-  return { inputs, outputs: { likelihood: chunks.length === 1 ? only : concat(chunks, 0) } };
+  return { inputs, outputs: { likelihood: chunks.length === 1 ? only : concat(chunks, 0), ...watched } };
 }
 
 /**
@@ -217,10 +225,10 @@ export function distributionGraph<Config>(
   weights: Weights,
   attention: SequenceAttention,
 ): OpenGraph {
-  const { inputs, hidden } = causalHidden(architecture, config, weights, attention);
+  const { inputs, hidden, watched } = causalHidden(architecture, config, weights, attention);
   const targetPositions = input("target_positions", "int64", [mulDims("chunk", targetMultiple)]);
   const distribution = logSoftmax(architecture.head(config, weights, gather(hidden, targetPositions)));
-  return { inputs: [...inputs, targetPositions], outputs: { distribution } };
+  return { inputs: [...inputs, targetPositions], outputs: { distribution, ...watched } };
 }
 
 /**

@@ -18,10 +18,11 @@ export type {
   TensorSpec,
   TrunkInputs,
   TrunkOutputs,
+  WatchedHead,
   Weights,
 } from "./architecture.ts";
 export { exactAttention, places } from "./attention.ts";
-export { decodeGraph, likelihoodGraph, lossGraph, targetMultiple } from "./causal-lm.ts";
+export { decodeGraph, likelihoodGraph, lossGraph, targetMultiple, watchedShares } from "./causal-lm.ts";
 export type { ConfigJson } from "./config.ts";
 export type { GgufForm, GgufPart } from "./gguf.ts";
 export { type Fed, type InputForm, type Numbers, refuseLongerThan } from "./inputs.ts";

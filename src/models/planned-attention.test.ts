@@ -41,7 +41,7 @@ async function curve(model: PretrainedModel): Promise<readonly (readonly [number
 }
 
 const all = (degree: 2 | 4): HeadPlan["heads"] =>
-  [0, 1].flatMap((layer) => [0, 1].map((head) => ({ layer, head, degree })));
+  [0, 1].flatMap((layer) => [0, 1].map((head) => ({ layer, head, degree, range: 1 })));
 
 describe("a model with planned heads", () => {
   it("trains as exact attention does where every document is within a chunk", async () => {

@@ -1,6 +1,6 @@
 import { assert } from "../errors.ts";
-import type { Value } from "../graph/index.ts";
-import { concat, split } from "../ops/index.ts";
+import { constant, type Value } from "../graph/index.ts";
+import { concat, mul, split } from "../ops/index.ts";
 import type { Attend, AttendOptions, SequenceAttention } from "./architecture.ts";
 import { causalAttention, joinHeads } from "./attention.ts";
 import { polynomialHeads, polynomialMasks } from "./polynomial-attention.ts";
@@ -13,6 +13,8 @@ export interface PlannedHead {
   /** The key head, from 0. */
   readonly head: number;
   readonly degree: TaylorDegree;
+  /** The bound on |score| that it was planned for; beyond it, training goes on with exact attention. */
+  readonly range: number;
   /** What is subtracted from its keys and queries, [headDim] each. */
   readonly centres?: { readonly key?: readonly number[]; readonly query?: readonly number[] };
 }
@@ -29,7 +31,7 @@ export interface HeadPlan {
 /** Causal attention with the heads of a plan by polynomials ({@link polynomialHeads}), all others exactly. */
 export function plannedAttention({ chunk, alone, heads }: HeadPlan): SequenceAttention {
   assert(chunk % 4 === 0 && chunk > 0, "a chunk is a multiple of 4 tokens");
-  const attend = (positionIds: Value): Attend => {
+  const attend: SequenceAttention["attend"] = (positionIds, watch): Attend => {
     const exact = causalAttention(positionIds);
     const masks = polynomialMasks(positionIds, chunk, { alone });
     return (query, cache, options) => {
@@ -45,19 +47,23 @@ export function plannedAttention({ chunk, alone, heads }: HeadPlan): SequenceAtt
           runs.map(({ count }) => count * each),
         );
       const [queries, keys, values] = [parts(query, group), parts(cache.key, 1), parts(cache.value, 1)];
-      const mixed = runs.map(({ degree, centres }, i) => {
+      const mixed = runs.map(({ degree, centres, ranges }, i) => {
         const [q, key, value] = [queries[i], keys[i], values[i]] as [Value, Value, Value]; // as many parts of each
-        return degree === undefined
-          ? { joined: exact(q, { key, value }, options) }
-          : { heads: polynomialHeads(q, { key, value }, options.scale, masks, { degree, chunk, centres }) };
+        if (degree === undefined) return exact(q, { key, value }, options);
+        const found = polynomialHeads(q, { key, value }, options.scale, masks, { degree, chunk, centres });
+        const limits = constant(
+          ranges.map((range) => 1 / range),
+          "float32",
+          [ranges.length],
+        );
+        watch?.(mul(found.ranges, limits));
+        return joinHeads(found.out);
       });
-      return concat(
-        mixed.map((part) => part.joined ?? joinHeads(part.heads)),
-        1,
-      );
+      return concat(mixed, 1);
     };
   };
-  return { multiple: chunk, alone, attend };
+  const watched = [...heads].sort((a, b) => a.layer - b.layer || a.head - b.head);
+  return { multiple: chunk, alone, attend, watched };
 }
 
 /** Why scores of a layer are no product of a query and a key, or not of all earlier keys; undefined where they are. */
@@ -70,6 +76,7 @@ export function reasonForExact({ window, cap, bias, bidirectional }: Omit<Attend
 
 interface Run {
   readonly count: number;
+  readonly ranges: readonly number[];
   readonly degree: TaylorDegree | undefined;
   readonly centres: { readonly key?: readonly number[]; readonly query?: readonly number[] };
 }
@@ -93,6 +100,7 @@ function runsOf(kvHeads: number, planned: readonly PlannedHead[]): readonly Run[
     return {
       count,
       degree,
+      ranges: of.map(({ range }) => range),
       centres: { ...(key.length > 0 ? { key } : {}), ...(query.length > 0 ? { query } : {}) },
     };
   });

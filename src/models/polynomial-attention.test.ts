@@ -36,9 +36,9 @@ function build(of: Case, gradients: boolean) {
   const weights = input("w", "float32", ["batch", heads, seq, d]);
   const positions = input("p", "int64", ["batch", seq]);
   const masks = polynomialMasks(positions, chunk, { alone });
-  const out = polynomialHeads(query, { key, value }, 1 / Math.sqrt(d), masks, of);
+  const { out, ranges } = polynomialHeads(query, { key, value }, 1 / Math.sqrt(d), masks, of);
   const inputs = [query, key, value, weights, positions];
-  if (!gradients) return graph({ inputs: inputs.filter((one) => one !== weights), outputs: { out } });
+  if (!gradients) return graph({ inputs: inputs.filter((one) => one !== weights), outputs: { out, ranges } });
   const loss = sumAll(mul(out, weights));
   const [q, k, v] = differentiate(loss, [query, key, value]) as [Value, Value, Value]; // three asked for
   return graph({ inputs, outputs: { loss, dq: q, dk: k, dv: v } });
@@ -119,6 +119,28 @@ describe.each(Object.entries(cases))("polynomial attention: %s", (_, of) => {
     out.data.forEach((x, i) => {
       expect(x).toBeCloseTo(wanted[i] ?? Number.NaN, 7);
     });
+  });
+
+  it("bounds the scores of all but first tokens", () => {
+    const feeds = feedsOf(of);
+    const ranges = evaluate(build(of, false), feeds).get("ranges") as Reference; // one of its two outputs
+    const { heads, kvHeads, d, positions, centres = {} } = of;
+    for (let kv = 0; kv < kvHeads; kv++) {
+      const norm = (name: string, h: number, rows: number, which: "key" | "query"): number =>
+        Math.max(
+          ...positions.flatMap((row, b) =>
+            row.map((position, i) => {
+              const from = ((b * rows + h) * row.length + i) * d;
+              const vector = feeds.get(name)?.data.slice(from, from + d) ?? [];
+              return position === 0 ? 0 : Math.hypot(...vector.map((x, a) => x - (centres[which]?.[kv * d + a] ?? 0)));
+            }),
+          ),
+        );
+      const group = heads / kvHeads;
+      const queries = Array.from({ length: group }, (_, g) => norm("q", kv * group + g, heads, "query"));
+      const wanted = (Math.max(...queries) * norm("k", kv, kvHeads, "key")) / Math.sqrt(d);
+      expect(ranges.data[kv]).toBeCloseTo(wanted, 7);
+    }
   });
 
   it("has the gradients that central differences have", () => {

@@ -16,11 +16,13 @@ import {
   mul,
   not,
   Pad,
+  reduceMax,
   reduceSum,
   reshapeTo,
   scale as scaled,
   sizeVector,
   slice,
+  sqrt,
   sub,
   transpose,
   transposeLast,
@@ -60,6 +62,8 @@ export interface PolynomialMasks {
   readonly diagonal: Value;
   /** int64 [batch, 1, n, 1]: where the document begins that a chunk begins with. */
   readonly starts: Value;
+  /** float32 [batch, 1, n, chunk, 1]: 0 at a document's first token, which everything that concerns it meets exactly. */
+  readonly later: Value;
   /** float32 [batch, 1, n, 1, 1]: 1 where that is in an earlier chunk. */
   readonly startsBefore: Value;
   /** Whether each row is one document, so that chunks add up from the first on. */
@@ -101,6 +105,7 @@ export function polynomialMasks(
       chunks: unsqueeze(float(and(equal(firsts, transpose(lasts, [0, 2, 1])), less(read, of))), [1]),
       diagonal: unsqueeze(mul(together, within), [1]),
       starts: unsqueeze(firsts, [1]),
+      later: unsqueeze(float(not(startsItself)), [1, 4]),
       startsBefore: unsqueeze(float(less(firsts, mul(of, constant(chunk, "int64")))), [1, 4]),
     };
   });
@@ -112,7 +117,8 @@ export function polynomialMasks(
  * with a document's first token, are exact. Alman & Song 2023 (arXiv 2302.13214) in the form of products that are symmetric;
  * used by "Computational Limits of LoRA" (arXiv 2406.03136), §3.
  *
- * query [batch, heads, chunk·n, d], key and value [batch, kvHeads, chunk·n, d or dv] -> [batch, heads, chunk·n, dv].
+ * query [batch, heads, chunk·n, d], key and value [batch, kvHeads, chunk·n, d or dv] -> out [batch, heads, chunk·n, dv], and
+ * ranges [kvHeads]: a bound on |score|, the largest query's norm times the largest key's, those of first tokens aside.
  */
 export function polynomialHeads(
   query: Value,
@@ -120,7 +126,7 @@ export function polynomialHeads(
   scale: number,
   masks: PolynomialMasks,
   { degree, chunk, centres = {} }: PolynomialOptions,
-): Value {
+): { readonly out: Value; readonly ranges: Value } {
   const [batch = 1, heads, seq = 1, d] = query.shape as readonly [number | string, number, number | string, number]; // rank 4
   const [kvHeads, width] = [Number(key.shape[1]), Number(value.shape[3])];
   const group = heads / kvHeads;
@@ -153,7 +159,14 @@ export function polynomialHeads(
   const total = add(own, mul(add(past, mul(withFirst, masks.startsBefore)), repeated(masks.queries, 3)));
   const out = div(slice(total, [0], [width], [4]), slice(total, [width], [width + 1], [4]));
   const apart = reshapeTo(out, [batch, kvHeads, -1, group, chunk, width], []);
-  return reshapeTo(transpose(apart, [0, 1, 3, 2, 4, 5]), [batch, heads, seq, width], [query]);
+  const largest = (x: Value, mask: Value): Value => {
+    const norms = mul(sqrt(reduceSum(mul(x, x), [4])), mask);
+    return reduceMax(norms, [0, 2, 3, 4], { keep: false });
+  };
+  return {
+    out: reshapeTo(transpose(apart, [0, 1, 3, 2, 4, 5]), [batch, heads, seq, width], [query]),
+    ranges: mul(largest(q, repeated(masks.later, 3)), largest(k, masks.later)),
+  };
 }
 
 /** A centre of each key head for the queries that share it. */

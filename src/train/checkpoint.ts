@@ -11,6 +11,7 @@ import {
 } from "../io/safetensors.ts";
 import { damaged } from "../io/sealed.ts";
 import type { Storage } from "../io/storage.ts";
+import type { WatchedHead } from "../models/index.ts";
 
 /** Where a run stands between two updates. Batch order and randomness follow from the step, so they are not kept. */
 export interface Progress {
@@ -20,6 +21,8 @@ export interface Progress {
   readonly best: { readonly step: number; readonly loss: number } | undefined;
   /** Evaluations since then. */
   readonly evaluationsWithoutGain: number;
+  /** Heads of a plan that attend exactly by now, because their scores grew beyond it. */
+  readonly exactHeads?: readonly WatchedHead[];
 }
 
 /** A saved run. */
@@ -102,7 +105,10 @@ export async function readCheckpoint(storage: Storage, path: string): Promise<Ch
 
 function isProgress(value: unknown): value is Progress {
   if (!isJsonObject(value)) return false;
-  const { step, best, evaluationsWithoutGain } = value;
+  const { step, best, evaluationsWithoutGain, exactHeads = [] } = value;
+  const isHead = (head: unknown): boolean =>
+    isJsonObject(head) && Number.isSafeInteger(head["layer"]) && Number.isSafeInteger(head["head"]);
+  if (!Array.isArray(exactHeads) || !exactHeads.every(isHead)) return false;
   const bestFits =
     best === undefined || (isJsonObject(best) && typeof best["step"] === "number" && typeof best["loss"] === "number");
   return Number.isSafeInteger(step) && Number(step) >= 0 && bestFits && typeof evaluationsWithoutGain === "number";

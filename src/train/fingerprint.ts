@@ -12,7 +12,7 @@ export type Facts = Readonly<Record<string, unknown>>;
 export type FactOptions = Required<
   Pick<RunOptions, "settings" | "choice" | "targets" | "objective" | "model" | "train" | "mixture" | "validation">
 > &
-  Pick<RunOptions, "padId" | "initial" | "facts">;
+  Pick<RunOptions, "padId" | "initial" | "facts" | "attention">;
 
 /**
  * What decides a run's losses: the settings, the method, the model's configuration and weights, its tokenizer, and the data
@@ -38,6 +38,7 @@ export async function factsOf(options: FactOptions): Promise<Facts> {
     ...(choice.inPlace === undefined ? {} : { inPlace: choice.inPlace }),
     targetModules: Array.isArray(targets) ? targets : showTargets(targets),
     ...modelFacts(model),
+    ...(options.attention === undefined ? {} : { attention: contentHash(JSON.stringify(options.attention)) }),
     ...facts,
     padId: options.padId,
     ...(initial === undefined

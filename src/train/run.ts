@@ -3,11 +3,12 @@ import type { Tensor } from "../graph/index.ts";
 import { checkClaim, claimFolder, type FolderClaim } from "../io/outputs/index.ts";
 import { joinPath, type Storage } from "../io/storage.ts";
 import type { Adapter, MethodChoice, RunRecord, TargetModules } from "../methods/index.ts";
-import type { PretrainedModel } from "../models/index.ts";
+import type { HeadPlan, PretrainedModel } from "../models/index.ts";
 import { chooseOptimizer, learningRateAt } from "../optim/index.ts";
 import type { Device } from "../runtime/device.ts";
 import { takeTurn } from "../runtime/device-turns.ts";
 import type { StopSignal } from "../signal.ts";
+import { attendingBy, type LeftHead } from "./attending.ts";
 import { type Checkpoint, type Progress, readCheckpoint, writeCheckpoint } from "./checkpoint.ts";
 import {
   type Batch,
@@ -25,7 +26,7 @@ import { chooseObjective, type ObjectiveChoice } from "./objectives/index.ts";
 import type { TrainSettings } from "./settings.ts";
 import { openEvents } from "./tensorboard.ts";
 import { timetableOf } from "./timetable.ts";
-import { openTrainer, type TrainerOptions } from "./trainer.ts";
+import { openTrainer, type Trainer, type TrainerOptions } from "./trainer.ts";
 
 /** What to train, on what, where. */
 export interface RunOptions {
@@ -51,6 +52,8 @@ export interface RunOptions {
   readonly resume?: boolean;
   /** What else decides the losses, such as the tokenizer's files; a run resumes only where it is the same. */
   readonly facts?: Facts;
+  /** Heads that attend by a polynomial; each goes on exactly once an update finds its scores beyond what it was planned for. */
+  readonly attention?: HeadPlan;
   /** Initial values instead of the method's own, by parameter name. */
   readonly initial?: ReadonlyMap<string, Tensor>;
   /** When it is aborted, the run saves after the current update and ends. */
@@ -107,6 +110,14 @@ export type RunEvent =
       readonly best: boolean;
     }
   | { readonly kind: "observation"; readonly step: number; readonly measures: Readonly<Record<string, number>> }
+  | {
+      /** Heads whose scores grew beyond what they were planned for: they attend exactly from the next update on. At step 0: none yet. */
+      readonly kind: "attention";
+      readonly step: number;
+      readonly left: readonly LeftHead[];
+      /** Heads that still attend by a polynomial. */
+      readonly remaining: number;
+    }
   | { readonly kind: "checkpoint"; readonly step: number; readonly path: string };
 
 /** How a run ended. */
@@ -119,12 +130,15 @@ export interface RunResult {
   readonly best: Progress["best"];
 }
 
+/** The file of a run folder that keeps its plan of attention. */
+export const planFile = "attention.json";
+
 /** What a run's folder holds, together with what the commands add to it. */
 export const runFolder: FolderClaim = {
   kind: "run",
   names: [
     ...["checkpoint.safetensors", "metrics.jsonl", "events.out.tfevents.*.scion", "outcome.json"],
-    ...["run.json", "lengths.svg", "ranks.svg", "adapter/", "model/"],
+    ...["run.json", planFile, "lengths.svg", "ranks.svg", "adapter/", "model/"],
   ],
 };
 
@@ -157,6 +171,10 @@ export async function train(options: RunOptions): Promise<RunResult> {
   const lock = await folder?.storage.lock(joinPath(folder.path, "run"));
   try {
     if (folder) await claimFolder(folder.storage, folder.path, claim);
+    if (folder && options.attention) {
+      const plan = `${JSON.stringify(options.attention, null, 2)}\n`;
+      await folder.storage.write(joinPath(folder.path, planFile), plan);
+    }
     return await takeTurn(options.device, () => trainAlone(options), options.signal);
   } finally {
     await lock?.release();
@@ -164,35 +182,38 @@ export async function train(options: RunOptions): Promise<RunResult> {
 }
 
 async function trainAlone(options: RunOptions): Promise<RunResult> {
-  const { device, model, choice, targets, settings, folder, onEvent } = options;
+  const { device, choice, targets, settings, folder, onEvent } = options;
   const objective = options.objective ?? chooseObjective(undefined);
   const examples = await storeOf(options.train);
   const mixture = options.mixture ?? [{ count: examples.count, weight: 1 }];
   const facts = await factsOf({ ...options, train: examples, mixture, objective });
   const saved = await findCheckpoint(options, facts);
-  hashWhileReading(model);
+  hashWhileReading(options.model);
+  let attending = attendingBy(options.model, options.attention, saved?.progress.exactHeads);
   const { batchSize, accumulationSteps, seed } = settings;
   const { schedule, updatesPerEpoch, steps } = timetableOf(mixture, settings);
   const warmupSteps = settings.warmup < 1 ? Math.ceil(settings.warmup * steps) : settings.warmup;
   const rate = { peak: settings.learningRate, schedule: settings.schedule, warmupSteps, totalSteps: steps };
-  const layout = layoutOf(options.model, options.padId);
+  const layout = layoutOf(attending.model, options.padId);
   const validation = batchesByLength(options.validation, objective.objective.batch, { batchSize, ...layout });
 
-  const trainer = await openTrainer(device, model, {
-    choice,
-    targets,
-    objective,
-    optimizer: chooseOptimizer(settings.optimizer, settings.optimizerOptions),
-    maxGradNorm: settings.maxGradNorm,
-    memory: settings.memory,
-    baseWeights: settings.baseWeights,
-    accumulates: accumulationSteps > 1,
-    seed,
-    steps,
-    ...(options.admit ? { admit: options.admit } : {}),
-  });
+  const open = (): Promise<Trainer> =>
+    openTrainer(device, attending.model, {
+      choice,
+      targets,
+      objective,
+      optimizer: chooseOptimizer(settings.optimizer, settings.optimizerOptions),
+      maxGradNorm: settings.maxGradNorm,
+      memory: settings.memory,
+      baseWeights: settings.baseWeights,
+      accumulates: accumulationSteps > 1,
+      seed,
+      steps,
+      ...(options.admit ? { admit: options.admit } : {}),
+    });
+  let trainer = await open();
   try {
-    const fingerprint = { ...facts, weights: await hashWeights(model) };
+    const fingerprint = { ...facts, weights: await hashWeights(options.model) };
     if (saved) checkFingerprint(saved.fingerprint, fingerprint, checkpointPath(options.folder?.path ?? ""));
     if (options.initial) await trainer.load(options.initial);
     if (saved) await trainer.restore(saved.state);
@@ -229,7 +250,7 @@ async function trainAlone(options: RunOptions): Promise<RunResult> {
       const improved = counts && (progress.best === undefined || loss < progress.best.loss);
       if (improved) best = await trainer.parameters();
       progress = {
-        step: progress.step,
+        ...progress,
         best: improved ? { step: progress.step, loss } : progress.best,
         evaluationsWithoutGain: improved || !counts ? 0 : progress.evaluationsWithoutGain + 1,
       };
@@ -250,12 +271,25 @@ async function trainAlone(options: RunOptions): Promise<RunResult> {
       onEvent?.(line);
     };
 
+    const letHeadsLeave = async (left: readonly LeftHead[]): Promise<void> => {
+      if (left.length === 0) return;
+      attending = attending.without(left);
+      progress = { ...progress, exactHeads: attending.left };
+      const state = await trainer.state();
+      await trainer.close();
+      trainer = await open();
+      await trainer.restore(state);
+      const { step } = progress;
+      await note({ kind: "observation", step, measures: { polynomial_heads: attending.remaining } });
+      onEvent?.({ kind: "attention", step, left, remaining: attending.remaining });
+    };
+
     onEvent?.({
       kind: "start",
       steps,
       firstStep: progress.step + 1,
       trainedParameters: trainer.trainedParameters,
-      modelParameters: model.parameterCount,
+      modelParameters: options.model.parameterCount,
       trainExamples: examples.count,
       validationExamples: options.validation.length,
       method: { name: choice.method.name, ...choice.config },
@@ -272,15 +306,21 @@ async function trainAlone(options: RunOptions): Promise<RunResult> {
       }
       const step = progress.step + 1;
       const epoch = Math.floor((step - 1) / updatesPerEpoch);
-      const batches = await updateBatches({ ...options, examples }, objective.objective, schedule, {
-        epoch,
-        update: (step - 1) % updatesPerEpoch,
-        updatesPerEpoch,
-      });
+      const batches = await updateBatches(
+        { ...options, model: attending.model, examples },
+        objective.objective,
+        schedule,
+        {
+          epoch,
+          update: (step - 1) % updatesPerEpoch,
+          updatesPerEpoch,
+        },
+      );
       const learningRate = learningRateAt(step - 1, rate);
-      const { loss, gradNorm, measures } = await trainer.step(step, batches, learningRate).catch((error: unknown) => {
+      const report = await trainer.step(step, batches, learningRate).catch((error: unknown) => {
         throw withCheckpoint(error, folder && savedStep >= 0 ? checkpointPath(folder.path) : undefined);
       });
+      const { loss, gradNorm, measures } = report;
       progress = { ...progress, step };
       const tokens = sumOf(batches, "tokens");
       const line = {
@@ -288,7 +328,7 @@ async function trainAlone(options: RunOptions): Promise<RunResult> {
         step,
         epoch,
         loss,
-        ...measuresOf(measures),
+        ...measuresOf({ ...measures, ...largestShare(report.attentionShares) }),
         gradNorm,
         learningRate,
         tokens,
@@ -296,6 +336,7 @@ async function trainAlone(options: RunOptions): Promise<RunResult> {
       } as const;
       await note(line);
       onEvent?.({ ...line, steps, ...meter.tick(tokens) });
+      await letHeadsLeave(attending.leaving(report.attentionShares));
 
       const endsEpoch = step % updatesPerEpoch === 0 || step === steps;
       const due = settings.evaluateEvery > 0 ? step % settings.evaluateEvery === 0 || step === steps : endsEpoch;
@@ -351,6 +392,11 @@ async function updateBatches(
     examples.at(schedule.at(epoch * schedule.batchesPerEpoch + first + i).indices),
   );
   return (await Promise.all(rows)).map((some) => objective.batch(some, layoutOf(model, padId)));
+}
+
+/** How far the heads of a plan have come of what it allows. */
+function largestShare(shares: Float32Array | undefined): Readonly<Record<string, number>> {
+  return shares === undefined || shares.length === 0 ? {} : { attention_share: Math.max(...shares) };
 }
 
 /** Absent where there are none. */

@@ -15,7 +15,7 @@ import {
   type MethodChoice,
   type TargetModules,
 } from "../methods/index.ts";
-import type { PretrainedModel } from "../models/index.ts";
+import { type PretrainedModel, watchedShares } from "../models/index.ts";
 import { add, gather, mul } from "../ops/index.ts";
 import type { OptimizerChoice } from "../optim/index.ts";
 import { bytesOfValue, type Symbols } from "../plan/memory.ts";
@@ -112,9 +112,11 @@ export function buildTraining(model: PretrainedModel, options: StepOptions): Tra
   const live = liveMode(options);
   const attached = attach(open.outputs, { choice, targets, outputModule, training: true, ...(live ? { live } : {}) });
   const defined = objective.loss({ tuned: attached.outputs, pretrained: open.outputs }, config);
-  const scalars = stackProducts(gatherEarly(compose([defined.loss, ...Object.values(defined.measures)])));
+  const { [watchedShares]: watched } = attached.outputs;
+  const measured = { ...defined.measures, ...(watched ? { [watchedShares]: watched } : {}) };
+  const scalars = stackProducts(gatherEarly(compose([defined.loss, ...Object.values(measured)])));
   const loss = scalars[0] as Value; // as many as before
-  const measures = Object.fromEntries(Object.keys(defined.measures).map((name, i) => [name, scalars[i + 1] as Value]));
+  const measures = Object.fromEntries(Object.keys(measured).map((name, i) => [name, scalars[i + 1] as Value]));
   const parameters = attached.trainables.flatMap(({ value, trained }) => (trained ? [value] : []));
   const gradients = differentiate(loss, parameters);
   const dropout = new Set(attached.dropoutMasks.flatMap(({ value, scale }) => [value, scale]));

@@ -9,7 +9,7 @@ import {
   type TargetModules,
   type Trainable,
 } from "../methods/index.ts";
-import type { PretrainedModel } from "../models/index.ts";
+import { type PretrainedModel, watchedShares } from "../models/index.ts";
 import { operatorSet } from "../ops/index.ts";
 import type { OptimizerChoice } from "../optim/index.ts";
 import type { Device, Patch, Reads, Writes } from "../runtime/device.ts";
@@ -56,6 +56,8 @@ export interface TrainerOptions {
 export interface StepReport extends Measured {
   /** Global norm of the gradients before clipping. */
   readonly gradNorm: number;
+  /** Of each head whose attention is watched ({@link SequenceAttention}): the share of what is allowed, the largest of all batches. */
+  readonly attentionShares?: Float32Array;
 }
 
 /** One model being trained on one device: its parameters and optimiser state live there between steps. */
@@ -137,6 +139,7 @@ async function makeTrainer(device: Device, model: PretrainedModel, options: Trai
     scalarFeeds({ ...optimizer.scalars(step, learningRate, config), ...schedule?.scalars(step) }, taken);
 
   const ofUpdate = [normName, ...graphs.reports];
+  const besides = [...ofUpdate, watchedShares];
   const buffers = [...trainables.map(({ value }) => value), ...graphs.zeros];
   const download = async (names: readonly string[]): Promise<ReadonlyMap<string, Tensor>> => {
     const tensors = new Map<string, Tensor>();
@@ -159,6 +162,7 @@ async function makeTrainer(device: Device, model: PretrainedModel, options: Trai
       );
       const targets = batches.reduce((sum, batch) => sum + batch.targets, 0);
       const measured: Measured[] = [];
+      const shares: Float32Array[] = [];
       let last: Readonly<Record<string, Tensor>> = {};
       for (const [i, batch] of batches.entries()) {
         last = await runStep(gradient, {
@@ -167,20 +171,27 @@ async function makeTrainer(device: Device, model: PretrainedModel, options: Trai
           ...fillDropoutMasks(dropoutMasks, batch.sizes, { seed: options.seed, step, batch: i }),
           ...(update ? { carry: scalar(i === 0 ? 0 : 1) } : optimizerFeeds(step, learningRate)),
         });
-        measured.push(measuredIn(omit(last, ofUpdate)));
+        measured.push(measuredIn(omit(last, besides)));
+        const { [watchedShares]: watched } = last;
+        if (watched) shares.push(watched.data as Float32Array); // float32, as the graph says
       }
       const { loss, measures } = addUp(measured);
       if (Number.isFinite(loss) && update) last = await runStep(update, optimizerFeeds(step, learningRate));
       const { [normName]: gradNorm = Number.NaN, ...reports } = Object.fromEntries(
         ofUpdate.map((name) => [name, Number(last[name]?.data[0])]),
       );
-      const report: StepReport = { loss, measures: { ...measures, ...reports }, gradNorm };
+      const [first] = shares;
+      const most = first?.map((_, i) => Math.max(...shares.map((share) => share[i] ?? Number.NaN)));
+      const report: StepReport = {
+        ...{ loss, measures: { ...measures, ...reports }, gradNorm },
+        ...(most ? { attentionShares: most } : {}),
+      };
       refuseNotFinite(report, step, learningRate);
       return report;
     },
 
     evaluate: async (batches) => {
-      const { loss, measures } = await meanLoss(stepEvaluator(gradient, dropoutMasks, ofUpdate), batches);
+      const { loss, measures } = await meanLoss(stepEvaluator(gradient, dropoutMasks, besides), batches);
       return { loss, measures };
     },
 
@@ -237,14 +248,14 @@ function runStep(
 function stepEvaluator(
   { program, reads }: Compiled,
   masks: readonly DropoutMask[],
-  ofUpdate: readonly string[],
+  besides: readonly string[],
 ): Evaluator {
   const unused = program.graph.inputs.filter(({ shape }) => shape.length === 0).map(({ name }) => [name, scalar(1)]);
   const scalars: Readonly<Record<string, Tensor>> = Object.fromEntries(unused); // the sum's normaliser is 1 too
   return {
     sums: async ({ feeds, sizes }) => {
       const open = openDropoutMasks(masks, sizes);
-      return measuredIn(omit(await program.run({ feeds: { ...scalars, ...feeds, ...open }, reads }), ofUpdate));
+      return measuredIn(omit(await program.run({ feeds: { ...scalars, ...feeds, ...open }, reads }), besides));
     },
     close: async () => undefined,
   };

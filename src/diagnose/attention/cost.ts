@@ -28,7 +28,7 @@ export function attentionSeconds(
   const attention =
     degree === undefined
       ? exactAttention
-      : plannedAttention({ chunk: chunkFor(headDim), alone: true, heads: [{ layer: 0, head: 0, degree }] });
+      : plannedAttention({ chunk: chunkFor(headDim), alone: true, heads: [{ layer: 0, head: 0, degree, range: 1 }] });
   const step = stepOf(attention.attend, attention.multiple, { headDim, group });
   return runSeconds(step, { batch: 1, block: Math.ceil(length / attention.multiple) }, machine);
 }

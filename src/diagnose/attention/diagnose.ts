@@ -6,6 +6,7 @@ import {
   type TaylorDegree,
   taylorDegrees,
   taylorError,
+  taylorRange,
 } from "../../models/index.ts";
 import type { Machine } from "../../plan/cost.ts";
 import { attentionSeconds, chunkFor } from "./cost.ts";
@@ -95,7 +96,7 @@ export async function diagnoseHeads(
   const found = probe.layers.flatMap((layer, i) =>
     (heads[i] ?? []).map((head, h, all) => conclude(head, h, sharingKeys(all, h, layer), layer, costs, options)),
   );
-  return { heads: found, plan: planOf(probe.layers, found, centres) };
+  return { heads: found, plan: planOf(probe.layers, found, centres, options) };
 }
 
 /** The time of attention by a polynomial over that of exact attention, of a layer's heads. */
@@ -285,7 +286,12 @@ function meanOf(vectors: readonly (Float32Array | undefined)[]): Float32Array {
 }
 
 /** A key head is planned where all query heads that share it may go by a polynomial: the highest degree that one of them asks for. */
-function planOf(layers: readonly ProbedLayer[], found: readonly HeadDiagnosis[], centres: Centres): HeadPlan {
+function planOf(
+  layers: readonly ProbedLayer[],
+  found: readonly HeadDiagnosis[],
+  centres: Centres,
+  { weightError }: Eligibility,
+): HeadPlan {
   const planned = layers.flatMap(({ layer, keyHeads, headDim, scale }) =>
     Array.from({ length: keyHeads }, (_, keyHead): PlannedHead | undefined => {
       const own = found.filter((head) => head.layer === layer && head.keyHead === keyHead);
@@ -294,10 +300,15 @@ function planOf(layers: readonly ProbedLayer[], found: readonly HeadDiagnosis[],
       const row = (values: Float32Array | undefined): readonly number[] =>
         Array.from(values?.subarray(keyHead * headDim, (keyHead + 1) * headDim) ?? []);
       const { query = false, key = false } = own[0]?.centred ?? {}; // those that share keys are centred alike
+      const degree = Math.max(...(degrees as TaylorDegree[])) as TaylorDegree; // none is undefined
+      const certified = own.every(({ verdict }) => verdict.kind === "polynomial" && verdict.by === "certificate");
+      // A certificate says for which scores it holds; what was measured is taken to hold for a little larger ones.
+      const range = certified ? taylorRange(degree, weightError) : 1.2 * Math.max(...own.map(({ bound }) => bound));
       return {
         layer,
         head: keyHead,
-        degree: Math.max(...(degrees as TaylorDegree[])) as TaylorDegree, // none is undefined
+        degree,
+        range,
         centres: {
           ...(query ? { query: row(centres[layer]?.query).map((x) => x / scale) } : {}),
           ...(key ? { key: row(centres[layer]?.key) } : {}),

@@ -1,0 +1,118 @@
+import { TuneError } from "../errors.ts";
+import { contentHash } from "../io/content-hash.ts";
+import { readJsonObject } from "../io/json.ts";
+import { joinPath } from "../io/storage.ts";
+import { exactAttention, featureCount, type HeadPlan, reasonForExact, taylorDegrees } from "../models/index.ts";
+import { type TokenizedExample, tokensOf } from "../train/data/index.ts";
+import { modelFacts } from "../train/fingerprint.ts";
+import { planFile } from "../train/run.ts";
+import type { LoadedModel } from "./load-model.ts";
+
+/** Heads that attend by a polynomial, and what they were planned for. */
+export interface AttentionPlan extends HeadPlan {
+  /** Tokens of the texts that it was made on. */
+  readonly length: number;
+  /** A hash of the model's configuration. */
+  readonly model: string;
+  /** The adapter that the model was looked at with; absent for the model alone. */
+  readonly adapter?: string;
+}
+
+/** A hash of what a plan depends on besides weights. */
+export function planned(model: LoadedModel): string {
+  return contentHash(JSON.stringify(modelFacts(model.pretrained)));
+}
+
+/** How many tokens the text around an average token has. */
+export function typicalLength(examples: readonly TokenizedExample[]): number {
+  const lengths = examples.map(tokensOf);
+  const tokens = lengths.reduce((sum, length) => sum + length, 0);
+  return Math.round(lengths.reduce((sum, length) => sum + length * length, 0) / Math.max(1, tokens));
+}
+
+/** Features of a token beyond which a polynomial never pays, and its states fill the memory: degree 2 up to a head size of 170. */
+const mostFeatures = 15_000;
+
+/** What of a plan does not fit a run. */
+interface PlanUse {
+  readonly examples: readonly TokenizedExample[];
+  /** Whether training starts from other values than the method's own. */
+  readonly starts: boolean;
+}
+
+/**
+ * Check a plan against a model and what it is to be trained on.
+ * @throws {TuneError} `bad-attention-plan` with everything that does not fit.
+ */
+export function checkPlan(model: LoadedModel, plan: AttentionPlan, { examples, starts }: PlanUse): void {
+  const problems: string[] = [];
+  const layers = layersOf(model);
+  const longest = examples.reduce((most, example) => Math.max(most, tokensOf(example)), 0);
+  const whole = (value: unknown): value is number => Number.isSafeInteger(value);
+  if (!whole(plan.chunk) || plan.chunk < 4 || plan.chunk % 4 !== 0 || plan.chunk > 4096)
+    problems.push(`chunk is ${plan.chunk}, but it must be a multiple of 4, up to 4096`);
+  if (plan.model !== planned(model)) problems.push("it was made for a model of another configuration");
+  if (!(plan.length >= longest))
+    problems.push(`it was made for texts of ${plan.length} tokens, and the longest example has ${longest}`);
+  if (plan.adapter !== undefined && !starts)
+    problems.push(`it was made with the adapter ${plan.adapter}, and training starts without one`);
+  const seen = new Set<string>();
+  for (const { layer, head, degree, range, centres = {} } of plan.heads) {
+    const of = layers[layer];
+    const name = `layer ${layer}, key head ${head}`;
+    if (of === undefined || !whole(head) || head < 0 || head >= of.keyHeads) {
+      problems.push(`the model has no ${name}`);
+      continue;
+    }
+    if (of.exactOnly !== undefined) problems.push(`${name} can only attend exactly: ${of.exactOnly}`);
+    if (!(taylorDegrees as readonly number[]).includes(degree))
+      problems.push(`degree ${degree} of ${name} is not built: ${taylorDegrees.join(" and ")} are`);
+    else if (featureCount(of.headDim, degree) > mostFeatures)
+      problems.push(
+        `degree ${degree} of ${name} takes ${featureCount(of.headDim, degree)} features at head size ${of.headDim}, and ${mostFeatures} are allowed`,
+      );
+    if (!(range > 0)) problems.push(`range ${range} of ${name} must be above 0`);
+    for (const [part, centre] of Object.entries(centres))
+      if (centre.length !== of.headDim || !centre.every(Number.isFinite))
+        problems.push(`the centre of ${part} of ${name} must be ${of.headDim} finite numbers`);
+    if (seen.has(name)) problems.push(`${name} is there twice`);
+    seen.add(name);
+  }
+  if (problems.length === 0) return;
+  throw new TuneError("bad-attention-plan", ["The plan does not fit:", ...problems], {
+    at: "attention",
+    fix: "make one for this model and data: scion diagnose --attention, or attention auto",
+  });
+}
+
+interface LayerFacts {
+  readonly keyHeads: number;
+  readonly headDim: number;
+  readonly exactOnly: string | undefined;
+}
+
+/** How the layers of a model attend. @throws {TuneError} `task-mismatch` for models that do not continue texts. */
+function layersOf({ pretrained }: LoadedModel): readonly LayerFacts[] {
+  const layers: LayerFacts[] = [];
+  pretrained.hidden({
+    ...exactAttention,
+    attend: (positionIds) => {
+      const exact = exactAttention.attend(positionIds);
+      return (query, cache, options) => {
+        const [keyHeads, headDim] = [Number(cache.key.shape[1]), Number(cache.key.shape[3])];
+        layers.push({ keyHeads, headDim, exactOnly: reasonForExact(options) });
+        return exact(query, cache, options);
+      };
+    },
+  });
+  return layers;
+}
+
+/** The plan that a run's folder keeps; undefined where it has none. @throws {TuneError} `bad-json`. */
+export async function keptPlan(model: LoadedModel, folder: string | undefined): Promise<AttentionPlan | undefined> {
+  if (folder === undefined) return undefined;
+  const { storage } = model.platform;
+  const path = joinPath(folder, planFile);
+  if ((await storage.sizeBytes(path)) === undefined) return undefined;
+  return (await readJsonObject(storage, path)) as unknown as AttentionPlan; // compared with the checkpoint's fingerprint
+}
