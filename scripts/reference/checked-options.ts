@@ -193,6 +193,8 @@ export const checkedOptions: Checks = {
   replace: by("what is left of others' files, of every command that writes", "tests/outputs.test.ts"),
   resume: by("the losses of a run that was not stopped, bit for bit", "tests/interruption.test.ts", run),
   baseText: by("the loss above the base's, measured apart", forgetting, commands),
+  attention: by("losses of a plan; heads that leave it; resumed to the same bits", "tests/tune-attention.test.ts"),
+  attentionError: by("heads that qualify by their sample", attention),
   trackIntruders: by("when they are counted; the count itself as in diagnosis", forgetting, commands),
 };
 
