@@ -34,6 +34,12 @@ export function packsOf(trainables: readonly Trainable[]): readonly (readonly nu
   return packs;
 }
 
+/** The shape of a pack: a vector of all its members, or the shape of its only one. */
+export function packShape(members: readonly Trainable[]): readonly number[] {
+  const shapes = members.map(({ value }) => value.shape.map(Number));
+  return shapes.length === 1 ? (shapes[0] as number[]) : [shapes.reduce((sum, shape) => sum + sizeOf(shape), 0)];
+}
+
 /**
  * End to end as one vector; a single value stays as it is. Matrices that were turned one by one are turned together: end
  * to end they are the rows of one.

@@ -1,3 +1,4 @@
+import { TuneError } from "../errors.ts";
 import {
   type Graph,
   graph,
@@ -14,6 +15,7 @@ import {
   type LiveWeight,
   type MethodChoice,
   type TargetModules,
+  type Trainable,
 } from "../methods/index.ts";
 import { type PretrainedModel, watchedShares } from "../models/index.ts";
 import { add, gather, mul } from "../ops/index.ts";
@@ -22,12 +24,15 @@ import { bytesOfValue, type Symbols } from "../plan/memory.ts";
 import type { Patch, Reads, Writes } from "../runtime/device.ts";
 import {
   broadcastLate,
+  clippedSums,
   compose,
   differentiate,
+  type ExampleLayout,
   expand,
   fold,
   gatherEarly,
   holdWeights,
+  perExample,
   picksColumns,
   precise,
   readInPlace,
@@ -40,8 +45,9 @@ import {
 import { type BaseWeights, type BaseWeightsName, baseWeights } from "./base-weights.ts";
 import { type LivePack, putColumns } from "./live-weights.ts";
 import { type MemoryChoiceName, memoryChoices } from "./memory.ts";
-import { chooseObjective, type ObjectiveChoice } from "./objectives/index.ts";
-import { stateName, updateOutputs } from "./update.ts";
+import { chooseObjective, type ExampleAxes, type ObjectiveChoice } from "./objectives/index.ts";
+import { flatten, packShape, packsOf } from "./packs.ts";
+import { noiseInputs, stateName, updateOutputs } from "./update.ts";
 
 /** What a training step is made of. */
 export interface StepOptions {
@@ -58,6 +64,8 @@ export interface StepOptions {
   readonly baseWeights?: BaseWeightsName;
   /** Several batches make one update: gradients are summed on the device in between. */
   readonly accumulates: boolean;
+  /** Gradients are clipped example by example, and noise is added to their sums; several batches may make an update then. */
+  readonly privacy?: PrivateStep;
   /** Operators beyond operator set 21 that the runtime has kernels for; none unless given. */
   readonly kernels?: ReadonlySet<string>;
   /** Operators that the runtime computes roughly; none unless given. */
@@ -68,6 +76,15 @@ export interface StepOptions {
    */
   readonly patches?: boolean;
 }
+
+/** How a private step is built. */
+export interface PrivateStep {
+  /** Matrices whose shorter side is longer have their gradients in factors; 64 unless given. */
+  readonly longest?: number;
+}
+
+/** The inputs of a private step's gradients. */
+export const privateInputs = { mask: "example_mask", clip: "example_clip" } as const;
 
 /** A graph, and which of its inputs and outputs stay on the device. */
 export interface StepGraph {
@@ -95,32 +112,45 @@ export interface TrainingGraphs {
   readonly reports: readonly string[];
   /** Weights whose columns an update writes, by packs of what is trained. */
   readonly live: readonly LivePack[];
+  /** Of a private step: what its update is fed noise for. */
+  readonly noised: readonly NoisedPack[];
+}
+
+/** A vector of noise that the update of a private step reads. */
+export interface NoisedPack {
+  readonly input: string;
+  readonly shape: readonly number[];
 }
 
 /** The sizes at which what to keep and what to recompute is weighed: one row of 512 tokens, all of them labels. */
-const nominal: Symbols = { batch: 1, seq: 128, pairs: 1, target: 64, block: 128, chunk: 32 };
+const nominal: Symbols = { batch: 1, seq: 128, pair: 1, pairs: 1, target: 64, block: 128, chunk: 32 };
 
 /**
  * Build the training step of a model as graphs: forward, loss, backward, clipping by global norm and the optimiser.
  * Scalars of the optimiser (`keep`, `step_size`, …) and `carry` (0 on the first batch of an update, 1 after) are inputs.
+ * @throws {TuneError} `no-per-example` where a private step has no gradients by example.
  */
 export function buildTraining(model: PretrainedModel, options: StepOptions): TrainingGraphs {
-  const { choice, targets, accumulates } = options;
+  const { choice, targets, accumulates, privacy } = options;
   const { objective, config } = options.objective ?? chooseObjective(undefined);
-  const open = objective.forward(model);
+  const axes = privacy && axesOf(objective);
+  const open = objective.forward(model, { alone: privacy !== undefined });
   const outputModule = model.architecture.outputModule;
   const live = liveMode(options);
   const attached = attach(open.outputs, { choice, targets, outputModule, training: true, ...(live ? { live } : {}) });
   const defined = objective.loss({ tuned: attached.outputs, pretrained: open.outputs }, config);
   const { [watchedShares]: watched } = attached.outputs;
   const measured = { ...defined.measures, ...(watched ? { [watchedShares]: watched } : {}) };
-  const scalars = stackProducts(gatherEarly(compose([defined.loss, ...Object.values(measured)])));
+  const composed = compose([defined.loss, ...Object.values(measured)]);
+  // Rows that are gathered early are no longer laid out by example.
+  const scalars = stackProducts(axes ? composed : gatherEarly(composed));
   const loss = scalars[0] as Value; // as many as before
   const measures = Object.fromEntries(Object.keys(measured).map((name, i) => [name, scalars[i + 1] as Value]));
   const parameters = attached.trainables.flatMap(({ value, trained }) => (trained ? [value] : []));
-  const gradients = differentiate(loss, parameters);
   const dropout = new Set(attached.dropoutMasks.flatMap(({ value, scale }) => [value, scale]));
   const inputs = [...open.inputs, ...defined.inputs, ...dropout];
+  if (axes) return privateTraining({ loss, measures, inputs, axes, attached, options });
+  const gradients = differentiate(loss, parameters);
 
   if (!accumulates) {
     const update = updateOutputs(attached, gradients, options);
@@ -131,6 +161,7 @@ export function buildTraining(model: PretrainedModel, options: StepOptions): Tra
       zeros: update.state,
       reports: update.reports,
       live: update.live,
+      noised: [],
     };
   }
   const carry = input("carry", "float32", []);
@@ -155,6 +186,95 @@ export function buildTraining(model: PretrainedModel, options: StepOptions): Tra
     zeros: [...update.state, ...sums],
     reports: update.reports,
     live: update.live,
+    noised: [],
+  };
+}
+
+/** How examples lie in an objective's rows. @throws {TuneError} `no-per-example` where their gradients cannot be told apart. */
+function axesOf({ name, examples }: ObjectiveChoice["objective"]): ExampleAxes {
+  if (!("refused" in examples)) return examples;
+  throw new TuneError("no-per-example", `${name} has no gradient per example: ${examples.refused}.`, {
+    at: "private tuning",
+    fix: "choose another objective, or tune without privacy",
+  });
+}
+
+/**
+ * A private step: gradients of every example, clipped as one vector and summed over the batches of an update, in packs; and
+ * an update that adds the noise that it is fed to each pack, and divides by the expected batch (Abadi et al. 2016,
+ * arXiv 1607.00133, algorithm 1).
+ */
+function privateTraining({
+  loss: first,
+  measures,
+  inputs,
+  axes,
+  attached,
+  options,
+}: {
+  readonly loss: Value;
+  readonly measures: Readonly<Record<string, Value>>;
+  readonly inputs: readonly InputValue[];
+  readonly axes: ExampleAxes;
+  readonly attached: Attached;
+  readonly options: StepOptions;
+}): TrainingGraphs {
+  const trained = attached.trainables.filter((trainable) => trainable.trained);
+  const names = Object.keys(measures);
+  const layout: ExampleLayout = { ...axes, sources: inputs };
+  const values = trained.map(({ value }) => value);
+  const { longest } = options.privacy ?? {};
+  const { outputs, gradients } = perExample(
+    [first, ...Object.values(measures)],
+    values,
+    layout,
+    longest === undefined ? {} : { longest },
+  );
+  const loss = outputs[0] as Value; // as many as given
+  const measured = Object.fromEntries(names.map((name, i) => [name, outputs[i + 1] as Value])); // likewise
+  const mask = input(privateInputs.mask, "float32", [axes.examples, 1]);
+  const clip = input(privateInputs.clip, "float32", []);
+  const carry = input("carry", "float32", []);
+  const { sums } = clippedSums(
+    gradients.map((of, i) => ({ of, shape: (values[i] as ParameterValue).shape.map(Number) })), // one each
+    { mask, clip, layout },
+  );
+  const results: Record<string, Value> = {};
+  const writes: Record<string, string> = {};
+  const buffers: ParameterValue[] = [];
+  const noised: NoisedPack[] = [];
+  for (const members of packsOf(trained)) {
+    const own = members.map((i) => trained[i] as Trainable); // indices of what is trained
+    const { name } = (own[0] as Trainable).value; // a pack has members
+    const shape = packShape(own);
+    const buffer = parameter(stateName(name, "gradient"), "float32", shape);
+    const sum = flatten(members.map((i) => sums[i] as Value)); // one each
+    results[`next ${buffer.name}`] = add(sum, mul(buffer, carry));
+    writes[`next ${buffer.name}`] = buffer.name;
+    buffers.push(buffer);
+    noised.push({ input: noiseInputs.noise(name), shape });
+  }
+  const bufferOf = new Map(buffers.map((buffer) => [buffer.name, buffer]));
+  const update = updateOutputs(
+    attached,
+    { sumsOf: (name) => bufferOf.get(stateName(name, "gradient")) as Value }, // packs are the same
+    { ...options, maxGradNorm: 0 },
+  );
+  return {
+    gradient: close(
+      "gradient",
+      [...inputs, mask, clip, carry],
+      { loss, ...measured, ...results },
+      { reads: {}, writes, patches: {} },
+      options,
+      attached,
+    ),
+    update: close("update", [], update.outputs, update, options, attached),
+    attached,
+    zeros: [...update.state, ...buffers],
+    reports: update.reports,
+    live: update.live,
+    noised,
   };
 }
 

@@ -1,5 +1,5 @@
 import { assert, TuneError } from "../errors.ts";
-import { type Tensor, tensor } from "../graph/index.ts";
+import { resolveDim, sizeOf, type Tensor, tensor } from "../graph/index.ts";
 import {
   type Adapter,
   besideWholeWeights,
@@ -12,6 +12,7 @@ import {
 import { type PretrainedModel, watchedShares } from "../models/index.ts";
 import { operatorSet } from "../ops/index.ts";
 import type { OptimizerChoice } from "../optim/index.ts";
+import type { Generator } from "../privacy/index.ts";
 import type { Device, Patch, Reads, Writes } from "../runtime/device.ts";
 import { onShare } from "../runtime/device-share.ts";
 import { compileGraph, type Program } from "../runtime/program.ts";
@@ -23,8 +24,16 @@ import { addUp, type Evaluator, type Measured, meanLoss, measuredIn } from "./ev
 import { liveWeights } from "./live-weights.ts";
 import { type MemoryChoiceName, memoryChoices } from "./memory.ts";
 import { scheduleOf } from "./method-schedule.ts";
-import type { ObjectiveChoice } from "./objectives/index.ts";
-import { buildTraining, type StepGraph, type TrainingGraphs } from "./step.ts";
+import { chooseObjective, type ExampleAxes, type ObjectiveChoice } from "./objectives/index.ts";
+import {
+  buildTraining,
+  type NoisedPack,
+  type PrivateStep,
+  privateInputs,
+  type StepGraph,
+  type TrainingGraphs,
+} from "./step.ts";
+import { noiseInputs } from "./update.ts";
 
 /** What a trainer needs to know; see {@link openTrainer}. */
 export interface TrainerOptions {
@@ -41,6 +50,8 @@ export interface TrainerOptions {
   readonly baseWeights?: BaseWeightsName;
   /** Whether updates may be made of several batches. */
   readonly accumulates: boolean;
+  /** Updates are private: each step is given its clip, its noise and its expected batch. */
+  readonly privacy?: PrivateStep;
   /** Draws initial values and dropout masks. */
   readonly seed: number;
   /** Updates of the whole run: methods with a schedule need to know. */
@@ -60,6 +71,20 @@ export interface StepReport extends Measured {
   readonly attentionShares?: Float32Array;
 }
 
+/** The privacy of one update (DP-SGD). */
+export interface StepPrivacy {
+  /** An example's gradient is scaled down to this length. */
+  readonly clip: number;
+  /** Standard deviation of the noise over the clip. */
+  readonly noiseMultiplier: number;
+  /** Examples that a batch has on average; sums are divided by it, whatever was drawn. */
+  readonly expectedBatch: number;
+  /** Draws the noise: the same for the same key, purpose and step. */
+  readonly generator: Pick<Generator, "normals">;
+  /** What sets this noise apart from any other under the same key. */
+  readonly purpose: string;
+}
+
 /** One model being trained on one device: its parameters and optimiser state live there between steps. */
 export interface Trainer {
   readonly trainables: readonly Trainable[];
@@ -68,10 +93,13 @@ export interface Trainer {
   /** The first update after which the adapter is what the method promises; 0 for methods without a schedule. */
   readonly settledFrom: number;
   /**
-   * One update from one or more batches. `step` counts from 1.
+   * One update from one or more batches. `step` counts from 1. Of a private step, the loss is a mean over the examples that
+   * were drawn, 0 where none was; it is told to nobody but the caller, and is not private.
    * @throws {TuneError} `not-finite-loss` when the loss or the gradients are NaN or infinite.
    */
-  step(step: number, batches: readonly Batch[], learningRate: number): Promise<StepReport>;
+  step(step: number, batches: readonly Batch[], learningRate: number, privacy?: StepPrivacy): Promise<StepReport>;
+  /** Start with an empty optimiser, as a new run does; what is trained stays. */
+  reset(): Promise<void>;
   /** Mean loss and measures over batches, with dropout off. */
   evaluate(batches: readonly Batch[]): Promise<Measured>;
   /** Copy the trained tensors back. */
@@ -138,6 +166,12 @@ async function makeTrainer(device: Device, model: PretrainedModel, options: Trai
   const optimizerFeeds = (step: number, learningRate: number): Record<string, Tensor> =>
     scalarFeeds({ ...optimizer.scalars(step, learningRate, config), ...schedule?.scalars(step) }, taken);
 
+  const { examples: lie } = (options.objective ?? chooseObjective(undefined)).objective;
+  const axes = options.privacy && !("refused" in lie) ? lie : undefined;
+  const privateFeeds = (batch: Batch, clip: number): Readonly<Record<string, Tensor>> => {
+    assert(axes !== undefined, "a private step has gradients by example");
+    return { [privateInputs.mask]: exampleMask(batch, axes, batch.blank ? 0 : 1), [privateInputs.clip]: scalar(clip) };
+  };
   const ofUpdate = [normName, ...graphs.reports];
   const besides = [...ofUpdate, watchedShares];
   const buffers = [...trainables.map(({ value }) => value), ...graphs.zeros];
@@ -155,28 +189,35 @@ async function makeTrainer(device: Device, model: PretrainedModel, options: Trai
       0,
     ),
 
-    step: async (step, batches, learningRate) => {
+    step: async (step, batches, learningRate, privacy) => {
       assert(
         batches.length > 0 && (batches.length === 1 || update !== undefined),
         "this trainer takes one batch a step",
       );
-      const targets = batches.reduce((sum, batch) => sum + batch.targets, 0);
+      assert((privacy !== undefined) === (options.privacy !== undefined), "a private step has its noise, and no other");
+      const targets = batches.reduce((sum, batch) => sum + (batch.blank ? 0 : batch.targets), 0);
+      // Drawn while the device computes.
+      const noise = privacy && noiseFeeds(privacy, graphs.noised, step);
+      noise?.catch(() => undefined); // awaited below, unless something else fails first
       const measured: Measured[] = [];
       const shares: Float32Array[] = [];
       let last: Readonly<Record<string, Tensor>> = {};
       for (const [i, batch] of batches.entries()) {
         last = await runStep(gradient, {
           ...batch.feeds,
-          normaliser: scalar(targets),
+          ...(privacy
+            ? { normaliser: scalar(1), ...privateFeeds(batch, privacy.clip) }
+            : { normaliser: scalar(targets) }),
           ...fillDropoutMasks(dropoutMasks, batch.sizes, { seed: options.seed, step, batch: i }),
           ...(update ? { carry: scalar(i === 0 ? 0 : 1) } : optimizerFeeds(step, learningRate)),
         });
-        measured.push(measuredIn(omit(last, besides)));
+        if (!batch.blank) measured.push(measuredIn(omit(last, besides)));
         const { [watchedShares]: watched } = last;
         if (watched) shares.push(watched.data as Float32Array); // float32, as the graph says
       }
-      const { loss, measures } = addUp(measured);
-      if (Number.isFinite(loss) && update) last = await runStep(update, optimizerFeeds(step, learningRate));
+      const { loss, measures } = addUp(measured, privacy ? Math.max(1, targets) : 1);
+      if (Number.isFinite(loss) && update)
+        last = await runStep(update, { ...optimizerFeeds(step, learningRate), ...(await noise) });
       const { [normName]: gradNorm = Number.NaN, ...reports } = Object.fromEntries(
         ofUpdate.map((name) => [name, Number(last[name]?.data[0])]),
       );
@@ -191,7 +232,13 @@ async function makeTrainer(device: Device, model: PretrainedModel, options: Trai
     },
 
     evaluate: async (batches) => {
-      const { loss, measures } = await meanLoss(stepEvaluator(gradient, dropoutMasks, besides), batches);
+      const evaluator = stepEvaluator(
+        gradient,
+        dropoutMasks,
+        besides,
+        axes && ((batch) => exampleMask(batch, axes, 1)),
+      );
+      const { loss, measures } = await meanLoss(evaluator, batches);
       return { loss, measures };
     },
 
@@ -210,6 +257,10 @@ async function makeTrainer(device: Device, model: PretrainedModel, options: Trai
       await live.place();
     },
 
+    reset: async () => {
+      for (const { name, dtype, shape } of graphs.zeros) await device.upload(name, tensor(dtype, shape.map(Number), 0));
+    },
+
     state: () => download(buffers.map(({ name }) => name)),
 
     restore: async (state) => {
@@ -220,6 +271,29 @@ async function makeTrainer(device: Device, model: PretrainedModel, options: Trai
     close: () => device.close(),
   };
   return trainer;
+}
+
+/** 1 for every example of a batch, or 0 where none is one. */
+function exampleMask({ sizes }: Batch, { examples }: ExampleAxes, value: 0 | 1): Tensor {
+  const count = resolveDim(examples, sizes);
+  assert(count !== undefined, `a batch says how many ${examples} it has`);
+  return tensor("float32", [count, 1], value);
+}
+
+/** The noise of an update, a vector a pack, and what its sums are divided by. */
+async function noiseFeeds(
+  { clip, noiseMultiplier, expectedBatch, generator, purpose }: StepPrivacy,
+  packs: readonly NoisedPack[],
+  step: number,
+): Promise<Readonly<Record<string, Tensor>>> {
+  const feeds: Record<string, Tensor> = { [noiseInputs.share]: scalar(1 / expectedBatch) };
+  for (const { input, shape } of packs) {
+    const data = new Float32Array(sizeOf(shape));
+    // Without noise the clip may be infinite, and 0 times that is no number.
+    if (noiseMultiplier > 0) await generator.normals(data, `${purpose} ${input}`, step, noiseMultiplier * clip);
+    feeds[input] = { dtype: "float32", shape, data };
+  }
+  return feeds;
 }
 
 async function compileStep(device: Device, step: StepGraph, laidOutBytes: number): Promise<Compiled> {
@@ -249,12 +323,14 @@ function stepEvaluator(
   { program, reads }: Compiled,
   masks: readonly DropoutMask[],
   besides: readonly string[],
+  maskOf?: (batch: Batch) => Tensor,
 ): Evaluator {
   const unused = program.graph.inputs.filter(({ shape }) => shape.length === 0).map(({ name }) => [name, scalar(1)]);
   const scalars: Readonly<Record<string, Tensor>> = Object.fromEntries(unused); // the sum's normaliser is 1 too
   return {
-    sums: async ({ feeds, sizes }) => {
-      const open = openDropoutMasks(masks, sizes);
+    sums: async (batch) => {
+      const { feeds, sizes } = batch;
+      const open = { ...openDropoutMasks(masks, sizes), ...(maskOf ? { [privateInputs.mask]: maskOf(batch) } : {}) };
       return measuredIn(omit(await program.run({ feeds: { ...scalars, ...feeds, ...open }, reads }), besides));
     },
     close: async () => undefined,

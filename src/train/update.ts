@@ -8,12 +8,12 @@ import {
   type Trainable,
   type TrainedSite,
 } from "../methods/index.ts";
-import { add } from "../ops/index.ts";
+import { add, mul } from "../ops/index.ts";
 import { clipByGlobalNorm, globalNorm, type OptimizerChoice, type StateSpec } from "../optim/index.ts";
 import type { Patch, Piece, Reads, Writes } from "../runtime/device.ts";
 import { differentiate } from "../transforms/index.ts";
 import { columnsToWrite, type LivePack, livePack } from "./live-weights.ts";
-import { flatten, packsOf, ruleOf, unflatten } from "./packs.ts";
+import { flatten, packShape, packsOf, ruleOf, unflatten } from "./packs.ts";
 
 /** The graph of an update: outputs, the buffers they replace, and the buffers it starts with zeros. */
 export interface Update {
@@ -35,6 +35,18 @@ export function stateName(parameterName: string, state: string): string {
   return `${parameterName}#${state}`;
 }
 
+/** What private training adds to a pack of summed gradients: the names of its inputs. */
+export const noiseInputs = { noise: (pack: string) => `${pack}#noise`, share: "batch_share" } as const;
+
+/**
+ * The gradients of private training: sums of clipped ones, which stand packed in buffers. Each gets its noise, a vector that is
+ * fed, and is divided by the expected batch.
+ */
+export interface NoisedSums {
+  /** The sums of a pack, by the name of its first tensor: a buffer. */
+  readonly sumsOf: (name: string, shape: readonly number[]) => Value;
+}
+
 /**
  * Clip gradients by their global norm and update every parameter, with what the method adds to an update: its penalty's
  * gradients before, its own bookkeeping after. Small parameters are packed end to end and updated as one vector, so that
@@ -42,7 +54,7 @@ export function stateName(parameterName: string, state: string): string {
  */
 export function updateOutputs(
   { trainables: all, live }: Pick<Attached, "trainables" | "live">,
-  gradients: readonly Value[],
+  gradients: readonly Value[] | NoisedSums,
   options: {
     readonly choice: MethodChoice;
     readonly maxGradNorm: number;
@@ -84,7 +96,18 @@ export function updateOutputs(
   if (penalty) report("penalty", penalty);
   const values = trainables.map(({ value }) => value);
   const pulls = penalty && differentiate(penalty, values);
-  const whole = pulls ? gradients.map((gradient, i) => add(gradient, pulls[i] as Value)) : gradients; // one a parameter
+  const ofPack = (members: readonly number[]): Value => {
+    const own = members.map((i) => trainables[i] as Trainable); // indices of trainables
+    const pull = pulls && flatten(members.map((i) => pulls[i] as Value)); // one a parameter
+    if (!("sumsOf" in gradients)) {
+      // Added before they are laid end to end, so that what is turned for both is turned once.
+      return flatten(
+        members.map((i) => (pulls ? add(gradients[i] as Value, pulls[i] as Value) : (gradients[i] as Value))),
+      );
+    }
+    const noised = noisedSum(own, gradients, scalar(noiseInputs.share));
+    return pull ? add(noised, pull) : noised; // the penalty knows no data
+  };
 
   /** Parameters end to end, as the device holds them or else as the graph puts them together. */
   const joined = (values: readonly ParameterValue[]): Value => {
@@ -97,7 +120,7 @@ export function updateOutputs(
 
   const packs = packsOf(trainables).map((members) => ({
     members: members.map((i) => trainables[i] as Trainable), // indices of trainables
-    gradient: flatten(members.map((i) => whole[i] as Value)), // one gradient a parameter
+    gradient: ofPack(members),
   }));
   const packed = packs.map(({ gradient }) => gradient);
   const norm = globalNorm(packed);
@@ -186,6 +209,14 @@ export function updateOutputs(
   for (const [name, value] of Object.entries(settled?.state ?? {})) put(stateName(method, name), value);
   for (const [name, value] of Object.entries(settled?.reports ?? {})) report(name, value);
   return { outputs, reads, writes, state, reports, patches, live: livePacks };
+}
+
+/** The sums of a pack with their noise, divided by the expected batch. */
+function noisedSum(members: readonly Trainable[], { sumsOf }: NoisedSums, share: Value): Value {
+  const [first] = members as [Trainable]; // a pack has members
+  const shape = packShape(members);
+  const noise = input(noiseInputs.noise(first.value.name), "float32", shape);
+  return mul(add(sumsOf(first.value.name, shape), noise), share);
 }
 
 /** The method's trained tensors by module, each as the value given for it; what is trained in place is not its business. */

@@ -112,7 +112,7 @@ function rowsOfResults(
     return node.outputs.map(() => owners[0] ?? mixed);
   if (node.op === "Split" && data?.kind === "owned" && axis === 0) {
     const [, sizes] = node.inputs;
-    const parts = applyAll(Split, [data.owners, sizes], node.attributes);
+    const parts = applyAll(Split, sizes ? [data.owners, sizes] : [data.owners], node.attributes);
     return parts.map((part) => ({ kind: "owned", owners: part }));
   }
   if (inputs.some(({ kind }) => kind === "mixed" || kind === "owned")) return node.outputs.map(() => mixed);

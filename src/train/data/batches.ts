@@ -19,6 +19,8 @@ export interface Batch {
   readonly sizes: Readonly<Record<string, number>>;
   /** Tokens that are not padding. */
   readonly tokens: number;
+  /** Whether its rows only stand for a batch that none was drawn for: nothing of them counts. */
+  readonly blank?: true;
   /** What the loss is a mean over: labels, in causal language modelling; examples, where each is alone. */
   readonly targets: number;
 }
