@@ -8,6 +8,14 @@ export const outputFolders: Readonly<Record<OutputFolder, FolderClaim>> = {
   comparison: { kind: "comparison", names: ["comparison.json", "comparison.md", "comparison.svg"] },
   continual: { kind: "continual", names: ["continual.json"] },
   "quantize-comparison": { kind: "quantize-comparison", names: [] },
+  federation: {
+    kind: "federation",
+    names: ["state.json", "objects/", "metrics.jsonl", "events.out.tfevents.*", "run.json", "report.html", "adapter/"],
+  },
+  "federation-comparison": {
+    kind: "federation-comparison",
+    names: ["comparison.json", "comparison.md", "report.html"],
+  },
   diagnosis: {
     kind: "diagnosis",
     names: ["diagnosis.json", "report.html", "counts.svg", "similarity.svg", "spectra.svg", "progress.jsonl"],
@@ -16,7 +24,15 @@ export const outputFolders: Readonly<Record<OutputFolder, FolderClaim>> = {
 };
 
 /** What a claimed folder holds. */
-export type OutputFolder = "run" | "comparison" | "continual" | "quantize-comparison" | "diagnosis" | "attention";
+export type OutputFolder =
+  | "run"
+  | "comparison"
+  | "continual"
+  | "quantize-comparison"
+  | "federation"
+  | "federation-comparison"
+  | "diagnosis"
+  | "attention";
 
 /**
  * Check that a command may write into a folder, before anything long is done.

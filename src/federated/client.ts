@@ -48,21 +48,16 @@ export interface LocallyTrained {
   readonly steps: number;
 }
 
-/** Keeps count of what a client's data have spent. */
-export interface Budget {
-  /**
-   * Write down what a round is about to spend. The same round written again is the same spend: its noise is the same too.
-   * @throws {TuneError} `privacy-budget` where it would be too much; nothing is written then.
-   */
-  reserve(round: { readonly run: string; readonly round: number }, spend: Spend): Promise<void>;
-}
-
 /** What a client is handed. */
 export interface ClientOptions {
   readonly transport: Transport;
   readonly training: LocalTraining;
-  /** Needed where the plan has privacy. */
-  readonly budget?: Budget;
+  /**
+   * Write down what a round is about to spend, before it is spent: a ledger's `reserve` with a budget. The same id again is the
+   * same spend, as its noise is the same too. Needed where the plan has privacy.
+   * @throws {TuneError} `budget-spent` where it would be too much.
+   */
+  readonly reserve?: (id: string, spend: Spend) => Promise<void>;
   readonly signal?: StopSignal;
   readonly onEvent?: (event: ClientEvent) => void;
 }
@@ -89,7 +84,7 @@ export interface Client {
  * @throws {TuneError} `base-mismatch` where the federation tunes another model, `bad-message`, and what the transport throws.
  */
 export async function takePart(options: ClientOptions): Promise<Client> {
-  const { transport, training, budget, signal } = options;
+  const { transport, training, reserve, signal } = options;
   const name = transport.party;
   if (!(training.examples > 0)) {
     throw new TuneError("no-examples", "A client without examples has nothing to train on.", {
@@ -139,9 +134,9 @@ export async function takePart(options: ClientOptions): Promise<Client> {
     const spend = training.spend(plan);
     if (spend) {
       try {
-        await (budget as Budget).reserve({ run: now.run, round }, spend); // `checkPlan` has refused to go without
+        await reserve?.(`${now.run} round ${round + 1}`, spend); // `checkPlan` has refused to go without
       } catch (error) {
-        if (error instanceof TuneError && error.code === "privacy-budget") return decline(round, error, true);
+        if (error instanceof TuneError && error.code === "budget-spent") return decline(round, error, true);
         throw error;
       }
     }
@@ -212,7 +207,7 @@ export async function takePart(options: ClientOptions): Promise<Client> {
 }
 
 /** @throws {TuneError} for a plan that this client cannot or may not follow. */
-function checkPlan(plan: FederationPlan, { training, budget, transport }: ClientOptions): void {
+function checkPlan(plan: FederationPlan, { training, reserve, transport }: ClientOptions): void {
   const at = `client ${transport.party}`;
   if (plan.base !== training.base) {
     throw new TuneError(
@@ -224,13 +219,13 @@ function checkPlan(plan: FederationPlan, { training, budget, transport }: Client
       },
     );
   }
-  if (plan.privacy && budget === undefined) {
+  if (plan.privacy && reserve === undefined) {
     throw new TuneError(
       "bad-option",
       "The federation is private, and this client has no ledger for what its data spend.",
       {
         at,
-        fix: "give it a budget",
+        fix: "give it one (reserve)",
       },
     );
   }

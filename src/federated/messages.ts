@@ -1,4 +1,5 @@
 import { TuneError } from "../errors.ts";
+import type { Accountant } from "../privacy/index.ts";
 import type { AggregationOptions } from "./aggregate.ts";
 import type { StrategyConfig } from "./strategies/table.ts";
 import type { ObjectRef } from "./transport.ts";
@@ -46,11 +47,17 @@ export interface FederationPlan {
   readonly training: Readonly<Record<string, unknown>>;
 }
 
-/** What noise a client adds. Budget and ledger are its own. */
+/** What privacy every client keeps to. The noise that this takes, and the ledger, are each client's own. */
 export interface PrivacyPlan {
   readonly clip: number;
-  readonly noiseMultiplier: number;
   readonly delta: number;
+  /** What a client's data may spend; 0 where the noise is given instead. */
+  readonly epsilon: number;
+  /** Standard deviation of the noise over the clipping norm; 0 where it follows from epsilon. */
+  readonly noiseMultiplier: number;
+  /** Rounds that a client's noise is made for; after these its budget is spent. */
+  readonly maxRounds: number;
+  readonly accountant: Accountant;
 }
 
 /** A client says that it is there. */
@@ -77,7 +84,7 @@ export interface Upload {
 /** A client says that it does not take part in a round. */
 export interface Decline {
   readonly round: number;
-  /** An error's code, such as `privacy-budget`. */
+  /** An error's code, such as `budget-spent`. */
   readonly reason: string;
   /** Whether it will take part in no later round either. */
   readonly forGood: boolean;

@@ -3,7 +3,7 @@ import { describe, expect, test } from "vitest";
 import { TuneError } from "../errors.ts";
 import { createRng } from "../linalg/index.ts";
 import { aggregationDefaults } from "./aggregate.ts";
-import { type Budget, type Client, type LocalTraining, takePart } from "./client.ts";
+import { type Client, type ClientOptions, type LocalTraining, takePart } from "./client.ts";
 import { type CoordinatorEvent, type CoordinatorOptions, coordinate } from "./coordinator.ts";
 import { type MemoryEngine, openMemoryEngine } from "./engines/memory.ts";
 import { piecesOf, type Tuned } from "./factors.ts";
@@ -77,7 +77,7 @@ const run = async (
   given: {
     readonly engine?: MemoryEngine;
     readonly training?: (client: string) => LocalTraining;
-    readonly budget?: (client: string) => Budget;
+    readonly reserve?: (client: string) => NonNullable<ClientOptions["reserve"]>;
     readonly coordinator?: Partial<CoordinatorOptions>;
     readonly before?: (engine: MemoryEngine) => Promise<void>;
   } = {},
@@ -104,9 +104,9 @@ const run = async (
   const joined: Client[] = [];
   try {
     for (const client of clients) {
-      const budget = given.budget?.(client);
+      const reserve = given.reserve?.(client);
       const training = given.training?.(client) ?? trainingOf(client);
-      joined.push(await takePart({ transport: engine.connect(client), training, ...(budget ? { budget } : {}) }));
+      joined.push(await takePart({ transport: engine.connect(client), training, ...(reserve ? { reserve } : {}) }));
     }
     const result = await coordinating;
     return { ...result, events, joined, engine };
@@ -273,14 +273,12 @@ describe("what goes wrong", () => {
 
   test("budget: it is reserved before training, and a client that has spent it leaves while the others go on", async () => {
     const order: string[] = [];
-    const budget = (client: string): Budget => {
+    const reserve = (client: string): NonNullable<ClientOptions["reserve"]> => {
       let left = client === "a" ? 2 : 10;
-      return {
-        reserve: async ({ round }) => {
-          if (left === 0) throw new TuneError("privacy-budget", "spent");
-          left -= 1;
-          order.push(`${client} reserves ${round}`);
-        },
+      return async (id) => {
+        if (left === 0) throw new TuneError("budget-spent", "spent");
+        left -= 1;
+        order.push(`${client} reserves ${Number(/(\d+)$/.exec(id)?.[1]) - 1}`);
       };
     };
     const training = (client: string): LocalTraining =>
@@ -291,11 +289,13 @@ describe("what goes wrong", () => {
           return trainingOf(client).train(request);
         },
       });
-    const plan = planOf({ privacy: { clip: 1, noiseMultiplier: 1, delta: 1e-5 } });
-    const { state, joined } = await run(["a", "b"], plan, { training, budget });
+    const plan = planOf({
+      privacy: { clip: 1, noiseMultiplier: 1, epsilon: 0, delta: 1e-5, maxRounds: 4, accountant: "rdp" },
+    });
+    const { state, joined } = await run(["a", "b"], plan, { training, reserve });
     expect(state.history.map(({ clients }) => Object.keys(clients).join(""))).toEqual(["ab", "ab", "b", "b"]);
-    expect(state.gone).toEqual({ a: "privacy-budget" });
-    expect(joined[0]?.left()?.code).toBe("privacy-budget");
+    expect(state.gone).toEqual({ a: "budget-spent" });
+    expect(joined[0]?.left()?.code).toBe("budget-spent");
     for (const entry of order.filter((one) => one.includes("trains"))) {
       expect(order.indexOf(entry.replace("trains", "reserves"))).toBeLessThan(order.indexOf(entry));
     }

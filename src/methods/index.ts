@@ -16,6 +16,7 @@ export * from "./in-place.ts";
 export * from "./initial.ts";
 export * from "./linear.ts";
 export * from "./lora.ts";
+export * from "./lora-carried.ts";
 export * from "./method.ts";
 
 export * from "./paca.ts";

@@ -8,6 +8,7 @@ export type { Columns } from "./columns.ts";
 export type { EncodeContext, EncodedRow, EncodeNote } from "./encode.ts";
 export * from "./formats.ts";
 export * from "./order.ts";
+export * from "./partition.ts";
 export * from "./preview.ts";
 export type { LineProblem } from "./problems.ts";
 export * from "./read.ts";
