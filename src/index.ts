@@ -13,6 +13,18 @@ export {
   compare,
 } from "./api/compare.ts";
 export {
+  type ComparedFederation,
+  type ComparedStrategy,
+  type CompareFederationsOptions,
+  compareFederations,
+  comparisonTable,
+  type FederationCompareEvent,
+  type FederationComparison,
+  type FederationOutcome,
+  type FederationRateRow,
+  type FederationRow,
+} from "./api/compare-federations.ts";
+export {
   type CompareQuantizedOptions,
   compareQuantized,
   type QuantizeCandidate,
@@ -46,8 +58,20 @@ export {
   type DiagnoseAttentionOptions,
   diagnoseAttention,
 } from "./api/diagnose-attention.ts";
+export {
+  type FederationChoice,
+  type FederationEnd,
+  type FederationEvent,
+  type FederationResult,
+  federationDefaults,
+  type SimulateOptions,
+  simulateFederation,
+} from "./api/federate.ts";
+export type { FederationMetric } from "./api/federation-folder.ts";
+export { federationPage } from "./api/federation-report.ts";
 export { type Forgetting, type ForgettingOptions, measureForgetting } from "./api/forgetting.ts";
 export { type Inspection, inspect } from "./api/inspect.ts";
+export { type ClientData, type LoadClientsOptions, type LoadedClients, loadClients } from "./api/load-clients.ts";
 export {
   type Data,
   dataSize,
@@ -128,6 +152,16 @@ export {
 } from "./diagnose/index.ts";
 export { TuneError } from "./errors.ts";
 export { type Combination, type ExportFormName, exportForms, folderKind, pipelineNote } from "./export/index.ts";
+export {
+  type AggregationOptions,
+  type AggregationRule,
+  aggregationDefaults,
+  aggregationRules,
+  type FederationPlan,
+  type RoundSummary,
+  type Strategy,
+  strategies,
+} from "./federated/index.ts";
 export { type Generation, resolveSampling, type SampleOptions } from "./generate/index.ts";
 export type { ChatMessage } from "./io/chat-template.ts";
 export { addFile, checkFolder, checkPicture, guardOutputs, writePicture } from "./io/outputs/index.ts";

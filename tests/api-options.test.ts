@@ -1,5 +1,5 @@
 import { beforeAll, describe, expect, it } from "vitest";
-import type { LoadedData, LoadedModel } from "../src/index.ts";
+import type { LoadedClients, LoadedData, LoadedModel } from "../src/index.ts";
 import * as api from "../src/index.ts";
 import { nodePlatform } from "../src/runtime/node.ts";
 import { reportData } from "../src/train/data/index.ts";
@@ -15,6 +15,10 @@ let model: LoadedModel;
 const data: LoadedData = {
   ...{ format: "text", kind: "sequence", train: randomExamples(8), validation: randomExamples(2) },
   ...{ report: reportData(randomExamples(8)), warnings: [], ignoredKeys: [], skipped: [], renamed: {}, preview: "" },
+};
+const clients: LoadedClients = {
+  ...{ clients: [{ name: "a", train: data.train }], validation: data.validation, kind: "sequence" },
+  ...{ leftOut: {}, read: [data], files: [] },
 };
 beforeAll(async () => {
   const tokenizer = { padId: 0, eosId: 0 } as never; // all that is asked of it
@@ -33,6 +37,10 @@ const takers: Readonly<Record<string, (options: Options) => unknown>> = {
   tune: (options) => api.tune(model, data, options),
   findLearningRate: (options) => api.findLearningRate(model, data, options),
   planTuning: (options) => api.planTuning(model, data, options),
+  loadClients: (options) => api.loadClients(model, ["nowhere.jsonl"], options),
+  simulateFederation: (options) => api.simulateFederation(model, clients, options),
+  compareFederations: (options) =>
+    api.compareFederations(model, clients, { strategies: ["ffa"], learningRates: [1], output: "nowhere", ...options }),
   compare: (options) => api.compare(model, data, { methods: [{ method: "lora" }], output: "nowhere", ...options }),
   tuneInOrder: (options) => api.tuneInOrder(model, [], { output: "nowhere", ...options }),
   generate: (options) => api.generate(model, "a", options).next(),
@@ -68,6 +76,7 @@ const others = [
     "drawSpectrum",
   ],
   ...["findRuns", "inspect", "loadAdapter", "parseTargets", "ranksLeft", "refuseOtherRun", "remarkable", "reportPage"],
+  ...["comparisonTable", "federationPage"],
   ...["attentionPage", "drawDegrees", "drawHeads", "sayQualified"],
   ...["calibrationNeed", "pipelineNote", "resolveSampling", "sayWarning", "TuneError", "isPrivate", "readLedger"],
   ...[

@@ -44,6 +44,10 @@ const calls: Readonly<Record<string, (data: string, out: string) => readonly str
     data,
   ],
   continual: (data, out) => ["-m", model, "-d", data, "--then", at("then.jsonl"), "-o", out, ...short, "--alpha", "4"],
+  "federate simulate": (data, out) => [
+    ...["-m", model, "-d", data, "-o", out, "--split", "files", "--rounds", "1", "--local-steps", "2"],
+    ...["--batch-size", "2", "--rank", "2"],
+  ],
   plan: (data) => ["-m", model, "-d", data, ...short, "--available", "8"],
   lr: (data, out) => ["-m", model, "-d", data, "--picture", `${out}.svg`, "--steps", "10", "--batch-size", "2"],
   eval: (data) => ["-m", model, "-d", data],

@@ -7,7 +7,7 @@ import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import { commands } from "../src/cli/index.ts";
 import { givenFlags } from "../src/cli/parsing.ts";
 import type { Field } from "../src/fields.ts";
-import { type LoadedModel, methods, objectives, optimizers, schemes, TuneError } from "../src/index.ts";
+import { type LoadedModel, methods, objectives, optimizers, schemes, strategies, TuneError } from "../src/index.ts";
 import { openLedger } from "../src/privacy/index.ts";
 import { nodeStorage } from "../src/runtime/node-storage.ts";
 import { root } from "./helpers/cli.ts";
@@ -48,7 +48,7 @@ vi.mock("../src/index.ts", async (importOriginal) => {
 });
 
 /** What takes a while and is the same each time. */
-const cached: ReadonlySet<string> = new Set(["loadModel", "loadData", "loadAdapter", "dataSize"]);
+const cached: ReadonlySet<string> = new Set(["loadModel", "loadData", "loadClients", "loadAdapter", "dataSize"]);
 
 /** Arguments as text: models and data by where they are from, what cannot be told by its kind. */
 function plain(value: unknown): string {
@@ -85,6 +85,8 @@ const spectra = {
 const standIns: Readonly<Record<string, (...args: any[]) => unknown>> = {
   tune: stop,
   compare: stop,
+  simulateFederation: stop,
+  compareFederations: stop,
   tuneInOrder: stop,
   quantize: stop,
   compareQuantized: stop,
@@ -146,6 +148,11 @@ const modes: Readonly<Record<string, readonly (readonly string[])[]>> = {
     [...base, ...rows, ...out, "--methods", "full"],
   ],
   continual: [[...base, ...rows, ...out, "--then", "in/more.jsonl"]],
+  "federate simulate": [
+    [...base, ...rows, ...out, "--clients", "3"],
+    [...base, ...rows, ...out, "--clients", "3", "--method", "fedavg"],
+    [...base, ...rows, ...out, "--clients", "3", "--compare", "fedsvd,ffa", "--rates", "0.1"],
+  ],
   plan: [[...base, ...rows]],
   lr: [[...base, ...rows, "--picture", "picture.svg"]],
   quantize: [
@@ -209,6 +216,11 @@ const modes: Readonly<Record<string, readonly (readonly string[])[]>> = {
 const values: Readonly<Record<string, string | readonly string[]>> = {
   // biome-ignore lint/suspicious/noThenProperty: a flag of continual, and nothing that is awaited
   then: "in/rows.jsonl",
+  clients: "2",
+  split: "files",
+  compare: "flora",
+  trim: "0.1",
+  maxWeight: "0.5",
   model: "in/other",
   base: "in/other",
   tuned: "in/other",
@@ -272,7 +284,7 @@ const allowed: Readonly<Record<string, string>> = {
 };
 
 const fields = new Map<string, Field<unknown>>(
-  [methods, objectives, optimizers, schemes].flatMap((records) =>
+  [methods, objectives, optimizers, schemes, strategies].flatMap((records) =>
     [...records.values()].flatMap(({ fields: own }) => Object.entries<Field<unknown>>(own as never)),
   ),
 );

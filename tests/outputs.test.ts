@@ -20,7 +20,13 @@ const at = (path: string): string => placeIn(folder, path);
 const run = async (name: string, output: string, ...more: readonly string[]): Promise<string> => {
   const { flag, args } = allWriting[name] as Writing; // named below
   try {
-    const { code } = await runHere(name.split(" ")[0] ?? "", ...args.map(at), flag, at(output), ...more);
+    const { code } = await runHere(
+      name in commands ? name : (name.split(" ")[0] ?? ""),
+      ...args.map(at),
+      flag,
+      at(output),
+      ...more,
+    );
     return `ended with ${code}`;
   } catch (error) {
     if (error instanceof TuneError) return error.code;

@@ -34,7 +34,8 @@ async function told(...args: readonly string[]): Promise<Told> {
     }),
   );
   try {
-    return { code: await runProgram(args), ...written };
+    const [name = "", ...rest] = args; // a command may have two words
+    return { code: await runProgram(name in commands ? [...name.split(" "), ...rest] : args), ...written };
   } finally {
     for (const spy of spies) spy.mockRestore();
   }

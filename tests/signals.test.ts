@@ -32,6 +32,7 @@ const longer: Readonly<Record<string, readonly string[]>> = {
   tune: ["--max-steps", "5000"],
   compare: ["--max-steps", "5000"],
   continual: ["--max-steps", "5000"],
+  "federate simulate": ["--rounds", "5000"],
   lr: ["--steps", "5000"],
   generate: ["--max-new-tokens", "200", "--repetition-penalty", "1.5"],
 };

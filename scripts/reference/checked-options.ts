@@ -30,6 +30,11 @@ const flags = "tests/options.test.ts";
 const commands = "tests/commands.test.ts";
 const cli = "tests/cli.test.ts";
 
+const federate = "tests/federate.test.ts";
+const strategyLaws = "src/federated/strategies/strategies.test.ts";
+const parties = "src/federated/parties.test.ts";
+const arithmetic = "src/federated/arithmetic.test.ts";
+
 const budget = by("PEFT: its schedule's numbers, and what is pruned over 50 updates", adaloraOracles, adalora);
 const decay = by("PEFT's allocator at its own value, the recurrence at another", adaloraOracles);
 const inPlace = by("PEFT: losses over 50 updates, logits", golden, exported);
@@ -324,6 +329,32 @@ export const checkedByCommand: Readonly<Record<string, Checks>> = {
     lambda: by("numpy: singular values and distances of six factors", mend),
     data: by("the loss of eval on what was written", "tests/diagnose-cli.test.ts"),
     baseText: by("that it is measured before and after", "tests/diagnose-cli.test.ts"),
+  },
+  "federate simulate": {
+    data: by("clients by column, file, label and evenly", federate),
+    clients: by("how many there are, and what no client has", federate),
+    split: by("by column, by file, evenly, and shares of labels", federate),
+    method: by("the specification's oracles and laws; weights of the adapter", strategyLaws, federate),
+    rounds: by("metrics of every round", federate),
+    localSteps: by("steps of every client", federate),
+    clientsPerRound: by("who took part, by a seed", parties),
+    minClients: by("rounds that are tried again", parties),
+    aggregation: by("means, medians and trimmed means worked by hand", arithmetic),
+    weighting: by("shares worked by hand", arithmetic),
+    maxWeight: by("shares that are capped", arithmetic),
+    trim: by("trimmed means worked by hand", arithmetic),
+    compare: by("a table of methods and rates", federate),
+    rates: by("a table of methods and rates", federate),
+    seeds: by("a table of methods and rates", federate),
+    output: by("what is there afterwards", federate),
+    resume: by("the same bits after a stop in any round", federate),
+    tensorboard: by("a file of events", federate),
+    batchSize: by("losses of rounds", federate),
+    seed: by("the same bits for a seed", federate),
+    period: by("a fixed orthonormal A, whatever the period (E1)", strategyLaws),
+    orthonormalStart: by("a fixed orthonormal A (E1)", strategyLaws),
+    refreshEvery: by("row spaces, and the adapter's losses", strategyLaws, federate),
+    refreshKeep: by("products before and after", arithmetic, strategyLaws),
   },
   combine: {
     adapter: by("PEFT's logits of the sum", "src/export/combine.test.ts", cli),

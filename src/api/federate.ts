@@ -110,7 +110,8 @@ const choiceNames: NamesOf<FederationChoice> = (() => {
   } as const;
 })();
 
-const simulateNames: NamesOf<SimulateOptions> = {
+/** Every name of these options. */
+export const simulateNames: NamesOf<SimulateOptions> = {
   ...choiceNames,
   ...{ output: true, replace: true, inputs: true, tensorboard: true, resume: true, device: true, deviceOptions: true },
   ...{ ignoreMemory: true, signal: true, onEvent: true },
@@ -391,7 +392,6 @@ export async function simulateWith(
       await coordinator.update(runState, () => saved.state);
     }
     const base = saved?.base ?? (await measure(initial));
-    if (kept && !saved) await kept.begin(facts, base);
     const firstRound = (saved?.state.round ?? 0) + 1;
     onEvent?.({
       ...{ kind: "start", firstRound, plan, trainedParameters: trainer.trainedParameters },
@@ -410,7 +410,10 @@ export async function simulateWith(
       measure,
       ...(signal ? { signal } : {}),
       onEvent: async (event) => {
-        if (event.kind === "open") open();
+        if (event.kind === "open") {
+          if (kept && !saved) await kept.begin(facts, base, event.state, await coordinator.get(event.state.base));
+          open();
+        }
         if (event.kind === "round") [asked, trained] = [event.state.participants.length, 0];
         if (event.kind !== "closed") return;
         const { state, summary } = event;

@@ -18,8 +18,8 @@ interface Saved {
 /** The folder of a federation that is under way. */
 export interface FederationFolder {
   readonly saved: Saved | undefined;
-  /** Note what decides the results, and what the base model measured. */
-  begin(facts: Facts, base: Readonly<Record<string, number>>): Promise<void>;
+  /** Keep what decides the results, what the base model measured, and what stands before the first round. */
+  begin(facts: Facts, base: Readonly<Record<string, number>>, state: RunState, object: Uint8Array): Promise<void>;
   /** Keep what stands after a round, and add its metrics. */
   keep(state: RunState, object: Uint8Array, summary: RoundSummary): Promise<void>;
   close(): Promise<void>;
@@ -76,16 +76,23 @@ export async function openFederationFolder(
     let base = found?.base ?? {};
     await trimMetrics(storage, folder, found?.state.round ?? 0);
     const events = tensorboard ? await openEvents(storage, folder, found?.state.round ?? 0) : undefined;
+    const write = async (state: RunState, object: Uint8Array): Promise<void> => {
+      const own = `${state.base.sha256}.bin`;
+      await storage.write(joinPath(folder, "objects", own), object);
+      await writeSealed(storage, path, { state, facts, base });
+      for (const name of await storage.list(joinPath(folder, "objects"))) {
+        if (name !== own) await storage.remove(joinPath(folder, "objects", name));
+      }
+    };
     return {
       saved: found,
-      begin: async (given, measured) => {
+      begin: async (given, measured, state, object) => {
         facts = given;
         base = measured;
         await events?.add(0, scalarsOf(measured));
+        await write(state, object);
       },
       keep: async (state, object, summary) => {
-        const own = joinPath(folder, "objects", `${state.base.sha256}.bin`);
-        await storage.write(own, object);
         await storage.append(
           joinPath(folder, metricsFile),
           linesOf(summary)
@@ -98,10 +105,7 @@ export async function openFederationFolder(
             Object.entries(summary.clients).map(([client, { loss }]) => [`clients/${client}/loss`, loss]),
           ),
         });
-        await writeSealed(storage, path, { state, facts, base });
-        for (const name of await storage.list(joinPath(folder, "objects"))) {
-          if (name !== `${state.base.sha256}.bin`) await storage.remove(joinPath(folder, "objects", name));
-        }
+        await write(state, object);
       },
       close: () => lock.release(),
     };

@@ -17,6 +17,10 @@ export const commands: Readonly<
   tune: { summary: "tune a model on data", load: () => import("./tune.ts") },
   compare: { summary: "tune by several methods, rates and seeds, and compare", load: () => import("./compare.ts") },
   continual: { summary: "tune on several data sets in order", load: () => import("./continual.ts") },
+  "federate simulate": {
+    summary: "tune one adapter by many clients in this process",
+    load: () => import("./federate-simulate.ts"),
+  },
   plan: { summary: "say what tuning would take, before it starts", load: () => import("./plan.ts") },
   quantize: { summary: "pack a model's weights into 1 to 8 bits", load: () => import("./quantize.ts") },
   lr: { summary: "find a learning rate", load: () => import("./lr.ts") },

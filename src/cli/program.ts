@@ -51,7 +51,9 @@ export async function runProgram(args: readonly string[]): Promise<number> {
 }
 
 async function parseAndRun(args: readonly string[], json: boolean): Promise<number> {
-  const chosen = args.find((arg) => !arg.startsWith("-")) ?? "";
+  const first = args.findIndex((arg) => !arg.startsWith("-"));
+  const two = args.slice(first, first + 2).join(" ");
+  const chosen = Object.hasOwn(commands, two) ? two : (args[first] ?? "");
   const { version } = JSON.parse(readFileSync(new URL("../../package.json", import.meta.url), "utf8")) as {
     version: string;
   }; // ours
@@ -72,8 +74,13 @@ Every command takes --json and --help. Exit codes: 0 done, 1 a bug, 2 bad input,
   refuseUnknown(program, { commands: Object.keys(commands), habits: commandHabits });
   let code = 0;
   let chosenCommand: Command | undefined;
+  const groups = new Map<string, Command>();
   for (const [name, { summary, load }] of Object.entries(commands)) {
-    const command = program.command(name).summary(summary).option("--json", "results as JSON on standard output");
+    const [word = "", own] = name.split(" ");
+    const command = (own === undefined ? program : groupOf(program, word, groups))
+      .command(own ?? word)
+      .summary(summary)
+      .option("--json", "results as JSON on standard output");
     refuseUnknown(command);
     if (name !== chosen) continue;
     const { define, run } = await load();
@@ -93,6 +100,24 @@ Every command takes --json and --help. Exit codes: 0 done, 1 a bug, 2 bad input,
   await program.parseAsync([...args], { from: "user" });
   return code;
 }
+
+/** The commands that begin with a word, such as `federate simulate`. */
+function groupOf(program: Command, word: string, groups: Map<string, Command>): Command {
+  const known = groups.get(word);
+  if (known) return known;
+  const own = Object.keys(commands).flatMap((name) =>
+    name.startsWith(`${word} `) ? [name.slice(word.length + 1)] : [],
+  );
+  const group = program.command(word).summary(groupSummaries[word] ?? own.join(", "));
+  refuseUnknown(group, { commands: own, habits: {} });
+  groups.set(word, group);
+  return group;
+}
+
+/** What the commands that begin with a word are for. */
+const groupSummaries: Readonly<Record<string, string>> = {
+  federate: "tune one adapter by many clients, each on data of its own",
+};
 
 /** The file that `--config file` or `--config=file` names. */
 function configPath(args: readonly string[]): string | undefined {

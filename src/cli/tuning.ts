@@ -74,16 +74,27 @@ export const searchSets: readonly string[] = [
 /** Add them to a command, but for those that it decides itself or that would do nothing there. */
 export async function withTuning(
   command: Command,
-  { without = [] }: { readonly without?: readonly string[] } = {},
+  {
+    without = [],
+    records,
+    defaults = {},
+  }: {
+    readonly without?: readonly string[];
+    /** Methods whose options are flags; all of them unless given. */
+    readonly records?: readonly string[];
+    /** Where settings are others unless given. */
+    readonly defaults?: Partial<TrainSettings>;
+  } = {},
 ): Promise<Command> {
-  const { methods, objectives, optimizers, trainDefaults } = await import("../index.ts");
+  const { methods, objectives, optimizers, trainDefaults: common } = await import("../index.ts");
+  const trainDefaults = { ...common, ...defaults };
   withModel(command, { adapter: false }).requiredOption(
     "-d, --data <files...>",
     "training data; several files may have weights: a.jsonl b.csv:0.5",
   );
-  withData(command)
-    .option("--stream", "read data piece by piece, as is done where it would fill a large part of memory")
-    .option("--config <file>", "take options from a YAML or JSON file; flags win over it");
+  if (!without.includes("stream"))
+    command.option("--stream", "read data piece by piece, as is done where it would fill a large part of memory");
+  withData(command).option("--config <file>", "take options from a YAML or JSON file; flags win over it");
   if (!without.includes("method"))
     command.addOption(new Option("--method <name>", "how to tune").choices([...methods.keys()]).default("lora"));
   command
@@ -126,7 +137,8 @@ export async function withTuning(
     const initial = key === "learningRate" ? undefined : (trainDefaults[key] as number); // each of these is a number
     command.option(`--${dashed(key)} <n>`, help, parse, initial);
   }
-  withFields(command, [...methods.values(), ...objectives.values(), ...optimizers.values()]);
+  const chosen = records === undefined ? [...methods.values()] : records.flatMap((name) => methods.get(name) ?? []);
+  withFields(command, [...chosen, ...objectives.values(), ...optimizers.values()]);
   return command;
 }
 

@@ -28,7 +28,11 @@ export function startScion(...args: readonly string[]): Started {
 }
 
 function start(args: readonly string[], env: Readonly<Record<string, string>>): Started {
-  const child = spawn(process.execPath, [program, ...args], { cwd: root, env: { ...process.env, ...env } });
+  const [name = "", ...rest] = args; // a command may have two words
+  const child = spawn(process.execPath, [program, ...(name in commands ? name.split(" ") : [name]), ...rest], {
+    cwd: root,
+    env: { ...process.env, ...env },
+  });
   let stdout = "";
   let stderr = "";
   child.stdout.setEncoding("utf8").on("data", (text) => {

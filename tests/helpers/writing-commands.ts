@@ -63,6 +63,18 @@ export const writing: Readonly<Record<string, Writing>> = {
     exists: "run-exists",
     resumes: "/continual.json",
   },
+  "federate simulate": {
+    flag: "--output",
+    args: [
+      ...base,
+      ...data,
+      ..."--clients 2 --rounds 2 --local-steps 1 --validation 2 --batch-size 2 --max-length 48 --rank 2".split(" "),
+    ],
+    goesOn: true,
+    exists: "run-exists",
+    timed: /tfevents/,
+    resumes: "/state.json",
+  },
   quantize: { flag: "--output", args: [...base, ...packing], resumes: ".work", last: /bits\.svg/ },
   lr: { flag: "--picture", args: [...base, ...data, ..."--steps 10 --batch-size 2 --max-length 48".split(" ")] },
   diagnose: { flag: "--output", args: ["-b", "in/base", "-a", "in/run/adapter", "--cache", "cache"], goesOn: true },
