@@ -55,7 +55,8 @@ export interface TuneOptions extends TuningChoice, OutputOptions {
   readonly onEvent?: (event: RunEvent) => void;
 }
 
-const tuneNames: NamesOf<TuneOptions> = {
+/** Every name of what {@link tune} takes. */
+export const tuneNames: NamesOf<TuneOptions> = {
   ...tuningNames,
   output: true,
   replace: true,
