@@ -1,4 +1,4 @@
-import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { cp, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -143,6 +143,91 @@ describe("a simulated federation", () => {
     const result = await simulate({ learningRate: 1e30, maxGradNorm: 0, rounds: 1, clientsPerRound: 0 });
     expect(result.ended).toBe("too-few-clients");
     expect(result.why).toMatch(/not-finite-loss/);
+  });
+});
+
+describe("a private federation", () => {
+  const dp: SimulateOptions = { dpEpsilon: 4, dpDelta: 1e-4, dpClip: 0.5, dpAccountant: "rdp", clientsPerRound: 0 };
+  const readLines = async (run: string): Promise<Record<string, unknown>[]> =>
+    jsonLines(await readFile(join(at(run), "metrics.jsonl"), "utf8"));
+
+  it("each client spends its budget and no more, writes it down, and keeps its losses and its secret", async () => {
+    const events: FederationEvent[] = [];
+    const result = await simulate({ ...dp, output: at("private"), onEvent: (event) => void events.push(event) });
+    expect(result.ended).toBe("finished");
+    for (const { epsilon, steps } of result.privacy ?? []) {
+      expect(epsilon).toBeLessThanOrEqual(4);
+      expect(epsilon).toBeGreaterThan(3.9);
+      expect(steps).toBe(8);
+    }
+    expect(result.privacy).toHaveLength(4);
+    expect((await readdir(join(at("private"), "clients"))).sort()).toEqual(
+      [1, 2, 3, 4].map((k) => `client-${k}.ledger`),
+    );
+    for (const { kind, loss } of await readLines("private")) if (kind === "client") expect(loss).toBeNull();
+    expect(JSON.stringify(events)).not.toMatch(/"loss":\d[\d.]*,"steps"/);
+    expect(await codeOf(simulate({ ...dp, output: at("private"), resume: true }))).toBe("nothing");
+  });
+
+  it("other secrets, other noise; what is stopped goes on with the same noise, to the last bit", async () => {
+    const parameters = (result: Awaited<ReturnType<typeof simulate>>): string =>
+      [...result.adapter.parameters]
+        .map(([name, { data: values }]) => `${name} ${Buffer.from((values as Float32Array).buffer).toString("base64")}`)
+        .join();
+    const one = await simulate({ ...dp, rounds: 2 });
+    expect(parameters(await simulate({ ...dp, rounds: 2 }))).not.toBe(parameters(one));
+    // A copy of a stopped federation's folder, secrets too, comes to the same twice.
+    const stop = new AbortController();
+    const stopped = await simulate({
+      ...{ ...dp, rounds: 3, output: at("halved"), signal: stop.signal },
+      onEvent: (event) => (event.kind === "round" ? stop.abort() : undefined),
+    });
+    expect(stopped.rounds).toBe(1);
+    await cp(at("halved"), at("halved-too"), { recursive: true });
+    const first = await simulate({ ...dp, rounds: 3, output: at("halved"), resume: true });
+    const second = await simulate({ ...dp, rounds: 3, output: at("halved-too"), resume: true });
+    expect(parameters(first)).toBe(parameters(second));
+    const ledger = await readFile(join(at("halved"), "clients/client-1.ledger"), "utf8");
+    expect(JSON.parse(ledger).entries).toHaveLength(3);
+  });
+
+  it("a secret that is gone is not replaced", async () => {
+    const stop = new AbortController();
+    const output = at("keyless");
+    await simulate({
+      ...dp,
+      output,
+      signal: stop.signal,
+      onEvent: (e) => (e.kind === "round" ? stop.abort() : undefined),
+    });
+    await rm(join(output, "clients/client-2.key"));
+    expect(await codeOf(simulate({ ...dp, output, resume: true }))).toBe("no-privacy-key");
+  });
+
+  it("after the rounds that its noise is made for a client takes part no more", async () => {
+    const result = await simulate({ ...dp, dpRounds: 2 });
+    expect(result.ended).toBe("too-few-clients");
+    expect(result.rounds).toBe(2);
+    expect(result.why).toMatch(/budget-spent/);
+  });
+
+  it.each<[string, SimulateOptions, RegExp]>([
+    ["no budget", { dpEpsilon: 0 }, /dpEpsilon is 0/],
+    ["a negative one", { dpEpsilon: -1 }, /dpEpsilon is -1/],
+    ["NaN", { dpEpsilon: Number.NaN }, /dpEpsilon is NaN/],
+    ["an infinite one", { dpEpsilon: Infinity }, /dpEpsilon is Infinity/],
+    ["delta 1", { dpEpsilon: 1, dpDelta: 1 }, /dpDelta is 1/],
+    ["noise 0", { dpNoise: 0 }, /dpNoise is 0/],
+    ["both", { dpNoise: 1, dpEpsilon: 1 }, /both given/],
+    ["a clip without privacy", { dpClip: 1 }, /dpClip is 1, which would do nothing/],
+    ["more rounds than there are", { dpEpsilon: 1, dpRounds: 5 }, /dpRounds is 5/],
+    ["another clipping", { dpEpsilon: 1, maxGradNorm: 1 }, /maxGradNorm is 1/],
+  ])("%s is refused", async (_name, options, why) => {
+    await expect(simulate(options)).rejects.toThrow(why);
+  });
+
+  it("a budget that no noise keeps to", async () => {
+    expect(await codeOf(simulate({ dpEpsilon: 1e-9, dpDelta: 1e-12, dpAccountant: "rdp" }))).toBe("budget-too-small");
   });
 });
 

@@ -40,6 +40,8 @@ export interface CompareFederationsOptions
   readonly strategies: readonly (string | ComparedStrategy)[];
   /** Rates that every method sweeps: a comparison at one rate says nothing, as A's length alone changes what a rate does. */
   readonly learningRates: readonly number[];
+  /** Budgets that every method is run with; infinite is without privacy. One run without them, or with `dpEpsilon`, unless given. */
+  readonly epsilons?: readonly number[];
   /** Every federation is run with each; 0, 1 and 2 unless given. */
   readonly seeds?: readonly number[];
   /** Folder of the results: a folder a federation in it, `comparison.json`, `comparison.md` and `report.html`. */
@@ -50,7 +52,7 @@ export interface CompareFederationsOptions
 const comparedNames: NamesOf<ComparedStrategy> = { strategy: true, name: true, strategyOptions: true };
 const compareNames: NamesOf<CompareFederationsOptions> = (() => {
   const { strategy, strategyOptions, learningRate, seed, tensorboard, device, ...own } = simulateNames;
-  return { ...own, strategies: true, learningRates: true, seeds: true } as const;
+  return { ...own, strategies: true, learningRates: true, epsilons: true, seeds: true } as const;
 })();
 
 /** A federation of a comparison. */
@@ -94,6 +96,8 @@ export interface FederationRow {
   readonly name: string;
   readonly strategy: string;
   readonly options: StrategyConfig;
+  /** The budget; infinite without privacy, absent where budgets were not compared. */
+  readonly epsilon?: number;
   readonly trainedParameters: number;
   readonly rates: readonly FederationRateRow[];
   /** The rate with the lowest mean loss. */
@@ -127,24 +131,52 @@ export async function compareFederations(
 ): Promise<FederationComparison> {
   checkNames(options, compareNames, "compareFederations", insideFederation());
   checkDevice(options);
-  const { strategies, learningRates, seeds = [0, 1, 2], output, resume = false, onEvent, ...others } = options;
+  const {
+    strategies,
+    learningRates,
+    epsilons,
+    seeds = [0, 1, 2],
+    output,
+    resume = false,
+    onEvent,
+    ...others
+  } = options;
   const { signal, deviceOptions, ignoreMemory = false, replace, inputs = [], ...shared } = others;
-  const entries = strategies.map((given) => (typeof given === "string" ? { strategy: given } : given));
-  for (const entry of entries) checkNames(entry, comparedNames, "strategies of a comparison");
-  refuse({ entries, learningRates, seeds, validation: data.validation.length });
+  const named = strategies.map((given) => (typeof given === "string" ? { strategy: given } : given));
+  const entries = named.flatMap((entry): readonly (ComparedStrategy & { readonly epsilon?: number })[] =>
+    (epsilons ?? [undefined]).map((epsilon) =>
+      epsilon === undefined
+        ? entry
+        : { ...entry, epsilon, name: `${entry.name ?? entry.strategy}-eps-${epsilon === Infinity ? "inf" : epsilon}` },
+    ),
+  );
+  for (const entry of named) checkNames(entry, comparedNames, "strategies of a comparison");
+  refuse({ entries, learningRates, epsilons, seeds, validation: data.validation.length });
   const storage = guardOutputs(model.platform.storage, {
     inputs: [...data.files, ...inputs],
     ...(replace === undefined ? {} : { replace }),
   });
-  const settled: (SettledFederation & { readonly name: string; readonly given: FederationChoice })[] = [];
-  for (const { strategy, strategyOptions, name = strategy } of entries) {
-    const given = {
-      ...shared,
+  const settled: (SettledFederation & {
+    readonly name: string;
+    readonly given: FederationChoice;
+    readonly epsilon?: number;
+  })[] = [];
+  for (const { strategy, strategyOptions, epsilon, name = strategy } of entries) {
+    const { dpEpsilon, dpNoise, dpDelta, dpClip, dpAccountant, dpRounds, ...plain } = shared;
+    const isPlain = epsilon === Infinity;
+    const given: FederationChoice = {
+      ...(isPlain ? plain : shared),
+      ...(epsilon === undefined || isPlain ? {} : { dpEpsilon: epsilon }),
       strategy,
       ...(strategyOptions ? { strategyOptions } : {}),
       learningRate: learningRates[0] ?? 0,
     };
-    settled.push({ name, given, ...(await settleFederation(model, data, given, { deviceOptions })) });
+    settled.push({
+      name,
+      given,
+      ...(epsilon === undefined ? {} : { epsilon }),
+      ...(await settleFederation(model, data, given, { deviceOptions })),
+    });
   }
   await checkOutput(storage, output, "federation-comparison");
   const kept = joinPath(output, "comparison.json");
@@ -168,7 +200,8 @@ export async function compareFederations(
     const outcomes: FederationOutcome[] = [];
     const trained = new Map<string, number>();
     const result = (): FederationComparison => ({
-      rows: settled.map(({ name, plan }) => ({
+      rows: settled.map(({ name, plan, epsilon }) => ({
+        ...(epsilon === undefined ? {} : { epsilon }),
         ...{ name, strategy: plan.strategy, options: plan.config, trainedParameters: trained.get(name) ?? 0 },
         ...rowOf(
           outcomes.filter((run) => run.name === name),
@@ -193,10 +226,17 @@ export async function compareFederations(
         { ...entry.given, learningRate, seed },
         { deviceOptions },
       );
-      const key = JSON.stringify([run.choice.method.name, run.choice.config]);
+      const isPrivate = plan.privacy !== undefined;
+      const key = JSON.stringify([run.choice.method.name, run.choice.config, isPrivate]);
       const trainer =
         trainers.get(key) ??
-        (await openFederationTrainer(device, model, run, ignoreMemory ? undefined : admission(model, run, device)));
+        (await openFederationTrainer(
+          device,
+          model,
+          run,
+          ignoreMemory ? undefined : admission(model, run, device),
+          isPrivate,
+        ));
       trainers.set(key, trainer);
       trained.set(name, trainer.trainedParameters);
       const path = joinPath(output, name, `${learningRate.toExponential()}-seed-${seed}`);
@@ -232,11 +272,13 @@ export async function compareFederations(
 function refuse({
   entries,
   learningRates,
+  epsilons = [1],
   seeds,
   validation,
 }: {
   readonly entries: readonly ComparedStrategy[];
   readonly learningRates: readonly number[];
+  readonly epsilons: readonly number[] | undefined;
   readonly seeds: readonly number[];
   readonly validation: number;
 }): void {
@@ -252,6 +294,7 @@ function refuse({
     }
   };
   list("learningRates", learningRates, (rate) => rate > 0 && Number.isFinite(rate), "above 0");
+  list("epsilons", epsilons, (epsilon) => epsilon > 0, "above 0 (infinite is without privacy)");
   list("seeds", seeds, (seed) => Number.isSafeInteger(seed) && seed >= 0, "whole numbers from 0");
   if (validation === 0) problems.push("no rows are held back for validation, which rates are chosen by");
   if (problems.length > 0) throw new TuneError("bad-option", problems, { at: "compareFederations" });

@@ -19,8 +19,9 @@ import {
 } from "../federated/index.ts";
 import { guardOutputs } from "../io/outputs/index.ts";
 import type { Storage } from "../io/storage.ts";
-import type { Adapter, MethodConfig } from "../methods/index.ts";
+import { type Adapter, attach, type MethodConfig } from "../methods/index.ts";
 import { checkNames, checkWord, type Inside, type NamesOf } from "../options.ts";
+import { type Accountant, accountants } from "../privacy/index.ts";
 import type { Device, DeviceOptions } from "../runtime/device.ts";
 import type { StopSignal } from "../signal.ts";
 import type { TokenizedExample } from "../train/data/index.ts";
@@ -29,6 +30,7 @@ import type { PlanOptions } from "../train/plan.ts";
 import { describeRun, insideTuning, refuseIdle, type TuningChoice, tuningNames } from "./describe-run.ts";
 import { checkDevice } from "./device-names.ts";
 import { openFederationFolder } from "./federation-folder.ts";
+import { type ClientSpent, openFederationPrivacy } from "./federation-privacy.ts";
 import {
   adapterOfTuned,
   boundOf,
@@ -36,6 +38,7 @@ import {
   federatedRun,
   federationBase,
   openFederationTrainer,
+  spendOf,
 } from "./federation-trainer.ts";
 import type { LoadedClients } from "./load-clients.ts";
 import type { LoadedModel } from "./load-model.ts";
@@ -70,6 +73,18 @@ export interface FederationChoice
   /** With fewer uploads a round is tried again. */
   readonly minClients?: number;
   readonly aggregation?: Partial<AggregationOptions>;
+  /** What every client's data may spend, in epsilon; each client takes the noise that this needs. */
+  readonly dpEpsilon?: number;
+  /** The probability with which the guarantee may fail; 1e-5 unless given. */
+  readonly dpDelta?: number;
+  /** An example's gradient is scaled down to this length; 1 unless given. */
+  readonly dpClip?: number;
+  /** The noise's standard deviation over the clip, instead of a budget. */
+  readonly dpNoise?: number;
+  /** Which accountant the budget goes by; `prv` unless given. */
+  readonly dpAccountant?: Accountant;
+  /** Rounds that a client's noise is made for, after which its budget is spent; all rounds unless given. */
+  readonly dpRounds?: number;
 }
 
 /** How a federation is simulated, and where to. */
@@ -107,6 +122,7 @@ const choiceNames: NamesOf<FederationChoice> = (() => {
     ...own,
     ...{ strategy: true, strategyOptions: true, rounds: true, localSteps: true },
     ...{ clientsPerRound: true, minClients: true, aggregation: true },
+    ...{ dpEpsilon: true, dpDelta: true, dpClip: true, dpNoise: true, dpAccountant: true, dpRounds: true },
   } as const;
 })();
 
@@ -175,6 +191,8 @@ export interface FederationResult {
   readonly plan: FederationPlan;
   /** Why it ended early, where it did. */
   readonly why?: string;
+  /** What each client's data have spent, of a private federation. */
+  readonly privacy?: readonly ClientSpent[];
 }
 
 /** Names that belong into objects in a choice. */
@@ -213,6 +231,12 @@ export async function settleFederation(
     clientsPerRound,
     minClients,
     aggregation = {},
+    dpEpsilon,
+    dpDelta,
+    dpClip,
+    dpNoise,
+    dpAccountant,
+    dpRounds,
     ...tuning
   } = given;
   const settled = { ...federationDefaults, ...defined({ rounds, localSteps, clientsPerRound, minClients }) };
@@ -237,6 +261,9 @@ export async function settleFederation(
   }
   const aggregated = { ...aggregationDefaults, ...aggregation };
   problems.push(...aggregationProblems(aggregated, choice));
+  const dp = { dpEpsilon, dpDelta, dpClip, dpNoise, dpAccountant, dpRounds };
+  problems.push(...privacyProblems(dp, settled.rounds, given.maxGradNorm));
+  const isPrivate = dpEpsilon !== undefined || dpNoise !== undefined;
   const options = tuning.methodOptions ?? {};
   for (const [name, why] of Object.entries(notFederated)) {
     if (options[name] !== undefined && options[name] !== why.only)
@@ -253,7 +280,7 @@ export async function settleFederation(
     model,
     { train: clients.flatMap(({ train }) => train), validation, kind },
     {
-      ...{ batchSize: federationDefaults.batchSize, maxGradNorm: federationDefaults.maxGradNorm },
+      ...{ batchSize: federationDefaults.batchSize, maxGradNorm: isPrivate ? 0 : federationDefaults.maxGradNorm },
       ...(optimizer === "sgd" ? { learningRate: federationDefaults.learningRate } : {}),
       ...tuning,
       optimizer,
@@ -279,9 +306,66 @@ export async function settleFederation(
       optimizerOptions: settings.optimizerOptions,
       maxGradNorm: settings.maxGradNorm,
     },
+    ...(isPrivate
+      ? {
+          privacy: {
+            ...{ epsilon: dpEpsilon ?? 0, noiseMultiplier: dpNoise ?? 0, delta: dpDelta ?? 1e-5, clip: dpClip ?? 1 },
+            ...{ maxRounds: dpRounds ?? settled.rounds, accountant: dpAccountant ?? "prv" },
+          },
+        }
+      : {}),
   };
-  const bound = boundOf(plain, own);
+  const bound = boundOf(plain, own, {
+    parameters: trainedCount(model, own),
+    examples: clients.map(({ train }) => train.length),
+  });
   return { choice, run: own, plan: { ...plain, ...(bound === undefined ? {} : { normBound: bound }) } };
+}
+
+/** How many values a client trains. */
+function trainedCount(model: LoadedModel, { choice, targets }: PlanOptions): number {
+  const { outputModule } = model.pretrained.architecture;
+  const { trainables } = attach(model.pretrained.predict().outputs, { choice, targets, outputModule, training: true });
+  return trainables.reduce(
+    (sum, { value, trained }) => sum + (trained ? value.shape.map(Number).reduce((a, b) => a * b, 1) : 0),
+    0,
+  );
+}
+
+type PrivacyOptions = {
+  readonly [Name in `dp${"Epsilon" | "Delta" | "Clip" | "Noise" | "Rounds"}`]: number | undefined;
+} & {
+  readonly dpAccountant: Accountant | undefined;
+};
+
+/** What is wrong with the options of a private federation. */
+function privacyProblems(dp: PrivacyOptions, rounds: number, maxGradNorm: number | undefined): readonly string[] {
+  const { dpEpsilon, dpNoise, dpDelta, dpClip, dpRounds, dpAccountant } = dp;
+  checkWord("dpAccountant", dpAccountant, Object.keys(accountants), "federation");
+  const isPrivate = dpEpsilon !== undefined || dpNoise !== undefined;
+  const positive = (name: string, value: number | undefined): readonly string[] =>
+    value === undefined || (value > 0 && value < Infinity)
+      ? []
+      : [`${name} is ${value}, but it must be a number above 0`];
+  const idle = Object.entries(dp).filter(([, value]) => !isPrivate && value !== undefined);
+  return [
+    ...positive("dpEpsilon", dpEpsilon),
+    ...positive("dpNoise", dpNoise),
+    ...positive("dpClip", dpClip),
+    ...(dpDelta === undefined || (dpDelta > 0 && dpDelta < 1)
+      ? []
+      : [`dpDelta is ${dpDelta}, but it must be between 0 and 1, below one over a client's number of examples`]),
+    ...(dpRounds === undefined || (Number.isSafeInteger(dpRounds) && dpRounds >= 1 && dpRounds <= rounds)
+      ? []
+      : [`dpRounds is ${dpRounds}, but it must be a whole number from 1 to the ${rounds} rounds`]),
+    ...(dpEpsilon !== undefined && dpNoise !== undefined
+      ? ["dpEpsilon and dpNoise are both given: a budget decides the noise"]
+      : []),
+    ...(isPrivate && maxGradNorm
+      ? [`maxGradNorm is ${maxGradNorm}, which would do nothing: examples are clipped one by one (dpClip)`]
+      : []),
+    ...idle.map(([name, value]) => `${name} is ${String(value)}, which would do nothing without dpEpsilon or dpNoise`),
+  ];
 }
 
 /** Options of LoRA that a federation cannot honour. */
@@ -341,7 +425,8 @@ export async function simulateFederation(
   const opened = device ?? (await model.platform.openDevice(deviceOptions));
   try {
     const admit = ignoreMemory ? undefined : admission(model, settled.run, opened);
-    const trainer = await openFederationTrainer(opened, model, settled.run, admit);
+    const isPrivate = settled.plan.privacy !== undefined;
+    const trainer = await openFederationTrainer(opened, model, settled.run, admit, isPrivate);
     try {
       return await simulateWith(trainer, settled, data, {
         ...(output === undefined ? {} : { folder: { storage, path: output } }),
@@ -376,11 +461,19 @@ export async function simulateWith(
   const { clients, validation } = data;
   const facts = await factsOfFederation(run, plan, data);
   const kept = folder && (await openFederationFolder(folder.storage, folder.path, { resume, tensorboard }));
+  const closing: (() => Promise<void>)[] = [];
   try {
     const saved = kept?.saved;
     if (saved && folder) checkFingerprint(saved.facts, facts, folder.path);
     const engine = openMemoryEngine();
     const coordinator = engine.connect("coordinator");
+    const privacy =
+      plan.privacy &&
+      (await openFederationPrivacy(plan, clients, folder, {
+        begun: saved !== undefined,
+        finished: saved?.state.phase === "done",
+      }));
+    closing.push(async () => privacy?.close());
     const measure = async (tuned: Tuned): Promise<Readonly<Record<string, number>>> => {
       if (validation.length === 0) return {};
       const { loss, measures } = await trainer.evaluate(tuned, validation);
@@ -429,10 +522,12 @@ export async function simulateWith(
     const failed = new Promise<void>((resolve) => {
       for (const { name, train } of clients) {
         const training: LocalTraining = {
-          ...{ examples: train.length, base: plan.base, spend: () => undefined },
+          ...{ examples: train.length, base: plan.base },
+          spend: (asked) => spendOf(asked, train.length),
           train: async (request) => {
             try {
-              const result = await trainer.train({ name, examples: train }, request);
+              const own = privacy?.clients.get(name);
+              const result = await trainer.train({ name, examples: train, ...(own ? { privacy: own } : {}) }, request);
               trained += 1;
               onEvent?.({ kind: "training", client: name, round: request.round, done: trained, of: asked });
               return result;
@@ -445,7 +540,12 @@ export async function simulateWith(
             }
           },
         };
-        void takePart({ transport: engine.connect(name), training, ...(signal ? { signal } : {}) }).then(
+        const reserve = privacy?.reserve(name);
+        void takePart({
+          ...{ transport: engine.connect(name), training },
+          ...(reserve ? { reserve } : {}),
+          ...(signal ? { signal } : {}),
+        }).then(
           (client) => joined.push(client),
           (error: unknown) => {
             failure ??= { error };
@@ -462,6 +562,7 @@ export async function simulateWith(
     for (const client of joined) await client.close();
     const how: FederationEnd = state.phase === "done" ? "finished" : stopped ? "too-few-clients" : "interrupted";
     onEvent?.({ kind: "end", ended: how, round: state.round, rounds: plan.rounds });
+    if (how === "finished") await privacy?.forgetKeys();
     return {
       adapter: adapterOfTuned(run, tuned),
       ended: how,
@@ -469,8 +570,10 @@ export async function simulateWith(
       history: state.history,
       ...{ base, plan },
       ...(stopped ? { why: stopped.what } : {}),
+      ...(privacy ? { privacy: privacy.spent() } : {}),
     };
   } finally {
+    for (const close of closing) await close();
     await kept?.close();
   }
 }

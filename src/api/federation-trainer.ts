@@ -4,6 +4,7 @@ import {
   type FederationPlan,
   hashOf,
   type LocallyTrained,
+  normBound,
   type StrategyChoice,
   type TrainingRequest,
   type Tuned,
@@ -20,6 +21,14 @@ import {
   type Trainable,
 } from "../methods/index.ts";
 import { chooseOptimizer } from "../optim/index.ts";
+import {
+  accountants,
+  type Budget,
+  type Calibration,
+  calibrateNoise,
+  type Generator,
+  type Spend,
+} from "../privacy/index.ts";
 import type { Device } from "../runtime/device.ts";
 import { type Batch, batchesByLength, layoutOf, planBatches, type TokenizedExample } from "../train/data/index.ts";
 import type { Measured } from "../train/evaluator.ts";
@@ -47,6 +56,47 @@ export interface FederationTrainer {
 export interface ClientExamples {
   readonly name: string;
   readonly examples: readonly TokenizedExample[];
+  /** What its updates are made private with; needed where the trainer is private. */
+  readonly privacy?: ClientPrivacy;
+}
+
+/** A client's own noise. */
+export interface ClientPrivacy {
+  readonly noiseMultiplier: number;
+  readonly samplingRate: number;
+  /** Draws batches and noise, under a secret of the client's alone. */
+  readonly generator: Generator;
+}
+
+/** What a round of a client costs: as many updates as a round has, of batches that are drawn at its own rate. */
+export function spendOf(plan: FederationPlan, examples: number): Spend | undefined {
+  const { privacy, localSteps, batchSize } = plan;
+  if (!privacy) return undefined;
+  const samplingRate = Math.min(1, batchSize / examples);
+  const { epsilon, delta, accountant, maxRounds } = privacy;
+  const steps = localSteps * maxRounds;
+  const noiseMultiplier =
+    epsilon > 0 ? noiseFor({ epsilon, delta, samplingRate, steps, accountant }) : privacy.noiseMultiplier;
+  return { samplingRate, noiseMultiplier, steps: localSteps };
+}
+
+/** What a client's data may spend in all: the plan's epsilon, or what its noise costs over all rounds that it is made for. */
+export function budgetOf(plan: FederationPlan, spend: Spend): Budget | undefined {
+  if (!plan.privacy) return undefined;
+  const { epsilon, delta, accountant, maxRounds } = plan.privacy;
+  if (epsilon > 0) return { epsilon, delta, accountant };
+  const all = [{ ...spend, steps: spend.steps * maxRounds }];
+  return { epsilon: accountants[accountant](all, delta).epsilon * (1 + 1e-9), delta, accountant };
+}
+
+const known = new Map<string, number>();
+
+/** The least noise of a budget; clients with as many examples have the same. */
+function noiseFor(calibration: Calibration): number {
+  const key = JSON.stringify(calibration);
+  const found = known.get(key) ?? calibrateNoise(calibration);
+  known.set(key, found);
+  return found;
 }
 
 /**
@@ -87,11 +137,13 @@ export async function openFederationTrainer(
   model: LoadedModel,
   run: PlanOptions,
   admit: RunOptions["admit"] | undefined,
+  isPrivate = false,
 ): Promise<FederationTrainer> {
   const { settings, choice, targets, padId } = run;
   const objective = run.objective ?? chooseObjective(undefined);
   const trainer = await openTrainer(device, model.pretrained, {
-    ...{ choice, targets, objective, accumulates: false, seed: settings.seed },
+    ...{ choice, targets, objective, accumulates: isPrivate, seed: settings.seed },
+    ...(isPrivate ? { privacy: {} } : {}),
     optimizer: chooseOptimizer(settings.optimizer, settings.optimizerOptions),
     maxGradNorm: settings.maxGradNorm,
     memory: settings.memory,
@@ -99,10 +151,8 @@ export async function openFederationTrainer(
     ...(admit ? { admit } : {}),
   });
   const { trainables } = trainer;
-  // An optimiser begins every round as it began at first.
-  const own = new Set(trainables.map(({ value }) => value.name));
-  const zeros = new Map([...(await trainer.state())].filter(([name]) => !own.has(name)));
-  const layout = layoutOf(model.pretrained, padId);
+  // With privacy every example is alone, in batches and where it is measured.
+  const layout = { ...layoutOf(model.pretrained, padId), ...(isPrivate ? { alone: true } : {}) };
   const make = (examples: readonly TokenizedExample[]): Batch => objective.objective.batch(examples, layout);
 
   let turn: Promise<unknown> = Promise.resolve();
@@ -111,7 +161,39 @@ export async function openFederationTrainer(
     turn = next.catch(() => undefined);
     return next;
   };
-  const place = (tuned: Tuned): Promise<void> => trainer.restore(new Map([...zeros, ...tensorsOf(tuned, trainables)]));
+  const place = async (tuned: Tuned): Promise<void> => {
+    await trainer.load(tensorsOf(tuned, trainables));
+    await trainer.reset(); // an optimiser begins every round anew
+  };
+  const drawn = (examples: readonly TokenizedExample[], indices: readonly number[]): Batch =>
+    make(indices.map((i) => examples[i] as TokenizedExample)); // indices of examples
+
+  /** One private update: examples drawn each by itself, clipped, summed over batches of a fixed size at most, noised once. */
+  const privateStep = async (
+    { examples, privacy }: ClientExamples,
+    { plan, round }: TrainingRequest,
+    step: number,
+  ): Promise<number> => {
+    assert(privacy && plan.privacy, "a private client has its noise");
+    const { generator, samplingRate, noiseMultiplier } = privacy;
+    const numbers = new Float64Array(examples.length);
+    await generator.uniforms(numbers, `batches of round ${round + 1}`, step);
+    const indices = [...numbers.keys()].filter((i) => (numbers[i] ?? 1) < samplingRate);
+    const batches = Array.from({ length: Math.ceil(indices.length / plan.batchSize) }, (_, k) =>
+      drawn(examples, indices.slice(k * plan.batchSize, (k + 1) * plan.batchSize)),
+    );
+    const report = await trainer.step(
+      step,
+      batches.length > 0 ? batches : [{ ...drawn(examples, [0]), blank: true }],
+      plan.learningRate,
+      {
+        ...{ noiseMultiplier, generator, clip: plan.privacy.clip },
+        expectedBatch: samplingRate * examples.length,
+        purpose: `noise of round ${round + 1}`,
+      },
+    );
+    return report.loss;
+  };
 
   return {
     trainedParameters: trainer.trainedParameters,
@@ -120,20 +202,19 @@ export async function openFederationTrainer(
       for (const trainable of trainables) tensors.set(trainable.value.name, await initialTensor(trainable, seed));
       return tunedOfTensors(tensors, trainables);
     },
-    train: ({ name, examples }, { tuned, round, plan, signal }) =>
+    train: (client, request) =>
       inTurn(async () => {
+        const { name, examples } = client;
+        const { tuned, round, plan, signal } = request;
         await place(tuned);
-        const drawn = createRng(plan.seed, "batches", name, round).uint32();
-        const schedule = planBatches([{ count: examples.length, weight: 1 }], {
-          batchSize: plan.batchSize,
-          seed: drawn,
-        });
+        const seed = createRng(plan.seed, "batches", name, round).uint32();
+        const schedule = planBatches([{ count: examples.length, weight: 1 }], { batchSize: plan.batchSize, seed });
         let sum = 0;
         for (let step = 1; step <= plan.localSteps; step++) {
           if (signal?.aborted) throw new TuneError("interrupted", "The round was stopped.", { at: name });
-          const { indices } = schedule.at(step - 1);
-          const batch = make(indices.map((i) => examples[i] as TokenizedExample)); // indices of examples
-          sum += (await trainer.step(step, [batch], plan.learningRate)).loss;
+          sum += isPrivate
+            ? await privateStep(client, request, step)
+            : (await trainer.step(step, [drawn(examples, schedule.at(step - 1).indices)], plan.learningRate)).loss;
         }
         const after = tunedOfTensors(await trainer.parameters(), trainables);
         return { tuned: after, loss: sum / plan.localSteps, steps: plan.localSteps };
@@ -264,12 +345,30 @@ function identity(size: number): Factors["A"] {
   return { rows: size, cols: size, data };
 }
 
-/** The longest change that honest training of a plan makes, where the optimiser says so: plain gradient descent. */
+/**
+ * The longest change that honest training of a plan makes, where the optimiser says so: plain gradient descent.
+ * @param parameters how many values clients train.
+ */
 export function boundOf(
-  plan: Pick<FederationPlan, "learningRate" | "localSteps">,
+  plan: FederationPlan,
   { settings }: PlanOptions,
+  { parameters, examples }: { readonly parameters: number; readonly examples: readonly number[] },
 ): number | undefined {
   const plain = settings.optimizer === "sgd" && settings.optimizerOptions["momentum"] === 0;
-  if (!plain || settings.maxGradNorm === 0) return undefined;
-  return plan.learningRate * plan.localSteps * settings.maxGradNorm;
+  const { learningRate, localSteps, privacy, batchSize } = plan;
+  if (!plain || settings.optimizerOptions["weightDecay"] !== 0) return undefined;
+  const each = { learningRate, steps: localSteps };
+  if (!privacy) {
+    return settings.maxGradNorm === 0 ? undefined : normBound({ ...each, clip: settings.maxGradNorm });
+  }
+  // Clients of few examples have the most noise.
+  const bounds = [...new Set(examples)].map((count) => {
+    const { noiseMultiplier: multiplier = 0 } = spendOf(plan, count) ?? {};
+    return normBound({
+      ...each,
+      clip: privacy.clip,
+      noise: { multiplier, parameters, expectedBatch: Math.min(batchSize, count) },
+    });
+  });
+  return Math.max(...bounds);
 }

@@ -10,7 +10,16 @@ export const outputFolders: Readonly<Record<OutputFolder, FolderClaim>> = {
   "quantize-comparison": { kind: "quantize-comparison", names: [] },
   federation: {
     kind: "federation",
-    names: ["state.json", "objects/", "metrics.jsonl", "events.out.tfevents.*", "run.json", "report.html", "adapter/"],
+    names: [
+      "state.json",
+      "objects/",
+      "metrics.jsonl",
+      "events.out.tfevents.*",
+      "run.json",
+      "report.html",
+      "adapter/",
+      "clients/",
+    ],
   },
   "federation-comparison": {
     kind: "federation-comparison",

@@ -39,6 +39,7 @@ interface SimulateFlags extends TuningFlags {
   readonly trim: number;
   readonly compare?: readonly string[];
   readonly rates?: readonly number[];
+  readonly epsilons?: readonly number[];
   readonly seeds?: readonly number[];
   readonly output: string;
   readonly resume?: boolean;
@@ -99,14 +100,32 @@ export async function define(command: Command): Promise<void> {
       aggregationDefaults.maxWeight,
     )
     .option("--trim <share>", "share that a trimmed mean leaves out on each side", realNumber, aggregationDefaults.trim)
+    .option("--dp-rounds <n>", "rounds that a client's noise is made for; all unless given", wholeNumber)
     .option("--compare <methods>", "run these methods at every rate and seed, and compare", words)
     .option("--rates <numbers>", "learning rates of a comparison: 0.05,0.15,0.5", numbers)
+    .option("--epsilons <numbers>", "privacy budgets of a comparison: inf,6,3,1 (inf is without privacy)", budgets)
     .option("--seeds <numbers>", "seeds of a comparison: 0,1,2", numbers)
     .option("-o, --output <folder>", "where state and results go", "runs/federate")
     .option("--no-tensorboard", "write no events for TensorBoard (tensorboard --logdir runs)")
     .option("--resume", "go on from the output folder's state")
     .addHelpText("after", examples);
+  withPrivacy(command);
   withFields(command, [...strategies.values()]);
+}
+
+/** The options of private training. */
+function withPrivacy(command: Command): void {
+  if (command.options.some(({ long }) => long === "--dp-epsilon")) return;
+  command
+    .option("--dp-epsilon <n>", "what each client's data may spend, which decides its noise (DP-SGD)", realNumber)
+    .option("--dp-delta <n>", "the probability with which the guarantee may fail (1e-5 unless given)", realNumber)
+    .option("--dp-clip <n>", "an example's gradient is scaled down to this length (1 unless given)", realNumber)
+    .option("--dp-noise <n>", "the noise over the clip, instead of a budget", realNumber)
+    .addOption(new Option("--dp-accountant <name>", "which accountant the budget goes by").choices(["prv", "rdp"]));
+}
+
+function budgets(text: string): readonly number[] {
+  return words(text).map((word) => (word === "inf" ? Number.POSITIVE_INFINITY : realNumber(word)));
 }
 
 function words(text: string): readonly string[] {
@@ -157,6 +176,7 @@ export async function run(
     ...tuning,
     ...{ rounds: flags.rounds, localSteps: flags.localSteps, clientsPerRound: flags.clientsPerRound },
     minClients: flags.minClients,
+    ...privacyGiven(flags, given),
     aggregation: {
       rule: flags.aggregation as "mean",
       weighting: flags.weighting as "examples",
@@ -181,6 +201,7 @@ export async function run(
         strategies: asked.compare.map((strategy) => ({ strategy, ...optionsOf(strategy) })),
         learningRates: asked.rates ?? [],
         ...(asked.seeds ? { seeds: asked.seeds } : {}),
+        ...(asked.epsilons ? { epsilons: asked.epsilons } : {}),
         signal: stop.signal,
         onEvent: watchComparison(output),
       });
@@ -219,13 +240,16 @@ function refuseMixed(flags: SimulateFlags, given: Given): void {
     ? [
         ...(given.has("method") ? ["--method would do nothing: --compare names the methods."] : []),
         ...(given.has("learningRate") ? ["--learning-rate would do nothing: --rates are compared."] : []),
+        ...(flags.epsilons && given.has("dpEpsilon")
+          ? ["--dp-epsilon would do nothing: --epsilons are compared."]
+          : []),
         ...(given.has("seed") ? ["--seed would do nothing: --seeds are compared."] : []),
         ...(given.has("tensorboard") ? ["--no-tensorboard does nothing here: a comparison always writes events."] : []),
         ...(flags.rates === undefined
           ? ["--rates is missing: methods are only compared at the best of several learning rates each."]
           : []),
       ]
-    : (["rates", "seeds"] as const).flatMap((name) =>
+    : (["rates", "epsilons", "seeds"] as const).flatMap((name) =>
         flags[name] === undefined ? [] : [`--${name} would do nothing without --compare.`],
       );
   if (problems.length === 0) return;
@@ -233,6 +257,14 @@ function refuseMixed(flags: SimulateFlags, given: Given): void {
     at: "options",
     fix: "leave these options out, or give what they need",
   });
+}
+
+/** The options of privacy that were given. */
+function privacyGiven(flags: SimulateFlags, given: Given): Readonly<Record<string, never>> {
+  const names = ["dpEpsilon", "dpDelta", "dpClip", "dpNoise", "dpAccountant", "dpRounds"].filter((name) =>
+    given.has(name),
+  );
+  return Object.fromEntries(names.map((name) => [name, flags[name] as never])); // each parsed as its option is
 }
 
 async function readClients(
@@ -289,6 +321,18 @@ function watch(output: Output): (event: FederationEvent) => void {
     if (event.kind === "start") {
       const { strategy, config, rounds, localSteps, batchSize, learningRate, training } = event.plan;
       const options = Object.entries(config).map(([name, value]) => `${name} ${String(value)}`);
+      const { privacy } = event.plan;
+      if (privacy) {
+        const delta = Object.entries(event.clients).filter(([, size]) => privacy.delta >= 1 / size);
+        output.say(
+          `Private: ${privacy.epsilon > 0 ? `epsilon ${privacy.epsilon}` : `noise ${privacy.noiseMultiplier}`}, delta ${privacy.delta}, clip ${privacy.clip}; each client's noise is made for ${privacy.maxRounds} rounds.`,
+          ...(delta.length > 0
+            ? [
+                `Warning: delta is not below one over the examples of ${delta.length} clients: whole examples may be given away.`,
+              ]
+            : []),
+        );
+      }
       output.say(
         `${strong(strategy)}${options.length > 0 ? ` (${options.join(", ")})` : ""}: ${count(rounds)} rounds of ${count(localSteps)} updates, ${count(batchSize)} examples each, rate ${learningRate} (${String(training["optimizer"])})`,
         `Each client trains ${count(event.trainedParameters)} values.${event.firstRound > 1 ? ` Going on with round ${count(event.firstRound)}.` : ""}`,
@@ -298,11 +342,16 @@ function watch(output: Output): (event: FederationEvent) => void {
     } else if (event.kind === "round") {
       progress.clear();
       const { round, measures, clients, refused, declined } = event.summary;
-      const losses = Object.values(clients).map(({ loss }) => loss);
-      const mean = losses.reduce((sum, loss) => sum + loss, 0) / Math.max(1, losses.length);
+      // The losses of private clients stay with them.
+      const losses = Object.values(clients).flatMap(({ loss }) => (Number.isFinite(loss) ? [loss] : []));
+      const mean = losses.reduce((sum, loss) => sum + loss, 0) / losses.length;
+      const parts = [
+        ...(losses.length > 0 ? [`training loss ${mean.toFixed(4)}`] : []),
+        ...(Object.keys(measures).length > 0 ? [`validation ${said(measures)}`] : []),
+      ];
       const absent = Object.keys({ ...refused, ...declined }).length;
       output.say(
-        `round ${round + 1} of ${event.rounds}: training loss ${mean.toFixed(4)}${Object.keys(measures).length > 0 ? `; validation ${said(measures)}` : ""}${absent > 0 ? `; without ${absent} clients` : ""}`,
+        `round ${round + 1} of ${event.rounds}: ${parts.join("; ")}${absent > 0 ? `; without ${absent} clients` : ""}`,
       );
     } else progress.clear();
   };
@@ -323,9 +372,20 @@ function watchComparison(output: Output): (event: FederationCompareEvent) => voi
   };
 }
 
-function end({ ended, rounds, history, why, plan }: FederationResult, flags: SimulateFlags, output: Output): void {
+function end(
+  { ended, rounds, history, why, plan, privacy }: FederationResult,
+  flags: SimulateFlags,
+  output: Output,
+): void {
   const saved = `${flags.output}/adapter`;
-  output.record({ kind: "saved", ended, rounds, measures: history.at(-1)?.measures ?? {}, saved });
+  output.record({
+    kind: "saved",
+    ended,
+    rounds,
+    measures: history.at(-1)?.measures ?? {},
+    saved,
+    ...(privacy ? { privacy } : {}),
+  });
   const ends = {
     finished: "Done",
     interrupted: "Interrupted; --resume goes on from here",
@@ -334,11 +394,18 @@ function end({ ended, rounds, history, why, plan }: FederationResult, flags: Sim
   output.say(
     `${strong(ends[ended])} after round ${rounds} of ${plan.rounds}. Saved ${saved} and ${flags.output}/report.html.`,
     ...(why ? [why] : []),
+    ...(privacy ? [spentText(privacy)] : []),
     "",
     "Next:",
     `  scion eval --model ${flags.model} --adapter ${saved} --data heldout.jsonl`,
     `  scion export --model ${flags.model} --adapter ${saved} --to transformers.js --output ${flags.output}/web`,
   );
+}
+
+function spentText(privacy: NonNullable<FederationResult["privacy"]>): string {
+  const epsilons = privacy.map(({ epsilon }) => epsilon);
+  const noises = privacy.map(({ noiseMultiplier }) => noiseMultiplier);
+  return `Each client's examples are protected by (epsilon, delta)-differential privacy: spent ${Math.min(...epsilons).toFixed(2)} to ${Math.max(...epsilons).toFixed(2)} at delta ${privacy[0]?.delta}, with noise ${Math.min(...noises).toFixed(3)} to ${Math.max(...noises).toFixed(3)} (see docs/federated.md).`;
 }
 
 /** Whether all is done. */

@@ -26,7 +26,7 @@ export interface LocalTraining {
   readonly base: string;
   /** What a round costs of the privacy of the data; undefined without noise. */
   spend(plan: FederationPlan): Spend | undefined;
-  /** Make the updates of a round, with an optimiser that starts anew. */
+  /** Make the updates of a round, with an optimiser that starts anew; with the plan's privacy, each clipped and noised. */
   train(request: TrainingRequest): Promise<LocallyTrained>;
 }
 
@@ -156,7 +156,8 @@ export async function takePart(options: ClientOptions): Promise<Client> {
       base: now.base.sha256,
       layers: typesOf(delta),
       object: await transport.put(writePieces(delta)),
-      loss: result.loss,
+      // The loss on private data tells of them; only what is noised goes out.
+      loss: plan.privacy ? Number.NaN : result.loss,
       steps: result.steps,
     };
     done = round;
