@@ -82,6 +82,7 @@ export {
   streamData,
 } from "./api/load-data.ts";
 export { type DownloadProgress, type LoadedModel, type LoadModelOptions, loadModel } from "./api/load-model.ts";
+export { type JoinEvent, type JoinOptions, type JoinResult, joinFederation } from "./api/join-federation.ts";
 export { checkOutput, claimOutput, type OutputFolder } from "./api/outputs.ts";
 export { type PlanTuningOptions, planTuning, type Remedy, type TuningPlan } from "./api/plan.ts";
 export {
@@ -119,6 +120,7 @@ export {
   exportModel,
   loadAdapter,
 } from "./api/save.ts";
+export { type ServeEvent, type ServeOptions, serveFederation } from "./api/serve-federation.ts";
 export { type FindLearningRateOptions, findLearningRate, type TuneOptions, tune } from "./api/tune.ts";
 export type { BitPlan, BitsChoice, MatrixReport, MixedBits, PackedReport, QuantiseEvent } from "./compress/index.ts";
 export type { Lookups } from "./decode/index.ts";

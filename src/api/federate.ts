@@ -19,7 +19,7 @@ import {
 } from "../federated/index.ts";
 import { guardOutputs } from "../io/outputs/index.ts";
 import type { Storage } from "../io/storage.ts";
-import { type Adapter, attach, type MethodConfig } from "../methods/index.ts";
+import { type Adapter, attach, type MethodConfig, showTargets } from "../methods/index.ts";
 import { checkNames, checkWord, type Inside, type NamesOf } from "../options.ts";
 import { type Accountant, accountants } from "../privacy/index.ts";
 import type { Device, DeviceOptions } from "../runtime/device.ts";
@@ -105,7 +105,8 @@ export interface SimulateOptions extends FederationChoice, OutputOptions {
   readonly onEvent?: (event: FederationEvent) => void;
 }
 
-const choiceNames: NamesOf<FederationChoice> = (() => {
+/** Every name of a choice. */
+export const choiceNames: NamesOf<FederationChoice> = (() => {
   const {
     method,
     schedule,
@@ -204,6 +205,12 @@ export function insideFederation(): Inside {
   };
 }
 
+/** What is known of those who take part: their data, or how many are expected at least. */
+export type FederationParties = Pick<LoadedClients, "clients" | "validation"> & {
+  readonly kind: LoadedClients["kind"] | undefined;
+  readonly expected?: number;
+};
+
 /** A federation with everything settled but what differs between its clients. */
 export interface SettledFederation {
   readonly choice: StrategyChoice;
@@ -218,7 +225,7 @@ export interface SettledFederation {
  */
 export async function settleFederation(
   model: LoadedModel,
-  { clients, validation, kind }: Pick<LoadedClients, "clients" | "validation" | "kind">,
+  { clients, validation, kind, expected }: FederationParties,
   given: FederationChoice,
   where: { readonly device?: Device | undefined; readonly deviceOptions?: DeviceOptions | undefined } = {},
 ): Promise<SettledFederation> {
@@ -251,9 +258,10 @@ export async function settleFederation(
   whole("localSteps", settled.localSteps, 1);
   whole("clientsPerRound", settled.clientsPerRound, 0);
   whole("minClients", settled.minClients, 1);
-  const asked = settled.clientsPerRound === 0 ? clients.length : settled.clientsPerRound;
-  if (clients.length === 0) problems.push("there is no client");
-  if (asked > clients.length) problems.push(`clientsPerRound is ${asked}, and there are ${clients.length} clients`);
+  const count = expected ?? clients.length;
+  const asked = settled.clientsPerRound === 0 ? count : settled.clientsPerRound;
+  if (count === 0) problems.push("there is no client");
+  if (asked > count) problems.push(`clientsPerRound is ${asked}, and there are ${count} clients`);
   if (settled.minClients > asked)
     problems.push(`minClients is ${settled.minClients}, and ${asked} are asked in a round`);
   for (const { name, train } of clients) {
@@ -278,7 +286,7 @@ export async function settleFederation(
   const optimizer = tuning.optimizer ?? federationDefaults.optimizer;
   const run = await describeRun(
     model,
-    { train: clients.flatMap(({ train }) => train), validation, kind },
+    { train: clients.flatMap(({ train }) => train), validation, ...(kind === undefined ? {} : { kind }) },
     {
       ...{ batchSize: federationDefaults.batchSize, maxGradNorm: isPrivate ? 0 : federationDefaults.maxGradNorm },
       ...(optimizer === "sgd" ? { learningRate: federationDefaults.learningRate } : {}),
@@ -305,6 +313,7 @@ export async function settleFederation(
       optimizer: settings.optimizer,
       optimizerOptions: settings.optimizerOptions,
       maxGradNorm: settings.maxGradNorm,
+      ...tuned(own),
     },
     ...(isPrivate
       ? {
@@ -317,9 +326,22 @@ export async function settleFederation(
   };
   const bound = boundOf(plain, own, {
     parameters: trainedCount(model, own),
-    examples: clients.map(({ train }) => train.length),
+    // Of clients that are yet to come nothing is known: the bound is that of the smallest.
+    examples: expected === undefined ? clients.map(({ train }) => train.length) : [1],
   });
   return { choice, run: own, plan: { ...plain, ...(bound === undefined ? {} : { normBound: bound }) } };
+}
+
+/** What is tuned of the model, as clients far away must know it to tune the same. */
+function tuned({ choice, targets, objective }: PlanOptions): FederationPlan["training"] {
+  const { freezeA: _strategys, ...methodOptions } = choice.config as Readonly<Record<string, unknown>>;
+  return {
+    methodOptions,
+    ...(choice.patterns === undefined ? {} : { patterns: choice.patterns }),
+    ...(choice.inPlace === undefined ? {} : { inPlace: choice.inPlace }),
+    targetModules: showTargets(targets),
+    ...(objective ? { objective: objective.objective.name, objectiveOptions: objective.config } : {}),
+  };
 }
 
 /** How many values a client trains. */

@@ -21,6 +21,7 @@ export const outputFolders: Readonly<Record<OutputFolder, FolderClaim>> = {
       "clients/",
     ],
   },
+  "federation-client": { kind: "federation-client", names: ["adapter/"] },
   "federation-comparison": {
     kind: "federation-comparison",
     names: ["comparison.json", "comparison.md", "report.html"],
@@ -39,6 +40,7 @@ export type OutputFolder =
   | "continual"
   | "quantize-comparison"
   | "federation"
+  | "federation-client"
   | "federation-comparison"
   | "diagnosis"
   | "attention";

@@ -207,6 +207,11 @@ export async function takePart(options: ClientOptions): Promise<Client> {
   };
 }
 
+/** All that is tuned, as a state says it. @throws {TuneError} `object-missing`, `object-damaged`, `bad-upload`. */
+export async function tunedAtEnd(transport: Transport, { base, layers }: RunState): Promise<Tuned> {
+  return tunedOf(readPieces(await transport.get(base), layers, "factors of the coordinator"));
+}
+
 /** @throws {TuneError} for a plan that this client cannot or may not follow. */
 function checkPlan(plan: FederationPlan, { training, reserve, transport }: ClientOptions): void {
   const at = `client ${transport.party}`;

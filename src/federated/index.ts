@@ -16,12 +16,20 @@ export {
   type LocalTraining,
   type TrainingRequest,
   takePart,
+  tunedAtEnd,
 } from "./client.ts";
 export { type CoordinatorEvent, type CoordinatorOptions, type CoordinatorResult, coordinate } from "./coordinator.ts";
 export { hashOf, sha256 } from "./digest.ts";
 export { type MemoryEngine, type MemoryEngineOptions, openMemoryEngine } from "./engines/memory.ts";
 export { countOf, type Factors, piecesOf, type Tuned, trainedPieces } from "./factors.ts";
-export { type FederationPlan, type PrivacyPlan, type RoundSummary, type RunState, runState } from "./messages.ts";
+export {
+  type FederationPlan,
+  type PrivacyPlan,
+  type RoundSummary,
+  type RunState,
+  readState,
+  runState,
+} from "./messages.ts";
 export { refactor } from "./refactor.ts";
 export type { Strategy } from "./strategies/strategy.ts";
 export { chooseStrategy, type StrategyChoice, type StrategyConfig, strategies } from "./strategies/table.ts";
