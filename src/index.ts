@@ -71,6 +71,7 @@ export type { FederationMetric } from "./api/federation-folder.ts";
 export { federationPage } from "./api/federation-report.ts";
 export { type Forgetting, type ForgettingOptions, measureForgetting } from "./api/forgetting.ts";
 export { type Inspection, inspect } from "./api/inspect.ts";
+export { type JoinEvent, type JoinOptions, type JoinResult, joinFederation } from "./api/join-federation.ts";
 export { type ClientData, type LoadClientsOptions, type LoadedClients, loadClients } from "./api/load-clients.ts";
 export {
   type Data,
@@ -82,7 +83,6 @@ export {
   streamData,
 } from "./api/load-data.ts";
 export { type DownloadProgress, type LoadedModel, type LoadModelOptions, loadModel } from "./api/load-model.ts";
-export { type JoinEvent, type JoinOptions, type JoinResult, joinFederation } from "./api/join-federation.ts";
 export { checkOutput, claimOutput, type OutputFolder } from "./api/outputs.ts";
 export { type PlanTuningOptions, planTuning, type Remedy, type TuningPlan } from "./api/plan.ts";
 export {

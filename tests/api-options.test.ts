@@ -55,6 +55,9 @@ const takers: Readonly<Record<string, (options: Options) => unknown>> = {
   checkExport: (options) => api.checkExport("safetensors", options),
   combine: (options) => api.combine(model, {}, options),
   diagnose: (options) => api.diagnose(model, options),
+  serveFederation: (options) =>
+    api.serveFederation(model, { transport: {} as never, run: "run", clients: 1, ...options }), // names come first
+  joinFederation: (options) => api.joinFederation(model, data, { transport: {} as never, ...options }), // likewise
   diagnoseAttention: (options) => api.diagnoseAttention(model, data.train, { length: 8, ...options }),
   diagnoseFiles: (options) => api.diagnoseFiles(nodePlatform, { base: "a", tuned: "b" }, options),
   mend: (options) => api.mend(model, options),

@@ -29,7 +29,11 @@ const deviceOptions = { worker: false, threads: 1 } as const;
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), "scion-federate-far-"));
   model = await loadModel(`${root}assets/quickstart/model`, { platform: nodePlatform });
-  data = await loadClients(model, [`${root}assets/quickstart/heldout.jsonl`], { clients: 3, maxLength: 48, validation: 0 });
+  data = await loadClients(model, [`${root}assets/quickstart/heldout.jsonl`], {
+    clients: 3,
+    maxLength: 48,
+    validation: 0,
+  });
 });
 afterAll(() => rm(folder, { recursive: true, force: true }));
 

@@ -175,10 +175,14 @@ async function ownPrivacy(
   output: string | undefined,
 ): Promise<FederationPrivacy> {
   if (output === undefined) {
-    throw new TuneError("bad-option", "The federation is private, and this client has no folder for what its data spend.", {
-      at: "joinFederation",
-      fix: "give an output folder of this client's own, and keep it",
-    });
+    throw new TuneError(
+      "bad-option",
+      "The federation is private, and this client has no folder for what its data spend.",
+      {
+        at: "joinFederation",
+        fix: "give an output folder of this client's own, and keep it",
+      },
+    );
   }
   const { storage } = model.platform;
   const path = joinPath(output, run);
