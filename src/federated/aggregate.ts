@@ -110,11 +110,12 @@ function combined<T extends Floats>(
   const [first] = all as [T, ...T[]]; // one at least
   const result = emptyLike(first, first.length);
   if (rule === "mean") {
-    for (let i = 0; i < result.length; i++) {
-      let sum = 0;
-      for (let k = 0; k < all.length; k++) sum += (shares[k] ?? 0) * (all[k]?.[i] ?? 0);
-      result[i] = sum;
+    const sums = new Float64Array(first.length);
+    for (const [k, own] of all.entries()) {
+      const share = shares[k] ?? 0;
+      for (let i = 0; i < sums.length; i++) sums[i] = (sums[i] ?? 0) + share * (own[i] ?? 0);
     }
+    result.set(sums);
     return result;
   }
   const values = new Float64Array(all.length);
