@@ -196,6 +196,7 @@ export type { DataReport, DataSource, DataWarning } from "./train/data/index.ts"
 export type { RatePoint, RateSearch } from "./train/learning-rate.ts";
 export { chooseObjective, type Objective, type ObjectiveChoice, objectives } from "./train/objectives/index.ts";
 export type { RunPlan } from "./train/plan.ts";
+export type { PrivacyPlan, RunPrivacy } from "./train/privacy.ts";
 export { type RunEvent, type RunResult, refuseOtherRun } from "./train/run.ts";
 export { type TrainSettings, trainDefaults } from "./train/settings.ts";
 export { taskNames, tasks } from "./train/tasks/index.ts";

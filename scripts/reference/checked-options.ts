@@ -26,6 +26,7 @@ const attentionCli = "tests/diagnose-attention-cli.test.ts";
 const compare = "tests/compare.test.ts";
 const quantised = "src/compress/compress.test.ts";
 /** Flags of `tune` against settings, and options of other commands against what they do. */
+const privately = "tests/private-tuning.test.ts";
 const flags = "tests/options.test.ts";
 const commands = "tests/commands.test.ts";
 const cli = "tests/cli.test.ts";
@@ -128,6 +129,15 @@ export const checkedOptions: Checks = {
   learningRate: by("PEFT's and torch's losses; the rates that are logged", golden, commands),
   warmup: by("transformers: the rate of every update", "src/optim/schedule.test.ts", commands),
   maxGradNorm: by("torch: the norm, and losses of clipped updates", golden, flags),
+  dpEpsilon: by("the spend of the noise that it takes, by both accountants", privately, flags),
+  dpNoise: by("deviations of the noise of an update; what it spends", "tests/private-step.test.ts", privately),
+  dpDelta: by("what is spent at it; Opacus's accountants", privately, "src/privacy/prv.test.ts"),
+  dpClip: by(
+    "sums of clipped gradients, example by example in float64",
+    "tests/per-example.test.ts",
+    "src/transforms/clipped-sums.test.ts",
+  ),
+  dpAccountant: by("Opacus's accountants", "src/privacy/calibrate.test.ts", flags),
   evaluateEvery: by("the updates that are logged", run, commands),
   patience: by("where a diverging run stops", run, flags),
   checkpointEvery: by("losses after kills at any moment, bit for bit", "tests/interruption.test.ts", run),

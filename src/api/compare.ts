@@ -13,6 +13,7 @@ import { checkFingerprint, fingerprintOf, hashExamples } from "../train/fingerpr
 import { checkMetrics, hashMetrics } from "../train/metrics.ts";
 import { chooseObjective } from "../train/objectives/index.ts";
 import { planRun } from "../train/plan.ts";
+import type { PrivacySettings } from "../train/privacy.ts";
 import { ratesOf } from "../train/rates.ts";
 import { checkpointPath, type RunEvent } from "../train/run.ts";
 import { trainDefaults } from "../train/settings.ts";
@@ -42,7 +43,7 @@ export interface ComparedMethod {
 
 /** What is compared, and how each run is made. */
 export interface CompareOptions
-  extends Omit<TuningChoice, "method" | "methodOptions" | "learningRate" | "seed">,
+  extends Omit<TuningChoice, "method" | "methodOptions" | "learningRate" | "seed" | keyof PrivacySettings>,
     OutputOptions,
     Pick<TuneOptions, "deviceOptions" | "signal" | "ignoreMemory"> {
   readonly methods: readonly ComparedMethod[];
@@ -67,7 +68,9 @@ export interface CompareOptions
 
 const comparedNames: NamesOf<ComparedMethod> = { method: true, name: true, methodOptions: true, learningRates: true };
 const compareNames: NamesOf<CompareOptions> = (() => {
-  const { method, methodOptions, learningRate, seed, ...own } = tuningNames;
+  // Every run would spend the privacy of the same examples again, and choosing among them would not be private.
+  const { method, methodOptions, learningRate, seed, ...shared } = tuningNames;
+  const { dpEpsilon, dpDelta, dpClip, dpNoise, dpAccountant, ...own } = shared;
   return {
     ...own,
     methods: true,

@@ -10,6 +10,7 @@ import { storeOf, type TokenizedExample } from "../train/data/index.ts";
 import { checkFingerprint, type Facts, factsOf, hashExamples, hashWeights } from "../train/fingerprint.ts";
 import { checkMetrics, hashMetrics } from "../train/metrics.ts";
 import { chooseObjective } from "../train/objectives/index.ts";
+import type { PrivacySettings } from "../train/privacy.ts";
 import type { RunEvent } from "../train/run.ts";
 import { describeRun, insideTuning, type TuningChoice, tuningNames } from "./describe-run.ts";
 import { checkDevice } from "./device-names.ts";
@@ -33,7 +34,14 @@ export interface ContinualTask {
 export interface ContinualOptions
   extends Omit<
     TuneOptions,
-    "output" | "resume" | "initial" | "onEvent" | "trackIntruders" | "attention" | "attentionError"
+    | "output"
+    | "resume"
+    | "initial"
+    | "onEvent"
+    | "trackIntruders"
+    | "attention"
+    | "attentionError"
+    | keyof PrivacySettings
   > {
   /** Folder of the results: one folder a task in it, and `continual.json`. */
   readonly output: string;
@@ -48,8 +56,16 @@ export interface ContinualOptions
 }
 
 const taskNamesOf: NamesOf<ContinualTask> = { name: true, data: true };
+const {
+  dpEpsilon: _epsilon,
+  dpDelta: _delta,
+  dpClip: _clip,
+  dpNoise: _noise,
+  dpAccountant: _by,
+  ...ownNames
+} = tuningNames;
 const continualNames: NamesOf<ContinualOptions> = {
-  ...tuningNames,
+  ...ownNames, // what is measured after each task is not private, and says which went well
   output: true,
   replace: true,
   inputs: true,

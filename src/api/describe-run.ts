@@ -16,8 +16,9 @@ import { vocabularyTensors } from "../models/index.ts";
 import { chooseOptimizer, optimizers } from "../optim/index.ts";
 import { checkNames, checkWord, type Inside, type NamesOf } from "../options.ts";
 import { checkBaseWeights, defaultBaseWeights } from "../train/base-weights.ts";
-import { chooseObjective, objectives } from "../train/objectives/index.ts";
+import { chooseObjective, type ObjectiveChoice, objectives } from "../train/objectives/index.ts";
 import type { PlanOptions } from "../train/plan.ts";
+import { privateStepOf } from "../train/privacy.ts";
 import { defaultRate } from "../train/rates.ts";
 import { resolveSettings, type TrainSettings, trainDefaults } from "../train/settings.ts";
 import { providerOf, type RunPlace } from "./device-names.ts";
@@ -137,6 +138,7 @@ export async function describeRun(
     ...(choice.method.attaches === "weight" ? {} : { baseWeights: defaultBaseWeights(model.pretrained, provider) }),
   });
   checkBaseWeights(settings.baseWeights, provider);
+  if (privateStepOf(settings)) refuseNotPrivate(minimised.objective, data.mixture);
   if (data.validation.length === 0) {
     refuseIdle([
       ...(settings.patience > 0 ? ["patience: no rows are held back, so nothing is evaluated"] : []),
@@ -158,6 +160,25 @@ export async function describeRun(
     padId: await padIdOf(model),
     facts: await tokenizerFacts(model),
   };
+}
+
+/** @throws {TuneError} `no-per-example`, `bad-option` for what private training cannot be made of. */
+function refuseNotPrivate({ name, examples }: ObjectiveChoice["objective"], mixture: LoadedData["mixture"] = []): void {
+  if ("refused" in examples) {
+    throw new TuneError("no-per-example", `${name} has no gradient per example: ${examples.refused}.`, {
+      at: "objective",
+      fix: "choose another objective, or tune without privacy",
+    });
+  }
+  if (mixture.every(({ weight }) => weight === 1)) return;
+  throw new TuneError(
+    "bad-option",
+    "Private training draws every example with the same probability, and files have weights.",
+    {
+      at: "data",
+      fix: "leave the weights out",
+    },
+  );
 }
 
 /** @throws {TuneError} `bad-option` where there are options that would do nothing. */

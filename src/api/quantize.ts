@@ -25,6 +25,7 @@ import type { Device, DeviceOptions } from "../runtime/device.ts";
 import type { StopSignal } from "../signal.ts";
 import { type Sequence, sequencesOf } from "../train/data/index.ts";
 import { hashExamples } from "../train/fingerprint.ts";
+import type { PrivacySettings } from "../train/privacy.ts";
 import type { RunEvent } from "../train/run.ts";
 import type { TrainSettings } from "../train/settings.ts";
 import { trainDefaults } from "../train/settings.ts";
@@ -51,7 +52,7 @@ export interface QuantizeChoice {
    * Afterwards, train the scales towards the outputs of the model as it was, on all of the data, the codes unchanged:
    * Scion's extension. Settings of that training, where they differ from `scaleTuningDefaults`; `true` for none.
    */
-  readonly tuneScales?: boolean | Partial<TrainSettings>;
+  readonly tuneScales?: boolean | Partial<Omit<TrainSettings, keyof PrivacySettings>>;
 }
 
 /** How to quantise, and where to. */
@@ -106,7 +107,9 @@ export function checkQuantizing(choice: QuantizeChoice): void {
   checkWord("keepAs", choice.keepAs, ["float16", "float32"], "quantize");
   if (typeof choice.tuneScales !== "object") return;
   // Nothing is held back from it, so nothing is evaluated.
-  const { evaluateEvery, patience, baseWeights, ...settings } = trainDefaults;
+  const { evaluateEvery, patience, baseWeights, ...trained } = trainDefaults;
+  // It learns from a model, not from examples.
+  const { dpEpsilon, dpDelta, dpClip, dpNoise, dpAccountant, ...settings } = trained;
   checkNames(choice.tuneScales, settings, "tuneScales");
 }
 

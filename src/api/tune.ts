@@ -10,6 +10,7 @@ import { batchesByLength, layoutOf, type TokenizedExample } from "../train/data/
 import { type RateSearch, type RateSearchOptions, searchLearningRate } from "../train/learning-rate.ts";
 import { chooseObjective } from "../train/objectives/index.ts";
 import type { PlanOptions } from "../train/plan.ts";
+import { type PrivacySettings, refusePlanned } from "../train/privacy.ts";
 import { type Observed, type RunEvent, type RunResult, refuseOtherRun, train } from "../train/run.ts";
 import { type AttentionPlan, checkPlan, keptPlan, typicalLength } from "./attention.ts";
 import { describeRun, insideTuning, refuseIdle, type TuningChoice, tuningNames } from "./describe-run.ts";
@@ -105,6 +106,7 @@ export async function tune(
   if (output !== undefined && !resume && !replace) await refuseOtherRun(model.platform.storage, output);
   const observes = baseText.length > 0 || trackIntruders;
   const run = await describeRun(model, data, choice, { observes, device, deviceOptions });
+  if (attention !== "exact") refusePlanned(run.settings);
   const storage = guardOutputs(model.platform.storage, {
     inputs: [...(data.files ?? []), ...inputs],
     ...(replace === undefined ? {} : { replace }),
@@ -207,7 +209,8 @@ type SearchSets =
   | "maxSteps"
   | "evaluateEvery"
   | "patience"
-  | "checkpointEvery";
+  | "checkpointEvery"
+  | keyof PrivacySettings;
 
 /** What is searched, and on what device. */
 export interface FindLearningRateOptions
@@ -220,8 +223,9 @@ export interface FindLearningRateOptions
 }
 
 const searchNames: NamesOf<FindLearningRateOptions> = (() => {
-  const { learningRate, schedule, warmup, epochs, maxSteps, evaluateEvery, patience, checkpointEvery, ...own } =
+  const { learningRate, schedule, warmup, epochs, maxSteps, evaluateEvery, patience, checkpointEvery, ...others } =
     tuningNames;
+  const { dpEpsilon, dpDelta, dpClip, dpNoise, dpAccountant, ...own } = others; // losses of a search are not private
   return {
     ...own,
     from: true,

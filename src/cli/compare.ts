@@ -8,7 +8,7 @@ import { type Output, strong } from "./output.ts";
 import { startsOver, withReplace } from "./outputs.ts";
 import type { Given } from "./parsing.ts";
 import { count, createProgress, duration } from "./progress.ts";
-import { headOf, loadTuningData, type TuningFlags, tuningChoice, withTuning } from "./tuning.ts";
+import { headOf, loadTuningData, privacySets, type TuningFlags, tuningChoice, withTuning } from "./tuning.ts";
 
 interface CompareFlags extends TuningFlags {
   readonly methods: readonly string[];
@@ -37,7 +37,7 @@ export async function define(command: Command): Promise<void> {
     withReplace(
       await withTuning(
         command.description("Tune by several methods, rates and seeds, and set side by side what each gives"),
-        { without: ["method", "learningRate", "seed"] },
+        { without: ["method", "learningRate", "seed", ...privacySets] },
       ),
       startsOver,
     ),

@@ -7,7 +7,7 @@ import type { Output } from "./output.ts";
 import { startsOver, withReplace } from "./outputs.ts";
 import type { Given } from "./parsing.ts";
 import { count, createProgress, duration } from "./progress.ts";
-import { loadTuningData, openTuned, type TuningFlags, tuningChoice, withTuning } from "./tuning.ts";
+import { loadTuningData, openTuned, privacySets, type TuningFlags, tuningChoice, withTuning } from "./tuning.ts";
 
 interface ContinualFlags extends TuningFlags {
   readonly then: readonly string[];
@@ -21,7 +21,9 @@ interface ContinualFlags extends TuningFlags {
 export async function define(command: Command): Promise<void> {
   withIgnoreMemory(
     withReplace(
-      await withTuning(command.description("Tune on several data sets in order, and measure all after each")),
+      await withTuning(command.description("Tune on several data sets in order, and measure all after each"), {
+        without: privacySets,
+      }),
       startsOver,
     ),
   )

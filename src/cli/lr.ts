@@ -6,7 +6,7 @@ import { platformOf } from "./outputs.ts";
 import type { Given } from "./parsing.ts";
 import { createProgress } from "./progress.ts";
 import { svgPage } from "./svg.ts";
-import { openTuning, searchSets, type TuningFlags, withTuning } from "./tuning.ts";
+import { openTuning, privacySets, searchSets, type TuningFlags, withTuning } from "./tuning.ts";
 
 interface LrFlags extends TuningFlags {
   readonly from: number;
@@ -27,7 +27,7 @@ loss breaks out. Nothing that is trained is kept.`;
 export async function define(command: Command): Promise<void> {
   withIgnoreMemory(
     await withTuning(command.description("Find a learning rate: where the loss falls fastest as the rate rises"), {
-      without: [...searchSets, "schedule", "validation"],
+      without: [...searchSets, ...privacySets, "schedule", "validation"],
     }),
   )
     .option("--from <rate>", "the first learning rate", realNumber, 1e-7)

@@ -1,5 +1,5 @@
 import type { Command } from "commander";
-import type { AttentionPlan, RunEvent, RunResult, Storage } from "../index.ts";
+import type { AttentionPlan, PrivacyPlan, RunEvent, RunPrivacy, RunResult, Storage } from "../index.ts";
 import { readBaseText, readingRecord } from "./data.ts";
 import { drawLengths } from "./histogram.ts";
 import { deviceOptions, memoryOptions, realNumber, withIgnoreMemory } from "./model.ts";
@@ -150,9 +150,13 @@ function parsePlan(text: string): AttentionPlan | undefined {
 /** The flags that a run's record keeps as they are: all but those about this one call and those that events settle. */
 function spoken(flags: TuneFlags, given: Given): Readonly<Record<string, unknown>> {
   const about = ["json", "ignoreMemory", "config", "resume", "gradientCheckpointing", "epochs", "maxSteps"];
+  const settled = ["dpDelta", "dpClip", "dpAccountant", "maxGradNorm"];
+
   const onlyGiven = ["targetModules", "bias"];
   return Object.fromEntries(
-    Object.entries(flags).filter(([name]) => !about.includes(name) && (!onlyGiven.includes(name) || given.has(name))),
+    Object.entries(flags).filter(
+      ([name]) => ![...about, ...settled].includes(name) && (!onlyGiven.includes(name) || given.has(name)),
+    ),
   );
 }
 
@@ -180,7 +184,8 @@ function watchRun(output: Output): {
     if (event.kind === "start") {
       const { name: method, ...methodOptions } = event.method;
       const { name: objective, ...objectiveOptions } = event.objective;
-      const { optimizerOptions, epochs, maxSteps, ...settings } = event.settings;
+      const { optimizerOptions, epochs, maxSteps, ...others } = event.settings;
+      const settings = ofPrivacy(others, event.privacy);
       decided = {
         ...{ method, ...methodOptions, objective, ...objectiveOptions },
         ...{ ...settings, ...optimizerOptions },
@@ -219,8 +224,41 @@ function watchRun(output: Output): {
   return { watch, decided: () => decided };
 }
 
+/** Settings without those of privacy that are not in effect, which would be refused if they were given. */
+function ofPrivacy(
+  settings: Readonly<Record<string, unknown>>,
+  privacy: PrivacyPlan | undefined,
+): Readonly<Record<string, unknown>> {
+  const { dpEpsilon, dpNoise, dpDelta, dpClip, dpAccountant, ...others } = settings;
+  if (!privacy) return others;
+  const { maxGradNorm: _none, ...rest } = others;
+  return { ...rest, dpDelta, dpClip, ...(privacy.budget ? { dpEpsilon, dpAccountant } : { dpNoise }) };
+}
+
+/** What a private run promises, before it is made. */
+function describePrivacyPlan(plan: PrivacyPlan): readonly string[] {
+  const { budget, noiseMultiplier, clip, samplingRate, steps, delta, unit, warnings } = plan;
+  const asked = budget
+    ? ` for epsilon ${budget.epsilon} at delta ${delta} (${budget.accountant})`
+    : ` at delta ${delta}`;
+  return [
+    `${strong("private")} for one ${unit}: noise ${noiseMultiplier.toPrecision(4)} times the clip ${clip}${asked}; batches drawn with probability ${samplingRate.toPrecision(3)}, ${count(steps)} updates, one example a row`,
+    ...warnings.map((warning) => `warning: ${warning}`),
+  ];
+}
+
+/** What it has spent, after it. */
+function describeSpent({ spent, delta, made, unit }: RunPrivacy): string {
+  return `Spent of one ${unit}'s privacy: epsilon ${spent.prv.toFixed(3)} at delta ${delta} after ${count(made)} updates (${spent.rdp.toFixed(3)} by the Rényi accountant).`;
+}
+
 /** What is tuned how, in two lines or three: `lora (rank 8, alpha 16), learning rate 3e-4, adamw, …`. */
-function describeStart({ method, objective, settings }: Extract<RunEvent, { kind: "start" }>): readonly string[] {
+function describeStart({
+  method,
+  objective,
+  settings,
+  privacy,
+}: Extract<RunEvent, { kind: "start" }>): readonly string[] {
   const { name, ...options } = method;
   const said = Object.entries(options).filter(([, value]) => value !== "" && value !== false);
   const shown = said.map(([option, value]) => `${dashed(option)} ${value === true ? "on" : String(value)}`);
@@ -230,6 +268,7 @@ function describeStart({ method, objective, settings }: Extract<RunEvent, { kind
   return [
     `${strong(name)}${shown.length > 0 ? ` (${shown.join(", ")})` : ""}, objective ${objective.name}`,
     `learning rate ${learningRate.toExponential()} (${schedule}), ${optimizer}, ${sequences}, ${length}`,
+    ...(privacy ? describePrivacyPlan(privacy) : []),
     ...(settings.baseWeights === "f32" ? [] : [`base weights held in ${settings.baseWeights}`]),
   ];
 }
@@ -240,13 +279,15 @@ function summarise(
   flags: TuneFlags & { readonly shownBy: string; readonly merges: boolean },
   output: Output,
 ): void {
-  output.record({ kind: "end", ended: result.ended, step: result.step, best: result.best, saved });
+  const { ended, step, best, privacy } = result;
+  output.record({ kind: "end", ended, step, best, saved, ...(privacy ? { privacy } : {}) });
   const ends = {
     finished: "Done",
     "early-stop": "Stopped early: the validation loss no longer falls",
     interrupted: "Interrupted; --resume goes on from here",
   };
   output.say(`${strong(ends[result.ended])} at update ${result.step} of ${result.steps}. Saved ${saved}.`);
+  if (privacy) output.say(describeSpent(privacy));
   const use = saved.endsWith("adapter") ? `--model ${flags.model} --adapter ${saved}` : `--model ${saved}`;
   const on = flags.shownBy === "eval" ? " --data heldout.jsonl" : "";
   // What is not linear cannot be folded into the weights.

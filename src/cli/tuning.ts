@@ -54,11 +54,25 @@ const settingFlags: readonly { key: keyof TrainSettings; parse: (text: string) =
   },
   { key: "warmup", parse: realNumber, help: "updates of warm-up; below 1 a share of all" },
   { key: "maxGradNorm", parse: realNumber, help: "clip gradients to this global norm; 0 does not" },
+  {
+    key: "dpEpsilon",
+    parse: realNumber,
+    help: "tune privately: the most that the run may tell of one example (DP-SGD)",
+  },
+  { key: "dpNoise", parse: realNumber, help: "tune privately with this noise, as a multiple of the clip" },
+  { key: "dpDelta", parse: realNumber, help: "probability that the guarantee fails; below one over the examples" },
+  { key: "dpClip", parse: realNumber, help: "length that an example's gradient is clipped to" },
   { key: "evaluateEvery", parse: wholeNumber, help: "updates between evaluations; 0 is once an epoch" },
   { key: "patience", parse: wholeNumber, help: "evaluations without gain before stopping early; 0 never" },
   { key: "checkpointEvery", parse: wholeNumber, help: "updates between checkpoints" },
   { key: "seed", parse: wholeNumber, help: "decides initial values, order and dropout" },
 ];
+
+/** Settings of private training: for commands that make one run. */
+export const privacySets: readonly string[] = ["dpEpsilon", "dpNoise", "dpDelta", "dpClip", "dpAccountant"];
+
+/** Those that are not in effect unless they are given. */
+const unset: ReadonlySet<string> = new Set(["learningRate", "dpEpsilon", "dpNoise"]);
 
 /** Settings that a search for a learning rate decides itself, or never comes to. */
 export const searchSets: readonly string[] = [
@@ -134,8 +148,14 @@ export async function withTuning(
   }
   for (const { key, parse, help } of settingFlags) {
     if (without.includes(key)) continue;
-    const initial = key === "learningRate" ? undefined : (trainDefaults[key] as number); // each of these is a number
+    const initial = unset.has(key) ? undefined : (trainDefaults[key] as number); // each of these is a number
     command.option(`--${dashed(key)} <n>`, help, parse, initial);
+  }
+  if (!without.includes("dpAccountant")) {
+    const how = "who says what --dp-epsilon takes: prv (tighter) or rdp";
+    command.addOption(
+      new Option("--dp-accountant <name>", how).choices(["prv", "rdp"]).default(trainDefaults.dpAccountant),
+    );
   }
   const chosen = records === undefined ? [...methods.values()] : records.flatMap((name) => methods.get(name) ?? []);
   withFields(command, [...chosen, ...objectives.values(), ...optimizers.values()]);
@@ -257,7 +277,14 @@ export async function tuningChoice(
     );
   }
   const settings: Record<string, unknown> = {};
-  for (const key of ["schedule", "memory", "baseWeights", "optimizer", ...settingFlags.map(({ key }) => key)])
+  for (const key of [
+    "schedule",
+    "memory",
+    "baseWeights",
+    "optimizer",
+    "dpAccountant",
+    ...settingFlags.map(({ key }) => key),
+  ])
     if (given.has(key)) settings[key] = flags[key];
   if (checkpointing) settings["memory"] = "small";
   const targets =

@@ -1,7 +1,7 @@
 import { isJsonObject, readJsonObject } from "../io/json.ts";
 import { joinPath, type Storage } from "../io/storage.ts";
 import { readText } from "../io/text.ts";
-import { type Adapter, type Cited, type RunRecord, showTargets } from "../methods/index.ts";
+import { type Adapter, type Cited, type PrivacyRecord, type RunRecord, showTargets } from "../methods/index.ts";
 import type { TaskName } from "../models/index.ts";
 import { bibtex } from "./bibtex.ts";
 import { pipelineNote } from "./pipeline-notes.ts";
@@ -45,7 +45,7 @@ export const runRecordFile = "scion-run.json";
 export async function readRunRecord(storage: Storage, folder: string): Promise<RunRecord | undefined> {
   if (!(await storage.list(folder)).includes(runRecordFile)) return undefined;
   const path = joinPath(folder, runRecordFile);
-  const { step, steps, ended, best, facts, cites } = await readJsonObject(storage, path);
+  const { step, steps, ended, best, privacy, facts, cites } = await readJsonObject(storage, path);
   if (!Number.isSafeInteger(step) || !Number.isSafeInteger(steps) || !isJsonObject(facts) || !Array.isArray(cites)) {
     return undefined; // not ours: it only adds to a card
   }
@@ -54,9 +54,17 @@ export async function readRunRecord(storage: Storage, folder: string): Promise<R
     steps: Number(steps),
     ended: String(ended),
     ...(isJsonObject(best) ? { best: { step: Number(best["step"]), loss: Number(best["loss"]) } } : {}),
+    ...(isPrivacy(privacy) ? { privacy } : {}),
     facts,
     cites: cites.filter(isCited),
   };
+}
+
+function isPrivacy(value: unknown): value is PrivacyRecord {
+  if (!isJsonObject(value) || !isJsonObject(value["spent"]) || typeof value["unit"] !== "string") return false;
+  const { delta, noiseMultiplier, clip, samplingRate, made, spent } = value;
+  const { rdp, prv } = spent as { readonly rdp?: unknown; readonly prv?: unknown }; // looked at just above
+  return [delta, noiseMultiplier, clip, samplingRate, made, rdp, prv].every(Number.isFinite);
 }
 
 function isCited(value: unknown): value is Cited {
@@ -144,7 +152,26 @@ function describeAdapter({ choice, targets }: Adapter): string {
 /** Hashes stand in a section of their own, or are for resuming alone; the model has its own `config.json`. */
 const elsewhere = /^(trainData|validationData|modelType|task|config|tokenizer|weights|padId|initial)$/;
 
-function describeTraining({ step, steps, ended, best, facts }: RunRecord): readonly string[] {
+/** What a private run promises of each of its examples. */
+function describePrivacy({
+  unit,
+  delta,
+  spent,
+  noiseMultiplier,
+  clip,
+  samplingRate,
+  made,
+}: PrivacyRecord): readonly string[] {
+  return [
+    "",
+    "## Privacy",
+    "",
+    `Tuned with differential privacy (DP-SGD): with or without any one ${unit} of the training data, what is in this folder is as likely to within epsilon ${spent.prv.toFixed(2)} at delta ${delta} (${spent.rdp.toFixed(2)} by the Rényi accountant).`,
+    `Noise ${noiseMultiplier.toPrecision(4)} times the clip ${clip}, batches drawn with probability ${samplingRate.toPrecision(4)} (Poisson), ${made} updates.`,
+  ];
+}
+
+function describeTraining({ step, steps, ended, best, privacy, facts }: RunRecord): readonly string[] {
   const settings = Object.entries(facts)
     .filter(([name]) => !elsewhere.test(name))
     .flatMap(([name, value]) =>
@@ -159,6 +186,13 @@ function describeTraining({ step, steps, ended, best, facts }: RunRecord): reado
     "| setting | value |",
     "| --- | --- |",
     ...settings.map(([name, value]) => `| ${name} | ${typeof value === "string" ? value : JSON.stringify(value)} |`),
+    ...(privacy ? describePrivacy(privacy) : []),
+    ...(facts["trainData"] === undefined ? [] : describeData(facts)),
+  ];
+}
+
+function describeData(facts: RunRecord["facts"]): readonly string[] {
+  return [
     "",
     "## Data",
     "",

@@ -15,9 +15,9 @@ export function withOtherFiles(storage: Storage, files: ReadonlyMap<string, stri
       const names = own.map((path) => path.slice(path.lastIndexOf("/") + 1));
       return [...new Set([...(await storage.list(folder)), ...names])];
     },
-    write: async (path, content) => {
+    write: async (path, content, options) => {
       bytes.delete(joinPath(path));
-      await storage.write(path, content);
+      await storage.write(path, content, options);
     },
   };
 }

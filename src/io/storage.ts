@@ -28,7 +28,7 @@ export interface Storage {
   /** Bytes that the disk of a path, which need not be there, can still take; undefined where that cannot be told. */
   freeBytes?(path: string): Promise<number | undefined>;
   /** Write a whole file: under a temporary name, flushed, then renamed, so that no reader ever sees half of it. */
-  write(path: string, content: string | Uint8Array | AsyncIterable<Uint8Array>): Promise<void>;
+  write(path: string, content: string | Uint8Array | AsyncIterable<Uint8Array>, options?: WriteOptions): Promise<void>;
   /** Add to the end of a file, creating it when missing (logs and metrics, one line a call). */
   append(path: string, content: string | Uint8Array): Promise<void>;
   /**
@@ -55,6 +55,12 @@ export interface Storage {
   lock(path: string): Promise<Lock>;
   /** What a writer may touch besides its own: `guardOutputs` (io/outputs/guard.ts). */
   readonly guard?: OutputGuard;
+}
+
+/** How a file is written. */
+export interface WriteOptions {
+  /** Nobody but its owner may read it, where a disk knows owners. */
+  readonly secret?: boolean;
 }
 
 /** What a command or call reads, which nothing may change, and whether what it writes may take the place of others' files. */

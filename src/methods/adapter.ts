@@ -10,6 +10,18 @@ export interface Cited {
   readonly arxiv: string;
 }
 
+/** The guarantee of a private run: (epsilon, delta) for one example, by two accountants, and what it was made of. */
+export interface PrivacyRecord {
+  readonly unit: string;
+  readonly delta: number;
+  readonly spent: { readonly rdp: number; readonly prv: number };
+  readonly noiseMultiplier: number;
+  readonly clip: number;
+  readonly samplingRate: number;
+  /** Updates that were made. */
+  readonly made: number;
+}
+
 /** The run that left an adapter, as it is kept beside it. */
 export interface RunRecord {
   /** Updates made, of how many. */
@@ -17,6 +29,8 @@ export interface RunRecord {
   readonly steps: number;
   readonly ended: string;
   readonly best?: { readonly step: number; readonly loss: number };
+  /** What a private run has spent of its examples' privacy, in numbers that may be published. */
+  readonly privacy?: PrivacyRecord;
   /** What decided its losses: settings, options, sizes, and hashes of the data. */
   readonly facts: Readonly<Record<string, unknown>>;
   /** What it was made by. */

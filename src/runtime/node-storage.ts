@@ -58,12 +58,12 @@ export const nodeStorage: Storage = {
     });
     return (await reading(folder, Promise.all(names))).sort();
   },
-  write: async (path, content) => {
+  write: async (path, content, { secret = false } = {}) => {
     const target = await writing(path, resolved(path));
     const folder = dirname(target);
     await writing(path, makeFolder(folder));
     const temporary = partialName(target);
-    const handle = await writing(path, open(temporary, "wx"));
+    const handle = await writing(path, open(temporary, "wx", secret ? 0o600 : 0o666));
     try {
       try {
         for await (const chunk of chunksOf(content)) await writing(path, writeAll(handle, chunk));

@@ -3,6 +3,7 @@ import { bytesOf, type LazyTensor } from "../graph/index.ts";
 import { contentHash } from "../io/content-hash.ts";
 import { showTargets } from "../methods/index.ts";
 import { type ExampleStore, storeOf, type TokenizedExample } from "./data/index.ts";
+import { decisiveSettings } from "./privacy.ts";
 import type { RunOptions } from "./run.ts";
 
 /** What a result depends on, small enough to keep beside it: by name, as JSON. */
@@ -26,7 +27,7 @@ export async function fingerprintOf(options: FactOptions): Promise<Facts> {
 export async function factsOf(options: FactOptions): Promise<Facts> {
   const { settings, choice, targets, objective, model, mixture, initial, facts } = options;
   // What only decides when a run looks at itself or stops may change between its parts.
-  const { checkpointEvery: _checkpointEvery, patience: _patience, ...decisive } = settings;
+  const { checkpointEvery: _checkpointEvery, patience: _patience, ...decisive } = decisiveSettings(settings);
   const trained = [...(initial ?? [])].sort(([a], [b]) => (a < b ? -1 : 1));
   return {
     ...decisive,

@@ -5,12 +5,13 @@ import { type Footprint, footprint, type PlannedProgram } from "../plan/footprin
 import { bytesOfValue, type Symbols } from "../plan/memory.ts";
 import { laysOut } from "../runtime/program.ts";
 import { kernelsOf } from "../runtime/provider.ts";
-import { batchesByLength, layoutOf, sequencesOf, type TokenizedExample, tokensOf } from "./data/index.ts";
+import { batchesByLength, sequencesOf, type TokenizedExample, tokensOf } from "./data/index.ts";
 import { memoryChoices } from "./memory.ts";
 import { scheduleOf } from "./method-schedule.ts";
 import { chooseObjective } from "./objectives/index.ts";
+import { evaluationLayout, privateStepOf, trainingLayout } from "./privacy.ts";
 import type { RunOptions } from "./run.ts";
-import { buildTraining, type TrainingGraphs } from "./step.ts";
+import { buildTraining, type StepOptions, type TrainingGraphs } from "./step.ts";
 import { timetableOf } from "./timetable.ts";
 
 /** What a run would take, said before anything of it is loaded. */
@@ -50,6 +51,12 @@ export interface PlanSite {
 /** How many batches times are averaged over, and how many of the largest memory is computed for. */
 const [sampled, largest] = [12, 4];
 
+/** How a step of private training is built; nothing for others. */
+function privately(settings: PlanOptions["settings"]): Pick<StepOptions, "privacy"> {
+  const privacy = privateStepOf(settings);
+  return privacy ? { privacy } : {};
+}
+
 /** The graphs of a run, as they are on a CPU. */
 export function graphsOf(options: PlanOptions): TrainingGraphs {
   const { model, settings } = options;
@@ -60,6 +67,7 @@ export function graphsOf(options: PlanOptions): TrainingGraphs {
     memory: settings.memory,
     baseWeights: settings.baseWeights,
     accumulates: settings.accumulationSteps > 1,
+    ...privately(settings),
     kernels: kernelsOf("cpu"),
     patches: true, // as on a CPU
   });
@@ -89,7 +97,7 @@ export function memoryOf(
 ): Footprint {
   const { laidOutBytes } = memoryChoices[run.settings.memory];
   const { objective } = run.objective ?? chooseObjective(undefined);
-  const layout = layoutOf(run.model, run.padId);
+  const layout = trainingLayout(run);
   const sizes = largestOf(batchesOf(run), count).map((examples) => objective.batch(examples, layout).sizes);
   const planned = (graph: Graph, at: readonly Symbols[]): PlannedProgram => ({
     graph,
@@ -119,10 +127,13 @@ export function planRun(options: PlanOptions, { machine, processBytes }: PlanSit
   const some = [{ count: options.train.length, weight: 1 }];
   const { steps, updatesPerEpoch, schedule: whole } = timetableOf(options.mixture ?? some, settings);
   scheduleOf(options.choice, graphs.attached.trainables, steps); // refuses options that do not fit the run
-  const layout = layoutOf(model, options.padId);
+  const layout = trainingLayout(options);
   const batches = batchesOf(options);
   const sizesOf = (examples: readonly TokenizedExample[]): Symbols => objective.batch(examples, layout).sizes;
-  const validation = batchesByLength(options.validation, objective.batch, { batchSize: settings.batchSize, ...layout });
+  const validation = batchesByLength(options.validation, objective.batch, {
+    batchSize: settings.batchSize,
+    ...evaluationLayout(options),
+  });
   const validationSizes = evenly(validation, sampled).map(({ sizes }) => sizes);
 
   const { gradient, update } = graphs;

@@ -5,6 +5,7 @@ import { joinPath, type Storage } from "../io/storage.ts";
 import type { Adapter, MethodChoice, RunRecord, TargetModules } from "../methods/index.ts";
 import type { HeadPlan, PretrainedModel } from "../models/index.ts";
 import { chooseOptimizer, learningRateAt } from "../optim/index.ts";
+import { openGenerator } from "../privacy/index.ts";
 import type { Device } from "../runtime/device.ts";
 import { takeTurn } from "../runtime/device-turns.ts";
 import type { StopSignal } from "../signal.ts";
@@ -20,9 +21,23 @@ import {
   storeOf,
   type TokenizedExample,
 } from "./data/index.ts";
+import { drawPoisson } from "./data/poisson.ts";
 import { checkFingerprint, type Facts, factsOf, hashWeights, hashWhileReading } from "./fingerprint.ts";
 import { appendMetric, hashMetric, type MetricLine, trimMetrics } from "./metrics.ts";
 import { chooseObjective, type ObjectiveChoice } from "./objectives/index.ts";
+import {
+  evaluationLayout,
+  forgetKey,
+  keyFile,
+  keyOf,
+  type PrivacyPlan,
+  privacyOf,
+  privateStepOf,
+  type RunPrivacy,
+  refusePlanned,
+  spentBy,
+  trainingLayout,
+} from "./privacy.ts";
 import type { TrainSettings } from "./settings.ts";
 import { openEvents } from "./tensorboard.ts";
 import { timetableOf } from "./timetable.ts";
@@ -88,6 +103,8 @@ export type RunEvent =
       readonly method: { readonly name: string } & MethodChoice["config"];
       readonly objective: { readonly name: string } & ObjectiveChoice["config"];
       readonly settings: TrainSettings;
+      /** The privacy that it is made with, where it is private. */
+      readonly privacy?: PrivacyPlan;
     }
   | {
       readonly kind: "step";
@@ -128,6 +145,8 @@ export interface RunResult {
   readonly steps: number;
   readonly ended: "finished" | "early-stop" | "interrupted";
   readonly best: Progress["best"];
+  /** What a private run has spent. */
+  readonly privacy?: RunPrivacy;
 }
 
 /** The file of a run folder that keeps its plan of attention. */
@@ -138,7 +157,7 @@ export const runFolder: FolderClaim = {
   kind: "run",
   names: [
     ...["checkpoint.safetensors", "metrics.jsonl", "events.out.tfevents.*.scion", "outcome.json"],
-    ...["run.json", planFile, "lengths.svg", "ranks.svg", "adapter/", "model/"],
+    ...["run.json", planFile, keyFile, "lengths.svg", "ranks.svg", "adapter/", "model/"],
   ],
 };
 
@@ -189,13 +208,17 @@ async function trainAlone(options: RunOptions): Promise<RunResult> {
   const facts = await factsOf({ ...options, train: examples, mixture, objective });
   const saved = await findCheckpoint(options, facts);
   hashWhileReading(options.model);
+  const { settings: asked } = options;
+  if (options.attention) refusePlanned(asked);
   let attending = attendingBy(options.model, options.attention, saved?.progress.exactHeads);
   const { batchSize, accumulationSteps, seed } = settings;
   const { schedule, updatesPerEpoch, steps } = timetableOf(mixture, settings);
   const warmupSteps = settings.warmup < 1 ? Math.ceil(settings.warmup * steps) : settings.warmup;
   const rate = { peak: settings.learningRate, schedule: settings.schedule, warmupSteps, totalSteps: steps };
-  const layout = layoutOf(attending.model, options.padId);
+  const layout = evaluationLayout({ ...options, model: attending.model, objective });
   const validation = batchesByLength(options.validation, objective.objective.batch, { batchSize, ...layout });
+  const privacy = privacyOf(settings, { count: examples.count, steps });
+  const privateStep = privateStepOf(settings);
 
   const open = (): Promise<Trainer> =>
     openTrainer(device, attending.model, {
@@ -206,7 +229,8 @@ async function trainAlone(options: RunOptions): Promise<RunResult> {
       maxGradNorm: settings.maxGradNorm,
       memory: settings.memory,
       baseWeights: settings.baseWeights,
-      accumulates: accumulationSteps > 1,
+      accumulates: accumulationSteps > 1 || privacy !== undefined, // as many are drawn as chance has it
+      ...(privateStep ? { privacy: privateStep } : {}),
       seed,
       steps,
       ...(options.admit ? { admit: options.admit } : {}),
@@ -295,10 +319,17 @@ async function trainAlone(options: RunOptions): Promise<RunResult> {
       method: { name: choice.method.name, ...choice.config },
       objective: { name: objective.objective.name, ...objective.config },
       settings,
+      ...(privacy ? { privacy } : {}),
     });
     const meter = startMeter(steps - progress.step);
     const stopsEarly = (): boolean => settings.patience > 0 && progress.evaluationsWithoutGain >= settings.patience;
     let ended: RunResult["ended"] = stopsEarly() ? "early-stop" : "finished";
+    const goesOn = progress.step < steps && !stopsEarly();
+    const key =
+      privacy && goesOn
+        ? await keyOf(folder, { resume: options.resume === true, begun: progress.step > 0 })
+        : undefined;
+    const generator = key && openGenerator(key);
     while (progress.step < steps && !stopsEarly()) {
       if (options.signal?.aborted) {
         ended = "interrupted";
@@ -306,23 +337,30 @@ async function trainAlone(options: RunOptions): Promise<RunResult> {
       }
       const step = progress.step + 1;
       const epoch = Math.floor((step - 1) / updatesPerEpoch);
-      const batches = await updateBatches(
-        { ...options, model: attending.model, examples },
-        objective.objective,
-        schedule,
-        {
-          epoch,
-          update: (step - 1) % updatesPerEpoch,
-          updatesPerEpoch,
-        },
-      );
+      const on = { ...options, model: attending.model, examples };
+      const batches =
+        privacy && generator
+          ? await privateBatches(
+              on,
+              objective.objective,
+              await drawPoisson(generator, { count: examples.count, rate: privacy.samplingRate, step }),
+            )
+          : await updateBatches(on, objective.objective, schedule, {
+              epoch,
+              update: (step - 1) % updatesPerEpoch,
+              updatesPerEpoch,
+            });
       const learningRate = learningRateAt(step - 1, rate);
-      const report = await trainer.step(step, batches, learningRate).catch((error: unknown) => {
+      const noise = privacy && generator ? { ...privacy, generator, purpose: "noise" } : undefined;
+      const report = await trainer.step(step, batches, learningRate, noise).catch((error: unknown) => {
         throw withCheckpoint(error, folder && savedStep >= 0 ? checkpointPath(folder.path) : undefined);
       });
       const { loss, gradNorm, measures } = report;
       progress = { ...progress, step };
-      const tokens = sumOf(batches, "tokens");
+      const tokens = sumOf(
+        batches.filter(({ blank }) => !blank),
+        "tokens",
+      );
       const line = {
         kind: "step",
         step,
@@ -332,7 +370,10 @@ async function trainAlone(options: RunOptions): Promise<RunResult> {
         gradNorm,
         learningRate,
         tokens,
-        targets: sumOf(batches, "targets"),
+        targets: sumOf(
+          batches.filter(({ blank }) => !blank),
+          "targets",
+        ),
       } as const;
       await note(line);
       onEvent?.({ ...line, steps, ...meter.tick(tokens) });
@@ -348,6 +389,8 @@ async function trainAlone(options: RunOptions): Promise<RunResult> {
       if (stopsEarly()) ended = "early-stop";
     }
     await save();
+    if (privacy && folder && ended !== "interrupted") await forgetKey(folder);
+    const spent = privacy && spentBy(privacy, progress.step);
     const trained = await trainer.adapter(best);
     const ending = { step: progress.step, steps, ended };
     const cites = [
@@ -357,11 +400,13 @@ async function trainAlone(options: RunOptions): Promise<RunResult> {
     ];
     const run: RunRecord = {
       ...ending,
-      ...(progress.best ? { best: progress.best } : {}),
-      facts: fingerprint,
+      // A record goes with the adapter: what was measured on examples, and hashes of them, have no noise.
+      ...(progress.best && !spent ? { best: progress.best } : {}),
+      ...(spent ? { privacy: spent } : {}),
+      facts: spent ? withoutData(fingerprint) : fingerprint,
       cites: cites.filter((cite) => cite !== undefined),
     };
-    return { adapter: { ...trained, run }, ...ending, best: progress.best };
+    return { adapter: { ...trained, run }, ...ending, best: progress.best, ...(spent ? { privacy: spent } : {}) };
   } finally {
     await trainer.close();
   }
@@ -392,6 +437,25 @@ async function updateBatches(
     examples.at(schedule.at(epoch * schedule.batchesPerEpoch + first + i).indices),
   );
   return (await Promise.all(rows)).map((some) => objective.batch(some, layoutOf(model, padId)));
+}
+
+/** The examples that were drawn for an update, a few rows at a time; where none was, a row that counts for nothing. */
+async function privateBatches(
+  run: Omit<RunOptions, "train"> & { readonly examples: ExampleStore },
+  objective: ObjectiveChoice["objective"],
+  drawn: readonly number[],
+): Promise<readonly Batch[]> {
+  const { settings, examples } = run;
+  const layout = trainingLayout(run);
+  if (drawn.length === 0) return [{ ...objective.batch(await examples.at([0]), layout), blank: true }];
+  const parts = Array.from({ length: Math.ceil(drawn.length / settings.batchSize) }, (_, i) =>
+    examples.at(drawn.slice(i * settings.batchSize, (i + 1) * settings.batchSize)),
+  );
+  return (await Promise.all(parts)).map((some) => objective.batch(some, layout));
+}
+
+function withoutData({ trainData: _train, validationData: _held, ...facts }: Facts): Facts {
+  return facts;
 }
 
 /** How far the heads of a plan have come of what it allows. */

@@ -1,6 +1,7 @@
 import { TuneError } from "../errors.ts";
 import { commonRates } from "../methods/index.ts";
 import { chooseOptimizer, type OptimizerConfig, type Schedule, schedules } from "../optim/index.ts";
+import { type Accountant, accountants } from "../privacy/index.ts";
 import { type BaseWeightsName, baseWeights } from "./base-weights.ts";
 import { type MemoryChoiceName, memoryChoices } from "./memory.ts";
 
@@ -24,6 +25,16 @@ export interface TrainSettings {
   readonly optimizerOptions: OptimizerConfig;
   /** Gradients are scaled down to this global norm; 0 leaves them. */
   readonly maxGradNorm: number;
+  /** Private training (DP-SGD): a budget of epsilon for the whole run, which decides the noise; 0 is none. */
+  readonly dpEpsilon: number;
+  /** The probability with which the guarantee may fail; below one over the number of examples. */
+  readonly dpDelta: number;
+  /** An example's gradient is scaled down to this length. */
+  readonly dpClip: number;
+  /** The noise's standard deviation over the clip, where it is chosen instead of a budget; 0 goes by `dpEpsilon`. */
+  readonly dpNoise: number;
+  /** Which accountant the budget goes by. */
+  readonly dpAccountant: Accountant;
   /** What to spend for less memory; see {@link memoryChoices}. */
   readonly memory: MemoryChoiceName;
   /**
@@ -53,6 +64,11 @@ export const trainDefaults: TrainSettings = {
   optimizer: "adamw",
   optimizerOptions: {},
   maxGradNorm: 1,
+  dpEpsilon: 0,
+  dpDelta: 1e-5,
+  dpClip: 1,
+  dpNoise: 0,
+  dpAccountant: "prv",
   memory: "balanced",
   baseWeights: "f32",
   evaluateEvery: 0,
@@ -68,7 +84,10 @@ export const trainDefaults: TrainSettings = {
  */
 export function resolveSettings(given: Partial<TrainSettings>, defaults: Partial<TrainSettings> = {}): TrainSettings {
   const asked = Object.entries(given).filter(([, value]) => value !== undefined);
-  const settings: TrainSettings = { ...trainDefaults, ...defaults, ...Object.fromEntries(asked) };
+  const filled: TrainSettings = { ...trainDefaults, ...defaults, ...Object.fromEntries(asked) };
+  const isPrivate = given.dpEpsilon !== undefined || given.dpNoise !== undefined;
+  // Examples are clipped one by one, and what is left of them as a whole is not clipped again.
+  const settings = isPrivate ? { ...filled, maxGradNorm: 0 } : filled;
   const problems: string[] = [];
   if (given.epochs !== undefined && given.maxSteps !== undefined && given.maxSteps > 0)
     problems.push(`epochs is ${given.epochs}, which would do nothing: maxSteps is ${given.maxSteps}`);
@@ -82,12 +101,14 @@ export function resolveSettings(given: Partial<TrainSettings>, defaults: Partial
   check("learningRate", settings.learningRate, settings.learningRate >= 0, "0 or more");
   check("warmup", settings.warmup, settings.warmup >= 0, "0 or more");
   check("maxGradNorm", settings.maxGradNorm, settings.maxGradNorm >= 0, "0 or more");
+  problems.push(...privacyProblems(given, settings));
   check("epochs", settings.epochs, settings.epochs > 0, "more than 0");
   whole("batchSize", 1);
   whole("accumulationSteps", 1);
   for (const name of ["maxSteps", "evaluateEvery", "patience", "checkpointEvery", "seed"] as const) whole(name, 0);
-  for (const [name, records] of Object.entries({ schedule: schedules, memory: memoryChoices, baseWeights })) {
-    const value = String(settings[name as "schedule" | "memory" | "baseWeights"]);
+  const words = { schedule: schedules, memory: memoryChoices, baseWeights, dpAccountant: accountants };
+  for (const [name, records] of Object.entries(words)) {
+    const value = String(settings[name as keyof typeof words]);
     if (Object.hasOwn(records, value)) continue;
     problems.push(`${name} is "${value}", but it must be one of ${Object.keys(records).join(", ")}`);
   }
@@ -98,4 +119,37 @@ export function resolveSettings(given: Partial<TrainSettings>, defaults: Partial
     });
   const { config } = chooseOptimizer(settings.optimizer, settings.optimizerOptions);
   return { ...settings, optimizerOptions: config };
+}
+
+/** What is wrong with the settings of private training. */
+function privacyProblems(given: Partial<TrainSettings>, settings: TrainSettings): readonly string[] {
+  const { dpEpsilon, dpNoise, dpDelta, dpClip } = settings;
+  const rules: readonly (readonly [name: keyof TrainSettings, fits: boolean, rule: string])[] = [
+    ["dpEpsilon", dpEpsilon > 0 && dpEpsilon < Infinity, "a number above 0"],
+    ["dpNoise", dpNoise > 0 && dpNoise < Infinity, "a number above 0: without noise nothing is private"],
+    ["dpDelta", dpDelta > 0 && dpDelta < 1, "between 0 and 1, and below one over the number of examples"],
+    ["dpClip", dpClip > 0 && dpClip < Infinity, "a number above 0"],
+  ];
+  const asked = (name: keyof TrainSettings): boolean => given[name] !== undefined;
+  const idle = (name: keyof TrainSettings, why: string): readonly string[] =>
+    asked(name) ? [`${name} is ${given[name]}, which would do nothing: ${why}`] : [];
+  const byBudget = asked("dpEpsilon");
+  const byNoise = asked("dpNoise");
+  return [
+    ...rules.flatMap(([name, fits, rule]) =>
+      asked(name) && !fits ? [`${name} is ${given[name]}, but it must be ${rule}`] : [],
+    ),
+    ...(byBudget && byNoise ? ["dpEpsilon and dpNoise are both given: a budget decides the noise"] : []),
+    ...(byBudget || byNoise
+      ? []
+      : (["dpDelta", "dpClip", "dpAccountant"] as const).flatMap((name) =>
+          idle(name, "neither dpEpsilon nor dpNoise is given, so nothing is private"),
+        )),
+    ...(byNoise && !byBudget
+      ? idle("dpAccountant", "dpNoise decides the noise, and both accountants say what it costs")
+      : []),
+    ...((byBudget || byNoise) && given.maxGradNorm !== undefined && given.maxGradNorm > 0
+      ? idle("maxGradNorm", "private training clips examples one by one (dpClip)")
+      : []),
+  ];
 }

@@ -18,9 +18,9 @@ export function guardOutputs(storage: Storage, guard: Partial<Pick<OutputGuard, 
   return {
     ...storage,
     guard: whole,
-    write: async (path, content) => {
+    write: async (path, content, options) => {
       await refuse(path);
-      await storage.write(path, content);
+      await storage.write(path, content, options);
     },
     append: async (path, content) => {
       await refuse(path);
