@@ -282,8 +282,6 @@ const values: Readonly<Record<string, string | readonly string[]>> = {
   noise: "1.2",
   steps: "50",
   epsilon: "4",
-  dpEpsilon: "3",
-  dpNoise: "1.5",
   ledger: "in/other-ledger.json",
 };
 

@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import { type AttentionPlan, planned } from "../src/api/attention.ts";
 import { type TuneOptions, tune, tuneNames } from "../src/api/tune.ts";
 import { bytesOf } from "../src/graph/index.ts";
@@ -74,6 +74,11 @@ function dataOf(kind: LoadedData["kind"], train: LoadedData["train"]): LoadedDat
 }
 
 beforeAll(async () => {
+  // What is private differs from run to run by its secret; here all have the same.
+  vi.spyOn(globalThis.crypto, "getRandomValues").mockImplementation((into) => {
+    if (into instanceof Uint8Array) into.fill(7);
+    return into;
+  });
   pretrained = await randomModel({ ...tinyLlama, num_hidden_layers: 1, vocab_size: 128 });
   onCpu = await openNodeDevice({ worker: false, threads: 1 });
   const stop = new AbortController();
@@ -111,6 +116,23 @@ const samples: { readonly [Name in keyof Required<TuneOptions>]: () => readonly 
   optimizer: () => [{ to: "sgd" }],
   optimizerOptions: () => [{ to: { weightDecay: 0.1 } }],
   maxGradNorm: () => [{ to: 0.01 }, { to: 0 }],
+  dpEpsilon: () => [
+    { from: 3, to: 6 },
+    { to: 3, beside: { dpNoise: 1 }, refused: { code: "bad-option", says: "dpEpsilon" } },
+  ],
+  dpDelta: () => [
+    { to: 1e-3, beside: { dpNoise: 1 } },
+    { to: 1e-3, refused: { code: "bad-option", says: "dpDelta" } },
+  ],
+  dpClip: () => [
+    { to: 0.5, beside: { dpNoise: 1 } },
+    { to: 0.5, refused: { code: "bad-option", says: "dpClip" } },
+  ],
+  dpNoise: () => [{ from: 1, to: 2 }],
+  dpAccountant: () => [
+    { to: "rdp", beside: { dpEpsilon: 3 } },
+    { to: "rdp", beside: { dpNoise: 1 }, refused: { code: "bad-option", says: "dpAccountant" } },
+  ],
   memory: () => [{ to: "small" }],
   baseWeights: () => [{ to: "q8" }],
   evaluateEvery: () => [{ to: 1 }],

@@ -109,19 +109,7 @@ export async function define(command: Command): Promise<void> {
     .option("--no-tensorboard", "write no events for TensorBoard (tensorboard --logdir runs)")
     .option("--resume", "go on from the output folder's state")
     .addHelpText("after", examples);
-  withPrivacy(command);
   withFields(command, [...strategies.values()]);
-}
-
-/** The options of private training. */
-function withPrivacy(command: Command): void {
-  if (command.options.some(({ long }) => long === "--dp-epsilon")) return;
-  command
-    .option("--dp-epsilon <n>", "what each client's data may spend, which decides its noise (DP-SGD)", realNumber)
-    .option("--dp-delta <n>", "the probability with which the guarantee may fail (1e-5 unless given)", realNumber)
-    .option("--dp-clip <n>", "an example's gradient is scaled down to this length (1 unless given)", realNumber)
-    .option("--dp-noise <n>", "the noise over the clip, instead of a budget", realNumber)
-    .addOption(new Option("--dp-accountant <name>", "which accountant the budget goes by").choices(["prv", "rdp"]));
 }
 
 function budgets(text: string): readonly number[] {
