@@ -1,0 +1,286 @@
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { jetstreamManager } from "@nats-io/jetstream";
+import { connect, type NatsConnection } from "@nats-io/transport-node";
+import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from "vitest";
+import { openMemoryEngine } from "../src/federated/engines/memory.ts";
+import { type NatsOptions, type NatsTransport, openNats } from "../src/federated/engines/nats.ts";
+import type { NatsServer } from "../src/federated/engines/nats-config.ts";
+import { natsNames } from "../src/federated/engines/nats-names.ts";
+import { describeTransport } from "../src/federated/transport.conformance.ts";
+import type { TransportEvent } from "../src/federated/transport.ts";
+import {
+  natsServer,
+  natsSettings,
+  passwordOf,
+  type RunningNats,
+  startCluster,
+  startNats,
+  withoutNats,
+} from "./helpers/nats-server.ts";
+
+let folder: string;
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), "scion-nats-"));
+});
+afterAll(() => rm(folder, { recursive: true, force: true }));
+
+const as = (party: string, address: string, more: Partial<NatsOptions> = {}): NatsOptions => ({
+  ...{ connect: connect as NatsOptions["connect"], servers: [address], run: "r1", ackWaitMs: 1500 },
+  ...{ party, user: party, password: passwordOf(party), patienceMs: 20_000, ...more },
+});
+
+/** Which of a cluster's servers leads the queue of uploads. */
+async function leaderOf(addresses: readonly string[], run: string): Promise<number> {
+  const nc = await connect({ servers: [...addresses], user: "coordinator", pass: passwordOf("coordinator") });
+  const { cluster } = await (await jetstreamManager(nc)).streams.info(natsNames(run).streams.events);
+  await nc.close();
+  return Number(cluster?.leader?.slice(1));
+}
+
+describeTransport("memory", async () => {
+  const engine = openMemoryEngine();
+  return { connect: async (party) => engine.connect(party), stop: async () => undefined };
+});
+
+const skipped = natsServer === undefined;
+describe.skipIf(skipped)(skipped ? withoutNats : "NATS", () => {
+  let count = 0;
+  const place = (): string => join(folder, String(count++));
+  const running: RunningNats[] = [];
+  const transports: { close(): Promise<void> }[] = [];
+  const start = async (
+    changes: Partial<NatsServer> = {},
+    plain?: (settings: NatsServer) => string,
+  ): Promise<RunningNats> => {
+    const own = place();
+    const settings = await natsSettings(own, changes);
+    const server = await startNats(own, settings, plain?.(settings));
+    running.push(server);
+    return server;
+  };
+  const open = async (party: string, server: RunningNats, more: Partial<NatsOptions> = {}): Promise<NatsTransport> => {
+    const transport = await openNats(as(party, server.address, more));
+    transports.push(transport);
+    return transport;
+  };
+  /** A connection that does what it likes. */
+  const raw = async (user: string, server: RunningNats): Promise<NatsConnection> => {
+    const nc = await connect({ servers: server.address, user, pass: passwordOf(user), inboxPrefix: `_INBOX_${user}` });
+    transports.push(nc);
+    return nc;
+  };
+  afterEach(async () => {
+    for (const transport of transports) await transport.close();
+    for (const server of running) await server.kill();
+    transports.length = 0;
+    running.length = 0;
+  });
+
+  describeTransport("NATS JetStream", async () => {
+    const own = place();
+    const server = await startNats(own, await natsSettings(own));
+    return {
+      connect: (party) => openNats(as(party, server.address)),
+      interrupt: async () => {
+        await server.kill();
+        return () => server.start();
+      },
+      stop: () => server.kill(),
+    };
+  });
+
+  it("lets nobody write as another: not by any subject, and not by an answer that is sent elsewhere", async () => {
+    const server = await start();
+    const coordinator = await open("coordinator", server);
+    const ann = await open("ann", server);
+    const uploads: TransportEvent[] = [];
+    await coordinator.update("run", () => ({ round: 1 }));
+    await coordinator.publish({ kind: "round", id: "1", body: {} });
+    const ref = await coordinator.put(new Uint8Array(1000).fill(1));
+    const annRef = await ann.put(new Uint8Array(10).fill(2));
+    await coordinator.subscribe("upload", async (event) => void uploads.push(event));
+    const bob = await raw("bob", server);
+    const names = natsNames("r1");
+    const own = names.permissions("bob").publish;
+    const foreign = [
+      names.event("ann", "upload"),
+      names.chunk("ann", annRef.sha256, 0),
+      names.chunk("coordinator", ref.sha256, 0),
+      names.state("run"),
+      names.control("round"),
+    ];
+    const api = [
+      ...[
+        "STREAM.LIST",
+        "STREAM.NAMES",
+        `STREAM.DELETE.${names.streams.model}`,
+        `STREAM.PURGE.${names.streams.events}`,
+      ],
+      ...["STREAM.CREATE.EVIL", `CONSUMER.CREATE.${names.streams.events}`, `STREAM.MSG.GET.${names.streams.uploads}`],
+      `DIRECT.GET.${names.streams.uploads}.${names.chunk("ann", annRef.sha256, 0)}`,
+      `CONSUMER.MSG.NEXT.${names.streams.events}.coordinator-upload`,
+      "INFO",
+    ].map((name) => `$JS.API.${name}`);
+    const body = JSON.stringify({ id: "forged", body: { round: 1 } });
+    for (const subject of [...foreign, ...api]) {
+      await expect(bob.request(subject, body, { timeout: 1500 }), subject).rejects.toThrow(/permissions violation/i);
+    }
+    // Answers of what it may ask, sent where it may not write.
+    const allowed = [
+      names.event("bob", "upload"),
+      names.chunk("bob", annRef.sha256, 0),
+      ...own.slice(2).map((subject) => subject.replace(">", subject.includes("state") ? "run" : `${ref.sha256}.0`)),
+    ];
+    for (const reply of [...foreign, `$JS.API.STREAM.DELETE.${names.streams.model}`]) {
+      for (const subject of allowed) bob.publish(subject, body, { reply });
+    }
+    await bob.flush();
+    for (const subject of [names.inbox("ann"), names.event("*", "upload"), names.chunk("ann", "*", ">"), ">"]) {
+      const listening = bob.subscribe(subject.startsWith("_") ? `${subject}.>` : subject);
+      await expect(
+        (async () => {
+          for await (const message of listening) return message.subject;
+          return "closed";
+        })(),
+      ).rejects.toThrow(/permissions violation/i);
+    }
+    await ann.publish({ kind: "upload", id: "real", body: {} });
+    await vi.waitFor(() => expect(uploads.map(({ from, id }) => `${from} ${id}`)).toContain("ann real"), 10_000);
+    expect(uploads.filter(({ from }) => from === "ann")).toHaveLength(1);
+    expect(await ann.update("run", () => undefined)).toEqual({ value: { round: 1 }, revision: 1 });
+    expect(await ann.get(ref)).toEqual(new Uint8Array(1000).fill(1));
+    expect(await coordinator.get(annRef)).toEqual(new Uint8Array(10).fill(2));
+    const rounds: string[] = [];
+    await ann.subscribe("round", async ({ id }) => void rounds.push(id));
+    await vi.waitFor(() => expect(rounds).toEqual(["1"]), 10_000);
+  });
+
+  it("lets in who was invited while it runs, and puts out who is removed, without a word to the others", async () => {
+    const server = await start({ clients: [{ name: "ann", password: passwordOf("ann") }] });
+    const coordinator = await open("coordinator", server);
+    const ann = await open("ann", server);
+    await expect(open("bob", server)).rejects.toMatchObject({ code: "not-permitted" });
+    const both = ["ann", "bob"].map((name) => ({ name, password: passwordOf(name) }));
+    await server.reload({ clients: both });
+    const bob = await open("bob", server);
+    await bob.publish({ kind: "join", id: "bob", body: {} });
+    await ann.publish({ kind: "join", id: "ann", body: {} });
+    await server.reload({ clients: both.slice(0, 1) });
+    await expect(bob.publish({ kind: "join", id: "again", body: {} })).rejects.toMatchObject({
+      code: expect.stringMatching(/not-permitted|transport-unreachable/),
+    });
+    await ann.publish({ kind: "upload", id: "1", body: {} });
+    await coordinator.update("run", () => 1);
+  });
+
+  it("says what a server lacks: JetStream, an answer, the password, the packages", async () => {
+    const without = await start(
+      {},
+      ({ listen }) =>
+        `listen: "${listen}"\nauthorization { user: coordinator, password: "${passwordOf("coordinator")}" }\n`,
+    );
+    const quick = { patienceMs: 300 };
+    await expect(open("coordinator", without, quick)).rejects.toMatchObject({ code: "no-jetstream" });
+    const server = await start();
+    await expect(open("ann", server, { ...quick, password: "wrong" })).rejects.toMatchObject({ code: "not-permitted" });
+    await expect(open("eve", server, quick)).rejects.toMatchObject({ code: "not-permitted" });
+    // No coordinator has been there.
+    const early = await open("ann", server, quick);
+    await expect(early.update("run", () => undefined)).rejects.toMatchObject({ code: "transport-unreachable" });
+    await server.kill();
+    await expect(open("ann", server, quick)).rejects.toMatchObject({ code: "transport-unreachable" });
+    await expect(early.publish({ kind: "join", id: "1", body: {} })).rejects.toMatchObject({
+      code: "transport-unreachable",
+    });
+  });
+
+  it("says that the server is full, loses nothing that it kept, and goes on when there is room", async () => {
+    const own = place();
+    const settings = await natsSettings(own, { maxFile: "2MB" });
+    let server = await startNats(own, settings);
+    running.push(server);
+    const coordinator = await open("coordinator", server);
+    await coordinator.update("run", () => ({ round: 1 }));
+    const small = await coordinator.put(new Uint8Array(100_000).fill(4));
+    const big = new Uint8Array(4 << 20).fill(5);
+    await expect(coordinator.put(big)).rejects.toMatchObject({ code: "transport-full" });
+    expect((await coordinator.update("run", () => undefined)).value).toEqual({ round: 1 });
+    await server.kill("SIGTERM");
+    server = await startNats(own, { ...settings, maxFile: "1GB" });
+    running.push(server);
+    expect((await coordinator.get(await coordinator.put(big))).byteLength).toBe(big.byteLength);
+    expect((await coordinator.get(small)).byteLength).toBe(100_000);
+  });
+
+  it("keeps too much of one client from filling the queue of the others", async () => {
+    const server = await start();
+    await open("coordinator", server);
+    const [ann, bob] = [await open("ann", server), await open("bob", server)];
+    for (let i = 0; i < 64; i++) await ann.publish({ kind: "upload", id: String(i), body: {} });
+    await expect(ann.publish({ kind: "upload", id: "more", body: {} })).rejects.toMatchObject({
+      code: "transport-full",
+    });
+    await bob.publish({ kind: "upload", id: "1", body: {} });
+    await expect(bob.publish({ kind: "upload", id: "2", body: { text: "x".repeat(600_000) } })).rejects.toMatchObject({
+      code: "bad-message",
+    });
+  });
+
+  it("does not mind clocks that differ by hours", async () => {
+    const server = await start();
+    const coordinator = await open("coordinator", server);
+    const uploads: string[] = [];
+    await coordinator.subscribe("upload", async ({ id }) => void uploads.push(id));
+    for (const hours of [-9, 30]) {
+      vi.useFakeTimers({ toFake: ["Date"], now: Date.now() + hours * 3_600_000 });
+      try {
+        const ann = await open("ann", server);
+        await ann.publish({ kind: "upload", id: `at ${hours}`, body: {} });
+        await ann.get(await coordinator.put(new Uint8Array(500_000)));
+      } finally {
+        vi.useRealTimers();
+      }
+    }
+    await vi.waitFor(() => expect(uploads).toEqual(["at -9", "at 30"]), 10_000);
+  });
+
+  it("keeps only the objects that are named", async () => {
+    const server = await start();
+    const [coordinator, ann] = [await open("coordinator", server), await open("ann", server)];
+    const kept = await coordinator.put(new Uint8Array(600_000).fill(1));
+    const gone = [await coordinator.put(new Uint8Array(600_000).fill(2)), await ann.put(new Uint8Array(5).fill(3))];
+    await coordinator.keep([kept.sha256]);
+    expect((await coordinator.get(kept)).byteLength).toBe(600_000);
+    for (const ref of gone) await expect(coordinator.get(ref)).rejects.toMatchObject({ code: "object-missing" });
+  });
+
+  it("loses nothing where the leader of three servers is killed in mid-round", async () => {
+    const own = place();
+    const { servers, addresses } = await startCluster(own);
+    running.push(...servers);
+    const all = { servers: addresses, replicas: 3, patienceMs: 60_000 };
+    const coordinator = await open("coordinator", servers[0] as RunningNats, all);
+    const ann = await open("ann", servers[1] as RunningNats, all);
+    const uploads: string[] = [];
+    await coordinator.subscribe("upload", async ({ id }) => void uploads.push(id));
+    await coordinator.update("run", () => ({ round: 1 }));
+    const model = await coordinator.put(new Uint8Array(2 << 20).fill(6));
+    await ann.publish({ kind: "upload", id: "before", body: {} });
+    const leader = await leaderOf(addresses, "r1");
+    await (servers[leader] as RunningNats).kill();
+    const ref = await ann.put(new Uint8Array(1 << 20).fill(7));
+    await ann.publish({ kind: "upload", id: "after", body: {} });
+    await ann.publish({ kind: "upload", id: "before", body: {} }); // as after an answer that was lost
+    await coordinator.update("run", ({ value }) => ({ round: (value as { round: number }).round + 1 }));
+    await vi.waitFor(() => expect(uploads).toEqual(expect.arrayContaining(["before", "after"])), 60_000);
+    expect(uploads.filter((id) => id === "before")).toHaveLength(1);
+    expect((await coordinator.update("run", () => undefined)).value).toEqual({ round: 2 });
+    expect(await ann.get(model)).toEqual(new Uint8Array(2 << 20).fill(6));
+    expect(await coordinator.get(ref)).toEqual(new Uint8Array(1 << 20).fill(7));
+    await (servers[leader] as RunningNats).start();
+    await ann.publish({ kind: "upload", id: "back", body: {} });
+    await vi.waitFor(() => expect(uploads).toContain("back"), 60_000);
+  });
+});
