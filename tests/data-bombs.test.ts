@@ -199,6 +199,33 @@ it("frames of Zstandard are held against their checksum: no bit of a file differ
   expect(byChecksum).toBeGreaterThan(whole.length);
 }, 60_000);
 
+it("frames of Zstandard without a checksum are refused where a match reaches back beyond what there is", async () => {
+  const fixture = (name: string): Uint8Array =>
+    new Uint8Array(readFileSync(new URL(`fixtures/${name}`, import.meta.url)));
+  const sealed = fixture("rows.jsonl.zst");
+  const bare = sealed.slice(0, -4);
+  bare[4] = (bare[4] ?? 0) & ~4; // its header says that it has no checksum
+  const refusals: string[] = [];
+  const read = async (bytes: Uint8Array): Promise<string> => {
+    try {
+      const { rows } = await readDataset(memoryStorage({ "d.txt.zst": bytes }), "d.txt.zst");
+      return JSON.stringify(rows.map(({ value }) => value["text"]));
+    } catch (error) {
+      if (!(error instanceof TuneError)) throw error;
+      refusals.push(error.message);
+      return "";
+    }
+  };
+  expect(await read(bare)).toContain("prompt");
+  for (let bit = 0; bit < 8 * bare.length; bit++) {
+    const damaged = bare.slice();
+    damaged[bit >> 3] = (damaged[bit >> 3] ?? 0) ^ (1 << (bit & 7));
+    expect((await read(damaged)).includes("\\u0000"), `bit ${bit}`).toBe(false);
+  }
+  // What Zstandard's own library refuses of these for their distances alone.
+  expect(refusals.filter((message) => message.includes("bytes of zero")).length).toBeGreaterThan(400);
+}, 60_000);
+
 it.each([
   ["", "ef46db3751d8e999"],
   ["a", "d24ec4f1a98c6e5b"],

@@ -130,7 +130,7 @@ async function* gunzip(pieces: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8A
 
 async function* unzstd(pieces: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
   const { Decompress } = await import("fzstd");
-  const stream = createUnzstd(Decompress);
+  const stream = createUnzstd(Decompress, "text");
   for await (const piece of pieces) yield* stream.push(piece);
   stream.end();
 }

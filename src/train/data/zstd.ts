@@ -3,7 +3,8 @@ import { createXxh64, type Xxh64 } from "./xxh64.ts";
 /*
  * Zstandard (RFC 8878) a block at a time. fzstd decodes the blocks; what a frame and a block claim is checked before it sees
  * them, as it makes room for any window, unfolds all that it is given at once, and moves its window for every block. It
- * passes over the checksum of a frame, which is checked here.
+ * passes over the checksum of a frame, which is checked here. Nor does it ask whether a match reaches back beyond what there
+ * is: it copies bytes of zero then. Where no checksum tells, text is refused that holds them.
  */
 
 /** The largest window of a frame: what zstd itself takes unless told otherwise. Bytes. */
@@ -14,6 +15,10 @@ const largestBlock = 2 ** 17;
 
 /** How many bytes of windows may be moved in all, and how many more for a byte that comes out; a new window costs as much as so many moves. */
 const [movedAtFirst, movedForAByte, movesOfNew] = [2 ** 34, 2 ** 13, 16];
+
+/** What is wrong where text without a checksum holds what a match from nowhere copies. */
+const zeros =
+  "it unfolds to bytes of zero, which are no text, and it has no checksum: it is damaged, or it was compressed from something else (zstd --check writes a checksum)";
 
 /** What {@link import("fzstd").Decompress} is used for. */
 interface FrameDecoder {
@@ -36,8 +41,11 @@ export interface Unzstd {
   end(): void;
 }
 
-/** @throws {Error} (its generator) saying what is wrong with the bytes. */
-export function createUnzstd(Decompress: MakeDecoder): Unzstd {
+/**
+ * @param holds what it unfolds to; `text` has no bytes of zero.
+ * @throws {Error} (its generator) saying what is wrong with the bytes.
+ */
+export function createUnzstd(Decompress: MakeDecoder, holds: "text" | "bytes"): Unzstd {
   let rest = new Uint8Array();
   let unfolded: Uint8Array[] = [];
   let [any, skip, produced, moved] = [false, 0, 0, 0];
@@ -66,6 +74,7 @@ export function createUnzstd(Decompress: MakeDecoder): Unzstd {
       const decoder = new Decompress((piece) => {
         produced += piece.length;
         if (found.checksumBytes > 0) hash.update(piece);
+        else if (holds === "text" && piece.includes(0)) throw new Error(zeros);
         unfolded.push(piece);
       });
       decoder.push(bytes.slice(0, found.headerBytes));
@@ -112,7 +121,7 @@ export function createUnzstd(Decompress: MakeDecoder): Unzstd {
 /** All of what is folded, which must be `length` bytes. @throws {Error} saying what is wrong. */
 export function unzstdWhole(Decompress: MakeDecoder, bytes: Uint8Array, length: number): Uint8Array {
   const whole = new Uint8Array(length);
-  const stream = createUnzstd(Decompress);
+  const stream = createUnzstd(Decompress, "bytes");
   let at = 0;
   for (const piece of stream.push(bytes)) {
     if (at + piece.length > length) throw new Error(`it unfolds to more than the ${length} bytes that it claims`);
