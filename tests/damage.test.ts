@@ -273,11 +273,8 @@ function names({ code, message }: TuneError, file: string): boolean {
   const there = message.includes(dirname(file)) && message.includes(basename(file));
   // Without its manifest, a folder is not known as ours.
   if (code === "output-exists") return file.endsWith(".scion.json") || there;
-  if (code !== "resume-mismatch") return false;
-  return (
-    message.includes(`tokenizer.${basename(file)}`) ||
-    (message.includes("weights: ") && message.includes(dirname(file)))
-  );
+  if (code !== "resume-mismatch" || !message.includes(dirname(file))) return false;
+  return message.includes(`tokenizer.${basename(file)}: `) || message.includes("weights: ");
 }
 
 let made: Promise<unknown> | undefined;

@@ -7,7 +7,7 @@ import { joinPath, type Storage } from "../io/storage.ts";
 import { checkNames, checkWord, type NamesOf } from "../options.ts";
 import type { Device } from "../runtime/device.ts";
 import { storeOf, type TokenizedExample } from "../train/data/index.ts";
-import { checkFingerprint, type Facts, factsOf, hashExamples, hashWeights } from "../train/fingerprint.ts";
+import { checkFingerprint, type Facts, factsOf, hashExamples } from "../train/fingerprint.ts";
 import { checkMetrics, hashMetrics } from "../train/metrics.ts";
 import { chooseObjective } from "../train/objectives/index.ts";
 import type { PrivacySettings } from "../train/privacy.ts";
@@ -200,7 +200,7 @@ export async function tuneInOrder(
           intruders: total,
         };
         result = { ...result, stages: [...result.stages, stage] };
-        models.push(await hashWeights(tuned.pretrained));
+        models.push(await factsOfModel(tuned));
         metrics.push(await hashMetrics(storage, folder));
         await writeSealed(storage, kept, { ...result, fingerprint, models, metrics });
         onEvent?.({ kind: "measured", result: stage });
@@ -221,12 +221,12 @@ function texts(given: readonly TokenizedExample[] | undefined): readonly Tokeniz
 
 /**
  * The model that a task left.
- * @throws {TuneError} `resume-mismatch` when its weights are no longer those.
+ * @throws {TuneError} `resume-mismatch` when its weights, configuration or tokenizer are no longer those.
  */
-async function mergedOf(model: LoadedModel, folder: string, hash: string | undefined): Promise<LoadedModel> {
+async function mergedOf(model: LoadedModel, folder: string, facts: Facts = {}): Promise<LoadedModel> {
   const { tokenizer, newTokens, hasOwnTemplate } = model;
   const merged = await loadModel(folder, { platform: model.platform });
-  checkFingerprint({ weights: hash }, { weights: await hashWeights(merged.pretrained) }, folder);
+  checkFingerprint(facts, await factsOfModel(merged), folder);
   return { ...merged, tokenizer, ...(newTokens ? { newTokens } : {}), ...(hasOwnTemplate ? { hasOwnTemplate } : {}) };
 }
 
@@ -292,10 +292,10 @@ function checkTasks(tasks: readonly ContinualTask[], at: string): void {
   throw new TuneError("bad-option", problems, { at, fix: "give every data set a file name of its own" });
 }
 
-/** What an order that was stopped goes on from: a hash of the weights and of the metrics that each task left. */
+/** What an order that was stopped goes on from: the facts of the model, and a hash of the metrics, that each task left. */
 interface KeptOrder {
   readonly result: ContinualResult;
-  readonly models: readonly string[];
+  readonly models: readonly Facts[];
   readonly metrics: readonly string[];
 }
 
@@ -313,8 +313,9 @@ async function readResults(
   }
   const found = await readSealed(storage, path);
   const { fingerprint: saved, models, metrics = [], ...result } = found ?? {};
-  if (!isJsonObject(saved) || !Array.isArray(models) || !Array.isArray(metrics)) throw damaged(path);
+  const whole = Array.isArray(models) && models.every(isJsonObject) && Array.isArray(metrics);
+  if (!isJsonObject(saved) || !whole) throw damaged(path);
   checkFingerprint(saved, fingerprint, path);
-  const kept = { models: models.map(String), metrics: metrics.map(String) };
+  const kept = { models, metrics: metrics.map(String) };
   return { result: result as unknown as ContinualResult, ...kept }; // as it was written
 }
