@@ -5,13 +5,14 @@ import { reportToy } from "./toy-report.ts";
 
 /*
  * FedSVD's algebra on a toy, and what of the paper's claims holds there.
- *   npm run experiment:federated -- [--seeds 4] [--rates 0.1,0.25,0.5,1] [--json toy.json]
+ *   npm run experiment:federated -- [--seeds 4] [--rates 0.1,0.5,0.25,1] [--methods ffa,fedsvd,…] [--json toy.json]
  * A file of results that is there already is gone on with.
  */
 const { values } = parseArgs({
   options: {
     seeds: { type: "string", default: "4" },
-    rates: { type: "string", default: "0.1,0.25,0.5,1" },
+    rates: { type: "string", default: "0.1,0.5,0.25,1" },
+    methods: { type: "string" },
     json: { type: "string", default: "docs/federated/toy.json" },
   },
 });
@@ -29,18 +30,24 @@ const methods: readonly Pick<ToyRun, "strategy" | "options">[] = [
   { strategy: "flora" },
 ];
 
+/** What the table calls a method. */
+const nameOf = ({ strategy, options }: Pick<ToyRun, "strategy" | "options">): string =>
+  options?.["refreshEvery"] ? "refresh" : strategy;
+const wanted = values.methods?.split(",");
+
 /** What a run of the file is called. */
 const keyOf = ({ strategy, options, epsilon, learningRate, seed }: ToyRun): string =>
-  [options?.["refreshEvery"] ? "refresh" : strategy, String(epsilon), learningRate, seed].join(" ");
+  [nameOf({ strategy, ...(options ? { options } : {}) }), String(epsilon), learningRate, seed].join(" ");
 
 const known: Record<string, number | null> = JSON.parse(await readFile(values.json, "utf8").catch(() => "{}"));
 const started = performance.now();
 await mkdir("docs/federated", { recursive: true });
-for (const seed of seeds) {
-  const world = worldOf(seed);
-  for (const epsilon of epsilons) {
-    for (const learningRate of rates) {
+for (const learningRate of rates) {
+  for (const seed of seeds) {
+    const world = worldOf(seed);
+    for (const epsilon of epsilons) {
       for (const method of methods) {
+        if (wanted && !wanted.includes(nameOf(method))) continue;
         const run = { ...method, epsilon, learningRate, seed };
         if (Object.hasOwn(known, keyOf(run))) continue;
         const accuracy = runToy(world, run);

@@ -28,6 +28,8 @@ export interface World {
   readonly w2: Matrix<Float64Array>;
   readonly train: Split;
   readonly test: Split;
+  /** W1·x of every training example. */
+  readonly before: Matrix<Float64Array>;
   /** Indices of each client's examples. */
   readonly clients: readonly (readonly number[])[];
 }
@@ -60,7 +62,7 @@ export function worldOf(seed: number): World {
   const clients = shareByDirichlet([...train.labels], {
     ...{ clients: toy.clients, concentration: toy.concentration, seed },
   });
-  return { w1, w2, train, test: split(toy.tests), clients };
+  return { w1, w2, train, test: split(toy.tests), before: matmul(train.x, w1, { transB: true }), clients };
 }
 
 /** The label that the network says, of each row of x. */
@@ -105,6 +107,7 @@ export function runToy(world: World, { strategy: name, options, epsilon, learnin
         : 0;
       const after = localTraining(tuned, {
         ...{ frozen, w2, train, own, rate, noise, learningRate },
+        before: carried ? undefined : world.before,
         clip: Number.isFinite(epsilon) ? toy.clip : Infinity,
         trainsA: strategy.trains.includes("A"),
         rng: createRng(seed, "client", k, round),
@@ -162,6 +165,8 @@ function sum(a: Matrix<Float64Array>, b: Matrix<Float64Array>): Matrix<Float64Ar
 
 interface LocalOptions {
   readonly frozen: Matrix<Float64Array>;
+  /** What the frozen weights make of every example, where that is known. */
+  readonly before: Matrix<Float64Array> | undefined;
   readonly w2: Matrix<Float64Array>;
   readonly train: Split;
   readonly own: readonly number[];
@@ -187,6 +192,7 @@ function localTraining(start: Tuned<Float64Array>, options: LocalOptions): Tuned
   const e = new Float64Array(h);
   const u = new Float64Array(r);
   const expected = rate * own.length;
+  const before = options.before?.data;
   for (let step = 0; step < toy.localSteps; step++) {
     gB.fill(0);
     gA.fill(0);
@@ -194,7 +200,9 @@ function localTraining(start: Tuned<Float64Array>, options: LocalOptions): Tuned
       if (rng.uniform() >= rate) continue;
       const x = train.x.data.subarray(index * d, (index + 1) * d);
       for (let k = 0; k < r; k++) a[k] = dotOf(A, k * d, x, d);
-      for (let i = 0; i < h; i++) z[i] = dotOf(frozen.data, i * d, x, d) + dotOf(B, i * r, a, r);
+      const plain = before?.subarray(index * h, (index + 1) * h);
+      for (let i = 0; i < h; i++)
+        z[i] = (plain ? (plain[i] ?? 0) : dotOf(frozen.data, i * d, x, d)) + dotOf(B, i * r, a, r);
       const logits = Array.from({ length: labels }, (_, l) => {
         let total = 0;
         for (let i = 0; i < h; i++) total += (w2.data[l * h + i] ?? 0) * Math.max(0, z[i] ?? 0);

@@ -5,9 +5,11 @@ import {
   type Floats,
   frobeniusNorm,
   identityMatrix,
+  jacobiSvd,
   type Matrix,
   matmul,
   matrix,
+  qr,
   svd,
   transposed,
   zeroMatrix,
@@ -131,6 +133,32 @@ describe("laws of the refactor (§6.4, E2)", () => {
     expect(single.A.data).toBeInstanceOf(Float32Array);
     expect(furthestFromOrthonormal(single.A)).toBeLessThan(1e-6);
     near(matmul(single.B, single.A).data, product.data, 1e-5 * frobeniusNorm(product));
+  });
+
+  test("equal singular values, and values far apart, settle", () => {
+    // One in ten thousand never met a test that is stricter than its sums are exact.
+    jacobiSvd(noise(16, 16, 1, createRng(6312, "settle")));
+    for (let seed = 0; seed < 300; seed++) {
+      const [size, rng] = [2 + (seed % 17), createRng(seed, "settle")];
+      const left = qr(drawn(size, size, seed)).Q;
+      const right = qr(drawn(size, size, seed + 1000)).Q;
+      // Values that are equal in groups, spread over many powers of ten, or nearly equal.
+      const values = Array.from(
+        { length: size },
+        (_, i) => [1, 10 ** -(i % 3), 10 ** (-i % 15), 1 + 1e-15 * rng.normal()][seed % 4] ?? 1,
+      );
+      const product = matmul(matmul(left, diagonal(values)), right);
+      const { scaledU, S, Vt } = jacobiSvd(product);
+      near(matmul(scaledU, Vt).data, product.data, 1e-12);
+      near(
+        [...S],
+        values.sort((a, b) => b - a),
+        1e-12,
+      );
+      // A triangle of a QR, as the refactor has it, more than once.
+      const again = refactor(refactor({ B: product, A: identityMatrix(size) }));
+      expect(furthestFromOrthonormal(again.A)).toBeLessThan(1e-12);
+    }
   });
 
   test("NaN is refused", () => {

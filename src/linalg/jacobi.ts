@@ -34,7 +34,8 @@ export function jacobiSvd(matrix: Matrix): JacobiSvd {
         const beta = dot(columns, q * rows, columns, q * rows, rows);
         if (Math.min(alpha, beta) <= rounding) continue;
         const gamma = dot(columns, p * rows, columns, q * rows, rows);
-        if (Math.abs(gamma) <= Number.EPSILON * Math.sqrt(alpha) * Math.sqrt(beta)) continue;
+        // A product of `rows` terms is no more exact than that: a stricter test may never be met.
+        if (Math.abs(gamma) <= rows * Number.EPSILON * Math.sqrt(alpha) * Math.sqrt(beta)) continue;
         turned = true;
         const zeta = (beta - alpha) / (2 * gamma);
         const t = (zeta < 0 ? -1 : 1) / (Math.abs(zeta) + Math.sqrt(1 + zeta * zeta));
