@@ -1,4 +1,4 @@
-import { cp, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { cp, mkdtemp, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -200,6 +200,7 @@ describe("a private federation", () => {
       signal: stop.signal,
       onEvent: (e) => (e.kind === "round" ? stop.abort() : undefined),
     });
+    expect((await stat(join(output, "clients/client-2.key"))).mode & 0o77).toBe(0); // nobody else may read it
     await rm(join(output, "clients/client-2.key"));
     expect(await codeOf(simulate({ ...dp, output, resume: true }))).toBe("no-privacy-key");
   });

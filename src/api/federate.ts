@@ -73,16 +73,6 @@ export interface FederationChoice
   /** With fewer uploads a round is tried again. */
   readonly minClients?: number;
   readonly aggregation?: Partial<AggregationOptions>;
-  /** What every client's data may spend, in epsilon; each client takes the noise that this needs. */
-  readonly dpEpsilon?: number;
-  /** The probability with which the guarantee may fail; 1e-5 unless given. */
-  readonly dpDelta?: number;
-  /** An example's gradient is scaled down to this length; 1 unless given. */
-  readonly dpClip?: number;
-  /** The noise's standard deviation over the clip, instead of a budget. */
-  readonly dpNoise?: number;
-  /** Which accountant the budget goes by; `prv` unless given. */
-  readonly dpAccountant?: Accountant;
   /** Rounds that a client's noise is made for, after which its budget is spent; all rounds unless given. */
   readonly dpRounds?: number;
 }

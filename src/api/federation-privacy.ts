@@ -94,8 +94,6 @@ async function keyOf(storage: Storage, path: string, begun: boolean): Promise<Ui
     });
   }
   const key = newKey();
-  await (storage.write as SecretWrite)(path, key, { secret: true });
+  await storage.write(path, key, { secret: true });
   return key;
 }
-
-type SecretWrite = (path: string, content: Uint8Array, options: { readonly secret: boolean }) => Promise<void>;
