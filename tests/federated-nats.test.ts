@@ -8,6 +8,16 @@ import { openMemoryEngine } from "../src/federated/engines/memory.ts";
 import { type NatsOptions, type NatsTransport, openNats } from "../src/federated/engines/nats.ts";
 import type { NatsServer } from "../src/federated/engines/nats-config.ts";
 import { natsNames } from "../src/federated/engines/nats-names.ts";
+import {
+  configOf,
+  foundFederation,
+  type Invitation,
+  inviteClient,
+  openClient,
+  openCoordinator,
+  readInvitation,
+} from "../src/federated/invitations.ts";
+import { newSigningKey } from "../src/federated/keys.ts";
 import { describeTransport } from "../src/federated/transport.conformance.ts";
 import type { TransportEvent } from "../src/federated/transport.ts";
 import {
@@ -15,6 +25,7 @@ import {
   natsSettings,
   passwordOf,
   type RunningNats,
+  readText,
   startCluster,
   startNats,
   withoutNats,
@@ -254,6 +265,79 @@ describe.skipIf(skipped)(skipped ? withoutNats : "NATS", () => {
     await coordinator.keep([kept.sha256]);
     expect((await coordinator.get(kept)).byteLength).toBe(600_000);
     for (const ref of gone) await expect(coordinator.get(ref)).rejects.toMatchObject({ code: "object-missing" });
+  });
+
+  it("is founded, invites clients while it runs, and takes each invitation once", async () => {
+    const own = place();
+    const { listen, store, maxFile, run } = await natsSettings(own);
+    let federation = await foundFederation({ run, listen, store, maxFile }, [`nats://${listen}`]);
+    const invite = async (name: string): Promise<Invitation> => {
+      const { federation: next, invitation } = await inviteClient(federation, name);
+      federation = next;
+      return readInvitation(JSON.parse(JSON.stringify(invitation)), name);
+    };
+    const ann = await invite("ann");
+    const { password } = federation;
+    const clientsOf = () =>
+      Object.entries(federation.clients).map(([name, client]) => ({ name, password: client.password }));
+    const server = await startNats(own, { ...federation.server, coordinatorPassword: password, clients: clientsOf() });
+    running.push(server);
+    expect(readText(join(own, "nats.conf"))).toBe(configOf(federation));
+    const reach = { connect: connect as NatsOptions["connect"], patienceMs: 5000, ackWaitMs: 1500 };
+    const forged: string[] = [];
+    const coordinator = await openCoordinator(() => federation, {
+      ...reach,
+      onForged: ({ why }) => void forged.push(why),
+    });
+    transports.push(coordinator);
+    const uploads: TransportEvent[] = [];
+    await coordinator.subscribe("upload", async (event) => void uploads.push(event));
+    await coordinator.update("run", () => ({ history: Array(30_000).fill("long") }));
+
+    const key = await newSigningKey();
+    const first = await openClient(ann, key, reach);
+    transports.push(first);
+    await first.publish({ kind: "upload", id: "1", body: { round: 1 } });
+    await vi.waitFor(() => expect(uploads).toHaveLength(1), 10_000);
+    await expect(openClient(ann, await newSigningKey(), reach)).rejects.toMatchObject({ code: "invitation-used" });
+    transports.push(await openClient(ann, key, reach)); // the same client again
+    expect(((await first.update("run", () => undefined)).value as { history: unknown[] }).history).toHaveLength(30_000);
+
+    const bob = await invite("bob");
+    await expect(openClient(bob, key, reach)).rejects.toMatchObject({ code: "not-permitted" }); // before the server knows
+    await server.reload({ clients: clientsOf() });
+    const second = await openClient(bob, await newSigningKey(), reach);
+    transports.push(second);
+    await second.publish({ kind: "upload", id: "2", body: { round: 1 } });
+    await vi.waitFor(() => expect(uploads.map(({ from }) => from)).toEqual(["ann", "bob"]), 10_000);
+    await coordinator.keep([]); // a large state is no object that can be spared
+    expect(((await second.update("run", () => undefined)).value as { history: unknown[] }).history).toHaveLength(
+      30_000,
+    );
+    // Ann's password alone makes nobody ann.
+    const raw = await openNats({
+      ...reach,
+      servers: ann.addresses,
+      run,
+      party: "ann",
+      user: "ann",
+      password: ann.password,
+    });
+    transports.push(raw);
+    await raw.publish({ kind: "upload", id: "3", body: { body: { round: 2 } } });
+    await vi.waitFor(() => expect(forged).toEqual(["it is not signed"]), 10_000);
+    await expect(inviteClient(federation, "ann")).rejects.toMatchObject({ code: "client-exists" });
+    for (const name of ["coordinator", "a.b", "", "x y", "*"]) {
+      await expect(inviteClient(federation, name)).rejects.toMatchObject({
+        code: name === "coordinator" ? "client-exists" : "bad-option",
+      });
+    }
+    for (const bad of [null, {}, { ...ann, key: {} }, { ...ann, addresses: [] }]) {
+      expect(() => readInvitation(bad, "file")).toThrow(expect.objectContaining({ code: "bad-invitation" }));
+    }
+    await expect(foundFederation({ run, listen: "nowhere", store, maxFile: "2" }, ["http://x"])).rejects.toThrow(
+      /maxFile[\s\S]*nowhere[\s\S]*http:/,
+    );
   });
 
   it("loses nothing where the leader of three servers is killed in mid-round", async () => {

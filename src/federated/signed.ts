@@ -99,6 +99,14 @@ export async function signed(transport: Transport, parties: SignedCoordinator | 
     );
   };
 
+  // Whoever greets binds its invitation, before it says anything that counts.
+  if (!client) {
+    await transport.subscribe("hello", async (event) => {
+      const why = await problemWith(event, ((event.body ?? {}) as { body?: unknown }).body ?? null);
+      if (why !== undefined && "onForged" in parties) parties.onForged?.({ kind: "hello", from: event.from, why });
+    });
+  }
+
   return {
     party,
     publish: async ({ kind, id, body }) => {

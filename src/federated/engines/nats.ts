@@ -139,13 +139,16 @@ export async function openNats(options: NatsOptions): Promise<NatsTransport> {
     return whole;
   };
 
-  const readState = async (name: string): Promise<StoredState> => {
+  const readStored = async (name: string): Promise<StoredState> => {
     const message = await last(names.streams.state, names.state(name), 0);
     if (message === undefined) return { revision: 0, write: "", seq: 0, value: undefined };
-    const { revision, value, object, write } = message.json<Omit<StoredState, "seq">>();
-    const seq = Number(message.headers?.get("Nats-Sequence") ?? 0);
-    if (object === undefined) return { revision, value, write, seq };
-    return { revision, value: JSON.parse(new TextDecoder().decode(await get(object))), write, seq };
+    return { ...message.json<StoredState>(), seq: Number(message.headers?.get("Nats-Sequence") ?? 0) };
+  };
+
+  const readState = async (name: string): Promise<StoredState> => {
+    const stored = await readStored(name);
+    if (stored.object === undefined) return stored;
+    return { ...stored, value: JSON.parse(new TextDecoder().decode(await get(stored.object))) };
   };
 
   const update: Transport["update"] = async (name, change) => {
@@ -188,6 +191,9 @@ export async function openNats(options: NatsOptions): Promise<NatsTransport> {
       throw error;
     }
   }
+
+  const subjectsOf = async (stream: string): Promise<Readonly<Record<string, number>>> =>
+    (await jsm?.streams.info(stream, { subjects_filter: ">" }))?.state.subjects ?? {};
 
   /** The coordinator hears clients: a work queue, from which an event goes when it is handled. */
   const hearClients = async (kind: string, handle: Handler, live: () => boolean): Promise<void> => {
@@ -298,8 +304,12 @@ export async function openNats(options: NatsOptions): Promise<NatsTransport> {
     keep: async (hashes) => {
       if (closed) throw closedError(party);
       const kept = new Set(hashes);
+      for (const subject of Object.keys(await subjectsOf(names.streams.state))) {
+        const { object } = await readStored(subject.split(".").at(-1) ?? ""); // where a state that is large lies
+        if (object) kept.add(object.sha256);
+      }
       for (const stream of [names.streams.model, names.streams.uploads]) {
-        const subjects = (await jsm?.streams.info(stream, { subjects_filter: ">" }))?.state.subjects ?? {};
+        const subjects = await subjectsOf(stream);
         const gone = new Set(
           Object.keys(subjects).flatMap((subject) => {
             const parts = subject.split(".");

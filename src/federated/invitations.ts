@@ -1,0 +1,197 @@
+import { listing, TuneError } from "../errors.ts";
+import { isJsonObject } from "../io/json.ts";
+import { type NatsOptions, type NatsTransport, openNats } from "./engines/nats.ts";
+import { type NatsServer, natsConfig } from "./engines/nats-config.ts";
+import { coordinatorName, natsToken } from "./engines/nats-names.ts";
+import { newSigningKey, type SigningKey } from "./keys.ts";
+import { type SignedCoordinator, signed } from "./signed.ts";
+import type { Transport } from "./transport.ts";
+
+/** All that the coordinator of a federation over NATS keeps: where the server is, secrets, and who was invited. */
+export interface NatsFederation {
+  readonly kind: "scion-federation";
+  readonly version: 1;
+  /** What the server's configuration depends on, but for passwords. */
+  readonly server: Omit<NatsServer, "coordinatorPassword" | "clients">;
+  /** Addresses at which parties reach the server: `nats://host:port`, `tls://…`, or `ws://…` and `wss://…` for pages. */
+  readonly addresses: readonly string[];
+  readonly password: string;
+  readonly key: SigningKey;
+  readonly clients: Readonly<Record<string, { readonly password: string; readonly invitation: string }>>;
+}
+
+/** What a client needs to take part, and nobody else may have. */
+export interface Invitation {
+  readonly kind: "scion-invitation";
+  readonly version: 1;
+  readonly run: string;
+  readonly client: string;
+  readonly addresses: readonly string[];
+  readonly password: string;
+  /** Proves once that the client's own key is to be believed. */
+  readonly key: SigningKey;
+  /** The coordinator's public key. */
+  readonly coordinator: string;
+}
+
+/** Begin a federation, with new secrets and nobody invited. @throws {TuneError} `bad-option` for a name that is none. */
+export async function foundFederation(
+  server: NatsFederation["server"],
+  addresses: readonly string[],
+): Promise<NatsFederation> {
+  checkName(server.run, "The name of the run");
+  const problems = [
+    ...(/^\d+[KMGT]B$/.test(server.maxFile) ? [] : [`maxFile is "${server.maxFile}", which is no size such as 20GB.`]),
+    ...[server.listen, ...(server.websocket ? [server.websocket.listen] : [])]
+      .filter((at) => !/^[\w.:[\]-]+:\d+$/.test(at))
+      .map((at) => `"${at}" is no host and port such as 0.0.0.0:4222.`),
+    ...(addresses.length === 0 ? ["There is no address at which clients reach the server."] : []),
+    ...addresses
+      .filter((at) => !/^(nats|tls|ws|wss):\/\/[^\s/]+$/.test(at))
+      .map((at) => `"${at}" is no address such as nats://host:4222 or wss://host.`),
+  ];
+  if (problems.length > 0) throw new TuneError("bad-option", listing("The server cannot be like that:", problems));
+  return {
+    ...{ kind: "scion-federation", version: 1, server, addresses, clients: {} },
+    ...{ password: newPassword(), key: await newSigningKey() },
+  };
+}
+
+/**
+ * Invite a client: it may write as itself alone. The server has to read its configuration again (SIGHUP) before it lets it in.
+ * @throws {TuneError} `bad-option` for a name that is none; `client-exists`.
+ */
+export async function inviteClient(
+  federation: NatsFederation,
+  client: string,
+): Promise<{ readonly federation: NatsFederation; readonly invitation: Invitation }> {
+  checkName(client, "The name of a client");
+  if (client === coordinatorName || Object.hasOwn(federation.clients, client)) {
+    throw new TuneError("client-exists", `There is a party ${client} already.`, {
+      at: federation.server.run,
+      fix: "choose another name",
+    });
+  }
+  const { server, addresses, key: coordinator } = federation;
+  const [password, key] = [newPassword(), await newSigningKey()];
+  const clients = { ...federation.clients, [client]: { password, invitation: key.publicKey } };
+  return {
+    federation: { ...federation, clients },
+    invitation: {
+      ...{ kind: "scion-invitation", version: 1, run: server.run, client, addresses, password, key },
+      coordinator: coordinator.publicKey,
+    },
+  };
+}
+
+/** The configuration of the federation's nats-server. */
+export function configOf({ server, password, clients }: NatsFederation): string {
+  return natsConfig({
+    ...server,
+    coordinatorPassword: password,
+    clients: Object.entries(clients).map(([name, client]) => ({ name, password: client.password })),
+  });
+}
+
+/** What a client's file says. @throws {TuneError} `bad-invitation` for what is none. */
+export function readInvitation(value: unknown, at: string): Invitation {
+  if (isJsonObject(value) && value["kind"] === "scion-invitation" && value["version"] === 1) {
+    const { run, client, addresses, password, key, coordinator } = value;
+    const texts = [
+      run,
+      client,
+      password,
+      coordinator,
+      ...(isJsonObject(key) ? [key["publicKey"], key["privateKey"]] : [0]),
+    ];
+    if (texts.every((text) => typeof text === "string" && text !== "") && isTexts(addresses)) {
+      checkName(String(run), "The name of the run");
+      checkName(String(client), "The name of a client");
+      return value as unknown as Invitation; // looked at just now
+    }
+  }
+  throw notWritten("invitation", at);
+}
+
+/** What a coordinator's file says. @throws {TuneError} `bad-invitation` for what is none. */
+export function readFederation(value: unknown, at: string): NatsFederation {
+  if (isJsonObject(value) && value["kind"] === "scion-federation" && value["version"] === 1) {
+    const { server, addresses, password, key, clients } = value;
+    if (
+      isJsonObject(server) &&
+      isTexts(addresses) &&
+      typeof password === "string" &&
+      isJsonObject(key) &&
+      isJsonObject(clients)
+    ) {
+      checkName(String(server["run"]), "The name of the run");
+      return value as unknown as NatsFederation; // written by `foundFederation`, in a file with a checksum
+    }
+  }
+  throw notWritten("federation", at);
+}
+
+/** How the parties below reach the server. */
+export type ReachOptions = Pick<NatsOptions, "connect" | "replicas" | "patienceMs" | "ackWaitMs">;
+
+/** The coordinator's transport: signed, over NATS. Clients that are invited meanwhile are known by `federation` when it is called. */
+export async function openCoordinator(
+  federation: () => NatsFederation,
+  { onForged, ...reach }: ReachOptions & Pick<SignedCoordinator, "onForged">,
+): Promise<Transport & Pick<NatsTransport, "keep">> {
+  const { server, addresses, password, key } = federation();
+  const { run } = server;
+  const nats = await openNats({
+    ...reach,
+    servers: addresses,
+    run,
+    party: coordinatorName,
+    user: coordinatorName,
+    password,
+  });
+  const invited = (client: string): string | undefined => {
+    const { clients } = federation();
+    return Object.hasOwn(clients, client) ? clients[client]?.invitation : undefined;
+  };
+  return { ...(await signed(nats, { run, key, invited, ...(onForged ? { onForged } : {}) })), keep: nats.keep };
+}
+
+/**
+ * A client's transport: signed, over NATS.
+ * @param key the client's own, made once where it runs and kept there.
+ * @throws {TuneError} `invitation-used` where the invitation was used with another key before, and what `openNats` throws.
+ */
+export async function openClient(invitation: Invitation, key: SigningKey, reach: ReachOptions): Promise<Transport> {
+  const { run, client, addresses, password, coordinator } = invitation;
+  const nats = await openNats({ ...reach, servers: addresses, run, party: client, user: client, password });
+  try {
+    const transport = await signed(nats, { run, key, invitation: invitation.key, coordinator });
+    await transport.publish({ kind: "hello", id: key.publicKey, body: {} }); // refused where another has been here
+    return transport;
+  } catch (error) {
+    await nats.close();
+    throw error;
+  }
+}
+
+function newPassword(): string {
+  return Array.from(crypto.getRandomValues(new Uint8Array(24)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+function checkName(name: string, what: string): void {
+  if (natsToken.test(name)) return;
+  throw new TuneError("bad-option", `${what} is of letters, digits, _ and -, at most 64, not "${name}".`, {
+    fix: "choose another name",
+  });
+}
+
+function isTexts(value: unknown): boolean {
+  return Array.isArray(value) && value.length > 0 && value.every((each) => typeof each === "string");
+}
+
+function notWritten(what: string, at: string): TuneError {
+  return new TuneError("bad-invitation", `This is no ${what} that Scion wrote.`, {
+    at,
+    fix: what === "invitation" ? "ask the coordinator for the file again" : "name the file that scion wrote",
+  });
+}
