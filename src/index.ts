@@ -83,6 +83,13 @@ export {
   streamData,
 } from "./api/load-data.ts";
 export { type DownloadProgress, type LoadedModel, type LoadModelOptions, loadModel } from "./api/load-model.ts";
+export {
+  type CreateFederationOptions,
+  createFederation,
+  inviteToFederation,
+  openClientTransport,
+  openCoordinatorTransport,
+} from "./api/nats-federation.ts";
 export { checkOutput, claimOutput, type OutputFolder } from "./api/outputs.ts";
 export { type PlanTuningOptions, planTuning, type Remedy, type TuningPlan } from "./api/plan.ts";
 export {

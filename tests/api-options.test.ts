@@ -61,6 +61,8 @@ const takers: Readonly<Record<string, (options: Options) => unknown>> = {
   diagnoseAttention: (options) => api.diagnoseAttention(model, data.train, { length: 8, ...options }),
   diagnoseFiles: (options) => api.diagnoseFiles(nodePlatform, { base: "a", tuned: "b" }, options),
   mend: (options) => api.mend(model, options),
+  createFederation: (options) =>
+    api.createFederation(nodePlatform.storage, "nowhere", { run: "r", addresses: ["nats://a"], ...options }),
   privacySpent: (options) => api.privacySpent({ spends: [], ...options }),
   noiseFor: (options) => api.noiseFor({ epsilon: 1, samplingRate: 0.1, steps: 1, ...options }),
   writeMended: (options) => api.writeMended(model, "nowhere", "base", options),
@@ -82,6 +84,7 @@ const others = [
   ...["comparisonTable", "federationPage"],
   ...["attentionPage", "drawDegrees", "drawHeads", "sayQualified"],
   ...["calibrationNeed", "pipelineNote", "resolveSampling", "sayWarning", "TuneError", "isPrivate", "readLedger"],
+  ...["inviteToFederation", "openClientTransport", "openCoordinatorTransport"],
   ...[
     "checkOutput",
     "claimOutput",

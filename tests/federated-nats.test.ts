@@ -1,4 +1,4 @@
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdir, mkdtemp, rm, stat } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { jetstreamManager } from "@nats-io/jetstream";
@@ -20,6 +20,9 @@ import {
 import { newSigningKey } from "../src/federated/keys.ts";
 import { describeTransport } from "../src/federated/transport.conformance.ts";
 import type { TransportEvent } from "../src/federated/transport.ts";
+import { createFederation, inviteToFederation, openClientTransport, openCoordinatorTransport } from "../src/index.ts";
+import { natsConnect } from "../src/runtime/node.ts";
+import { nodeStorage } from "../src/runtime/node-storage.ts";
 import {
   natsServer,
   natsSettings,
@@ -338,6 +341,38 @@ describe.skipIf(skipped)(skipped ? withoutNats : "NATS", () => {
     await expect(foundFederation({ run, listen: "nowhere", store, maxFile: "2" }, ["http://x"])).rejects.toThrow(
       /maxFile[\s\S]*nowhere[\s\S]*http:/,
     );
+  });
+
+  it("is set up in a folder, whose secrets are for its owner alone, and joined by invitations", async () => {
+    const [own, home] = [place(), place()];
+    await mkdir(home, { recursive: true });
+    const { listen } = await natsSettings(own);
+    const address = `nats://${listen}`;
+    await createFederation(nodeStorage, own, { run: "r2", listen, addresses: ["ws://pages.example", address] });
+    await expect(createFederation(nodeStorage, own, { run: "r3", addresses: [address] })).rejects.toMatchObject({
+      code: "run-exists",
+    });
+    const ann = await inviteToFederation(nodeStorage, own, "ann");
+    for (const name of ["federation.json", "nats.conf"]) expect((await stat(join(own, name))).mode & 0o77).toBe(0);
+    const server = await startNats(own, await natsSettings(own, { listen }), readText(join(own, "nats.conf")));
+    running.push(server);
+    const reach = { connect: natsConnect, patienceMs: 5000, ackWaitMs: 1500 };
+    const coordinator = await openCoordinatorTransport(nodeStorage, own, reach);
+    transports.push(coordinator);
+    const joins: string[] = [];
+    await coordinator.subscribe("join", async ({ from }) => void joins.push(from));
+    for (let i = 0; i < 2; i++) {
+      const client = await openClientTransport(nodeStorage, home, JSON.parse(JSON.stringify(ann)), reach);
+      await client.publish({ kind: "join", id: String(i), body: {} });
+      await client.close();
+      await vi.waitFor(() => expect(joins).toHaveLength(i + 1), 10_000);
+    }
+    expect((await stat(join(home, "r2.ann.key"))).mode & 0o77).toBe(0);
+    await expect(openClientTransport(nodeStorage, own, ann, reach)).rejects.toMatchObject({ code: "invitation-used" });
+    await inviteToFederation(nodeStorage, own, "bob");
+    await expect(inviteToFederation(nodeStorage, own, "bob")).rejects.toMatchObject({ code: "client-exists" });
+    await expect(inviteToFederation(nodeStorage, home, "bob")).rejects.toMatchObject({ code: "file-not-found" });
+    await coordinator.refresh();
   });
 
   it("loses nothing where the leader of three servers is killed in mid-round", async () => {

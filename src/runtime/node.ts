@@ -11,6 +11,7 @@ import type { Platform } from "./platform.ts";
 import { type DeviceWorker, openRemoteDevice } from "./remote-device.ts";
 
 /** Node: onnxruntime-node, files on the disk, worker threads. */
+export { natsConnect } from "./node-nats.ts";
 export { writeError } from "./node-storage.ts";
 
 export const nodePlatform: Platform = {

@@ -7,6 +7,7 @@ import { type DeviceWorker, openRemoteDevice } from "./remote-device.ts";
 import { openOrtWeb, type WebDeviceOptions, webProviders } from "./web-ort.ts";
 import { webThreads } from "./web-threads.ts";
 
+export { natsConnect } from "./web-nats.ts";
 export type { WebDeviceOptions };
 
 const storage = memoryStorage();
