@@ -1,3 +1,4 @@
+import { dpStepPart } from "./dp-step.ts";
 import { refactorPart } from "./refactor.ts";
 import { serverPart } from "./server.ts";
 import { wirePart } from "./wire.ts";
@@ -18,4 +19,4 @@ export interface BenchResult {
 }
 
 /** Every part. Adding one is a file and a line here. */
-export const parts: readonly BenchPart[] = [refactorPart, serverPart, wirePart];
+export const parts: readonly BenchPart[] = [refactorPart, serverPart, wirePart, dpStepPart];

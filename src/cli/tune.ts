@@ -249,7 +249,7 @@ function describePrivacyPlan(plan: PrivacyPlan): readonly string[] {
 
 /** What it has spent, after it. */
 function describeSpent({ spent, delta, made, unit }: RunPrivacy): string {
-  return `Spent of one ${unit}'s privacy: epsilon ${spent.prv.toFixed(3)} at delta ${delta} after ${count(made)} updates (${spent.rdp.toFixed(3)} by the Rényi accountant).`;
+  return `Spent of one ${unit}'s privacy: epsilon ${spent.prv.toFixed(3)} at delta ${delta.toExponential()} after ${count(made)} updates (${spent.rdp.toFixed(3)} by the Rényi accountant).`;
 }
 
 /** What is tuned how, in two lines or three: `lora (rank 8, alpha 16), learning rate 3e-4, adamw, …`. */

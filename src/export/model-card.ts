@@ -166,7 +166,7 @@ function describePrivacy({
     "",
     "## Privacy",
     "",
-    `Tuned with differential privacy (DP-SGD): with or without any one ${unit} of the training data, what is in this folder is as likely to within epsilon ${spent.prv.toFixed(2)} at delta ${delta} (${spent.rdp.toFixed(2)} by the Rényi accountant).`,
+    `Tuned with differential privacy (DP-SGD): with or without any one ${unit} of the training data, what is in this folder is as likely to within epsilon ${spent.prv.toFixed(2)} at delta ${delta.toExponential()} (${spent.rdp.toFixed(2)} by the Rényi accountant).`,
     `Noise ${noiseMultiplier.toPrecision(4)} times the clip ${clip}, batches drawn with probability ${samplingRate.toPrecision(4)} (Poisson), ${made} updates.`,
   ];
 }
