@@ -118,6 +118,16 @@ it("an update is bounded by the clip, and an empty batch gets the noise of any o
   await trainer.close();
 });
 
+it("keeps nothing of gradients that have no noise", async () => {
+  const trainer = await opened({ optimizer: chooseOptimizer("adamw") });
+  await trainer.step(1, [alone(even)], 1e-3, { ...noNoise, clip: 1, noiseMultiplier: 1 });
+  const state = await trainer.state();
+  expect([...state.keys()].filter((name) => name.endsWith("#gradient"))).toEqual([]);
+  await trainer.restore(state);
+  expect(await trainer.state()).toEqual(state);
+  await trainer.close();
+});
+
 it("noise is a function of key, purpose and step", async () => {
   const after = async (privacy: Partial<StepPrivacy>, step = 1): Promise<ReadonlyMap<string, Tensor>> => {
     const trainer = await opened();

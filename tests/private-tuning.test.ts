@@ -140,6 +140,28 @@ describe("a private run", () => {
     }
   });
 
+  it("cut off between two checkpoints, makes the same updates again", async () => {
+    const whole = await begun();
+    const reference = await run(whole, {}, { resume: true });
+    const storage = await begun();
+    const cut = run(
+      storage,
+      {},
+      {
+        resume: true,
+        onEvent: (event) => {
+          if (event.kind === "step" && event.step === 5) throw new Error("cut off");
+        },
+      },
+    );
+    await expect(cut).rejects.toThrow("cut off");
+    expect((await readMetrics(storage, "run")).filter(({ kind }) => kind === "step")).toHaveLength(5);
+    const second = await run(storage, {}, { resume: true });
+    expect(await readMetrics(storage, "run")).toEqual(await readMetrics(whole, "run"));
+    expect(second.adapter.parameters).toEqual(reference.adapter.parameters);
+    expect(second.privacy?.made).toBe(8);
+  });
+
   it("does not go on without its secret, or with other settings of privacy", async () => {
     const storage = memoryStorage();
     const controller = new AbortController();

@@ -120,6 +120,8 @@ export interface TrainingGraphs {
 export interface NoisedPack {
   readonly input: string;
   readonly shape: readonly number[];
+  /** The buffer of the sums that it is added to, which never leave the device: they have no noise. */
+  readonly sums: string;
 }
 
 /** The sizes at which what to keep and what to recompute is weighed: one row of 512 tokens, all of them labels. */
@@ -252,7 +254,7 @@ function privateTraining({
     results[`next ${buffer.name}`] = add(sum, mul(buffer, carry));
     writes[`next ${buffer.name}`] = buffer.name;
     buffers.push(buffer);
-    noised.push({ input: noiseInputs.noise(name), shape });
+    noised.push({ input: noiseInputs.noise(name), shape, sums: buffer.name });
   }
   const bufferOf = new Map(buffers.map((buffer) => [buffer.name, buffer]));
   const update = updateOutputs(

@@ -174,7 +174,10 @@ async function makeTrainer(device: Device, model: PretrainedModel, options: Trai
   };
   const ofUpdate = [normName, ...graphs.reports];
   const besides = [...ofUpdate, watchedShares];
-  const buffers = [...trainables.map(({ value }) => value), ...graphs.zeros];
+  // Sums of gradients without noise are kept nowhere: the first batch of an update overwrites them.
+  const secret = new Set(graphs.noised.map(({ sums }) => sums));
+  const kept = graphs.zeros.filter(({ name }) => !secret.has(name));
+  const buffers = [...trainables.map(({ value }) => value), ...kept];
   const download = async (names: readonly string[]): Promise<ReadonlyMap<string, Tensor>> => {
     const tensors = new Map<string, Tensor>();
     for (const name of names) tensors.set(name, await device.download(name));
