@@ -4,10 +4,14 @@ import { join } from "node:path";
 import { jetstreamManager } from "@nats-io/jetstream";
 import { connect, type NatsConnection } from "@nats-io/transport-node";
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from "vitest";
+import { aggregationDefaults } from "../src/federated/aggregate.ts";
+import { type LocalTraining, takePart } from "../src/federated/client.ts";
+import { type CoordinatorResult, coordinate } from "../src/federated/coordinator.ts";
 import { openMemoryEngine } from "../src/federated/engines/memory.ts";
 import { type NatsOptions, type NatsTransport, openNats } from "../src/federated/engines/nats.ts";
 import type { NatsServer } from "../src/federated/engines/nats-config.ts";
 import { natsNames } from "../src/federated/engines/nats-names.ts";
+import { piecesOf, type Tuned } from "../src/federated/factors.ts";
 import {
   configOf,
   foundFederation,
@@ -18,9 +22,12 @@ import {
   readInvitation,
 } from "../src/federated/invitations.ts";
 import { newSigningKey } from "../src/federated/keys.ts";
+import type { FederationPlan } from "../src/federated/messages.ts";
 import { describeTransport } from "../src/federated/transport.conformance.ts";
-import type { TransportEvent } from "../src/federated/transport.ts";
+import type { Transport, TransportEvent } from "../src/federated/transport.ts";
+import { writePieces } from "../src/federated/validate.ts";
 import { createFederation, inviteToFederation, openClientTransport, openCoordinatorTransport } from "../src/index.ts";
+import { createRng } from "../src/linalg/index.ts";
 import { natsConnect } from "../src/runtime/node.ts";
 import { nodeStorage } from "../src/runtime/node-storage.ts";
 import {
@@ -51,6 +58,68 @@ async function leaderOf(addresses: readonly string[], run: string): Promise<numb
   const { cluster } = await (await jetstreamManager(nc)).streams.info(natsNames(run).streams.events);
   await nc.close();
   return Number(cluster?.leader?.slice(1));
+}
+
+/** A federation of two clients and four rounds whose training is a formula; the bits that it comes to. */
+async function federation(
+  open: (party: string) => Promise<Transport>,
+  onClosed?: (stop: () => void) => Promise<void>,
+): Promise<string> {
+  const rank = 2;
+  const rng = createRng(3, "initial");
+  const A = { rows: rank, cols: 300, data: Float32Array.from({ length: rank * 300 }, () => rng.normal()) };
+  const B = { rows: 400, cols: rank, data: new Float32Array(400 * rank) };
+  const initial: Tuned = { factors: new Map([["q", { A, B }]]), whole: new Map(), residual: new Map() };
+  const plan: FederationPlan = {
+    ...{ strategy: "fedsvd", config: {}, rounds: 4, localSteps: 2, learningRate: 0.1, batchSize: 1, seed: 9 },
+    ...{ clientsPerRound: 0, minClients: 2, roundMs: 0, attempts: 3, aggregation: aggregationDefaults, base: "model" },
+    training: {},
+  };
+  const trainingOf = (client: string): LocalTraining => ({
+    ...{ examples: 10 + client.length, base: "model", spend: () => undefined },
+    train: async ({ tuned, round }) => {
+      const draws = createRng(1, client, round);
+      const step = (data: Float32Array): Float32Array => data.map((value) => 0.9 * value + 0.1 * draws.normal());
+      const factors = new Map(
+        [...tuned.factors].map(([name, own]) => [name, { ...own, B: { ...own.B, data: step(own.B.data) } }]),
+      );
+      return { tuned: { ...tuned, factors }, loss: 1, steps: 2 };
+    },
+  });
+  const coordinating = async (): Promise<CoordinatorResult> => {
+    const transport = await open("coordinator");
+    const stop = new AbortController();
+    try {
+      return await coordinate({
+        ...{ transport, run: "r1", plan, initial: async () => initial, gather: 2, signal: stop.signal },
+        now: () => performance.now(),
+        wait: (ms, wake) =>
+          Promise.race([wake, new Promise<void>((resolve) => setTimeout(resolve, Math.min(ms, 200)))]),
+        onEvent: async ({ kind }) => {
+          if (kind === "closed") await onClosed?.(() => stop.abort());
+        },
+      });
+    } finally {
+      await transport.close();
+    }
+  };
+  let result = coordinating();
+  const clients = ["ann", "bob"].map(async (name) => {
+    const transport = await open(name);
+    return { transport, client: await takePart({ transport, training: trainingOf(name) }) };
+  });
+  try {
+    while ((await result).state.phase === "training") result = coordinating(); // as after a kill: all it has is the state
+    const { tuned, state } = await result;
+    expect(state.history).toHaveLength(4);
+    return Buffer.from(writePieces(piecesOf(tuned))).toString("hex");
+  } finally {
+    for (const each of clients) {
+      const { client, transport } = await each;
+      await client.close();
+      await transport.close();
+    }
+  }
 }
 
 describeTransport("memory", async () => {
@@ -373,6 +442,25 @@ describe.skipIf(skipped)(skipped ? withoutNats : "NATS", () => {
     await expect(inviteToFederation(nodeStorage, own, "bob")).rejects.toMatchObject({ code: "client-exists" });
     await expect(inviteToFederation(nodeStorage, home, "bob")).rejects.toMatchObject({ code: "file-not-found" });
     await coordinator.refresh();
+  });
+
+  it("comes to the bits of the same federation in memory, with a server that is killed and a coordinator that starts again", async () => {
+    const server = await start();
+    const engine = openMemoryEngine();
+    const inMemory = await federation(async (party) => engine.connect(party));
+    let round = 0;
+    const overNats = await federation(
+      (party) => openNats(as(party, server.address)),
+      async (stop) => {
+        round += 1;
+        if (round === 2) {
+          await server.kill();
+          setTimeout(() => void server.start(), 500);
+        }
+        if (round === 3) stop();
+      },
+    );
+    expect(overNats).toEqual(inMemory);
   });
 
   it("loses nothing where the leader of three servers is killed in mid-round", async () => {

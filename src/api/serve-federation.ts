@@ -137,6 +137,8 @@ export async function serveFederation(model: LoadedModel, options: ServeOptions)
             onEvent?.({ kind: "asked", round, rounds: plan.rounds, participants });
           } else if (event.kind === "closed") {
             await kept?.keep(event.state, await transport.get(event.state.base), event.summary);
+            const { base, news } = event.state;
+            await transport.keep?.([base.sha256, ...(news ? [news.object.sha256] : [])]);
             onEvent?.({ kind: "round", rounds: plan.rounds, summary: event.summary });
           } else if (event.kind === "upload") {
             const { client, refused, state: now } = event;

@@ -126,6 +126,7 @@ export async function signed(transport: Transport, parties: SignedCoordinator | 
     put: (bytes) => transport.put(bytes),
     get: (ref) => transport.get(ref),
     update,
+    ...(transport.keep ? { keep: (hashes: Iterable<string>) => transport.keep?.(hashes) ?? Promise.resolve() } : {}),
     close: () => transport.close(),
   };
 }

@@ -53,6 +53,8 @@ export interface Transport {
    * @returns the entry that stands afterwards.
    */
   update(state: string, change: (now: StateEntry) => unknown): Promise<StateEntry>;
+  /** Remove all objects but those with these hashes, where the engine can and the party may; the coordinator does, round by round. */
+  keep?(hashes: Iterable<string>): Promise<void>;
   /** Let go of connections; subscriptions end. Closing twice is fine. */
   close(): Promise<void>;
 }

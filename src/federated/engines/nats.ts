@@ -26,7 +26,6 @@ export interface NatsOptions {
 
 /** A transport over NATS JetStream. */
 export interface NatsTransport extends Transport {
-  /** Remove all objects but those with these hashes; only the coordinator may. */
   keep(hashes: Iterable<string>): Promise<void>;
 }
 
@@ -195,6 +194,22 @@ export async function openNats(options: NatsOptions): Promise<NatsTransport> {
   const subjectsOf = async (stream: string): Promise<Readonly<Record<string, number>>> =>
     (await jsm?.streams.info(stream, { subjects_filter: ">" }))?.state.subjects ?? {};
 
+  const removeAllBut = async (kept: Set<string>): Promise<void> => {
+    for (const subject of Object.keys(await subjectsOf(names.streams.state))) {
+      const { object } = await readStored(subject.split(".").at(-1) ?? ""); // where a state that is large lies
+      if (object) kept.add(object.sha256);
+    }
+    for (const stream of [names.streams.model, names.streams.uploads]) {
+      const gone = new Set(
+        Object.keys(await subjectsOf(stream)).flatMap((subject) => {
+          const parts = subject.split(".");
+          return kept.has(parts.at(-2) ?? "") ? [] : [parts.slice(0, -1).join(".")];
+        }),
+      );
+      for (const prefix of gone) await jsm?.streams.purge(stream, { filter: `${prefix}.>` });
+    }
+  };
+
   /** The coordinator hears clients: a work queue, from which an event goes when it is handled. */
   const hearClients = async (kind: string, handle: Handler, live: () => boolean): Promise<void> => {
     const durable = `coordinator-${kind}`;
@@ -303,20 +318,10 @@ export async function openNats(options: NatsOptions): Promise<NatsTransport> {
     update,
     keep: async (hashes) => {
       if (closed) throw closedError(party);
-      const kept = new Set(hashes);
-      for (const subject of Object.keys(await subjectsOf(names.streams.state))) {
-        const { object } = await readStored(subject.split(".").at(-1) ?? ""); // where a state that is large lies
-        if (object) kept.add(object.sha256);
-      }
-      for (const stream of [names.streams.model, names.streams.uploads]) {
-        const subjects = await subjectsOf(stream);
-        const gone = new Set(
-          Object.keys(subjects).flatMap((subject) => {
-            const parts = subject.split(".");
-            return kept.has(parts.at(-2) ?? "") ? [] : [parts.slice(0, -1).join(".")];
-          }),
-        );
-        for (const prefix of gone) await jsm?.streams.purge(stream, { filter: `${prefix}.>` });
+      try {
+        await removeAllBut(new Set(hashes));
+      } catch (error) {
+        if (faultOf(error) !== "again") throw error; // else the next call removes more
       }
     },
     close: async () => {
