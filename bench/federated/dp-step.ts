@@ -6,17 +6,17 @@ import { fileURLToPath } from "node:url";
 import { createRng } from "../../src/linalg/index.ts";
 import { compiled } from "../compiled.ts";
 import { shapeOf, writeModel } from "../inputs.ts";
-import { Side } from "../side.ts";
+import { type Job, Side } from "../side.ts";
 import type { BenchPart, BenchResult } from "./parts.ts";
 
 /** What is promised: a private step against a plain one of the same batch. */
 const [mostTime, mostMemory] = [1.25, 1.15];
-const [warmups, rounds, rows, tokens] = [3, 12, 8, 64];
+const [warmups, rounds, rows, tokens] = [2, 8, 8, 64];
 const threads = "2";
 /** A Python with torch and peft; without it, the loop of single examples is left out. */
 const python = process.env["SCION_BENCH_PYTHON"] ?? "/tmp/venv/bin/python";
 
-/** A private step beside a plain one, in turn, each in a process of its own. */
+/** A private step beside a plain one, in turn, each in a process of its own; then torch, a backward pass an example. */
 export const dpStepPart: BenchPart = {
   name: "dp-step",
   title: `A private step against a plain one: Llama, hidden 576, 8 layers; ${rows} rows of ${tokens}, LoRA of rank 8 on all linears, ${threads} threads`,
@@ -34,14 +34,19 @@ async function measure(): Promise<BenchResult> {
     const node = (kind: string): Side => new Side(kind, process.execPath, [side, model, kind, rank, threads]);
     const sides = [node("plain"), node("private")];
     const loop = fileURLToPath(new URL("../side_dp.py", import.meta.url));
-    if (existsSync(python)) sides.push(new Side("torch, one by one", python, [loop, model, rank, threads]));
-    for (let round = 0; round < warmups + rounds; round++) {
+    const jobAt = (round: number): Job => {
       const rng = createRng(round, "ids");
-      const examples = Array.from({ length: rows }, () => ({
-        ids: Array.from({ length: tokens }, () => rng.integer(shape.config.vocab_size)),
-        prompt: 0,
-      }));
-      for (const one of sides) await one.step({ examples, learning_rate: 1e-3 });
+      const idsOf = (): number[] => Array.from({ length: tokens }, () => rng.integer(shape.config.vocab_size));
+      return { examples: Array.from({ length: rows }, () => ({ ids: idsOf(), prompt: 0 })), learning_rate: 1e-3 };
+    };
+    for (let round = 0; round < warmups + rounds; round++) {
+      for (const one of sides) await one.step(jobAt(round));
+    }
+    if (existsSync(python)) {
+      // Afterwards: its threads wait by spinning, and it takes many times as long.
+      const torch = new Side("torch, one by one", python, [loop, model, rank, threads]);
+      for (let round = 0; round <= warmups; round++) await torch.step(jobAt(round));
+      sides.push(torch);
     }
     for (const one of sides) one.end();
     return resultOf(sides);
@@ -62,6 +67,7 @@ function resultOf(sides: readonly Side[]): BenchResult {
   });
   const [plain, dp] = data;
   const time = (dp?.medianMs ?? Number.NaN) / (plain?.medianMs ?? Number.NaN);
+  const fastest = (dp?.minMs ?? Number.NaN) / (plain?.minMs ?? Number.NaN);
   const memory = (dp?.peakBytes ?? Number.NaN) / (plain?.peakBytes ?? Number.NaN);
   // Before the first update both compute the same loss.
   const same = Math.abs((dp?.firstLoss ?? 0) - (plain?.firstLoss ?? 1)) < 1e-4;
@@ -71,9 +77,9 @@ function resultOf(sides: readonly Side[]): BenchResult {
         ({ side, medianMs, minMs, maxMs, peakBytes }) =>
           `${side.padEnd(18)} ${medianMs.toFixed(0)} ms (${minMs.toFixed(0)}–${maxMs.toFixed(0)}), peak ${(peakBytes / 1e6).toFixed(0)} MB`,
       ),
-      `private / plain: time ${time.toFixed(2)} (at most ${mostTime}), memory ${memory.toFixed(2)} (at most ${mostMemory})`,
+      `private / plain: time ${time.toFixed(2)} (at most ${mostTime}; of the fastest steps ${fastest.toFixed(2)}), memory ${memory.toFixed(2)} (at most ${mostMemory})`,
     ],
-    data: { sides: data, time, memory },
+    data: { sides: data, time, fastest, memory },
     holds: same && time <= mostTime && memory <= mostMemory,
   };
 }
