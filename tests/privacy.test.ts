@@ -2,17 +2,33 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
+import { runProgram } from "../src/cli/program.ts";
 import { noiseFor, privacySpent } from "../src/index.ts";
 import { openLedger } from "../src/privacy/index.ts";
 import { nodeStorage } from "../src/runtime/node-storage.ts";
-import { scion } from "./helpers/cli.ts";
 
 let folder: string;
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), "scion-privacy-"));
 });
 afterAll(() => rm(folder, { recursive: true, force: true }));
+
+/** Run a command line in this process. */
+async function scion(args: readonly string[]): Promise<{ readonly code: number; readonly stdout: string }> {
+  let stdout = "";
+  const spy = vi.spyOn(process.stdout, "write").mockImplementation((text) => {
+    stdout += String(text);
+    return true;
+  });
+  const quiet = vi.spyOn(process.stderr, "write").mockReturnValue(true);
+  try {
+    return { code: await runProgram(args), stdout };
+  } finally {
+    spy.mockRestore();
+    quiet.mockRestore();
+  }
+}
 
 const asked = "--sampling-rate 0.01 --steps 1000".split(" ");
 const json = async (...args: readonly string[]): Promise<Record<string, never>> => {
