@@ -161,6 +161,7 @@ export {
 } from "./diagnose/index.ts";
 export { TuneError } from "./errors.ts";
 export { type Combination, type ExportFormName, exportForms, folderKind, pipelineNote } from "./export/index.ts";
+export { type NatsOptions, openNats } from "./federated/engines/nats.ts";
 export {
   type AggregationOptions,
   type AggregationRule,
@@ -170,6 +171,7 @@ export {
   type RoundSummary,
   type Strategy,
   strategies,
+  type Transport,
 } from "./federated/index.ts";
 export { type Generation, resolveSampling, type SampleOptions } from "./generate/index.ts";
 export type { ChatMessage } from "./io/chat-template.ts";

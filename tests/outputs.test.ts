@@ -7,8 +7,17 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { commands } from "../src/cli/index.ts";
 import { inputFlags } from "../src/cli/outputs.ts";
 import { exportForms, TuneError } from "../src/index.ts";
-import { runHere, scion } from "./helpers/cli.ts";
-import { allWriting, forms, makeInputs, placeIn, reading, type Writing, writing } from "./helpers/writing-commands.ts";
+import { root, runHere, scion } from "./helpers/cli.ts";
+import {
+  allWriting,
+  apart,
+  forms,
+  makeInputs,
+  placeIn,
+  reading,
+  type Writing,
+  writing,
+} from "./helpers/writing-commands.ts";
 
 /*
  * A law of every command that writes and every form of export: nothing is removed or overwritten that Scion did not write,
@@ -56,14 +65,17 @@ afterAll(async () => {
 
 describe("the table of commands", () => {
   it("has an entry here for each, and each that writes takes --replace", async () => {
-    expect(Object.keys(commands).sort()).toEqual([...Object.keys(writing), ...Object.keys(reading)].sort());
+    expect(Object.keys(commands).sort()).toEqual(
+      [...Object.keys(writing), ...Object.keys(reading), ...Object.keys(apart)].sort(),
+    );
     expect(Object.keys(forms).sort()).toEqual(Object.keys(exportForms).sort());
     for (const [name, { load }] of Object.entries(commands)) {
       const command = new Command(name);
       await (await load()).define(command);
       const long = command.options.map((option) => option.long);
-      expect(long.includes("--replace"), name).toBe(name in writing);
-      if (name in writing) expect(long, name).toContain(writing[name]?.flag);
+      expect(long.includes("--replace"), name).toBe(name in writing || name in apart);
+      if (name in apart) expect(long, name).toContain("--output");
+      else if (name in writing) expect(long, name).toContain(writing[name]?.flag);
       else
         expect(
           long.filter((flag) => flag === "--output" || flag === "--picture"),
@@ -82,6 +94,22 @@ describe("the table of commands", () => {
         expect(known, `${name} ${option.flags}`).toBe(true);
       }
     }
+  });
+});
+
+describe.each(Object.entries(apart))("%s", (name, { test, args }) => {
+  it("leaves what somebody else wrote before it connects; the rest is run by its own test", async () => {
+    await rm(at("there"), { recursive: true, force: true });
+    await mkdir(at("there/ch1"), { recursive: true });
+    await writeFile(at("there/ch1/a.tex"), "text");
+    const kept = await filesBelow("in", "there");
+    const placed = args.map((arg) => placeIn(folder, arg));
+    for (const output of ["there", "there/ch1/a.tex"]) {
+      const { code, stdout } = await scion([name, ...placed, "--output", at(output), "--json"]);
+      expect([code, stdout]).toEqual([2, expect.stringMatching(/"output-exists"|"output-is-file"/)]);
+    }
+    expect(await filesBelow("in", "there")).toEqual(kept);
+    expect(existsSync(join(root, test))).toBe(true);
   });
 });
 

@@ -66,7 +66,10 @@ function needed(command: Command): string[] {
   return [
     ...command.options
       .filter(({ mandatory }) => mandatory)
-      .flatMap(({ long, argChoices }) => [long ?? "", argChoices?.[0] ?? "/nowhere/at/all"]),
+      .flatMap(({ long, argChoices, flags }) => [
+        long ?? "",
+        argChoices?.[0] ?? (flags.includes("<n>") ? "1" : "/nowhere/at/all"),
+      ]),
     ...command.registeredArguments.filter(({ required }) => required).map(() => "/nowhere/at/all"),
   ];
 }
@@ -223,6 +226,7 @@ describe("an option of an objective needs the objective, before a model or data 
     records.filter(({ fields }) => Object.hasOwn(fields, option)).map(({ name }) => name);
   const tuning: Readonly<Record<string, readonly string[]>> = {
     ...{ tune: [], plan: [], lr: [], compare: ["--methods", "lora"], continual: ["--then", "nowhere2.jsonl"] },
+    ...{ "federate simulate": [], "federate serve": ["--credentials", "nowhere.json", "--clients", "1"] },
   };
   const flagOf = (option: string): string => `--${option.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
 

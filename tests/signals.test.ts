@@ -5,7 +5,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { commands } from "../src/cli/index.ts";
 import { startScion } from "./helpers/cli.ts";
 import { listens, untilListening } from "./helpers/signals.ts";
-import { allWriting, makeInputs, placeIn, reading, writing } from "./helpers/writing-commands.ts";
+import { allWriting, apart, makeInputs, placeIn, reading, writing } from "./helpers/writing-commands.ts";
 
 /*
  * A law of every command: Ctrl-C, SIGTERM and SIGHUP end it with 130, twice at once, and say nothing of an abort. A command
@@ -37,7 +37,8 @@ const longer: Readonly<Record<string, readonly string[]>> = {
   generate: ["--max-new-tokens", "200", "--repetition-penalty", "1.5"],
 };
 
-const names = Object.keys(commands);
+/** Commands that talk to a server are stopped in the test that runs one. */
+const names = Object.keys(commands).filter((name) => !(name in apart));
 const cases = names.flatMap((name, i): readonly (readonly [string, Way])[] => {
   const all = Object.keys(ways) as readonly Way[];
   // Those that a person waits at have every way; the others Ctrl-C and one of the rest, in turn.

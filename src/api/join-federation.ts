@@ -144,7 +144,7 @@ export async function joinFederation(
           if (why) return { ended: "left", rounds, why, ...spentBy(privacy) };
           if (signal?.aborted) return { ended: "interrupted", rounds, ...spentBy(privacy) };
           const state = await readRun(transport);
-          if (state && state.round !== round) {
+          if (state?.phase === "training" && state.round !== round) {
             round = state.round;
             onEvent?.({ kind: "round", round, rounds: state.plan.rounds });
           }

@@ -1,5 +1,4 @@
 import type { Command } from "commander";
-import { Option } from "commander";
 import { TuneError } from "../errors.ts";
 import type {
   FederationCompareEvent,
@@ -10,33 +9,17 @@ import type {
   LoadedModel,
 } from "../index.ts";
 import { describeReading, readingOf, readingRecord } from "./data.ts";
+import { checkRounds, type RoundsFlags, roundsChoice, strategyOptions, withRounds } from "./federation.ts";
 import { deviceOptions, loadFlags, memoryOptions, realNumber, wholeNumber, withIgnoreMemory } from "./model.ts";
 import { type Output, strong } from "./output.ts";
 import { platformOf, startsOver, withReplace } from "./outputs.ts";
 import type { Given } from "./parsing.ts";
 import { count, createProgress } from "./progress.ts";
-import {
-  fieldsGiven,
-  headOf,
-  refuseStrangers,
-  type TuningFlags,
-  tuningChoice,
-  withFields,
-  withTuning,
-} from "./tuning.ts";
+import { headOf } from "./tuning.ts";
 
-interface SimulateFlags extends TuningFlags {
+interface SimulateFlags extends RoundsFlags {
   readonly clients?: number;
   readonly split: string;
-  readonly method: string;
-  readonly rounds: number;
-  readonly localSteps: number;
-  readonly clientsPerRound: number;
-  readonly minClients: number;
-  readonly aggregation: string;
-  readonly weighting: string;
-  readonly maxWeight: number;
-  readonly trim: number;
   readonly compare?: readonly string[];
   readonly rates?: readonly number[];
   readonly epsilons?: readonly number[];
@@ -59,18 +42,9 @@ state.json (from which --resume goes on), metrics.jsonl by round and client, eve
 pictures, and adapter/ (PEFT), which scion chat, eval and export take. With --compare: comparison.json, comparison.md,
 report.html and a folder a federation.`;
 
-const without = ["method", "epochs", "maxSteps", "accumulationSteps", "warmup", "evaluateEvery", "patience"];
-
 /** `scion federate simulate` */
 export async function define(command: Command): Promise<void> {
-  const { aggregationDefaults, aggregationRules, federationDefaults, strategies } = await import("../index.ts");
-  const { rounds, localSteps, clientsPerRound, minClients, batchSize, maxGradNorm, seed, strategy } =
-    federationDefaults;
-  await withTuning(command.description("Tune one adapter by many clients, all of them in this process"), {
-    without: [...without, "checkpointEvery", "schedule", "stream"],
-    records: ["lora"],
-    defaults: { optimizer: federationDefaults.optimizer, batchSize, maxGradNorm, seed },
-  });
+  await withRounds(command.description("Tune one adapter by many clients, all of them in this process"));
   withIgnoreMemory(withReplace(command, startsOver))
     .option(
       "--clients <n>",
@@ -78,29 +52,6 @@ export async function define(command: Command): Promise<void> {
       wholeNumber,
     )
     .option("--split <how>", "how rows are shared out: dirichlet:0.5 (by label), by:<column>, files, or iid", "iid")
-    .addOption(new Option("--method <name>", "the federated method").choices([...strategies.keys()]).default(strategy))
-    .option("--rounds <n>", "rounds of training and aggregation", wholeNumber, rounds)
-    .option("--local-steps <n>", "updates that a client makes in a round", wholeNumber, localSteps)
-    .option("--clients-per-round <n>", "clients that are asked in a round; 0 asks all", wholeNumber, clientsPerRound)
-    .option("--min-clients <n>", "with fewer uploads a round is tried again", wholeNumber, minClients)
-    .addOption(
-      new Option("--aggregation <rule>", "how uploads become one")
-        .choices(aggregationRules)
-        .default(aggregationDefaults.rule),
-    )
-    .addOption(
-      new Option("--weighting <what>", "what a client counts in a mean: its examples, or the same as any other")
-        .choices(["examples", "equal"])
-        .default(aggregationDefaults.weighting),
-    )
-    .option(
-      "--max-weight <share>",
-      "the largest share of a mean that a client may have",
-      realNumber,
-      aggregationDefaults.maxWeight,
-    )
-    .option("--trim <share>", "share that a trimmed mean leaves out on each side", realNumber, aggregationDefaults.trim)
-    .option("--dp-rounds <n>", "rounds that a client's noise is made for; all unless given", wholeNumber)
     .option("--compare <methods>", "run these methods at every rate and seed, and compare", words)
     .option("--rates <numbers>", "learning rates of a comparison: 0.05,0.15,0.5", numbers)
     .option("--epsilons <numbers>", "privacy budgets of a comparison: inf,6,3,1 (inf is without privacy)", budgets)
@@ -109,7 +60,6 @@ export async function define(command: Command): Promise<void> {
     .option("--no-tensorboard", "write no events for TensorBoard (tensorboard --logdir runs)")
     .option("--resume", "go on from the output folder's state")
     .addHelpText("after", examples);
-  withFields(command, [...strategies.values()]);
 }
 
 function budgets(text: string): readonly number[] {
@@ -139,54 +89,35 @@ export async function run(
     federationPage,
     loadClients,
     simulateFederation,
-    strategies,
   } = await import("../index.ts");
   const { exitCodes } = await import("./failure.ts");
   const { listenForInterrupt } = await import("./interrupt.ts");
   refuseMixed(asked, given);
   const compared = asked.compare ?? [asked.method];
-  refuseStrangers(given, [
-    {
-      by: `--method ${compared.join(",")}`,
-      chosen: [...strategies.values()].filter(({ name }) => compared.includes(name)),
-      all: [...strategies.values()],
-    },
-  ]);
   const flags: SimulateFlags = { ...asked, method: "lora" };
-  const notStrategy = new Set([...given].filter((name) => name !== "method"));
-  await tuningChoice(flags, notStrategy); // what is wrong with the flags is said before the model is read
+  await checkRounds(asked, given, compared);
   const { storage } = platformOf(flags);
   await checkOutput(storage, flags.output, asked.compare ? "federation-comparison" : "federation");
   const { model } = await loadFlags(flags, output, headOf(flags));
   const data = await readClients(model, flags, { loadClients }, output);
-  const { method: _lora, ...tuning } = await tuningChoice(flags, notStrategy, data.kind);
   const choice = {
-    ...tuning,
-    ...{ rounds: flags.rounds, localSteps: flags.localSteps, clientsPerRound: flags.clientsPerRound },
-    minClients: flags.minClients,
-    ...privacyGiven(flags, given),
-    aggregation: {
-      rule: flags.aggregation as "mean",
-      weighting: flags.weighting as "examples",
-      ...{ maxWeight: flags.maxWeight, trim: flags.trim },
-    },
+    ...(await roundsChoice(asked, given, data.kind)),
     output: flags.output,
     resume: flags.resume === true,
     ...(flags["replace"] === true ? { replace: true } : {}),
     ...memoryOptions(flags),
     deviceOptions: deviceOptions(flags),
   };
-  const optionsOf = (name: string): object => {
-    const own = fieldsGiven(flags, given, strategies.get(name)?.fields);
-    return Object.keys(own).length === 0 ? {} : { strategyOptions: own };
-  };
   const stop = listenForInterrupt(output, "Stopping after this update; the state is that of the last round");
   try {
     if (asked.compare) {
       const { learningRate: _rate, seed: _seed, ...shared } = choice;
+      const strategies = await Promise.all(
+        asked.compare.map(async (strategy) => ({ strategy, ...(await strategyOptions(strategy, asked, given)) })),
+      );
       const result = await compareFederations(model, data, {
         ...shared,
-        strategies: asked.compare.map((strategy) => ({ strategy, ...optionsOf(strategy) })),
+        strategies,
         learningRates: asked.rates ?? [],
         ...(asked.seeds ? { seeds: asked.seeds } : {}),
         ...(asked.epsilons ? { epsilons: asked.epsilons } : {}),
@@ -200,7 +131,7 @@ export async function run(
     const result = await simulateFederation(model, data, {
       ...choice,
       strategy: asked.method,
-      ...optionsOf(asked.method),
+      ...(await strategyOptions(asked.method, asked, given)),
       tensorboard: flags.tensorboard,
       signal: stop.signal,
       onEvent: watch(output),
@@ -245,14 +176,6 @@ function refuseMixed(flags: SimulateFlags, given: Given): void {
     at: "options",
     fix: "leave these options out, or give what they need",
   });
-}
-
-/** The options of privacy that were given. */
-function privacyGiven(flags: SimulateFlags, given: Given): Readonly<Record<string, never>> {
-  const names = ["dpEpsilon", "dpDelta", "dpClip", "dpNoise", "dpAccountant", "dpRounds"].filter((name) =>
-    given.has(name),
-  );
-  return Object.fromEntries(names.map((name) => [name, flags[name] as never])); // each parsed as its option is
 }
 
 async function readClients(

@@ -21,6 +21,14 @@ export const commands: Readonly<
     summary: "tune one adapter by many clients in this process",
     load: () => import("./federate-simulate.ts"),
   },
+  "federate serve": {
+    summary: "coordinate a federation of clients far away",
+    load: () => import("./federate-serve.ts"),
+  },
+  "federate join": {
+    summary: "take part in a federation, with data that stay here",
+    load: () => import("./federate-join.ts"),
+  },
   plan: { summary: "say what tuning would take, before it starts", load: () => import("./plan.ts") },
   quantize: { summary: "pack a model's weights into 1 to 8 bits", load: () => import("./quantize.ts") },
   lr: { summary: "find a learning rate", load: () => import("./lr.ts") },

@@ -92,19 +92,24 @@ export async function withTuning(
     without = [],
     records,
     defaults = {},
+    data,
   }: {
     readonly without?: readonly string[];
     /** Methods whose options are flags; all of them unless given. */
     readonly records?: readonly string[];
     /** Where settings are others unless given. */
     readonly defaults?: Partial<TrainSettings>;
+    /** What data are for where they may be left out; they are trained on, and needed, unless given. */
+    readonly data?: string;
   } = {},
 ): Promise<Command> {
   const { methods, objectives, optimizers, trainDefaults: common } = await import("../index.ts");
   const trainDefaults = { ...common, ...defaults };
-  withModel(command, { adapter: false }).requiredOption(
-    "-d, --data <files...>",
-    "training data; several files may have weights: a.jsonl b.csv:0.5",
+  withModel(command, { adapter: false }).addOption(
+    new Option(
+      "-d, --data <files...>",
+      data ?? "training data; several files may have weights: a.jsonl b.csv:0.5",
+    ).makeOptionMandatory(data === undefined),
   );
   if (!without.includes("stream"))
     command.option("--stream", "read data piece by piece, as is done where it would fill a large part of memory");
@@ -349,7 +354,7 @@ export async function openTuned(flags: TuningFlags, given: Given, output: Output
 export function headOf(
   flags: TuningFlags,
 ): Pick<LoadModelOptions, "labelsFrom" | "newHead" | "newTokens" | "readOptions" | "seed"> {
-  const labelsFrom = flags.data.map((source) => dataSource(source).path);
+  const labelsFrom = (flags.data ?? []).map((source) => dataSource(source).path); // not every command needs data
   const readOptions = readingOf(flags);
   const newTokens = flags.newTokens === undefined ? {} : { newTokens: namesOf(flags.newTokens) };
   return {

@@ -95,6 +95,21 @@ export const reading: Readonly<Record<string, { readonly args: readonly string[]
   privacy: { args: "--sampling-rate 0.01 --noise 1.1 --steps 100".split(" ") },
 };
 
+/**
+ * Commands that talk to a server: the test that runs them for real, with what they read up to the point where they connect. Laws
+ * that run commands to their end leave these to that test.
+ */
+export const apart: Readonly<Record<string, { readonly test: string; readonly args: readonly string[] }>> = {
+  "federate serve": {
+    test: "tests/federate-nats.test.ts",
+    args: [...base, "--credentials", "in/coordinator.json", "--clients", "2"],
+  },
+  "federate join": {
+    test: "tests/federate-nats.test.ts",
+    args: [...base, "-d", "in/rows.jsonl", "--invite", "in/ana.json"],
+  },
+};
+
 /** Every form of export: what it is made of. */
 export const forms: Readonly<Record<ExportFormName, readonly string[]>> = {
   "transformers.js": base,
@@ -132,6 +147,10 @@ export async function makeInputs(folder: string): Promise<void> {
   const rows = (await readFile(`${root}assets/quickstart/train.jsonl`, "utf8")).split("\n");
   await writeFile(at("in/rows.jsonl"), rows.slice(0, 24).join("\n"));
   await writeFile(at("in/more.jsonl"), rows.slice(24, 40).join("\n"));
+  for (const party of ["coordinator", "ana"]) {
+    const credentials = { run: "shoot", party, user: party, password: party, servers: ["nats://127.0.0.1:9"] };
+    await writeFile(at(`in/${party}.json`), JSON.stringify(credentials));
+  }
   const two = (method: string): readonly string[] => ["--method", method, "--max-steps", "2", "--batch-size", "2"];
   await made("tune", ...base, ...data, ...small, "-o", "in/run");
   await made("tune", ...base, ...data, ...two("compacter"), "-o", "in/compacter");
