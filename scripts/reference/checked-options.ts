@@ -34,6 +34,8 @@ const cli = "tests/cli.test.ts";
 const federate = "tests/federate.test.ts";
 const strategyLaws = "src/federated/strategies/strategies.test.ts";
 const parties = "src/federated/parties.test.ts";
+const far = "tests/federate-far.test.ts";
+const nats = "tests/federate-nats.test.ts";
 const arithmetic = "src/federated/arithmetic.test.ts";
 
 const budget = by("PEFT: its schedule's numbers, and what is pruned over 50 updates", adaloraOracles, adalora);
@@ -245,6 +247,41 @@ const comparison: Checks = {
   output: by("the report, its page and its pictures", "tests/diagnose-cli.test.ts"),
 };
 
+/** What checks the options of any federation; the plan of one far away is that of its simulation. */
+const simulated: Checks = {
+  data: by("clients by column, file, label and evenly", federate),
+  clients: by("how many there are, and what no client has", federate),
+  split: by("by column, by file, evenly, and shares of labels", federate),
+  method: by("the specification's oracles and laws; weights of the adapter", strategyLaws, federate),
+  rounds: by("metrics of every round", federate),
+  localSteps: by("steps of every client", federate),
+  clientsPerRound: by("who took part, by a seed", parties),
+  minClients: by("rounds that are tried again", parties),
+  aggregation: by("means, medians and trimmed means worked by hand", arithmetic),
+  weighting: by("shares worked by hand", arithmetic),
+  maxWeight: by("shares that are capped", arithmetic),
+  trim: by("trimmed means worked by hand", arithmetic),
+  compare: by("a table of methods and rates", federate),
+  rates: by("a table of methods and rates", federate),
+  seeds: by("a table of methods and rates", federate),
+  epsilons: by("a table of methods, budgets and rates", federate),
+  dpEpsilon: by("what every ledger holds at the end", federate),
+  dpDelta: by("what every ledger holds at the end", federate),
+  dpClip: by("private steps against single examples", "src/train/trainer.test.ts", federate),
+  dpNoise: by("private steps against single examples", "src/train/trainer.test.ts", federate),
+  dpAccountant: by("Opacus's numbers", "src/privacy/rdp.test.ts", "src/privacy/prv.test.ts"),
+  dpRounds: by("when a client leaves", federate),
+  output: by("what is there afterwards", federate),
+  resume: by("the same bits after a stop in any round", federate),
+  tensorboard: by("a file of events", federate),
+  batchSize: by("losses of rounds", federate),
+  seed: by("the same bits for a seed", federate),
+  period: by("a fixed orthonormal A, whatever the period (E1)", strategyLaws),
+  orthonormalStart: by("a fixed orthonormal A (E1)", strategyLaws),
+  refreshEvery: by("row spaces, and the adapter's losses", strategyLaws, federate),
+  refreshKeep: by("products before and after", arithmetic, strategyLaws),
+};
+
 /** What checks an option, where a command has one of its own by that name. */
 export const checkedByCommand: Readonly<Record<string, Checks>> = {
   compare: {
@@ -340,39 +377,25 @@ export const checkedByCommand: Readonly<Record<string, Checks>> = {
     data: by("the loss of eval on what was written", "tests/diagnose-cli.test.ts"),
     baseText: by("that it is measured before and after", "tests/diagnose-cli.test.ts"),
   },
-  "federate simulate": {
-    data: by("clients by column, file, label and evenly", federate),
-    clients: by("how many there are, and what no client has", federate),
-    split: by("by column, by file, evenly, and shares of labels", federate),
-    method: by("the specification's oracles and laws; weights of the adapter", strategyLaws, federate),
-    rounds: by("metrics of every round", federate),
-    localSteps: by("steps of every client", federate),
-    clientsPerRound: by("who took part, by a seed", parties),
-    minClients: by("rounds that are tried again", parties),
-    aggregation: by("means, medians and trimmed means worked by hand", arithmetic),
-    weighting: by("shares worked by hand", arithmetic),
-    maxWeight: by("shares that are capped", arithmetic),
-    trim: by("trimmed means worked by hand", arithmetic),
-    compare: by("a table of methods and rates", federate),
-    rates: by("a table of methods and rates", federate),
-    seeds: by("a table of methods and rates", federate),
-    epsilons: by("a table of methods, budgets and rates", federate),
-    dpEpsilon: by("what every ledger holds at the end", federate),
-    dpDelta: by("what every ledger holds at the end", federate),
-    dpClip: by("private steps against single examples", "src/train/trainer.test.ts", federate),
-    dpNoise: by("private steps against single examples", "src/train/trainer.test.ts", federate),
-    dpAccountant: by("Opacus's numbers", "src/privacy/rdp.test.ts", "src/privacy/prv.test.ts"),
-    dpRounds: by("when a client leaves", federate),
-    output: by("what is there afterwards", federate),
-    resume: by("the same bits after a stop in any round", federate),
-    tensorboard: by("a file of events", federate),
-    batchSize: by("losses of rounds", federate),
-    seed: by("the same bits for a seed", federate),
-    period: by("a fixed orthonormal A, whatever the period (E1)", strategyLaws),
-    orthonormalStart: by("a fixed orthonormal A (E1)", strategyLaws),
-    refreshEvery: by("row spaces, and the adapter's losses", strategyLaws, federate),
-    refreshKeep: by("products before and after", arithmetic, strategyLaws),
+  "federate serve": {
+    ...simulated,
+    data: by("measures of rounds", far),
+    engine: by("servers that are none", nats),
+    credentials: by("damaged, and of another party", nats),
+    clients: by("when the first round begins", far, nats),
+    roundSeconds: by("rounds that are closed by their deadline", parties),
+    attempts: by("rounds that are tried again", parties),
+    output: by("the adapter, byte for byte that of a simulation", nats),
+    resume: by("coordinators killed in any round", parties),
   },
+  "federate join": {
+    data: by("the adapter, byte for byte that of a simulation", nats),
+    maxLength: by("the examples of a client", far),
+    engine: by("servers that are none", nats),
+    invite: by("damaged, of another party, and with a wrong password", nats),
+    output: by("the adapter, byte for byte that of a simulation; ledgers", nats, far),
+  },
+  "federate simulate": simulated,
   combine: {
     adapter: by("PEFT's logits of the sum", "src/export/combine.test.ts", cli),
     weights: by("PEFT's logits of the sum", "src/export/combine.test.ts", cli),

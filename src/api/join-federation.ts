@@ -92,6 +92,8 @@ export async function joinFederation(
   const first = await standing(transport, { pollMs, signal, waiting: () => onEvent?.({ kind: "waiting" }) });
   if (first === undefined) return { ended: "interrupted", rounds: 0 };
   const client = { name: transport.party, train: data.train };
+  if (output !== undefined)
+    await claimOutput(model.platform.storage, output, "federation-client", { names: [`${first.run}/`] });
   const { run, plan } = await settleFederation(
     model,
     {
@@ -186,7 +188,6 @@ async function ownPrivacy(
   }
   const { storage } = model.platform;
   const path = joinPath(output, run);
-  await claimOutput(storage, output, "federation-client", { names: [`${run}/`] });
   // A ledger without its secret is of rounds that cannot be made again: it is refused, and never begun anew.
   const parts = [`${client.name}.key`, `${client.name}.ledger`].map((name) => joinPath(path, "clients", name));
   const sizes = await Promise.all(parts.map((part) => storage.sizeBytes(part)));

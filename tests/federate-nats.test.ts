@@ -1,0 +1,104 @@
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { natsConfig } from "../src/federated/engines/nats-config.ts";
+import { openNats } from "../src/index.ts";
+import { jsonLines, root, scion, startScion } from "./helpers/cli.ts";
+import { freePort, natsServer, type RunningNats, startNats, withoutNats } from "./helpers/nats-server.ts";
+
+const model = `${root}assets/quickstart/model`;
+const rounds = ["--rounds", "2", "--local-steps", "2", "--batch-size", "2", "--learning-rate", "0.1", "--rank", "2"];
+const names = ["ana", "ben", "mallory"];
+
+/** A federation of processes on one machine. */
+describe.skipIf(natsServer === undefined)(`scion federate serve and join (${natsServer ?? withoutNats})`, () => {
+  let folder: string;
+  let server: RunningNats;
+  let address: string;
+  const at = (path: string): string => join(folder, path);
+
+  beforeAll(async () => {
+    folder = await mkdtemp(join(tmpdir(), "scion-federate-nats-"));
+    const rows = (await readFile(`${root}assets/quickstart/train.jsonl`, "utf8")).split("\n");
+    await writeFile(at("ana.jsonl"), rows.slice(0, 12).join("\n"));
+    await writeFile(at("ben.jsonl"), rows.slice(12, 30).join("\n"));
+    address = `127.0.0.1:${await freePort()}`;
+    const clients = names.map((name) => ({ name, password: `of ${name}` }));
+    const config = { run: "shoot", listen: address, store: at("jetstream"), maxFile: "1GB" };
+    expect(natsConfig({ ...config, coordinatorPassword: "x", clients })).toContain("accounts");
+    server = await startNats(at("server"), { ...config, coordinatorPassword: "of coordinator", clients });
+    for (const party of ["coordinator", ...names]) {
+      const credentials = { run: "shoot", party, user: party, password: `of ${party}`, servers: [`nats://${address}`] };
+      await writeFile(at(`${party}.json`), JSON.stringify(credentials));
+    }
+  }, 60_000);
+  afterAll(async () => {
+    await server?.kill();
+    await rm(folder, { recursive: true, force: true });
+  });
+
+  const join_ = (name: string): readonly string[] => [
+    ...["-m", model, "-d", at(`${name}.jsonl`), "--invite", at(`${name}.json`), "-o", at(`of-${name}`)],
+    ...["--threads", "1", "--json"],
+  ];
+  const serve = (...more: readonly string[]): readonly string[] => [
+    ...["-m", model, "--credentials", at("coordinator.json"), "--clients", "2", ...rounds, "-o", at("served")],
+    ...["--threads", "1", "--json", ...more],
+  ];
+  const weights = async (path: string): Promise<string> =>
+    (await readFile(join(at(path), "adapter/adapter_model.safetensors"))).toString("base64");
+
+  it("comes to what the simulation comes to, though one client is killed and comes back, and one sends garbage", async () => {
+    // Mallory tells of an upload that nobody was asked for, under its own name, and of a round that is not there.
+    const { connect } = await import("@nats-io/transport-node");
+    const credentials = { run: "shoot", party: "mallory", user: "mallory", password: "of mallory" };
+    const mallory = await openNats({ connect: connect as never, servers: [`nats://${address}`], ...credentials });
+    const serving = startScion("federate serve", ...serve("--seed", "3"));
+    await mallory.publish({ kind: "upload", id: "garbage", body: { round: 0, base: "x", layers: "none" } });
+    await mallory.publish({ kind: "join", id: "mallory", body: { protocol: 99 } });
+
+    const ben = startScion("federate join", ...join_("ben"));
+    const killed = startScion("federate join", ...join_("ana"));
+    await new Promise<void>((resolve) => {
+      killed.child.stdout?.on("data", (text: Buffer) => String(text).includes('"joined"') && resolve());
+    });
+    killed.child.kill("SIGKILL");
+    await killed.ended;
+    const ana = startScion("federate join", ...join_("ana"));
+
+    const ended = await Promise.all([serving.ended, ben.ended, ana.ended]);
+    for (const { code, stderr } of ended) expect([code, stderr]).toEqual([0, stderr]);
+    const lines = jsonLines(ended[0].stdout);
+    expect(lines.filter(({ kind }) => kind === "round")).toHaveLength(2);
+    expect(lines.at(-1)).toMatchObject({ kind: "saved", ended: "finished" });
+    await mallory.close();
+
+    const files = [at("ana.jsonl"), at("ben.jsonl")];
+    const simulated = await scion([
+      ...["federate simulate", "-m", model, "-d", ...files, "--split", "files", ...rounds, "--seed", "3"],
+      ...["-o", at("simulated"), "--threads", "1"],
+    ]);
+    expect(simulated.code, simulated.stderr).toBe(0);
+    const expected = await weights("simulated");
+    for (const place of ["served", "of-ana", "of-ben"])
+      expect([place, await weights(place)]).toEqual([place, expected]);
+  }, 240_000);
+
+  it("says what is wrong with credentials and servers", async () => {
+    const failure = async (...args: readonly string[]): Promise<string> => {
+      const { code, stdout } = await scion([...args]);
+      expect(code).toBe(2);
+      return String((jsonLines(stdout).at(-1)?.["error"] as { code: string }).code);
+    };
+    await writeFile(at("bad.json"), "{}");
+    const join = join_("ana").with(5, at("bad.json"));
+    expect(await failure("federate join", ...join)).toBe("bad-credentials");
+    expect(await failure("federate join", ...join_("ana"), "--engine", "http://localhost:1")).toBe("bad-option");
+    const wrong = { run: "shoot", party: "ana", user: "ana", password: "guessed", servers: [`nats://${address}`] };
+    await writeFile(at("wrong.json"), JSON.stringify(wrong));
+    expect(await failure("federate join", ...join_("ana").with(5, at("wrong.json")))).toBe("not-permitted");
+    expect(await failure("federate serve", ...serve().with(3, at("ana.json")), "--replace")).toBe("bad-option");
+    expect(await failure("federate serve", ...serve(), "--max-length", "9", "--replace")).toBe("bad-option");
+  }, 120_000);
+});
