@@ -89,7 +89,7 @@ describe.skipIf(natsServer === undefined)(`scion federate serve and join (${nats
     const failure = async (...args: readonly string[]): Promise<string> => {
       const { code, stdout } = await scion([...args]);
       expect(code).toBe(2);
-      return String((jsonLines(stdout).at(-1)?.["error"] as { code: string }).code);
+      return String((jsonLines(stdout).at(-1)?.["error"] as { code: string } | undefined)?.code);
     };
     await writeFile(at("bad.json"), "{}");
     const join = join_("ana").with(5, at("bad.json"));
