@@ -248,10 +248,9 @@ const comparison: Checks = {
 };
 
 /** What checks the options of any federation; the plan of one far away is that of its simulation. */
-const simulated: Checks = {
+const federated: Checks = {
   data: by("clients by column, file, label and evenly", federate),
   clients: by("how many there are, and what no client has", federate),
-  split: by("by column, by file, evenly, and shares of labels", federate),
   method: by("the specification's oracles and laws; weights of the adapter", strategyLaws, federate),
   rounds: by("metrics of every round", federate),
   localSteps: by("steps of every client", federate),
@@ -261,10 +260,6 @@ const simulated: Checks = {
   weighting: by("shares worked by hand", arithmetic),
   maxWeight: by("shares that are capped", arithmetic),
   trim: by("trimmed means worked by hand", arithmetic),
-  compare: by("a table of methods and rates", federate),
-  rates: by("a table of methods and rates", federate),
-  seeds: by("a table of methods and rates", federate),
-  epsilons: by("a table of methods, budgets and rates", federate),
   dpEpsilon: by("what every ledger holds at the end", federate),
   dpDelta: by("what every ledger holds at the end", federate),
   dpClip: by("private steps against single examples", "src/train/trainer.test.ts", federate),
@@ -378,7 +373,7 @@ export const checkedByCommand: Readonly<Record<string, Checks>> = {
     baseText: by("that it is measured before and after", "tests/diagnose-cli.test.ts"),
   },
   "federate serve": {
-    ...simulated,
+    ...federated,
     data: by("measures of rounds", far),
     engine: by("servers that are none", nats),
     credentials: by("damaged, and of another party", nats),
@@ -395,7 +390,14 @@ export const checkedByCommand: Readonly<Record<string, Checks>> = {
     invite: by("damaged, of another party, and with a wrong password", nats),
     output: by("the adapter, byte for byte that of a simulation; ledgers", nats, far),
   },
-  "federate simulate": simulated,
+  "federate simulate": {
+    ...federated,
+    split: by("by column, by file, evenly, and shares of labels", federate),
+    compare: by("a table of methods and rates", federate),
+    rates: by("a table of methods and rates", federate),
+    seeds: by("a table of methods and rates", federate),
+    epsilons: by("a table of methods, budgets and rates", federate),
+  },
   combine: {
     adapter: by("PEFT's logits of the sum", "src/export/combine.test.ts", cli),
     weights: by("PEFT's logits of the sum", "src/export/combine.test.ts", cli),
