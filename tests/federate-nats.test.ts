@@ -2,10 +2,11 @@ import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { natsConfig } from "../src/federated/engines/nats-config.ts";
-import { openNats } from "../src/index.ts";
+import { createFederation, inviteToFederation, openClientTransport } from "../src/index.ts";
+import { natsConnect } from "../src/runtime/node.ts";
+import { nodeStorage } from "../src/runtime/node-storage.ts";
 import { jsonLines, root, scion, startScion } from "./helpers/cli.ts";
-import { freePort, natsServer, type RunningNats, startNats, withoutNats } from "./helpers/nats-server.ts";
+import { natsServer, natsSettings, type RunningNats, readText, startNats, withoutNats } from "./helpers/nats-server.ts";
 
 const model = `${root}assets/quickstart/model`;
 const rounds = ["--rounds", "2", "--local-steps", "2", "--batch-size", "2", "--learning-rate", "0.1", "--rank", "2"];
@@ -23,15 +24,14 @@ describe.skipIf(natsServer === undefined)(`scion federate serve and join (${nats
     const rows = (await readFile(`${root}assets/quickstart/train.jsonl`, "utf8")).split("\n");
     await writeFile(at("ana.jsonl"), rows.slice(0, 12).join("\n"));
     await writeFile(at("ben.jsonl"), rows.slice(12, 30).join("\n"));
-    address = `127.0.0.1:${await freePort()}`;
-    const clients = names.map((name) => ({ name, password: `of ${name}` }));
-    const config = { run: "shoot", listen: address, store: at("jetstream"), maxFile: "1GB" };
-    expect(natsConfig({ ...config, coordinatorPassword: "x", clients })).toContain("accounts");
-    server = await startNats(at("server"), { ...config, coordinatorPassword: "of coordinator", clients });
-    for (const party of ["coordinator", ...names]) {
-      const credentials = { run: "shoot", party, user: party, password: `of ${party}`, servers: [`nats://${address}`] };
-      await writeFile(at(`${party}.json`), JSON.stringify(credentials));
+    const settings = await natsSettings(at("fed"));
+    address = `nats://${settings.listen}`;
+    await createFederation(nodeStorage, at("fed"), { run: "shoot", listen: settings.listen, addresses: [address] });
+    for (const name of names) {
+      const invitation = await inviteToFederation(nodeStorage, at("fed"), name);
+      await writeFile(at(`${name}.json`), JSON.stringify(invitation));
     }
+    server = await startNats(at("fed"), settings, readText(at("fed/nats.conf")));
   }, 60_000);
   afterAll(async () => {
     await server?.kill();
@@ -43,7 +43,7 @@ describe.skipIf(natsServer === undefined)(`scion federate serve and join (${nats
     ...["--threads", "1", "--json"],
   ];
   const serve = (...more: readonly string[]): readonly string[] => [
-    ...["-m", model, "--credentials", at("coordinator.json"), "--clients", "2", ...rounds, "-o", at("served")],
+    ...["-m", model, "--federation", at("fed"), "--clients", "2", ...rounds, "-o", at("served")],
     ...["--threads", "1", "--json", ...more],
   ];
   const weights = async (path: string): Promise<string> =>
@@ -51,10 +51,9 @@ describe.skipIf(natsServer === undefined)(`scion federate serve and join (${nats
 
   it("comes to what the simulation comes to, though one client is killed and comes back, and one sends garbage", async () => {
     // Mallory tells of an upload that nobody was asked for, under its own name, and of a round that is not there.
-    const { connect } = await import("@nats-io/transport-node");
-    const credentials = { run: "shoot", party: "mallory", user: "mallory", password: "of mallory" };
-    const mallory = await openNats({ connect: connect as never, servers: [`nats://${address}`], ...credentials });
     const serving = startScion("federate serve", ...serve("--seed", "3"));
+    const invitation = JSON.parse(await readFile(at("mallory.json"), "utf8"));
+    const mallory = await openClientTransport(nodeStorage, at("mallory"), invitation, { connect: natsConnect });
     await mallory.publish({ kind: "upload", id: "garbage", body: { round: 0, base: "x", layers: "none" } });
     await mallory.publish({ kind: "join", id: "mallory", body: { protocol: 99 } });
 
@@ -91,14 +90,16 @@ describe.skipIf(natsServer === undefined)(`scion federate serve and join (${nats
       expect(code).toBe(2);
       return String((jsonLines(stdout).at(-1)?.["error"] as { code: string } | undefined)?.code);
     };
-    await writeFile(at("bad.json"), "{}");
+    await writeFile(at("bad.json"), "no JSON");
     const join = join_("ana").with(5, at("bad.json"));
-    expect(await failure("federate join", ...join)).toBe("bad-credentials");
+    expect(await failure("federate join", ...join)).toBe("bad-invitation");
     expect(await failure("federate join", ...join_("ana"), "--engine", "http://localhost:1")).toBe("bad-option");
-    const wrong = { run: "shoot", party: "ana", user: "ana", password: "guessed", servers: [`nats://${address}`] };
-    await writeFile(at("wrong.json"), JSON.stringify(wrong));
+    const guessed = { ...JSON.parse(await readFile(at("ana.json"), "utf8")), password: "guessed" };
+    await writeFile(at("wrong.json"), JSON.stringify(guessed));
     expect(await failure("federate join", ...join_("ana").with(5, at("wrong.json")))).toBe("not-permitted");
-    expect(await failure("federate serve", ...serve().with(3, at("ana.json")), "--replace")).toBe("bad-option");
+    // An invitation belongs to whoever used it first: another folder has another key.
+    expect(await failure("federate join", ...join_("ana").with(7, at("elsewhere")))).toBe("invitation-used");
+    expect(await failure("federate serve", ...serve().with(3, at("nowhere")), "--replace")).toBe("file-not-found");
     expect(await failure("federate serve", ...serve(), "--max-length", "9", "--replace")).toBe("bad-option");
   }, 120_000);
 });

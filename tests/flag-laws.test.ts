@@ -88,7 +88,12 @@ const standIns: Readonly<Record<string, (...args: any[]) => unknown>> = {
   simulateFederation: stop,
   compareFederations: stop,
   tuneInOrder: stop,
-  openNats: async ({ party }: { party: string }) => ({ party, close: async () => undefined }),
+  openCoordinatorTransport: async () => ({
+    run: "shoot",
+    refresh: async () => undefined,
+    close: async () => undefined,
+  }),
+  openClientTransport: async () => ({ party: "ana", close: async () => undefined }),
   serveFederation: stop,
   joinFederation: stop,
   quantize: stop,
@@ -158,8 +163,8 @@ const modes: Readonly<Record<string, readonly (readonly string[])[]>> = {
     [...base, ...rows, ...out, "--clients", "3", "--compare", "fedsvd,ffa", "--rates", "0.1"],
   ],
   "federate serve": [
-    [...base, ...out, "--clients", "3", "--credentials", "in/coordinator.json"],
-    [...base, ...rows, ...out, "--clients", "3", "--credentials", "in/coordinator.json", "--dp-epsilon", "3"],
+    [...base, ...out, "--clients", "3", "--federation", "in/federation"],
+    [...base, ...rows, ...out, "--clients", "3", "--federation", "in/federation", "--dp-epsilon", "3"],
   ],
   "federate join": [[...base, ...rows, ...out, "--invite", "in/ana.json"]],
   plan: [[...base, ...rows]],
@@ -277,8 +282,8 @@ const values: Readonly<Record<string, string | readonly string[]>> = {
   dtype: "fp16",
   length: "12",
   engine: "nats://127.0.0.1:4999",
-  credentials: "in/ana.json",
-  invite: "in/coordinator.json",
+  federation: "in/another",
+  invite: "in/ben.json",
   attentionError: "0.02",
   attention: "auto",
   preTokenizer: "smollm",
@@ -391,10 +396,7 @@ beforeAll(async () => {
     await ledger.reserve(entry, { epsilon: 9, delta: 1e-5 });
     await ledger.close();
   }
-  for (const party of ["coordinator", "ana"]) {
-    const credentials = { run: "shoot", party, user: party, password: party, servers: ["nats://127.0.0.1:4222"] };
-    await writeFile(at(`in/${party}.json`), JSON.stringify(credentials));
-  }
+  for (const client of ["ana", "ben"]) await writeFile(at(`in/${client}.json`), JSON.stringify({ client }));
   await writeFile(at("in/options.yaml"), "max-length: 20\n");
   for (const [to, rank] of [
     ["run", 2],

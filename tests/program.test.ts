@@ -226,7 +226,7 @@ describe("an option of an objective needs the objective, before a model or data 
     records.filter(({ fields }) => Object.hasOwn(fields, option)).map(({ name }) => name);
   const tuning: Readonly<Record<string, readonly string[]>> = {
     ...{ tune: [], plan: [], lr: [], compare: ["--methods", "lora"], continual: ["--then", "nowhere2.jsonl"] },
-    ...{ "federate simulate": [], "federate serve": ["--credentials", "nowhere.json", "--clients", "1"] },
+    ...{ "federate simulate": [], "federate serve": ["--federation", "nowhere", "--clients", "1"] },
   };
   const flagOf = (option: string): string => `--${option.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
 

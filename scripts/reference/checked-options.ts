@@ -376,7 +376,7 @@ export const checkedByCommand: Readonly<Record<string, Checks>> = {
     ...federated,
     data: by("measures of rounds", far),
     engine: by("servers that are none", nats),
-    credentials: by("damaged, and of another party", nats),
+    federation: by("a folder that holds none", nats),
     clients: by("when the first round begins", far, nats),
     roundSeconds: by("rounds that are closed by their deadline", parties),
     attempts: by("rounds that are tried again", parties),
@@ -387,7 +387,7 @@ export const checkedByCommand: Readonly<Record<string, Checks>> = {
     data: by("the adapter, byte for byte that of a simulation", nats),
     maxLength: by("the examples of a client", far),
     engine: by("servers that are none", nats),
-    invite: by("damaged, of another party, and with a wrong password", nats),
+    invite: by("damaged, with a wrong password, and used by another", nats),
     output: by("the adapter, byte for byte that of a simulation; ledgers", nats, far),
   },
   "federate simulate": {

@@ -101,14 +101,18 @@ export async function openCoordinatorTransport(
   folder: string,
   reach: ReachOptions,
 ): Promise<
-  Transport & { readonly keep: (hashes: Iterable<string>) => Promise<void>; readonly refresh: () => Promise<void> }
+  Transport & {
+    readonly run: string;
+    readonly keep: (hashes: Iterable<string>) => Promise<void>;
+    readonly refresh: () => Promise<void>;
+  }
 > {
   let federation = await readIn(storage, folder);
   const transport = await openCoordinator(() => federation, reach);
   const refresh = async (): Promise<void> => {
     federation = await readIn(storage, folder);
   };
-  return { ...transport, refresh };
+  return { ...transport, run: federation.server.run, refresh };
 }
 
 /**

@@ -21,7 +21,7 @@ export const outputFolders: Readonly<Record<OutputFolder, FolderClaim>> = {
       "clients/",
     ],
   },
-  "federation-client": { kind: "federation-client", names: ["adapter/"] },
+  "federation-client": { kind: "federation-client", names: ["adapter/", "*.key"] },
   "federation-comparison": {
     kind: "federation-comparison",
     names: ["comparison.json", "comparison.md", "report.html"],

@@ -1,66 +1,73 @@
 import type { Command } from "commander";
 import type { Storage, Transport } from "../index.ts";
 
-/** Add the choice of engine to a command. */
+/** Add what every party that connects may say. */
 export function withEngine(command: Command): Command {
   return command.option(
     "--engine <servers>",
-    "nats://host:port, several separated by commas; those of the credentials unless given",
+    "nats://host:port, several separated by commas; those that the federation was set up with unless given",
   );
 }
 
-/** Who a party is, and where it connects; the files of `scion federate server-config` and `invite`. */
-interface Credentials {
-  readonly run: string;
-  readonly party: string;
-  readonly user: string;
-  readonly password: string;
-  readonly servers: readonly string[];
-}
-
-/**
- * Connect as the party whose credentials a file holds.
- * @throws {TuneError} `bad-credentials`, `engine-missing`, `transport-unreachable`, `not-permitted`.
- */
-export async function connectTo(
-  storage: Storage,
-  path: string,
-  engine: string | undefined,
-): Promise<{ readonly transport: Transport; readonly run: string }> {
-  const { openNats, TuneError } = await import("../index.ts");
-  const credentials = parse(new TextDecoder().decode(await storage.read(path)));
-  if (credentials === undefined) {
-    throw new TuneError("bad-credentials", "This file holds no credentials of a federation.", {
-      at: path,
-      fix: "take the one that scion federate server-config or scion federate invite wrote",
-    });
-  }
-  const servers = engine === undefined ? credentials.servers : engine.split(",").map((server) => server.trim());
+/** How parties in Node reach the servers that a flag names, if it names some. @throws {TuneError} `bad-option`. */
+async function reachOf(engine: string | undefined): Promise<{
+  readonly connect: (options: object) => Promise<unknown>;
+}> {
+  const { natsConnect } = await import("../runtime/node.ts");
+  if (engine === undefined) return { connect: natsConnect };
+  const { TuneError } = await import("../index.ts");
+  const servers = engine.split(",").map((server) => server.trim());
   const wrong = servers.filter((server) => !/^(nats|tls):\/\/[^\s/]+$/.test(server));
-  if (wrong.length > 0 || servers.length === 0) {
-    throw new TuneError("bad-option", `${wrong.join(", ") || "Nothing"} is no address of a server.`, {
-      at: engine === undefined ? path : "--engine",
+  if (wrong.length > 0) {
+    throw new TuneError("bad-option", `${wrong.join(", ")} is no address of a server.`, {
+      at: "--engine",
       fix: "give it as nats://host:port, or tls://host:port",
     });
   }
-  const { connect } = await import("@nats-io/transport-node").catch((cause: unknown) => {
-    throw new TuneError("engine-missing", "The packages of NATS are not installed.", {
-      at: "--engine",
-      fix: "npm install @nats-io/transport-node @nats-io/jetstream",
-      cause,
-    });
-  });
-  const { run, party, user, password } = credentials;
-  return { run, transport: await openNats({ connect: connect as never, servers, run, party, user, password }) };
+  return { connect: (options) => natsConnect({ ...options, servers }) };
 }
 
-function parse(text: string): Credentials | undefined {
+/**
+ * Connect as the coordinator of a federation that was set up in a folder; clients that are invited later are known soon after.
+ * @throws {TuneError} `bad-invitation`, `engine-missing`, `transport-unreachable`, `not-permitted`, `no-jetstream`.
+ */
+export async function connectCoordinator(
+  storage: Storage,
+  folder: string,
+  engine: string | undefined,
+): Promise<{ readonly transport: Transport; readonly run: string }> {
+  const { openCoordinatorTransport } = await import("../index.ts");
+  const opened = await openCoordinatorTransport(storage, folder, await reachOf(engine));
+  // What cannot be read just now is read the next time.
+  const timer = setInterval(() => void opened.refresh().catch(() => undefined), 5000);
+  const close = async (): Promise<void> => {
+    clearInterval(timer);
+    await opened.close();
+  };
+  return { run: opened.run, transport: { ...opened, close } };
+}
+
+/**
+ * Connect as the client that an invitation names; its own key lies in its folder from then on.
+ * @throws {TuneError} `bad-invitation`, `invitation-used`, and as {@link connectCoordinator}.
+ */
+export async function connectClient(
+  storage: Storage,
+  folder: string,
+  invite: string,
+  engine: string | undefined,
+): Promise<Transport> {
+  const { openClientTransport, TuneError } = await import("../index.ts");
+  let invitation: unknown;
   try {
-    const found = JSON.parse(text) as Credentials;
-    const words = [found.run, found.party, found.user, found.password];
-    const fine = words.every((word) => typeof word === "string") && Array.isArray(found.servers);
-    return fine && found.servers.every((server) => typeof server === "string") ? found : undefined;
-  } catch {
-    return undefined;
+    invitation = JSON.parse(new TextDecoder().decode(await storage.read(invite)));
+  } catch (error) {
+    if (error instanceof TuneError) throw error;
+    throw new TuneError("bad-invitation", "This file holds no invitation.", {
+      at: invite,
+      fix: "take the one that scion federate invite wrote",
+      cause: error,
+    });
   }
+  return openClientTransport(storage, folder, invitation, await reachOf(engine));
 }

@@ -1,7 +1,7 @@
 import type { Command } from "commander";
 import type { JoinEvent } from "../index.ts";
 import { type DataFlags, readingOf, withData } from "./data.ts";
-import { connectTo, withEngine } from "./federate-engine.ts";
+import { connectClient, withEngine } from "./federate-engine.ts";
 import {
   deviceOptions,
   loadFlags,
@@ -45,12 +45,12 @@ export async function define(command: Command): Promise<void> {
 
 /** Run it. */
 export async function run(flags: JoinFlags, output: Output): Promise<number> {
-  const { checkOutput, exportModel, joinFederation, loadData } = await import("../index.ts");
+  const { claimOutput, exportModel, joinFederation, loadData } = await import("../index.ts");
   const { exitCodes } = await import("./failure.ts");
   const { listenForInterrupt } = await import("./interrupt.ts");
   const { storage } = platformOf(flags);
-  await checkOutput(storage, flags.output, "federation-client");
-  const { transport } = await connectTo(storage, flags.invite, flags.engine);
+  await claimOutput(storage, flags.output, "federation-client"); // this client's key is written there when it connects
+  const transport = await connectClient(storage, flags.output, flags.invite, flags.engine);
   const stop = listenForInterrupt(output, "Leaving after this update");
   try {
     const { model } = await loadFlags(flags, output, { labelsFrom: [flags.data] });

@@ -2,7 +2,7 @@ import type { Command } from "commander";
 import { TuneError } from "../errors.ts";
 import type { ServeEvent } from "../index.ts";
 import { readingOf } from "./data.ts";
-import { connectTo, withEngine } from "./federate-engine.ts";
+import { connectCoordinator, withEngine } from "./federate-engine.ts";
 import { checkRounds, type RoundsFlags, roundsChoice, strategyOptions, withRounds } from "./federation.ts";
 import { deviceOptions, loadFlags, memoryOptions, realNumber, wholeNumber, withIgnoreMemory } from "./model.ts";
 import { type Output, strong } from "./output.ts";
@@ -13,7 +13,7 @@ import { dashed, headOf } from "./tuning.ts";
 
 interface ServeFlags extends RoundsFlags {
   readonly engine?: string;
-  readonly credentials: string;
+  readonly federation: string;
   readonly clients: number;
   readonly roundSeconds: number;
   readonly attempts: number;
@@ -24,8 +24,8 @@ interface ServeFlags extends RoundsFlags {
 
 const examples = `
 Examples:
-  $ scion federate serve --credentials fed/coordinator.json -m ./model --clients 5 --rounds 20
-  $ scion federate serve --credentials fed/coordinator.json -m ./model --clients 5 -d heldout.jsonl --dp-epsilon 3
+  $ scion federate serve --federation fed -m ./model --clients 5 --rounds 20
+  $ scion federate serve --federation fed -m ./model --clients 5 -d heldout.jsonl --dp-epsilon 3
   $ scion federate serve … --resume                 go on after an interruption
 
 Clients join with scion federate join and the invitations of scion federate invite. What stands is kept by the server, so that a
@@ -42,7 +42,7 @@ export async function define(command: Command): Promise<void> {
     },
   );
   withEngine(withIgnoreMemory(withReplace(command, startsOver)))
-    .requiredOption("--credentials <file>", "who the coordinator is: the file of scion federate server-config")
+    .requiredOption("--federation <folder>", "the federation's folder, as scion federate create made it")
     .requiredOption("--clients <n>", "how many clients must be there before the first round", wholeNumber)
     .option("--round-seconds <n>", "time that clients have for a round; 0 waits for all that were asked", realNumber, 0)
     .option("--attempts <n>", "how often a round may be tried before the federation stops", wholeNumber, 3)
@@ -61,7 +61,7 @@ export async function run(flags: ServeFlags, output: Output, _args: readonly str
   refuseIdle(flags, given);
   const { storage } = platformOf(flags);
   await checkOutput(storage, flags.output, "federation");
-  const { transport, run: name } = await connectTo(storage, flags.credentials, flags.engine);
+  const { transport, run: name } = await connectCoordinator(storage, flags.federation, flags.engine);
   const stop = listenForInterrupt(output, "Stopping; clients wait for a coordinator that goes on (--resume)");
   try {
     const { model } = await loadFlags(flags, output, headOf(flags));

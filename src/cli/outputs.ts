@@ -30,7 +30,7 @@ export function refuseIdleReplace({ replace }: OutputFlags, written: unknown, fl
 
 /** Flags that name what is read: nothing is written over it. Another one is refused by the same law. */
 export const inputFlags: readonly string[] = [
-  ...["model", "adapter", "base", "tuned", "baseModel", "config", "chatTemplate", "ledger", "credentials", "invite"],
+  ...["model", "adapter", "base", "tuned", "baseModel", "config", "chatTemplate", "ledger", "federation", "invite"],
   ...["data", "then", "validationData", "testData", "baseText", "calibration", "evaluation"],
 ];
 

@@ -1,4 +1,4 @@
-import { cp, readFile, writeFile } from "node:fs/promises";
+import { cp, mkdir, readFile, writeFile } from "node:fs/promises";
 import type { ExportFormName } from "../../src/index.ts";
 import { root, runHere } from "./cli.ts";
 
@@ -102,7 +102,7 @@ export const reading: Readonly<Record<string, { readonly args: readonly string[]
 export const apart: Readonly<Record<string, { readonly test: string; readonly args: readonly string[] }>> = {
   "federate serve": {
     test: "tests/federate-nats.test.ts",
-    args: [...base, "--credentials", "in/coordinator.json", "--clients", "2"],
+    args: [...base, "--federation", "in/federation", "--clients", "2"],
   },
   "federate join": {
     test: "tests/federate-nats.test.ts",
@@ -147,10 +147,8 @@ export async function makeInputs(folder: string): Promise<void> {
   const rows = (await readFile(`${root}assets/quickstart/train.jsonl`, "utf8")).split("\n");
   await writeFile(at("in/rows.jsonl"), rows.slice(0, 24).join("\n"));
   await writeFile(at("in/more.jsonl"), rows.slice(24, 40).join("\n"));
-  for (const party of ["coordinator", "ana"]) {
-    const credentials = { run: "shoot", party, user: party, password: party, servers: ["nats://127.0.0.1:9"] };
-    await writeFile(at(`in/${party}.json`), JSON.stringify(credentials));
-  }
+  await writeFile(at("in/ana.json"), "{}");
+  await mkdir(at("in/federation"));
   const two = (method: string): readonly string[] => ["--method", method, "--max-steps", "2", "--batch-size", "2"];
   await made("tune", ...base, ...data, ...small, "-o", "in/run");
   await made("tune", ...base, ...data, ...two("compacter"), "-o", "in/compacter");
