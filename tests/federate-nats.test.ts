@@ -2,10 +2,10 @@ import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { createFederation, inviteToFederation, openClientTransport } from "../src/index.ts";
+import { openClientTransport } from "../src/index.ts";
 import { natsConnect } from "../src/runtime/node.ts";
 import { nodeStorage } from "../src/runtime/node-storage.ts";
-import { jsonLines, root, scion, startScion } from "./helpers/cli.ts";
+import { jsonLines, root, runHere, scion, startScion } from "./helpers/cli.ts";
 import { natsServer, natsSettings, type RunningNats, readText, startNats, withoutNats } from "./helpers/nats-server.ts";
 
 const model = `${root}assets/quickstart/model`;
@@ -26,11 +26,10 @@ describe.skipIf(natsServer === undefined)(`scion federate serve and join (${nats
     await writeFile(at("ben.jsonl"), rows.slice(12, 30).join("\n"));
     const settings = await natsSettings(at("fed"));
     address = `nats://${settings.listen}`;
-    await createFederation(nodeStorage, at("fed"), { run: "shoot", listen: settings.listen, addresses: [address] });
-    for (const name of names) {
-      const invitation = await inviteToFederation(nodeStorage, at("fed"), name);
-      await writeFile(at(`${name}.json`), JSON.stringify(invitation));
-    }
+    const here = ["--listen", settings.listen, "--address", address];
+    await runHere("federate create", "--run", "shoot", ...here, "-o", at("fed"));
+    for (const name of names)
+      await runHere("federate invite", "--federation", at("fed"), "--client", name, "-o", at(`${name}.json`));
     server = await startNats(at("fed"), settings, readText(at("fed/nats.conf")));
   }, 60_000);
   afterAll(async () => {
@@ -97,6 +96,11 @@ describe.skipIf(natsServer === undefined)(`scion federate serve and join (${nats
     const guessed = { ...JSON.parse(await readFile(at("ana.json"), "utf8")), password: "guessed" };
     await writeFile(at("wrong.json"), JSON.stringify(guessed));
     expect(await failure("federate join", ...join_("ana").with(5, at("wrong.json")))).toBe("not-permitted");
+    const twice = ["--federation", at("fed"), "--client", "ana"];
+    expect(await failure("federate invite", ...twice, "-o", at("ana.json"), "--json")).toBe("output-exists");
+    expect(await failure("federate invite", ...twice, "-o", at("more.json"), "--json")).toBe("client-exists");
+    const again = ["--run", "shoot", "--address", "nats://a:1", "-o", at("fed"), "--json"];
+    expect(await failure("federate create", ...again)).toBe("run-exists");
     // An invitation belongs to whoever used it first: another folder has another key.
     expect(await failure("federate join", ...join_("ana").with(7, at("elsewhere")))).toBe("invitation-used");
     expect(await failure("federate serve", ...serve().with(3, at("nowhere")), "--replace")).toBe("file-not-found");

@@ -372,6 +372,20 @@ export const checkedByCommand: Readonly<Record<string, Checks>> = {
     data: by("the loss of eval on what was written", "tests/diagnose-cli.test.ts"),
     baseText: by("that it is measured before and after", "tests/diagnose-cli.test.ts"),
   },
+  "federate create": {
+    ...Object.fromEntries(
+      ["run", "address", "listen", "store", "maxFile", "websocket", "origin", "certificate", "key"].map((name) => [
+        name,
+        by("a server that starts with it; what is no name, size or address", "tests/federated-nats.test.ts"),
+      ]),
+    ),
+    output: by("files for their owner alone; secrets that are there stay", nats, "tests/federated-nats.test.ts"),
+  },
+  "federate invite": {
+    federation: by("a folder that holds none", nats),
+    client: by("a client that joins; a name twice", nats),
+    output: by("a file that a client joins with", nats),
+  },
   "federate serve": {
     ...federated,
     data: by("measures of rounds", far),

@@ -21,6 +21,7 @@ export const outputFolders: Readonly<Record<OutputFolder, FolderClaim>> = {
       "clients/",
     ],
   },
+  "federation-setup": { kind: "federation-setup", names: ["federation.json", "nats.conf", "nats.pid", "jetstream/"] },
   "federation-client": { kind: "federation-client", names: ["adapter/", "*.key"] },
   "federation-comparison": {
     kind: "federation-comparison",
@@ -40,6 +41,7 @@ export type OutputFolder =
   | "continual"
   | "quantize-comparison"
   | "federation"
+  | "federation-setup"
   | "federation-client"
   | "federation-comparison"
   | "diagnosis"

@@ -12,6 +12,7 @@ export function withEngine(command: Command): Command {
 /** How parties in Node reach the servers that a flag names, if it names some. @throws {TuneError} `bad-option`. */
 async function reachOf(engine: string | undefined): Promise<{
   readonly connect: (options: object) => Promise<unknown>;
+  readonly servers?: readonly string[];
 }> {
   const { natsConnect } = await import("../runtime/node.ts");
   if (engine === undefined) return { connect: natsConnect };
@@ -24,7 +25,7 @@ async function reachOf(engine: string | undefined): Promise<{
       fix: "give it as nats://host:port, or tls://host:port",
     });
   }
-  return { connect: (options) => natsConnect({ ...options, servers }) };
+  return { connect: natsConnect, servers };
 }
 
 /**

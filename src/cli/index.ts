@@ -21,6 +21,11 @@ export const commands: Readonly<
     summary: "tune one adapter by many clients in this process",
     load: () => import("./federate-simulate.ts"),
   },
+  "federate create": {
+    summary: "set up a federation over NATS",
+    load: () => import("./federate-create.ts"),
+  },
+  "federate invite": { summary: "invite a client to it", load: () => import("./federate-invite.ts") },
   "federate serve": {
     summary: "coordinate a federation of clients far away",
     load: () => import("./federate-serve.ts"),

@@ -30,7 +30,20 @@ export function refuseIdleReplace({ replace }: OutputFlags, written: unknown, fl
 
 /** Flags that name what is read: nothing is written over it. Another one is refused by the same law. */
 export const inputFlags: readonly string[] = [
-  ...["model", "adapter", "base", "tuned", "baseModel", "config", "chatTemplate", "ledger", "federation", "invite"],
+  ...[
+    "model",
+    "adapter",
+    "base",
+    "tuned",
+    "baseModel",
+    "config",
+    "chatTemplate",
+    "ledger",
+    "federation",
+    "invite",
+    "certificate",
+    "key",
+  ],
   ...["data", "then", "validationData", "testData", "baseText", "calibration", "evaluation"],
 ];
 

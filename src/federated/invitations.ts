@@ -132,7 +132,10 @@ export function readFederation(value: unknown, at: string): NatsFederation {
 }
 
 /** How the parties below reach the server. */
-export type ReachOptions = Pick<NatsOptions, "connect" | "replicas" | "patienceMs" | "ackWaitMs">;
+export type ReachOptions = Pick<NatsOptions, "connect" | "replicas" | "patienceMs" | "ackWaitMs"> & {
+  /** Addresses of the server, in place of those that the federation was set up with. */
+  readonly servers?: readonly string[];
+};
 
 /** The coordinator's transport: signed, over NATS. Clients that are invited meanwhile are known by `federation` when it is called. */
 export async function openCoordinator(
@@ -142,8 +145,8 @@ export async function openCoordinator(
   const { server, addresses, password, key } = federation();
   const { run } = server;
   const nats = await openNats({
-    ...reach,
     servers: addresses,
+    ...reach,
     run,
     party: coordinatorName,
     user: coordinatorName,
@@ -163,7 +166,7 @@ export async function openCoordinator(
  */
 export async function openClient(invitation: Invitation, key: SigningKey, reach: ReachOptions): Promise<Transport> {
   const { run, client, addresses, password, coordinator } = invitation;
-  const nats = await openNats({ ...reach, servers: addresses, run, party: client, user: client, password });
+  const nats = await openNats({ servers: addresses, ...reach, run, party: client, user: client, password });
   try {
     const transport = await signed(nats, { run, key, invitation: invitation.key, coordinator });
     await transport.publish({ kind: "hello", id: key.publicKey, body: {} }); // refused where another has been here

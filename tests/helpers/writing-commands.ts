@@ -100,6 +100,14 @@ export const reading: Readonly<Record<string, { readonly args: readonly string[]
  * that run commands to their end leave these to that test.
  */
 export const apart: Readonly<Record<string, { readonly test: string; readonly args: readonly string[] }>> = {
+  "federate create": {
+    test: "tests/federate-nats.test.ts",
+    args: ["--run", "shoot", "--address", "nats://127.0.0.1:4222"],
+  },
+  "federate invite": {
+    test: "tests/federate-nats.test.ts",
+    args: ["--federation", "in/federation", "--client", "ana"],
+  },
   "federate serve": {
     test: "tests/federate-nats.test.ts",
     args: [...base, "--federation", "in/federation", "--clients", "2"],

@@ -1,0 +1,73 @@
+import type { Command } from "commander";
+import type { Output } from "./output.ts";
+import { type OutputFlags, platformOf, withReplace } from "./outputs.ts";
+
+interface CreateFlags extends OutputFlags {
+  readonly output: string;
+  readonly run: string;
+  readonly address: readonly string[];
+  readonly listen: string;
+  readonly store?: string;
+  readonly maxFile: string;
+  readonly websocket?: string;
+  readonly origin?: readonly string[];
+  readonly certificate?: string;
+  readonly key?: string;
+}
+
+const examples = `
+Examples:
+  $ scion federate create --run shoot --address nats://myhost:4222 --output fed
+  $ nats-server -c fed/nats.conf
+  $ scion federate invite --federation fed --client ana --output ana.json
+
+The folder holds the coordinator's secrets and nats.conf, for its owner alone. Secrets that are there are never replaced.`;
+
+/** `scion federate create` */
+export async function define(command: Command): Promise<void> {
+  withReplace(command.description("Set up a federation over NATS: its secrets and the server's configuration"))
+    .requiredOption("--run <name>", "the federation's name: letters, digits, _ and -")
+    .requiredOption(
+      "--address <addresses...>",
+      "where clients reach the server: nats://host:4222, wss://host for pages",
+    )
+    .option("--listen <host:port>", "where the server listens", "0.0.0.0:4222")
+    .option("--store <folder>", "where the server keeps what it keeps; jetstream in the output folder unless given")
+    .option("--max-file <size>", "the most that it keeps", "20GB")
+    .option("--websocket <host:port>", "where it listens for pages")
+    .option("--origin <origins...>", "with --websocket: where pages may come from, such as https://example.org")
+    .option("--certificate <file>", "a certificate for TLS, with --key")
+    .option("--key <file>", "the certificate's key")
+    .option("-o, --output <folder>", "where the federation is set up", "federation")
+    .addHelpText("after", examples);
+}
+
+/** Run it. */
+export async function run(flags: CreateFlags, output: Output): Promise<number> {
+  const { claimOutput, createFederation, TuneError } = await import("../index.ts");
+  const { exitCodes } = await import("./failure.ts");
+  const { storage } = platformOf(flags);
+  const { run: name, address, listen, store, maxFile, websocket, origin, certificate, key } = flags;
+  const problems = [
+    ...((websocket === undefined) === (origin === undefined) ? [] : ["--websocket and --origin go together."]),
+    ...((certificate === undefined) === (key === undefined) ? [] : ["--certificate and --key go together."]),
+  ];
+  if (problems.length > 0) {
+    throw new TuneError("bad-option", problems, { at: "scion federate create", fix: "give both, or neither" });
+  }
+  await claimOutput(storage, flags.output, "federation-setup");
+  await createFederation(storage, flags.output, {
+    ...{ run: name, addresses: address, listen, maxFile },
+    ...(store === undefined ? {} : { store }),
+    ...(websocket === undefined || origin === undefined ? {} : { websocket: { listen: websocket, origins: origin } }),
+    ...(certificate === undefined || key === undefined ? {} : { tls: { certificate, key } }),
+  });
+  output.record({ kind: "created", run: name, folder: flags.output });
+  output.say(
+    `Set up ${name} in ${flags.output}. Next:`,
+    `  nats-server -c ${flags.output}/nats.conf`,
+    `  scion federate invite --federation ${flags.output} --client ana --output ana.json`,
+    `  scion federate serve --federation ${flags.output} --model … --clients 1`,
+  );
+  return exitCodes.done;
+}
