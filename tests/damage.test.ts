@@ -31,6 +31,8 @@ import { root } from "./helpers/cli.ts";
  * fails, and so does a file of it without a reason why it may be damaged.
  */
 
+type Harmless = readonly [name: RegExp, why: string];
+
 /** A command that goes on. */
 interface Resumable {
   /**
@@ -41,8 +43,10 @@ interface Resumable {
   readonly stopAfter: number;
   /** Where what it leaves lies, behind the name of its output. */
   readonly leaves?: string;
-  /** Files that may be damaged, and why. */
-  readonly harmless: readonly (readonly [name: RegExp, why: string])[];
+  /** Files that may be damaged because nothing that goes on reads them, and why: they are damaged together. */
+  readonly unread?: readonly Harmless[];
+  /** Files that may be damaged because they are made again, and why: each is damaged by itself. */
+  readonly remade?: readonly Harmless[];
 }
 
 let folder: string;
@@ -51,7 +55,7 @@ let data: LoadedData;
 let more: LoadedData;
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), "scion-damage-"));
-  await oneLayer(`${root}assets/quickstart/model`, join(folder, "m"));
+  await corner(`${root}assets/quickstart/model`, join(folder, "m"));
   model = await loadModel(join(folder, "m"), { platform: nodePlatform });
   const rows = (await readFile(`${root}assets/quickstart/train.jsonl`, "utf8")).split("\n");
   await writeFile(join(folder, "a.jsonl"), rows.slice(0, 28).join("\n"));
@@ -64,14 +68,24 @@ afterAll(() => rm(folder, { recursive: true, force: true }));
 const brief = { maxSteps: 4, batchSize: 2, checkpointEvery: 1 } as const;
 const small = { ...brief, evaluateEvery: 2, methodOptions: { rank: 2 } } as const;
 const deviceOptions = { threads: 1, worker: false };
-/** A model's first layer, so that everything is quick. */
-async function oneLayer(from: string, to: string): Promise<void> {
+/** A corner of a model: its first layer, a quarter as wide, so that everything is quick. */
+async function corner(from: string, to: string): Promise<void> {
   await cp(from, to, { recursive: true });
   const config = JSON.parse(await readFile(join(from, "config.json"), "utf8")) as object; // ours
-  await writeFile(join(to, "config.json"), JSON.stringify({ ...config, num_hidden_layers: 1 }));
+  const sizes = { num_hidden_layers: 1, hidden_size: 32, intermediate_size: 64, num_attention_heads: 2 };
+  const changed = { ...config, ...sizes, num_key_value_heads: 1, head_dim: 16 };
+  await writeFile(join(to, "config.json"), JSON.stringify(changed));
+  const smaller = new Map([128, 384, 64].map((size, i) => [size, [32, 64, 16][i] as number])); // hidden, intermediate, keys
   const { tensors } = await openSafetensors(nodeStorage, join(from, "model.safetensors"));
   const kept = [...tensors].filter(([name]) => !/layers\.[1-9]/.test(name));
-  const read = kept.map(async ([name, tensor]) => ({ name, tensor: await tensor.read() }));
+  const read = kept.map(async ([name, tensor]) => {
+    const { data } = await tensor.read();
+    const shape = tensor.shape.map((size) => smaller.get(size) ?? size);
+    const [columns = 1, wide = 1] = [shape.at(-1), tensor.shape.at(-1)];
+    const length = shape.reduce((product, size) => product * size, 1);
+    const part = Float32Array.from({ length }, (_, i) => Number(data[Math.floor(i / columns) * wide + (i % columns)]));
+    return { name, tensor: { dtype: "float32", shape, data: part } as const };
+  });
   await writeSafetensors(nodeStorage, join(to, "model.safetensors"), await Promise.all(read));
 }
 
@@ -97,7 +111,7 @@ const resumable: Readonly<Record<string, Resumable>> = {
       return [result.best, [...result.adapter.parameters].map(([name, { data }]) => [name, [...data].map(String)])];
     },
     stopAfter: 2,
-    harmless: [[/tfevents/, "TensorBoard reads them, with checksums of its own"]],
+    unread: [[/tfevents/, "TensorBoard reads them, with checksums of its own"]],
   },
   compare: {
     run: async (output, { seen, ...how }) => {
@@ -111,11 +125,11 @@ const resumable: Readonly<Record<string, Resumable>> = {
       return rows.map(({ name, best }) => [name, best?.validationLoss, best?.measures]);
     },
     stopAfter: 6,
-    harmless: [
+    unread: [
       [/^lora\/1e-3-seed-0\/adapter\//, `the adapters of runs that are done are ${neverRead}`],
       [/^lora\/1e-3-seed-0\/\.scion\.json$/, "nothing more is written there: outcome.json stands for the run"],
-      [/^comparison\.json$/, "it is written again from the outcomes"],
     ],
+    remade: [[/^comparison\.json$/, "it is written again from the outcomes"]],
   },
   continual: {
     run: (output, { seen, ...how }) =>
@@ -132,7 +146,7 @@ const resumable: Readonly<Record<string, Resumable>> = {
         },
       ),
     stopAfter: 6,
-    harmless: [
+    unread: [
       [/^1-a\/adapter\//, `the adapters of tasks that are done are ${neverRead}`],
       [/^1-a\/\.scion\.json$/, "nothing more is written there: continual.json stands for the task"],
       [/^1-a\/model\/(\.scion\.json|README\.md|generation_config\.json|scion-run\.json)$/, "no number depends on it"],
@@ -148,7 +162,6 @@ const resumable: Readonly<Record<string, Resumable>> = {
     },
     stopAfter: 12,
     leaves: ".work",
-    harmless: [],
   },
   "quantize, tuning scales": {
     run: async (output, { seen, ...how }) => {
@@ -160,7 +173,6 @@ const resumable: Readonly<Record<string, Resumable>> = {
     },
     stopAfter: 4,
     leaves: ".work",
-    harmless: [],
   },
   diagnose: {
     run: async (output, { seen, signal }) => {
@@ -172,7 +184,7 @@ const resumable: Readonly<Record<string, Resumable>> = {
       return [total, matrices.map(({ name, maxCos }) => [name, maxCos])];
     },
     stopAfter: 2,
-    harmless: [[/./, "what is damaged is known by its checksum, and made again"]],
+    remade: [[/./, "what is damaged is known by its checksum, and made again"]],
   },
 };
 
@@ -208,7 +220,7 @@ it("has an entry for every command that goes on with what is there", async () =>
   ]);
 });
 
-describe.each(Object.entries(resumable))("%s", (name, { run, stopAfter, leaves = "", harmless }) => {
+describe.each(Object.entries(resumable))("%s", (name, { run, stopAfter, leaves = "", unread = [], remade = [] }) => {
   const at = (place: string): string => join(folder, `${name}-${place}`);
   const quiet = { signal: new AbortController().signal, resume: true, seen: () => undefined };
 
@@ -225,12 +237,12 @@ describe.each(Object.entries(resumable))("%s", (name, { run, stopAfter, leaves =
       .map((entry) => join(entry.parentPath, entry.name).slice(at(`stopped${leaves}`).length + 1));
     expect(found.length).toBeGreaterThan(1);
 
-    /** Go on in a copy with one file damaged; what came of it. */
-    const goOn = async (file?: string, wound?: (bytes: Buffer) => Buffer): Promise<unknown> => {
+    /** Go on in a copy with files damaged; what came of it. */
+    const goOn = async (damage: ReadonlyMap<string, (bytes: Buffer) => Buffer> = new Map()): Promise<unknown> => {
       const copy = `${at("copy")}${leaves}`;
       for (const old of [at("copy"), copy]) await rm(old, { recursive: true, force: true });
       await cp(at(`stopped${leaves}`), copy, { recursive: true });
-      if (file !== undefined && wound) await writeFile(join(copy, file), wound(await readFile(join(copy, file))));
+      for (const [file, wound] of damage) await writeFile(join(copy, file), wound(await readFile(join(copy, file))));
       try {
         const result = await run(at("copy"), quiet);
         const runs = found.flatMap((one) => (one.endsWith("metrics.jsonl") ? [join(copy, one, "..")] : []));
@@ -243,15 +255,25 @@ describe.each(Object.entries(resumable))("%s", (name, { run, stopAfter, leaves =
 
     const expected = await goOn();
     if (expected instanceof Error) throw expected;
+    const ways = Object.entries(wounds);
     const problems: string[] = [];
-    const used = new Set<RegExp>();
-    for (const [i, file] of found.entries()) {
-      const reason = harmless.find(([pattern]) => pattern.test(file));
-      if (reason) used.add(reason[0]);
-      // What nothing reads is damaged in one way, in turn.
-      const ways = Object.entries(wounds).filter((_, way) => !reason || way === i % 4);
+    const of = (list: readonly Harmless[], file: string): Harmless | undefined =>
+      list.find(([name]) => name.test(file));
+    // What nothing reads is damaged all at once, each file in another way, until each has been damaged in all ways.
+    const idle = found.filter((file) => of(unread, file));
+    for (const turn of idle.length > 0 ? ways.keys() : []) {
+      const damage = idle.map(
+        (file, i) => [file, ways[(i + turn) % ways.length]?.[1] ?? (() => Buffer.alloc(0))] as const,
+      );
+      const result = await goOn(new Map(damage));
+      if (result instanceof TuneError) problems.push(`${idle}: refused, though nothing reads them: ${result.message}`);
+      else if (result !== expected) problems.push(`${idle}: other results, though nothing reads them`);
+    }
+    for (const file of found) {
+      if (of(unread, file)) continue;
+      const reason = of(remade, file);
       for (const [what, wound] of ways) {
-        const result = await goOn(file, wound);
+        const result = await goOn(new Map([[file, wound]]));
         const lost = `${file} without ${what}`;
         if (!(result instanceof TuneError)) {
           if (result !== expected) problems.push(`${lost}: other results`);
@@ -264,7 +286,7 @@ describe.each(Object.entries(resumable))("%s", (name, { run, stopAfter, leaves =
       }
     }
     expect(problems).toEqual([]);
-    expect(harmless.filter(([pattern]) => !used.has(pattern))).toEqual([]);
+    expect([...unread, ...remade].filter(([name]) => !found.some((file) => name.test(file)))).toEqual([]);
   });
 });
 
