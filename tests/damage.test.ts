@@ -14,6 +14,7 @@ import {
   loadModel,
   quantize,
   type StopSignal,
+  simulateFederation,
   TuneError,
   tune,
   tuneInOrder,
@@ -162,6 +163,29 @@ const resumable: Readonly<Record<string, Resumable>> = {
     },
     stopAfter: 12,
     leaves: ".work",
+  },
+  "federate simulate": {
+    run: async (output, { seen, ...how }) => {
+      const clients = [
+        { name: "ana", train: data.train.slice(0, 12) },
+        { name: "ben", train: more.train },
+      ];
+      const shared = { clients, validation: data.validation, kind: data.kind, leftOut: {}, read: [], files: [] };
+      const result = await simulateFederation(model, shared, {
+        ...{ rounds: 3, localSteps: 1, batchSize: 2, methodOptions: { rank: 2 } },
+        ...{ output, deviceOptions, learningRate: 0.1 },
+        ...how,
+        onEvent: ({ kind }) => (kind === "round" ? seen() : undefined),
+      });
+      if (result.ended === "interrupted") return undefined;
+      const { history, adapter } = result;
+      return [
+        history.map(({ measures }) => measures),
+        [...adapter.parameters].map(([name, { data: values }]) => [name, [...values].map(String)]),
+      ];
+    },
+    stopAfter: 1,
+    remade: [[/^metrics\.jsonl$/, "they are written again from the rounds that state.json holds"]],
   },
   "quantize, tuning scales": {
     run: async (output, { seen, ...how }) => {

@@ -10,7 +10,7 @@ import { memoryStorage } from "../src/io/memory-storage.ts";
 import type { Storage } from "../src/io/storage.ts";
 import { chooseMethod } from "../src/methods/index.ts";
 import type { PretrainedModel } from "../src/models/index.ts";
-import { openGenerator, prvEpsilon, rdpEpsilon } from "../src/privacy/index.ts";
+import { keyFileContent, openGenerator, prvEpsilon, rdpEpsilon } from "../src/privacy/index.ts";
 import type { Device } from "../src/runtime/device.ts";
 import { nodePlatform, openNodeDevice } from "../src/runtime/node.ts";
 import { nodeStorage } from "../src/runtime/node-storage.ts";
@@ -89,7 +89,7 @@ async function begun(): Promise<Storage> {
   const storage = memoryStorage();
   const { ended, step } = await run(storage, {}, { signal: AbortSignal.abort() });
   expect({ ended, step }).toEqual({ ended: "interrupted", step: 0 });
-  await storage.write(`run/${keyFile}`, key);
+  await storage.write(`run/${keyFile}`, keyFileContent(key));
   return storage;
 }
 
@@ -182,6 +182,10 @@ describe("a private run", () => {
     });
     await storage.remove(`run/${keyFile}`);
     await expect(run(storage, {}, { resume: true })).rejects.toMatchObject({ code: "no-privacy-key" });
+    for (const bad of [new Uint8Array(), key, keyFileContent(key).fill(7, 3, 4)]) {
+      await storage.write(`run/${keyFile}`, bad);
+      await expect(run(storage, {}, { resume: true })).rejects.toThrow(/damaged/);
+    }
   });
 
   it("keeps its secret from others, and only until it has finished", async () => {

@@ -74,7 +74,10 @@ export async function openFederationFolder(
     const found = resume ? await readState(storage, folder) : undefined;
     let facts: Facts = found?.facts ?? {};
     let base = found?.base ?? {};
-    await trimMetrics(storage, folder, found?.state.round ?? 0);
+    const lines = textOf(found?.state.history ?? []);
+    // What a kill or damage has left of them is made again of the rounds that the state holds.
+    if (lines !== "" || (await storage.sizeBytes(joinPath(folder, metricsFile))) !== undefined)
+      await storage.write(joinPath(folder, metricsFile), lines);
     const events = tensorboard ? await openEvents(storage, folder, found?.state.round ?? 0) : undefined;
     const write = async (state: RunState, object: Uint8Array): Promise<void> => {
       const own = `${state.base.sha256}.bin`;
@@ -93,12 +96,7 @@ export async function openFederationFolder(
         await write(state, object);
       },
       keep: async (state, object, summary) => {
-        await storage.append(
-          joinPath(folder, metricsFile),
-          linesOf(summary)
-            .map((line) => `${JSON.stringify(line)}\n`)
-            .join(""),
-        );
+        await storage.append(joinPath(folder, metricsFile), textOf([summary]));
         await events?.add(summary.round + 1, {
           ...scalarsOf(summary.measures),
           ...Object.fromEntries(
@@ -154,19 +152,12 @@ function linesOf({
   ];
 }
 
-/** Forget what was written of rounds after the last that was kept; a half-written line goes too. */
-async function trimMetrics(storage: Storage, folder: string, rounds: number): Promise<void> {
-  const path = joinPath(folder, metricsFile);
-  if ((await storage.sizeBytes(path)) === undefined) return;
-  const lines = new TextDecoder().decode(await storage.read(path)).split("\n");
-  const kept = lines.filter((line) => {
-    try {
-      return Number((JSON.parse(line) as FederationMetric).round) <= rounds;
-    } catch {
-      return false; // the line that a kill cut short
-    }
-  });
-  await storage.write(path, kept.map((line) => `${line}\n`).join(""));
+/** The lines of some rounds. */
+function textOf(history: readonly RoundSummary[]): string {
+  return history
+    .flatMap(linesOf)
+    .map((line) => `${JSON.stringify(line)}\n`)
+    .join("");
 }
 
 /** By the tags that Hugging Face's Trainer uses. */

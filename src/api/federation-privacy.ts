@@ -1,8 +1,7 @@
-import { TuneError } from "../errors.ts";
 import type { FederationPlan } from "../federated/index.ts";
 import { memoryStorage } from "../io/memory-storage.ts";
 import { joinPath, type Storage } from "../io/storage.ts";
-import { accountants, type Ledger, newKey, openGenerator, openLedger, type Spend } from "../privacy/index.ts";
+import { accountants, keyIn, type Ledger, newKey, openGenerator, openLedger, type Spend } from "../privacy/index.ts";
 import { budgetOf, type ClientPrivacy, spendOf } from "./federation-trainer.ts";
 import type { ClientData } from "./load-clients.ts";
 
@@ -53,7 +52,7 @@ export async function openFederationPrivacy(
       if (!spend) continue;
       const { samplingRate, noiseMultiplier } = spend;
       // Of one that has finished only the ledgers are read.
-      const key = finished ? newKey() : await keyOf(place.storage, `${at(name)}.key`, begun);
+      const key = finished ? newKey() : await keyIn(place.storage, `${at(name)}.key`, { begun, whose: name });
       const generator = openGenerator(key);
       own.set(name, { samplingRate, noiseMultiplier, generator });
       ledgers.set(name, await openLedger(place.storage, `${at(name)}.ledger`));
@@ -81,19 +80,4 @@ export async function openFederationPrivacy(
     },
     close,
   };
-}
-
-const keyBytes = 32;
-
-async function keyOf(storage: Storage, path: string, begun: boolean): Promise<Uint8Array> {
-  if (begun) {
-    if ((await storage.sizeBytes(path)) === keyBytes) return storage.read(path);
-    throw new TuneError("no-privacy-key", "The secret that a client's noise is drawn with is gone.", {
-      at: path,
-      fix: "put the file back, or start a new federation in another folder, which spends anew",
-    });
-  }
-  const key = newKey();
-  await storage.write(path, key, { secret: true });
-  return key;
 }

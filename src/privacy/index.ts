@@ -4,6 +4,7 @@
  */
 export { type Accountant, accountants, type Calibration, calibrateNoise, type SpentEpsilon } from "./calibrate.ts";
 export { type Generator, newKey, openGenerator } from "./generator.ts";
+export { keyFileContent, keyIn } from "./key-file.ts";
 export { type Budget, isPrivate, type Ledger, type LedgerEntry, openLedger, readLedger } from "./ledger.ts";
 export { type PrvEpsilon, prvEpsilon } from "./prv.ts";
 export { rdpEpsilon } from "./rdp.ts";

@@ -1,6 +1,6 @@
 import { TuneError } from "../errors.ts";
 import { joinPath, type Storage } from "../io/storage.ts";
-import { type Accountant, calibrateNoise, newKey, prvEpsilon, rdpEpsilon } from "../privacy/index.ts";
+import { type Accountant, calibrateNoise, keyIn, newKey, prvEpsilon, rdpEpsilon } from "../privacy/index.ts";
 import { type LayoutOptions, layoutOf } from "./data/index.ts";
 import { chooseObjective } from "./objectives/index.ts";
 import type { RunOptions } from "./run.ts";
@@ -126,7 +126,7 @@ export const keyFile = "privacy.key";
 /**
  * The secret of a run's noise and batches. A run that goes on takes the one that it began with, so that updates that are made
  * again are made of the same noise, and tell nothing new.
- * @throws {TuneError} `no-privacy-key` where a run that has begun lacks it.
+ * @throws {TuneError} `no-privacy-key` where a run that has begun lacks it, or it is damaged.
  */
 export async function keyOf(
   folder: { readonly storage: Storage; readonly path: string } | undefined,
@@ -134,19 +134,9 @@ export async function keyOf(
 ): Promise<Uint8Array> {
   if (!folder) return newKey();
   const path = joinPath(folder.path, keyFile);
-  if (resume && (await folder.storage.sizeBytes(path)) === keyBytes) return folder.storage.read(path);
-  if (begun) {
-    throw new TuneError("no-privacy-key", "The secret that this run's noise is drawn with is gone.", {
-      at: path,
-      fix: "put the file back, or start a new run in another folder, which spends anew",
-    });
-  }
-  const key = newKey();
-  await folder.storage.write(path, key, { secret: true });
-  return key;
+  const there = (await folder.storage.sizeBytes(path)) !== undefined;
+  return keyIn(folder.storage, path, { begun: begun || (resume && there), whose: "this run" });
 }
-
-const keyBytes = 32;
 
 /** Forget the secret of a run that will not go on. */
 export async function forgetKey({
