@@ -16,6 +16,7 @@ import type { Transport } from "../federated/transport.ts";
 import { parseJson } from "../io/json.ts";
 import { joinPath, type Storage } from "../io/storage.ts";
 import { checkNames, type NamesOf } from "../options.ts";
+import { checkOutput, claimOutput } from "./outputs.ts";
 
 /** How a federation over NATS is set up. */
 export interface CreateFederationOptions {
@@ -44,7 +45,7 @@ const [federationFile, configFile] = ["federation.json", "nats.conf"];
 
 /**
  * Set up a federation over NATS: a folder with its secrets and `nats.conf`, with which `nats-server -c` starts. Nobody is invited.
- * @throws {TuneError} `bad-option`; `run-exists` where the folder holds one already.
+ * @throws {TuneError} `bad-option`; `run-exists` where the folder holds one already; `output-exists` where it holds something else.
  */
 export async function createFederation(
   storage: Storage,
@@ -60,6 +61,7 @@ export async function createFederation(
     ...(tls ? { tls } : {}),
   };
   const federation = await foundFederation(server, addresses);
+  await checkOutput(storage, folder, "federation-setup");
   const lock = await storage.lock(folder);
   try {
     for (const name of [federationFile, configFile]) {
@@ -69,6 +71,7 @@ export async function createFederation(
         fix: "choose another folder; its secrets are what clients were invited with",
       });
     }
+    await claimOutput(storage, folder, "federation-setup");
     await write(storage, folder, federation);
   } finally {
     await lock.release();

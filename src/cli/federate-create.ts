@@ -38,13 +38,13 @@ export async function define(command: Command): Promise<void> {
     .option("--origin <origins...>", "with --websocket: where pages may come from, such as https://example.org")
     .option("--certificate <file>", "a certificate for TLS, with --key")
     .option("--key <file>", "the certificate's key")
-    .option("-o, --output <folder>", "where the federation is set up", "federation")
+    .requiredOption("-o, --output <folder>", "where the federation is set up")
     .addHelpText("after", examples);
 }
 
 /** Run it. */
 export async function run(flags: CreateFlags, output: Output): Promise<number> {
-  const { claimOutput, createFederation, TuneError } = await import("../index.ts");
+  const { createFederation, TuneError } = await import("../index.ts");
   const { exitCodes } = await import("./failure.ts");
   const { storage } = platformOf(flags);
   const { run: name, address, listen, store, maxFile, websocket, origin, certificate, key } = flags;
@@ -55,7 +55,6 @@ export async function run(flags: CreateFlags, output: Output): Promise<number> {
   if (problems.length > 0) {
     throw new TuneError("bad-option", problems, { at: "scion federate create", fix: "give both, or neither" });
   }
-  await claimOutput(storage, flags.output, "federation-setup");
   await createFederation(storage, flags.output, {
     ...{ run: name, addresses: address, listen, maxFile },
     ...(store === undefined ? {} : { store }),
