@@ -3,7 +3,7 @@
  * `scionwood/node` or `scionwood/web`.
  */
 
-export type { AttentionPlan } from "./api/attention.ts";
+export { type AttentionPlan, readPlan } from "./api/attention.ts";
 export {
   type ComparedMethod,
   type ComparedRun,
@@ -161,7 +161,6 @@ export {
 } from "./diagnose/index.ts";
 export { TuneError } from "./errors.ts";
 export { type Combination, type ExportFormName, exportForms, folderKind, pipelineNote } from "./export/index.ts";
-export { type NatsOptions, openNats } from "./federated/engines/nats.ts";
 export {
   type AggregationOptions,
   type AggregationRule,

@@ -82,7 +82,7 @@ const others = [
   ],
   ...["findRuns", "inspect", "loadAdapter", "parseTargets", "ranksLeft", "refuseOtherRun", "remarkable", "reportPage"],
   ...["comparisonTable", "federationPage"],
-  ...["attentionPage", "drawDegrees", "drawHeads", "sayQualified"],
+  ...["attentionPage", "drawDegrees", "drawHeads", "readPlan", "sayQualified"],
   ...["calibrationNeed", "pipelineNote", "resolveSampling", "sayWarning", "TuneError", "isPrivate", "readLedger"],
   ...["inviteToFederation", "openClientTransport", "openCoordinatorTransport"],
   ...[

@@ -70,6 +70,9 @@ describe("JSON", () => {
       "compress/work-folder.ts": "its own text, to compare with what was written",
       "train/fingerprint.ts": "its own text, to compare with what was written",
       "io/sealed.ts": "its own text, as it is written",
+      "federated/signed.ts": "its own text, as others will read it",
+      "federated/engines/memory.ts": "a copy of its own",
+      "federated/engines/nats.ts": "its own text, as others will read it",
       "cli/program.ts": "the package.json that it is published with",
     };
     const found = sources().filter((name) => /JSON\.parse\(|\.json\(\)/.test(source(name)));

@@ -18,7 +18,11 @@ const at = (name: string): string => join(folder, name);
 
 /** Flags that name data. */
 const dataFlags = inputFlags.filter(
-  (name) => !["model", "adapter", "base", "tuned", "baseModel", "config", "chatTemplate"].includes(name),
+  (name) =>
+    ![
+      ...["model", "adapter", "base", "tuned", "baseModel", "config", "chatTemplate"],
+      ...["ledger", "federation", "invite", "certificate", "key"],
+    ].includes(name),
 );
 const short = ["--max-steps", "2", "--batch-size", "2", "--rank", "2"];
 
@@ -49,6 +53,7 @@ const calls: Readonly<Record<string, (data: string, out: string) => readonly str
     ...["-m", model, "-d", data, "-o", out, "--split", "files", "--rounds", "1", "--local-steps", "2"],
     ...["--batch-size", "2", "--rank", "2"],
   ],
+  diagnose: (data) => ["--attention", "-m", model, "-d", data, "--length", "8", "--texts", "1"],
   plan: (data) => ["-m", model, "-d", data, ...short, "--available", "8"],
   lr: (data, out) => ["-m", model, "-d", data, "--picture", `${out}.svg`, "--steps", "10", "--batch-size", "2"],
   eval: (data) => ["-m", model, "-d", data],

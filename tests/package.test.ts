@@ -70,7 +70,7 @@ describe("the tarball", () => {
       /^dist\/[\w/-]+\.(js|d\.ts)$/,
       /^assets\/quickstart\/(README\.md|(train|heldout)\.jsonl|model\/[\w.]+\.(json|safetensors))$/,
       /^docs\/[\w/-]+\.(md|svg)$/,
-      /^docs\/tune\.schema\.json$/,
+      /^docs\/(tune\.schema|federated\/\w+)\.json$/,
       /^examples\/\w+\.mjs$/,
       /^(README\.md|CHANGELOG\.md|LICENSE|package\.json)$/,
     ];

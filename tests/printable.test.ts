@@ -2,6 +2,7 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "n
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { comparisonPage, federationPage } from "../src/api/federation-report.ts";
 import { drawBits } from "../src/cli/bits-picture.ts";
 import { drawComparison } from "../src/cli/compare-picture.ts";
 import { drawCurves } from "../src/cli/curves.ts";
@@ -9,6 +10,7 @@ import { drawLengths } from "../src/cli/histogram.ts";
 import { drawSearch } from "../src/cli/lr.ts";
 import { createProgress } from "../src/cli/progress.ts";
 import { drawRanks } from "../src/cli/ranks.ts";
+import { attentionPage, drawDegrees, drawHeads } from "../src/diagnose/attention/page.ts";
 import { drawCounts, drawSimilarities, drawSimilarity, drawSpectra, drawSpectrum } from "../src/diagnose/pictures.ts";
 import { reportPage } from "../src/diagnose/report-page.ts";
 import { listing, TuneError } from "../src/errors.ts";
@@ -205,6 +207,28 @@ const report = {
   ...{ matrices: [matrix], total: 1, perMatrix: 1, fractionWithIntruder: 1 },
   warnings: [{ code: "precision-differs", matrices: [hostile], detail: hostile }],
 } as never; // likewise
+const head = {
+  ...{
+    layer: 0,
+    head: 0,
+    keyHead: 0,
+    headDim: 2,
+    gamma: { query: 1, key: 1 },
+    range: { plain: 1, centred: 1 },
+    bound: 1,
+  },
+  ...{ centred: { query: false, key: false }, scores: { p50: 1, p90: 1, p99: 1, max: 1 }, degrees: [] },
+  verdict: { kind: "exact", why: hostile },
+};
+const attention = {
+  ...{ model: hostile, adapter: hostile, texts: 1, length: 8, threshold: 1, weightError: 0.03, chunk: 64 },
+  ...{ heads: [head], qualified: 0, keyHeads: 1 },
+} as never; // likewise
+const federation = {
+  ...{ history: [], base: { [hostile]: 1 }, ended: "finished", why: hostile },
+  plan: { strategy: hostile, rounds: 1 },
+} as never; // likewise
+const federationRow = { name: hostile, rates: [], best: { learningRate: 0.1, measures: {}, atEdge: false } };
 const run = { folder: hostile, losses: [{ step: 1, loss: 1 }], evaluations: [{ step: 1, loss: 1 }] };
 const best = { learningRate: 0.1, measures: { [hostile]: { mean: 1 } }, validationLoss: { mean: 1 } };
 const row = { name: hostile, method: hostile, rates: [{ learningRate: 0.1, diverged: 1 }], best };
@@ -227,6 +251,11 @@ const pages: Readonly<Record<string, string>> = {
   drawSpectra: drawSpectra([matrix], hostile),
   drawSpectrum: drawSpectrum(matrix),
   reportPage: reportPage(report),
+  drawHeads: drawHeads(attention),
+  drawDegrees: drawDegrees(attention),
+  attentionPage: attentionPage(attention),
+  federationPage: federationPage(federation, { [hostile]: 3 }),
+  comparisonPage: comparisonPage({ rows: [federationRow], runs: [], done: 1, total: 1, seeds: [0] } as never),
 };
 
 describe("pictures and pages", () => {

@@ -3,14 +3,18 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { openMemoryEngine } from "../src/federated/index.ts";
 import {
   type Adapter,
   type Device,
   diagnose,
+  diagnoseAttention,
   evaluate,
   exportModel,
   findLearningRate,
   generate,
+  joinFederation,
+  type LoadedClients,
   type LoadedData,
   type LoadedModel,
   loadModel,
@@ -20,6 +24,8 @@ import {
   planTuning,
   quantize,
   type Session,
+  serveFederation,
+  simulateFederation,
   tune,
   tuneInOrder,
 } from "../src/index.ts";
@@ -86,6 +92,37 @@ async function textOf(pieces: AsyncGenerator<string, unknown>): Promise<string> 
   return text;
 }
 
+const rounds = { rounds: 1, localSteps: 1, batchSize: 2, learningRate: 0.1, methodOptions: { rank: 2 } } as const;
+
+function federated(): LoadedClients {
+  const clients = [{ name: "ana", train: data.train.slice(0, 4) }];
+  return { clients, validation: data.validation, kind: data.kind, leftOut: {}, read: [], files: [] };
+}
+
+/** A coordinator and a client, each with a device of its own unless given. */
+async function apart(given: {
+  readonly serving?: { readonly device: Device };
+  readonly joining?: { readonly device: Device };
+}): ReturnType<typeof serveFederation> {
+  const engine = openMemoryEngine();
+  const stop = new AbortController();
+  const serving = serveFederation(model, {
+    ...{ ...rounds, transport: engine.connect("coordinator"), run: "run", clients: 1, signal: stop.signal },
+    ...given.serving,
+  });
+  const joining = joinFederation(
+    model,
+    { train: data.train.slice(0, 4), kind: data.kind },
+    { transport: engine.connect("ana"), pollMs: 20, signal: stop.signal, ...given.joining },
+  );
+  try {
+    const [served] = await Promise.all([serving, joining]);
+    return served;
+  } finally {
+    stop.abort();
+  }
+}
+
 /** Everything that takes a device, by the options that take it. */
 const uses: Readonly<Record<string, (on: Device) => Promise<unknown>>> = {
   TuneOptions: async (on) => (await tune(model, data, { ...settings, trackIntruders: true, device: on })).best?.loss,
@@ -111,6 +148,14 @@ const uses: Readonly<Record<string, (on: Device) => Promise<unknown>>> = {
     return done.ended;
   },
   PlanTuningOptions: async (on) => (await planTuning(model, data, { ...settings, device: on })).fits,
+  DiagnoseAttentionOptions: async (on) =>
+    (await diagnoseAttention(model, data.train, { length: 8, texts: 1, adapter, device: on })).report.heads.map(
+      ({ bound }) => bound, // what it would cost is measured
+    ),
+  SimulateOptions: async (on) =>
+    (await simulateFederation(model, federated(), { ...rounds, device: on })).history.map(({ clients }) => clients),
+  ServeOptions: async (on) => (await apart({ serving: { device: on } })).history.length,
+  JoinOptions: async (on) => (await apart({ joining: { device: on } })).history.length,
   ContinualOptions: async (on) => {
     const tasks = ["one", "two"].map((name) => ({ name, data }));
     return (await tuneInOrder(model, tasks, { ...settings, output: output(), device: on })).stages[0]?.losses;

@@ -13,8 +13,8 @@ import type { BenchPart, BenchResult } from "./parts.ts";
 const [mostTime, mostMemory] = [1.25, 1.15];
 const [warmups, rounds, rows, tokens] = [2, 8, 8, 64];
 const threads = "2";
-/** A Python with torch and peft; without it, the loop of single examples is left out. */
-const python = process.env["SCION_BENCH_PYTHON"] ?? "/tmp/venv/bin/python";
+/** A Python with torch and peft (the environment's SCION_BENCH_PYTHON); without it, the loop of single examples is left out. */
+const { SCION_BENCH_PYTHON: python = "" } = process.env;
 
 /** A private step beside a plain one, in turn, each in a process of its own; then torch, a backward pass an example. */
 export const dpStepPart: BenchPart = {

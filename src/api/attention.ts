@@ -1,7 +1,7 @@
 import { TuneError } from "../errors.ts";
 import { contentHash } from "../io/content-hash.ts";
-import { readJsonObject } from "../io/json.ts";
-import { joinPath } from "../io/storage.ts";
+import { isJsonObject, readJsonObject } from "../io/json.ts";
+import { joinPath, type Storage } from "../io/storage.ts";
 import { exactAttention, featureCount, type HeadPlan, reasonForExact, taylorDegrees } from "../models/index.ts";
 import { type TokenizedExample, tokensOf } from "../train/data/index.ts";
 import { modelFacts } from "../train/fingerprint.ts";
@@ -108,7 +108,22 @@ function layersOf({ pretrained }: LoadedModel): readonly LayerFacts[] {
   return layers;
 }
 
-/** The plan that a run's folder keeps; undefined where it has none. @throws {TuneError} `bad-json`. */
+/**
+ * The plan in a file: that of a run, or in the report of a diagnosis. Whether it fits is checked where it is used.
+ * @throws {TuneError} `bad-attention-plan` where the file holds none; `file-not-found`, `malformed-json`.
+ */
+export async function readPlan(storage: Storage, path: string): Promise<AttentionPlan> {
+  const read = await readJsonObject(storage, path);
+  const plan = isJsonObject(read["plan"]) ? read["plan"] : read;
+  const { heads } = plan;
+  if (Array.isArray(heads) && heads.every(isJsonObject)) return plan as unknown as AttentionPlan; // checked by `checkPlan`
+  throw new TuneError("bad-attention-plan", "This file holds no plan of attention.", {
+    at: path,
+    fix: "give the attention.json of scion diagnose --attention or of a run",
+  });
+}
+
+/** The plan that a run's folder keeps; undefined where it has none. @throws {TuneError} `malformed-json`. */
 export async function keptPlan(model: LoadedModel, folder: string | undefined): Promise<AttentionPlan | undefined> {
   if (folder === undefined) return undefined;
   const { storage } = model.platform;

@@ -126,17 +126,31 @@ export async function openCoordinatorTransport(
 export async function openClientTransport(
   storage: Storage,
   folder: string,
-  invitation: unknown,
+  invitation: Invitation | { readonly file: string },
   reach: ReachOptions,
 ): Promise<Transport> {
-  const checked = readInvitation(invitation, "the invitation");
+  const checked = await invitationOf(storage, invitation);
   const path = joinPath(folder, `${checked.run}.${checked.client}.key`);
   let key: SigningKey;
   if ((await storage.sizeBytes(path)) === undefined) {
     key = await newSigningKey();
     await storage.write(path, JSON.stringify(key), { secret: true }); // before it is used
-  } else key = JSON.parse(new TextDecoder().decode(await storage.read(path))) as SigningKey; // written above
+  } else key = parseJson(new TextDecoder().decode(await storage.read(path))) as SigningKey; // written above
   return openClient(checked, key, reach);
+}
+
+/** An invitation as it is, or in a file. */
+async function invitationOf(storage: Storage, invitation: Invitation | { readonly file: string }): Promise<Invitation> {
+  if (!("file" in invitation)) return readInvitation(invitation, "the invitation");
+  const { file } = invitation;
+  let value: unknown;
+  try {
+    value = parseJson(new TextDecoder().decode(await storage.read(file)));
+  } catch (error) {
+    if (error instanceof TuneError) throw error;
+    value = undefined; // no JSON: refused below
+  }
+  return readInvitation(value, file);
 }
 
 async function readIn(storage: Storage, folder: string): Promise<NatsFederation> {

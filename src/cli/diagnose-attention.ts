@@ -1,14 +1,15 @@
 import type { Command } from "commander";
 import type { AttentionReport } from "../index.ts";
 import type { ComparisonFlags } from "./comparison.ts";
-import { loadFlags, realNumber, wholeNumber } from "./model.ts";
+import { type DataFlags, describeReading, readingOf, readingRecord, withData } from "./data.ts";
+import { loadFlags, realNumber, wholeNumber, withChatTemplate } from "./model.ts";
 import type { Output } from "./output.ts";
 import { type OutputFlags, platformOf, refuseIdleReplace } from "./outputs.ts";
 import type { Given } from "./parsing.ts";
 import { createProgress } from "./progress.ts";
 
 /** Options of `scion diagnose --attention`. */
-export interface AttentionFlags extends OutputFlags {
+export interface AttentionFlags extends OutputFlags, DataFlags {
   readonly attention?: boolean;
   readonly model?: string;
   readonly data?: string;
@@ -20,7 +21,7 @@ export interface AttentionFlags extends OutputFlags {
 
 /** Add them to a command. */
 export function withAttention(command: Command): Command {
-  return command
+  return withChatTemplate(withData(command))
     .option("--attention", "look at the scores of every head instead: which could attend by a polynomial")
     .option("-m, --model <folder or id>", "with --attention: the model")
     .option("-d, --data <file>", "with --attention: texts, laid end to end")
@@ -34,7 +35,7 @@ export function withAttention(command: Command): Command {
     );
 }
 
-const own = ["model", "data", "length", "texts", "weightError", "attentionError"] as const;
+const own = ["columns", "skipBadRows", "model", "data", "length", "texts", "weightError", "attentionError"] as const;
 const shared = ["attention", "adapter", "output", "replace", "device", "threads", "chatTemplate", "json", "config"];
 
 /**
@@ -81,7 +82,13 @@ export async function runAttention(flags: AttentionFlags & ComparisonFlags, outp
   if (folder !== undefined) await claimOutput(storage, folder, "attention");
   const { model, data: path, length, texts, weightError, attentionError } = flags;
   const { model: loaded, adapter } = await loadFlags({ ...flags, model: model as string }, output); // checked to be there
-  const data = await loadData(loaded, path as string, { validation: 0, tooLong: "split" }); // likewise
+  const data = await loadData(loaded, path as string, {
+    validation: 0,
+    tooLong: "split",
+    ...readingOf(flags),
+  }); // likewise
+  describeReading(data, output);
+  output.record({ kind: "data", format: data.format, ...data.report, ...readingRecord(data) });
   const progress = createProgress();
   try {
     const { report, plan } = await diagnoseAttention(loaded, data.train, {

@@ -32,7 +32,7 @@ export async function define(command: Command): Promise<void> {
       "where clients reach the server: nats://host:4222, wss://host for pages",
     )
     .option("--listen <host:port>", "where the server listens", "0.0.0.0:4222")
-    .option("--store <folder>", "where the server keeps what it keeps; jetstream in the output folder unless given")
+    .option("--store <path>", "where the server keeps what it keeps; jetstream in the output folder unless given")
     .option("--max-file <size>", "the most that it keeps", "20GB")
     .option("--websocket <host:port>", "where it listens for pages")
     .option("--origin <origins...>", "with --websocket: where pages may come from, such as https://example.org")

@@ -58,17 +58,6 @@ export async function connectClient(
   invite: string,
   engine: string | undefined,
 ): Promise<Transport> {
-  const { openClientTransport, TuneError } = await import("../index.ts");
-  let invitation: unknown;
-  try {
-    invitation = JSON.parse(new TextDecoder().decode(await storage.read(invite)));
-  } catch (error) {
-    if (error instanceof TuneError) throw error;
-    throw new TuneError("bad-invitation", "This file holds no invitation.", {
-      at: invite,
-      fix: "take the one that scion federate invite wrote",
-      cause: error,
-    });
-  }
-  return openClientTransport(storage, folder, invitation, await reachOf(engine));
+  const { openClientTransport } = await import("../index.ts");
+  return openClientTransport(storage, folder, { file: invite }, await reachOf(engine));
 }

@@ -119,7 +119,7 @@ export async function run(flags: TuneFlags, output: Output, _args: readonly stri
  * @throws {TuneError} `bad-option`, `file-not-found`, `bad-json`.
  */
 async function attentionOf(given: string, storage: Storage): Promise<"exact" | "auto" | AttentionPlan> {
-  const { TuneError } = await import("../index.ts");
+  const { readPlan, TuneError } = await import("../index.ts");
   if (given === "exact" || given === "auto") return given;
   const [, path] = /^polynomial:(.+)$/.exec(given) ?? [];
   const refuse = (what: string, at: string): never => {
@@ -129,22 +129,7 @@ async function attentionOf(given: string, storage: Storage): Promise<"exact" | "
     });
   };
   if (path === undefined) return refuse(`--attention is "${given}", which is no way to attend.`, "--attention");
-  const text = new TextDecoder().decode(await storage.read(path));
-  const read = parsePlan(text);
-  return read ?? refuse("This file holds no plan of attention.", path);
-}
-
-/** The plan in a report of a diagnosis, or one by itself. */
-function parsePlan(text: string): AttentionPlan | undefined {
-  try {
-    const value = JSON.parse(text) as { readonly plan?: AttentionPlan } & AttentionPlan;
-    const plan = value?.plan ?? value;
-    return Array.isArray(plan?.heads) && plan.heads.every((head) => typeof head === "object" && head !== null)
-      ? plan
-      : undefined;
-  } catch {
-    return undefined;
-  }
+  return readPlan(storage, path);
 }
 
 /** The flags that a run's record keeps as they are: all but those about this one call and those that events settle. */

@@ -10,7 +10,7 @@ function svg(width: number, height: number, title: string, body: string): string
 }
 
 /** Heads as a map: a row a layer, a column a head, darker where the bound on its scores is larger; framed: polynomial. */
-export function drawHeads({ heads, weightError }: AttentionReport): string {
+export function drawHeads({ model, heads, weightError }: AttentionReport): string {
   const [left, top, cell] = [60, 62, 26];
   const layers = Math.max(...heads.map(({ layer }) => layer)) + 1;
   const across = Math.max(...heads.map(({ head }) => head)) + 1;
@@ -36,13 +36,13 @@ export function drawHeads({ heads, weightError }: AttentionReport): string {
   return svg(
     Math.max(left + across * cell + 20, 470),
     top + layers * cell + 16,
-    "Bound on the scores of each head",
+    `Bound on the scores of each head of ${model}`,
     `<text x="8" y="18" font-weight="600">Bound R on |score|, a row a layer, a column a head</text><text x="8" y="36">framed: polynomial. Certified to ${(100 * weightError).toFixed(0)} % where ${limits.join(", ")}</text>${columns.join("")}${rows.join("")}${cells.join("")}`,
   );
 }
 
 /** Every head by its bound and the error measured, at each degree, with the certificate drawn. */
-export function drawDegrees({ heads, weightError }: AttentionReport): string {
+export function drawDegrees({ model, heads, weightError }: AttentionReport): string {
   const [left, top, width, height] = [58, 44, 520, 260];
   const [fromR, toR, fromE, toE] = [0.05, 500, 1e-6, 10];
   const x = (r: number): number =>
@@ -72,7 +72,7 @@ export function drawDegrees({ heads, weightError }: AttentionReport): string {
   return svg(
     left + width + 20,
     top + height + 40,
-    "Bound on the scores against the error measured",
+    `Bound on the scores of ${model} against the error measured`,
     `<text x="8" y="18" font-weight="600">Error of outputs by the bound on scores</text><text x="8" y="34"><tspan fill="${colours[2]}">● degree 2</tspan> <tspan fill="${colours[4]}">● degree 4</tspan>: largest of sampled queries; dashed: bound on weights; upright: certified to its left</text>${grid.join("")}${lines.join("")}${drawn.join("")}<text x="${left + width / 2}" y="${top + height + 32}" text-anchor="middle">R, the bound on |score|</text>`,
   );
 }

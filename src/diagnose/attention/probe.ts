@@ -90,10 +90,12 @@ export function openProbe(
   { adapter, baseWeights }: { readonly adapter?: Adapter; readonly baseWeights?: BaseWeightsName },
 ): Promise<AttentionProbe> {
   return onShare(device, async (share) => {
-    const { layers, inputs, named } = probeGraph(model);
+    const { layers, inputs, named, hidden } = probeGraph(model);
     const { outputModule } = model.architecture;
-    const attached = adapter && attach(named, { ...adapter, outputModule, training: false });
-    const folded = readInPlace(fold(Object.values(attached?.outputs ?? named)));
+    // An adapter attaches to the whole model, also behind the last queries and keys.
+    const attached = adapter && attach({ ...named, hidden }, { ...adapter, outputModule, training: false });
+    const shown = Object.keys(named).map((name) => (attached?.outputs ?? named)[name] as Value); // attaching keeps names
+    const folded = readInPlace(fold(shown));
     const graph = heldGraph(baseWeights, {
       name: "attention probe",
       inputs,
@@ -104,7 +106,7 @@ export function openProbe(
       checkParameters(attached.trainables, adapter.parameters, model.folder);
       for (const [name, values] of adapter.parameters) await share.upload(name, values);
     }
-    const reads = Object.fromEntries((attached?.trainables ?? []).map(({ value: { name } }) => [name, name]));
+    const reads = Object.fromEntries(program.graph.parameters.map(({ name }) => [name, name]));
     const taken = new Set(program.graph.inputs.map(({ name }) => name));
     return {
       layers,
@@ -146,12 +148,13 @@ function probeGraph(model: PretrainedModel): {
   readonly layers: readonly ProbedLayer[];
   readonly inputs: readonly InputValue[];
   readonly named: OpenGraph["outputs"];
+  readonly hidden: Value;
 } {
   const layers: ProbedLayer[] = [];
   const places = input("places", "int64", ["rows"]);
   const centres: InputValue[] = [];
   const named: Record<string, Value> = {};
-  const { inputs } = model.hidden({
+  const { inputs, outputs: whole } = model.hidden({
     ...exactAttention,
     attend: (positionIds) => {
       const exact = exactAttention.attend(positionIds);
@@ -196,5 +199,5 @@ function probeGraph(model: PretrainedModel): {
       };
     },
   });
-  return { layers, inputs: [...inputs, places, ...centres], named };
+  return { layers, inputs: [...inputs, places, ...centres], named, hidden: whole["hidden"] as Value }; // its one output
 }

@@ -1,6 +1,7 @@
 import type { JetStreamClient, JetStreamManager, JsMsg, StreamConfig } from "@nats-io/jetstream";
 import type { ConnectionOptions, Msg, MsgHdrs, NatsConnection } from "@nats-io/nats-core";
 import { TuneError } from "../../errors.ts";
+import { parseJson } from "../../io/json.ts";
 import { sha256 } from "../digest.ts";
 import type { ObjectRef, StateEntry, Transport, TransportEvent, Unsubscribe } from "../transport.ts";
 import { closedError, engineMissing, faultOf, full, notPermitted, unreachable } from "./nats-errors.ts";
@@ -147,7 +148,7 @@ export async function openNats(options: NatsOptions): Promise<NatsTransport> {
   const readState = async (name: string): Promise<StoredState> => {
     const stored = await readStored(name);
     if (stored.object === undefined) return stored;
-    return { ...stored, value: JSON.parse(new TextDecoder().decode(await get(stored.object))) };
+    return { ...stored, value: parseJson(new TextDecoder().decode(await get(stored.object))) };
   };
 
   const update: Transport["update"] = async (name, change) => {
