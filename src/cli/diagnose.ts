@@ -97,11 +97,11 @@ async function prepare(
   const { diagnose, diagnoseFiles, TuneError } = await import("../index.ts");
   const isFile = (path: string | undefined): path is string => path?.endsWith(".safetensors") === true;
   if (isFile(flags.base) && isFile(flags.tuned)) {
-    const idle = (["adapter", "fused"] as const).filter((name) => flags[name] !== undefined);
+    const idle = (["adapter", "fused", "chatTemplate"] as const).filter((name) => flags[name] !== undefined);
     if (idle.length > 0) {
       throw new TuneError(
         "bad-option",
-        `${idle.map((name) => `--${name}`).join(" and ")} would do nothing beside two files.`,
+        `${idle.map((name) => (name === "chatTemplate" ? "--chat-template" : `--${name}`)).join(" and ")} would do nothing beside two files.`,
         {
           at: "scion diagnose",
           fix: "leave it out, or compare a model's folder",
