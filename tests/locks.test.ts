@@ -22,6 +22,23 @@ const places: Readonly<Record<string, { readonly lock: string; readonly command:
     lock: "out/examples.cache.lock",
     command: ["tune", ...base, ...rows, ...small, "--stream", "--validation", "0"],
   },
+  "api/federation-folder.ts": {
+    lock: "out/federation.lock",
+    command: ["federate simulate", ...(writing["federate simulate"]?.args ?? [])],
+  },
+  "api/compare-federations.ts": {
+    lock: "out/federation-comparison.lock",
+    command: [
+      "federate simulate",
+      ...(writing["federate simulate"]?.args ?? []),
+      ...["--compare", "ffa", "--rates", "0.1", "--seeds", "0"],
+    ],
+  },
+  "api/nats-federation.ts": {
+    lock: "out.lock",
+    command: ["federate create", "--run", "shoot", "--address", "nats://127.0.0.1:4222"],
+  },
+  "privacy/ledger.ts": "privacy/ledger.test.ts",
   "io/outputs/write-folder.ts": { lock: "out.lock", command: ["merge", ...(writing["merge"]?.args ?? [])] },
   "io/outputs/put-back.ts": "the locks of write-folder.ts",
   "runtime/node-hub.ts": "runtime/node-hub.test.ts",

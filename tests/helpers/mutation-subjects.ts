@@ -229,6 +229,11 @@ export const subjects: Readonly<Record<string, Subject>> = {
  * goes through fails the suite.
  */
 export const withoutSubject: Readonly<Record<string, string>> = {
+  "api/attention.ts": "through io/json.ts, and every field of a plan is checked: tests/tune-attention.test.ts",
+  "api/federation-folder.ts": "through io/sealed.ts, and objects by their SHA-256: tests/damage.test.ts",
+  "api/nats-federation.ts": "through io/json.ts, and every field is checked: tests/federated-nats.test.ts",
+  "privacy/key-file.ts": "refused when a byte differs: tests/private-tuning.test.ts",
+  "privacy/ledger.ts": "through io/sealed.ts, whose files are refused when a byte differs",
   "api/compare.ts": "through io/sealed.ts alone, whose files are refused when a byte differs",
   "api/continual.ts": "through io/sealed.ts alone, likewise",
   "api/diagnose.ts": "hashes a file, whatever it holds",
