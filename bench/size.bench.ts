@@ -5,9 +5,11 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { createRng } from "../src/linalg/index.ts";
+import type { Answered } from "./size/answer.ts";
 import { type SizeShapeName, sizeShapes, writeCheckpoint } from "./size/checkpoint.ts";
-import { measured, scion, type Taken } from "./size/command.ts";
+import { measured, peak, scion, type Taken } from "./size/command.ts";
 import { drawGrowth, exponents, type GrowthPoint, type Sweep } from "./size/growth.ts";
+import { unpackWeb } from "./size/unpack-web.ts";
 
 /*
  * Every command on a model of a size that people bring, each in a process of its own, with time and peak memory.
@@ -71,6 +73,7 @@ try {
     await writeTexts();
     await tuning();
     await others();
+    await pages();
   }
 } finally {
   await rm(work, { recursive: true });
@@ -184,6 +187,45 @@ async function others(): Promise<void> {
     for (const folder of ["merged", "rtn", "web-fp32", "web-fp16", "web-q8", "web-q4", "gguf-f16", "gguf-q8_0"])
       await rm(path(folder), { recursive: true, force: true });
   }
+}
+
+/** A q4 export as people use it, held against what Scion makes of the same numbers. */
+async function pages(): Promise<void> {
+  const titles = { node: "transformers.js in Node, q4", page: "transformers.js in a page (WebAssembly), q4" };
+  const where = (["node", "page"] as const).filter((one) => chosen(titles[one]));
+  if (where.length === 0) return;
+  const [web, unpacked] = [path("page-q4"), path("unpacked")];
+  const exported = await scion(["export", "-m", model, "--to", "transformers.js", "--dtype", "q4", "-o", web], {
+    limitSeconds,
+  });
+  if (exported.code !== 0) throw new Error(exported.lines.map(({ text }) => text).join("\n"));
+  await unpackWeb(web, model, unpacked);
+  const run = async (place: string, folder: string): Promise<readonly [Taken, Answered | undefined]> => {
+    const script = fileURLToPath(new URL("./size/continue.ts", import.meta.url));
+    const taken = await measured(
+      process.execPath,
+      ["--import", "tsx", ...(place === "page" ? [] : ["--import", peak]), script, place, folder, "8"],
+      { limitSeconds },
+    );
+    const line = taken.lines.map(({ text }) => text).find((text) => text.startsWith("{"));
+    return [taken, line === undefined ? undefined : (JSON.parse(line) as Answered)]; // what the script prints
+  };
+  const [own, expected] = await run("scion", unpacked);
+  if (expected === undefined) throw new Error(own.lines.map(({ text }) => text).join("\n"));
+  for (const place of where) {
+    const [taken, given] = await run(place, web);
+    const same = given?.ids.join() === expected.ids.join() && offBy(given.logits, expected.logits) < 1e-4;
+    if (given !== undefined && !same) console.log(`    ${given.ids} instead of ${expected.ids}`);
+    const { loadSeconds, firstSeconds, tokenSeconds } = given ?? {};
+    const said = `loads in ${seconds(loadSeconds)}, first token after ${seconds(firstSeconds)}, then ${seconds(tokenSeconds)} each`;
+    await report(titles[place], taken, same ? said : "says something else than Scion");
+  }
+}
+
+/** The largest difference, as a share of the largest value. */
+function offBy(given: readonly number[], expected: readonly number[]): number {
+  const most = (values: readonly number[]): number => values.reduce((max, value) => Math.max(max, Math.abs(value)), 0);
+  return most(given.map((value, i) => value - (expected[i] ?? Number.NaN))) / most(expected);
 }
 
 function chosen(title: string): boolean {

@@ -24,7 +24,8 @@ export interface CommandOptions {
 }
 
 const main = fileURLToPath(new URL("../../dist/cli/main.js", import.meta.url));
-const peak = new URL("./peak.mjs", import.meta.url).href;
+/** What is loaded into a process (`node --import`) to have its peak written. */
+export const peak: string = new URL("./peak.mjs", import.meta.url).href;
 
 /** Run `scion` as it is built, and measure it. */
 export function scion(args: readonly string[], options: CommandOptions = {}): Promise<Taken> {

@@ -2,6 +2,7 @@ import {
   type BitsChoice,
   openWorkFolder,
   type PackedReport,
+  packedBytes,
   type QuantisedModel,
   type QuantiseEvent,
   quantiseModel,
@@ -13,7 +14,6 @@ import {
 } from "../compress/index.ts";
 import { TuneError } from "../errors.ts";
 import { folderKind, writePackedModel } from "../export/index.ts";
-import { sizeOf } from "../graph/index.ts";
 import { checkDisk, checkFolder, guardOutputs } from "../io/outputs/index.ts";
 import type { PackedFile } from "../io/packed/index.ts";
 import { joinPath, type Storage } from "../io/storage.ts";
@@ -197,9 +197,7 @@ export async function quantize(
   const described = describeChoice(choice, bits, keepAs);
   const fingerprint = { ...described, ...(await factsOfModel(model)), ...calibration?.facts };
   const target = output.replace(/\/+$/, "");
-  const matrices = [...pretrained.weights.values()].filter(({ shape }) => shape.length === 2);
-  const values = matrices.reduce((sum, { source }) => sum + sizeOf(source.shape), 0);
-  await checkDisk(storage, target, (values * (typeof bits === "number" ? bits : 1)) / 8);
+  await checkDisk(storage, target, packedBytes(pretrained, typeof bits === "number" ? bits : 1, keepAs));
   const resume = options.resume === true;
   await checkFolder(storage, target, folderKind("packed"));
   const workPath = await workFolderOf(storage, target);

@@ -1,3 +1,4 @@
+import { sizeOf } from "../graph/index.ts";
 import type { PretrainedModel } from "../models/index.ts";
 import { blocksToQuantise } from "./quantise-model.ts";
 import { distinctSites } from "./sites.ts";
@@ -34,4 +35,18 @@ export function quantisingBytes(model: PretrainedModel, tokens: number | undefin
     largest = Math.max(largest, hessians + factors + carried + Math.max(rounding + scratch, running));
   }
   return largest;
+}
+
+/**
+ * Bytes that a disk needs at least to quantise a model: the packed matrices twice, as what is finished is kept until all of it is
+ * written, and what stays as it is.
+ * @throws {TuneError} `nothing-to-quantise`.
+ */
+export function packedBytes(model: PretrainedModel, bits: number, keepAs: "float16" | "float32"): number {
+  const { blocks } = blocksToQuantise(model);
+  const packed = distinctSites(blocks.flatMap(({ sites }) => sites));
+  const values = packed.reduce((sum, { outFeatures, inFeatures }) => sum + outFeatures * inFeatures, 0);
+  const all = [...model.weights.values()].filter(({ shape }) => shape.length > 1);
+  const kept = all.reduce((sum, { source }) => sum + sizeOf(source.shape), 0) - values;
+  return (2 * values * bits) / 8 + (keepAs === "float16" ? 2 : 4) * Math.max(0, kept);
 }

@@ -8,7 +8,7 @@ import {
 } from "../graph/index.ts";
 import { eachRows, toFloat32 } from "../io/convert.ts";
 import { gather } from "../ops/index.ts";
-import { derived, type WeightSite } from "./derived-weights.ts";
+import { derived, derivedCodes, toNearest, type WeightSite } from "./derived-weights.ts";
 
 /*
  * ONNX Runtime's MatMulNBits (com.microsoft): codes [out, blocks, bytes], the first in the lower half of a byte, a scale
@@ -53,8 +53,6 @@ const usualBlock = 32;
 function roundedBlocks({ weight: value, layout, inFeatures, outFeatures }: WeightSite): Blocks {
   const blocks = Math.ceil(inFeatures / usualBlock);
   const half = usualBlock / 2;
-  // Whoever wants the codes wants the scales too, which are small: they are kept until they are asked for.
-  let kept: Float32Array | undefined;
   const encode = async (): Promise<{ codes: Uint8Array; scales: Float32Array }> => {
     const codes = new Uint8Array(outFeatures * blocks * half);
     const scales = new Float32Array(outFeatures * blocks);
@@ -81,45 +79,31 @@ function roundedBlocks({ weight: value, layout, inFeatures, outFeatures }: Weigh
     }
     return { codes, scales };
   };
-  const codeShape = [outFeatures, blocks, half];
-  const scaleShape = [outFeatures * blocks];
-  return {
-    bits: 4,
-    blockSize: usualBlock,
-    codes: derived(value, "q4", {
-      dtype: "uint8",
-      shape: codeShape,
-      read: async () => {
-        const { codes, scales } = await encode();
-        kept = scales;
-        return codes;
-      },
-    }),
-    scales: derived(value, "q4_scales", {
-      dtype: "float32",
-      shape: scaleShape,
-      read: async () => {
-        const scales = kept ?? (await encode()).scales;
-        kept = undefined;
-        return scales;
-      },
-    }),
-  };
+  const made = {
+    codes: { key: "q4", dtype: "uint8", shape: [outFeatures, blocks, half] },
+    scales: { key: "q4_scales", dtype: "float32", shape: [outFeatures * blocks] },
+  } as const;
+  return { bits: 4, blockSize: usualBlock, ...derivedCodes(value, made, encode) };
 }
 
 /** Round 32 values to codes, two to a byte from `at` on, and return their scale. */
 function encodeBlock(values: Float32Array, start: number, codes: Uint8Array, at: number): number {
-  let extreme = 0;
-  for (let i = 0; i < usualBlock; i++) {
-    const w = values[start + i] ?? 0;
-    if (Math.abs(w) > Math.abs(extreme)) extreme = w;
+  let [most, least] = [0, 0];
+  for (let i = start; i < start + usualBlock; i++) {
+    const w = values[i] ?? 0;
+    most = Math.max(most, w);
+    least = Math.min(least, w);
   }
+  // Of two that are equally large, the first.
+  const negative = most < -least || (most === -least && values.indexOf(least, start) < values.indexOf(most, start));
+  const extreme = negative ? least : most;
   const scale = extreme / -8;
-  for (let i = 0; i < usualBlock; i++) {
-    const w = values[start + i] ?? 0;
-    const code = scale === 0 ? 8 : Math.min(15, Math.max(0, Math.round(w / scale) + 8));
-    const place = at + (i >> 1);
-    codes[place] = (codes[place] ?? 0) | (code << (4 * (i & 1)));
+  const inverse = scale === 0 ? 0 : 1 / scale;
+  for (let i = start, place = at; i < start + usualBlock; i += 2, place++) {
+    // From 0 on: no value is larger than the extreme, whose code is 0.
+    const low = ((values[i] ?? 0) * inverse + (8 + toNearest)) | 0;
+    const high = ((values[i + 1] ?? 0) * inverse + (8 + toNearest)) | 0;
+    codes[place] = (low > 15 ? 15 : low) | ((high > 15 ? 15 : high) << 4);
   }
   return scale;
 }

@@ -14,6 +14,13 @@ export interface WeightSite extends Pick<LinearSite, "layout" | "inFeatures" | "
   readonly weight: WeightValue;
 }
 
+/**
+ * What is added to a value times the inverse of its scale before that is cut to its whole part: a half, and enough to make up for
+ * the inverse's rounding in ties. That is less than 2^-40 of a code, and quotients of two float32 that are no ties are further from
+ * one than 2^-30. So codes are those of a division, which takes several times as long.
+ */
+export const toNearest: number = 0.5 + 2 ** -30;
+
 /** Weights that are made of another when they are written; the same ones for the same weight. */
 const made = new WeakMap<WeightValue, Map<string, WeightValue>>();
 
@@ -38,4 +45,41 @@ export function derived(
   const found = own.get(key) ?? weight(`${value.name}_${key}`, source, dtype);
   own.set(key, found);
   return found;
+}
+
+/** A tensor that is made of a weight. */
+export interface Made {
+  /** What is put behind the weight's name. */
+  readonly key: string;
+  readonly dtype: DType;
+  readonly shape: readonly number[];
+}
+
+/**
+ * Codes and their scales, which one pass over the weight makes. Whoever wants the codes wants the scales next, which are small:
+ * they are kept until they are asked for.
+ */
+export function derivedCodes(
+  value: WeightValue,
+  made: { readonly codes: Made; readonly scales: Made },
+  encode: () => Promise<{ readonly codes: Uint8Array; readonly scales: Float32Array }>,
+): { readonly codes: WeightValue; readonly scales: WeightValue } {
+  let kept: Float32Array | undefined;
+  const codes = derived(value, made.codes.key, {
+    ...made.codes,
+    read: async () => {
+      const both = await encode();
+      kept = both.scales;
+      return both.codes;
+    },
+  });
+  const scales = derived(value, made.scales.key, {
+    ...made.scales,
+    read: async () => {
+      const own = kept ?? (await encode()).scales;
+      kept = undefined;
+      return own;
+    },
+  });
+  return { codes, scales };
 }

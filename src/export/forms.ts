@@ -10,6 +10,7 @@ import { writeGgufAdapter, writeGgufFolder } from "./gguf.ts";
 import { writeMlx } from "./mlx-files.ts";
 import type { CardOptions } from "./model-card.ts";
 import { type OnnxDtypeName, onnxDtypes } from "./onnx-dtypes.ts";
+import { onnxBytes } from "./onnx-files.ts";
 import { writePackedWithScales, writeScales } from "./packed-folder.ts";
 import { writeSafetensorsFolder } from "./safetensors-folder.ts";
 import { writeTransformersJsFolder } from "./transformers-js.ts";
@@ -84,7 +85,7 @@ export const exportForms: Readonly<Record<ExportFormName, AdapterForm | ModelFor
     dtypes: Object.keys(onnxDtypes),
     takes: ["externalDataBytes", "maxDataBytes"],
     holds: "model",
-    leastBytes: (model, dtype) => bytesAt(model, onnxDtypes[onnxDtype(dtype)].leastBits(model.packed !== undefined)),
+    leastBytes: (model, dtype) => onnxBytes(model, onnxDtype(dtype)),
     write: async (storage, folder, model, options) => {
       await writeTransformersJsFolder(storage, folder, model, { ...options, dtypes: options.dtypes.map(onnxDtype) });
     },
@@ -95,8 +96,7 @@ export const exportForms: Readonly<Record<ExportFormName, AdapterForm | ModelFor
     dtypes: [],
     takes: ["maxShardBytes"],
     holds: "model",
-    leastBytes: ({ weights }) =>
-      [...weights.values()].reduce((sum, { source }) => sum + (source.stored ?? source).sizeBytes, 0),
+    leastBytes: ({ weights }) => [...weights.values()].reduce((sum, { source }) => sum + source.sizeBytes, 0),
     write: writeSafetensorsFolder,
   },
   gguf: {

@@ -1,11 +1,12 @@
 import { listing, TuneError } from "../errors.ts";
-import { type Tensor, tensor } from "../graph/index.ts";
+import type { LazyTensor, Tensor } from "../graph/index.ts";
 import { toFloat32 } from "../io/convert.ts";
 import {
   float32,
   type GgufMetadata,
   type GgufTensor,
   type GgufTypeName,
+  ggufPartElements,
   ggufTypes,
   text,
   uint32,
@@ -26,6 +27,7 @@ import type { GgufForm, GgufPart, PretrainedModel } from "../models/index.ts";
 import { checkPreTokenizer, ggufName, noForm, tokenizerMetadata } from "./gguf-tokenizer.ts";
 import { type CardOptions, cardFiles, titleOf } from "./model-card.ts";
 import { copyLicence, writeFiles } from "./model-files.ts";
+import { rowParts } from "./row-parts.ts";
 
 /** `general.file_type` of each type. */
 const fileTypes: Readonly<Record<GgufTypeName, number>> = { f32: 0, f16: 1, q8_0: 7 };
@@ -66,8 +68,8 @@ export async function writeGgufFolder(
   });
   const tensorsFor = (dtype: GgufTypeName): readonly GgufTensor[] =>
     form.parts.map((part) => {
-      const { shape, read } = partOf(part.vocabulary ? { ...part, rows: tokenizer.rows } : part, model);
-      return { name: part.name, shape, type: typeFor(part, shape, dtype), read };
+      const { shape, parts } = partOf(part.vocabulary ? { ...part, rows: tokenizer.rows } : part, model);
+      return { name: part.name, shape, type: typeFor(part, shape, dtype), parts };
     });
   const files = dtypes.map((dtype) => `${title}-${dtype}.gguf`);
   await writeFolder(storage, folder, "gguf", async (staging) => {
@@ -139,7 +141,7 @@ export async function writeGgufAdapter(
         name: `${part.name}.lora_${key}`,
         shape: values.shape,
         type,
-        read: async () => values,
+        parts: () => [values.data],
       });
       return [entry("a", a), entry("b", scaled)];
     });
@@ -192,26 +194,31 @@ function typeFor({ exact }: GgufPart, shape: readonly number[], dtype: GgufTypeN
 }
 
 /** The tensor of a part, as it is to be written. */
-function partOf(part: GgufPart, model: PretrainedModel): Pick<GgufTensor, "shape" | "read"> {
+function partOf(part: GgufPart, model: PretrainedModel): Pick<GgufTensor, "shape" | "parts"> {
   const { from, turned, plusOne, rows } = part;
-  if (typeof from !== "string") {
-    const values = tensor("float32", [from.length], from);
-    return { shape: values.shape, read: async () => values };
-  }
+  if (typeof from !== "string") return { shape: [from.length], parts: () => [Float32Array.from(from)] };
   const source = model.weights.get(from)?.source;
   if (source === undefined) throw new Error(`${part.name} is made of ${from}, which the model does not have`);
   const [first = 1, ...rest] = turned ? source.shape.toReversed() : source.shape;
   return {
     shape: [rows?.length ?? first, ...rest],
-    read: async () => {
-      const read = await toFloat32(source);
-      const upright = rowsOf(turned ? transposed(read) : read, rows);
-      return plusOne ? { ...upright, data: upright.data.map((value) => value + 1) } : upright;
+    parts: async function* () {
+      const upright = turned ? wholeSource(transposed(await toFloat32(source))) : source;
+      for await (const values of rowParts(upright, rows, ggufPartElements)) {
+        if (plusOne) for (let i = 0; i < values.length; i++) values[i] = (values[i] ?? 0) + 1;
+        yield values;
+      }
     },
   };
 }
 
-/** Some rows of a matrix, or elements of a vector. */
+/** What is in memory already. */
+function wholeSource(values: Tensor<"float32">): LazyTensor {
+  const { dtype, shape, data } = values;
+  return { dtype, shape, sizeBytes: data.byteLength, read: async () => values };
+}
+
+/** Some rows of a matrix. */
 function rowsOf(values: Tensor<"float32">, rows: readonly number[] | undefined): Tensor<"float32"> {
   if (rows === undefined) return values;
   const [count = 1, ...rest] = values.shape;

@@ -6,6 +6,7 @@ import {
   attach,
   checkParameters,
   configAt,
+  type LoraMatrices,
   mergeStored,
   nameInModule,
   readersOfWeights,
@@ -17,6 +18,7 @@ import type { LinearSite } from "../ops/index.ts";
 import type { Device } from "../runtime/device.ts";
 import { shareOf } from "../runtime/device-share.ts";
 import { compileGraph, type Program } from "../runtime/program.ts";
+import { mergedRows, mergesByRows } from "./merge-rows.ts";
 
 /** A model with an adapter folded into its weights. Weights are computed when they are read, one at a time. */
 export interface MergedModel {
@@ -35,24 +37,42 @@ export function mergeAdapter(device: Device, model: PretrainedModel, adapter: Ad
   const { trainables } = attach(outputs, { ...adapter, outputModule, training: false });
   checkParameters(trainables, adapter.parameters, model.folder);
   const sites = adaptableModules(outputs, adapter.choice.method);
-  const merger = makeMerger(device, adapter);
+  const share = shareOf(device);
+  const merger = makeMerger(share, adapter);
   const files = new Map<string, LazyTensor>([...model.weights].map(([name, { source }]) => [name, source]));
   const tuned = new Set<LazyTensor>();
   for (const [name, own] of groupByTensor(trainables)) {
     const [{ module, weight, inPlace, rows, value }] = own as [Trainable]; // a group has members
     assert(weight.kind === "weight", "an adapter stands beside pretrained weights");
-    const layout = sites.get(module)?.layout ?? "out,in";
+    const site = sites.get(module);
+    const layout = site?.layout ?? "out,in";
     const trained = adapter.parameters.get(value.name) as Tensor; // checkParameters has found every parameter
     const inPlaceNow = async (): Promise<Tensor> =>
       rows ? withRows(await weight.source.read(), rows, trained) : copyOf(trained);
-    const read = inPlace ? inPlaceNow : () => merger.merge(weight.source, layout, own);
     const { dtype, shape, sizeBytes } = weight.source; // what is merged is no longer what the codes or the file say
-    files.set(name, { dtype, shape, sizeBytes, read });
+    const update = inPlace || site === undefined ? undefined : lowRank(adapter, own, site);
+    if (update && mergesByRows(weight.source, update)) files.set(name, mergedRows(weight.source, layout, update));
+    else {
+      const read = inPlace ? inPlaceNow : () => merger.merge(weight.source, layout, own);
+      files.set(name, { dtype, shape, sizeBytes, read });
+    }
     if (module !== weight.name && !rows) tuned.add(weight.source); // full tuning and rows train what modules share as one
   }
   separateReaders(outputs, tuned, files);
   const json = [...files.keys()].every((name) => model.weights.has(name)) ? model.json : model.untied();
-  return { model: model.withTensors(files, json), close: merger.close };
+  return { model: model.withTensors(files, json), close: () => share.close() };
+}
+
+/** The update of a weight as B·A, where the method can say it so and one module reads the weight. */
+function lowRank(
+  { choice, parameters }: Adapter,
+  own: readonly Trainable[],
+  site: Pick<LinearSite, "inFeatures">,
+): LoraMatrices | undefined {
+  const [module, ...others] = new Set(own.map((trainable) => trainable.module));
+  if (module === undefined || others.length > 0 || choice.method.asLora === undefined) return undefined;
+  const tensors = own.map(({ key, value }) => [key, parameters.get(value.name) as Tensor]); // checkParameters has found each
+  return choice.method.asLora(Object.fromEntries(tensors), configAt(choice, module), site);
 }
 
 /** Whoever reads a tensor may give its memory away. */
@@ -91,13 +111,9 @@ function separateReaders(
 
 /** One program a shape of weight and parameters, compiled when the first such weight is merged. */
 function makeMerger(
-  device: Device,
+  share: Device,
   adapter: Adapter,
-): {
-  merge: (source: LazyTensor, layout: LinearSite["layout"], own: readonly Trainable[]) => Promise<Tensor>;
-  close: () => Promise<void>;
-} {
-  const share = shareOf(device);
+): { merge: (source: LazyTensor, layout: LinearSite["layout"], own: readonly Trainable[]) => Promise<Tensor> } {
   const programs = new Map<string, Promise<Program>>();
   return {
     merge: async (source, layout, own) => {
@@ -128,7 +144,6 @@ function makeMerger(
       assert(merged?.data.length === sizeOf(source.shape), "a merged weight keeps its size");
       return { ...merged, shape: source.shape };
     },
-    close: () => share.close(),
   };
 }
 

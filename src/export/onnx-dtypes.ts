@@ -7,19 +7,17 @@ import {
   type Value,
   type WeightValue,
 } from "../graph/index.ts";
-import { castTensor, eachRows } from "../io/convert.ts";
+import { eachRows, float32ToFloat16 } from "../io/convert.ts";
 import { add, cast, findOp, gather, gemm, type LinearSite, mul, sub } from "../ops/index.ts";
 import { rewrite } from "../transforms/index.ts";
 import { blockProduct } from "./block-product.ts";
-import { derived, type WeightSite } from "./derived-weights.ts";
+import { derived, derivedCodes, toNearest, type WeightSite } from "./derived-weights.ts";
 
 /** What the matrices of an exported graph are held in. Vectors, and what is computed between products, stay float32. */
 export interface OnnxDtype {
   /** What transformers.js puts behind a file's name. */
   readonly suffix: string;
   readonly summary: string;
-  /** Bits that a value of a matrix takes at least, of a model that is packed or is not. */
-  readonly leastBits: (packed: boolean) => number;
   /** x·Wᵀ, without a bias. */
   readonly product: (x: Value, site: WeightSite) => Value;
   /** Rows of a table of embeddings, in float32. */
@@ -34,14 +32,12 @@ export const onnxDtypes: Readonly<Record<OnnxDtypeName, OnnxDtype>> = {
   fp32: {
     suffix: "",
     summary: "float32",
-    leastBits: () => 32,
     product: (x, { weight: w, layout }) => gemm(x, w, { transB: layout === "out,in" }),
     rows: gather,
   },
   fp16: {
     suffix: "_fp16",
     summary: "matrices and their products in float16",
-    leastBits: () => 16,
     product: (x, { weight: w, layout }) =>
       cast(gemm(cast(x, "float16"), halves(w), { transB: layout === "out,in" }), "float32"),
     rows: (table, indices) => cast(gather(halves(table), indices), "float32"),
@@ -50,7 +46,6 @@ export const onnxDtypes: Readonly<Record<OnnxDtypeName, OnnxDtype>> = {
   q8: {
     suffix: "_quantized",
     summary: "8-bit integers, a scale for each row; activations too, as they come",
-    leastBits: () => 8,
     product: (x, site) => {
       const { codes, scales } = rowCodes(site.weight, site.layout);
       const [quantised, scale, zero] = quantiseInput(x);
@@ -66,7 +61,6 @@ export const onnxDtypes: Readonly<Record<OnnxDtypeName, OnnxDtype>> = {
     suffix: "_q4",
     summary:
       "4-bit integers, a scale for each 32 values of a row, or the codes of a packed model where they fit; embeddings in 8 bits",
-    leastBits: (packed) => (packed ? 2 : 4),
     product: blockProduct,
     rows: rowsOf8,
   },
@@ -102,7 +96,7 @@ function halves(value: WeightValue): WeightValue {
     const width = sizeOf(shape.slice(1));
     await eachRows(value.source, (part, first) => {
       for (let i = 0; i < part.length; i++) part[i] = Math.min(65504, Math.max(-65504, part[i] ?? 0));
-      patterns.set(castTensor({ dtype: "float32", shape: [part.length], data: part }, "float16").data, first * width);
+      float32ToFloat16(part, patterns.subarray(first * width, first * width + part.length));
     });
     return patterns;
   };
@@ -115,34 +109,36 @@ const rowZero = 128;
 /** Bytes [in, out] and scales [out]: w = scale·(code − 128), the scale a 127th of the largest that an output reads. */
 function rowCodes(value: WeightValue, layout: LinearSite["layout"]): { codes: WeightValue; scales: WeightValue } {
   const { source } = value;
-  const upright = layout === "out,in";
   const [rows = 1, columns = 1] = source.shape;
-  const [outs, ins] = upright ? [rows, columns] : [columns, rows];
-  return {
-    codes: derived(value, "quantized", {
-      dtype: "uint8",
-      shape: [ins, outs],
-      read: async () => {
-        const scales = await outputScales(source, upright);
-        const codes = new Uint8Array(ins * outs);
-        await eachRows(source, (part, first) => {
-          const count = part.length / columns;
-          if (upright) turnedCodes({ part, count, columns, first, outs, scales, codes });
-          else
-            for (let row = 0, i = 0; row < count; row++) {
-              const start = (first + row) * outs;
-              for (let o = 0; o < columns; o++, i++) codes[start + o] = code8(part[i] ?? 0, scales[o] ?? 1);
-            }
-        });
-        return codes;
-      },
-    }),
-    scales: derived(value, "scale", {
-      dtype: "float32",
-      shape: [outs],
-      read: () => outputScales(source, upright),
-    }),
+  const [outs, ins] = layout === "out,in" ? [rows, columns] : [columns, rows];
+  const upright = async (): Promise<Codes> => {
+    const [codes, scales] = [new Uint8Array(ins * outs), new Float32Array(outs)];
+    await eachRows(source, (part, first) => {
+      const count = part.length / columns;
+      rowScales(part, columns, scales.subarray(first, first + count));
+      turnedCodes({ part, count, columns, first, outs, scales, codes });
+    });
+    return { codes, scales };
   };
+  const turned = async (): Promise<Codes> => {
+    const [codes, scales] = [new Uint8Array(ins * outs), await columnScales(source)];
+    const inverses = Float64Array.from(scales, (scale) => 1 / scale);
+    await eachRows(source, (part, first) => {
+      for (let start = 0, to = first * outs; start < part.length; start += columns, to += columns)
+        for (let o = 0; o < columns; o++) codes[to + o] = code8(part[start + o] ?? 0, inverses[o] ?? 1);
+    });
+    return { codes, scales };
+  };
+  const made = {
+    codes: { key: "quantized", dtype: "uint8", shape: [ins, outs] },
+    scales: { key: "scale", dtype: "float32", shape: [outs] },
+  } as const;
+  return derivedCodes(value, made, layout === "out,in" ? upright : turned);
+}
+
+interface Codes {
+  readonly codes: Uint8Array;
+  readonly scales: Float32Array;
 }
 
 /** Columns that are turned together: so many bytes of one line of a cache, and as many places that are written. */
@@ -169,64 +165,68 @@ function turnedCodes({
   for (let start = 0; start < columns; start += turned) {
     const end = Math.min(columns, start + turned);
     for (let row = 0; row < count; row++) {
-      const scale = scales[first + row] ?? 1;
+      const inverse = 1 / (scales[first + row] ?? 1);
       const from = row * columns;
       const to = first + row;
       for (let column = start; column < end; column++)
-        codes[column * outs + to] = code8(part[from + column] ?? 0, scale);
+        codes[column * outs + to] = code8(part[from + column] ?? 0, inverse);
     }
   }
 }
 
-/** A scale for each row of a matrix, or each column: a 127th of its largest, or 1 where all of it is zero. */
-async function outputScales(source: LazyTensor, byRow: boolean): Promise<Float32Array> {
-  const [rows = 1, columns = 1] = source.shape;
-  const largest = new Float32Array(byRow ? rows : columns);
-  await eachRows(source, (part, first) => {
-    const count = part.length / columns;
-    for (let row = 0, i = 0; row < count; row++) {
-      let most = byRow ? (largest[first + row] ?? 0) : 0;
-      for (let column = 0; column < columns; column++, i++) {
-        const size = Math.abs(part[i] ?? 0);
-        if (byRow) {
-          if (size > most) most = size;
-        } else if (size > (largest[column] ?? 0)) largest[column] = size;
-      }
-      if (byRow) largest[first + row] = most;
+/** The scale of each row of a part: a 127th of its largest, or 1 where all of it is zero. */
+function rowScales(part: Float32Array, columns: number, scales: Float32Array): void {
+  for (let row = 0, at = 0; row < scales.length; row++) {
+    let most = 0;
+    for (let column = 0; column < columns; column++, at++) {
+      const size = Math.abs(part[at] ?? 0);
+      if (size > most) most = size;
     }
+    scales[row] = most === 0 ? 1 : most / 127;
+  }
+}
+
+/** The same of each column of a matrix. */
+async function columnScales(source: LazyTensor): Promise<Float32Array> {
+  const [, columns = 1] = source.shape;
+  const largest = new Float32Array(columns);
+  await eachRows(source, (part) => {
+    for (let start = 0; start < part.length; start += columns)
+      for (let column = 0; column < columns; column++) {
+        const size = Math.abs(part[start + column] ?? 0);
+        if (size > (largest[column] ?? 0)) largest[column] = size;
+      }
   });
   return largest.map((value) => (value === 0 ? 1 : value / 127));
 }
 
-function code8(value: number, scale: number): number {
-  return Math.round(value / scale) + rowZero;
+/** The nearest code, by the inverse of its scale. */
+function code8(value: number, inverse: number): number {
+  const code = (value * inverse + (rowZero + toNearest)) | 0;
+  return code < 1 ? 1 : code > 255 ? 255 : code; // a scale too small for its own precision would leave the range
 }
 
 /** Rows of a table held as bytes: scale·(code − 128). */
 function rowsOf8(table: WeightValue, indices: Value): Value {
   const { source } = table;
   const [count = 1, width = 1] = source.shape;
-  const codes = derived(table, "rows_quantized", {
-    dtype: "uint8",
-    shape: [count, width],
-    read: async () => {
-      const scales = await outputScales(source, true);
-      const bytes = new Uint8Array(count * width);
-      await eachRows(source, (part, first) => {
-        const count = part.length / width;
-        for (let row = 0, i = 0; row < count; row++) {
-          const scale = scales[first + row] ?? 1;
-          for (let column = 0; column < width; column++, i++) bytes[first * width + i] = code8(part[i] ?? 0, scale);
-        }
-      });
-      return bytes;
-    },
-  });
-  const scales = derived(table, "rows_scale", {
-    dtype: "float32",
-    shape: [count, 1],
-    read: () => outputScales(source, true),
-  });
+  const encode = async (): Promise<Codes> => {
+    const [codes, scales] = [new Uint8Array(count * width), new Float32Array(count)];
+    await eachRows(source, (part, first) => {
+      const rows = part.length / width;
+      rowScales(part, width, scales.subarray(first, first + rows));
+      for (let row = first, at = 0; row < first + rows; row++) {
+        const inverse = 1 / (scales[row] ?? 1);
+        for (let to = row * width; to < (row + 1) * width; to++, at++) codes[to] = code8(part[at] ?? 0, inverse);
+      }
+    });
+    return { codes, scales };
+  };
+  const made = {
+    codes: { key: "rows_quantized", dtype: "uint8", shape: [count, width] },
+    scales: { key: "rows_scale", dtype: "float32", shape: [count, 1] },
+  } as const;
+  const { codes, scales } = derivedCodes(table, made, encode);
   return mul(sub(cast(gather(codes, indices), "float32"), rowZero), gather(scales, indices));
 }
 

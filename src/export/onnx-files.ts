@@ -1,12 +1,25 @@
 import { graph, type Value } from "../graph/index.ts";
 import { layOutWeights, streamOnnx, weightBytes, weightFile, writeOnnx } from "../io/onnx/write.ts";
 import { joinPath, type Storage } from "../io/storage.ts";
-import type { OpenGraph } from "../models/index.ts";
+import type { OpenGraph, PretrainedModel } from "../models/index.ts";
 import { fold } from "../transforms/index.ts";
 import { inDtype, type OnnxDtypeName, onnxDtypes } from "./onnx-dtypes.ts";
 
 /** Files whose weights lie beside them, by name: what transformers.js has to be told. */
 export type ExternalFiles = Readonly<Record<string, number>>;
+
+/** Bytes that a model's graphs take in a dtype, but for the graphs themselves. No weight is read. */
+export function onnxBytes(model: PretrainedModel, dtype: OnnxDtypeName): number {
+  const bytesIn = ({ inputs, outputs }: OpenGraph): number => {
+    const values = inDtype(fold(Object.values(outputs)), dtype);
+    const named = values.map((value, i): [string, Value] => [String(i), value]);
+    return graph({ name: "sizes", inputs, outputs: new Map(named) }).weights.reduce(
+      (sum, weight) => sum + weightBytes(weight),
+      0,
+    );
+  };
+  return Object.values(model.parts()).reduce((sum, open) => sum + bytesIn(open), 0);
+}
 
 /**
  * Write a graph once for each dtype, as `<name><suffix>.onnx`. Weights of more than `externalDataBytes` lie beside the

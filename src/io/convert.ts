@@ -61,33 +61,43 @@ export function bfloat16ToFloat32(
   return result;
 }
 
-/** float32 -> float16 patterns, to nearest, ties to even; NaN becomes the quiet NaN 0x7e00 with its sign, as in PyTorch. */
-export function float32ToFloat16(values: Float32Array): Uint16Array {
-  return eachPattern(values, (pattern) => {
+/**
+ * float32 -> float16 patterns, to nearest, ties to even, into `result` where one is given; NaN becomes the quiet NaN 0x7e00 with
+ * its sign, as in PyTorch.
+ */
+export function float32ToFloat16(
+  values: Float32Array,
+  result: Uint16Array = new Uint16Array(values.length),
+): Uint16Array {
+  const patterns = new Uint32Array(values.buffer, values.byteOffset, values.length);
+  for (let i = 0; i < patterns.length; i++) {
+    const pattern = patterns[i] ?? 0;
     const sign = (pattern >>> 16) & 0x8000;
     const magnitude = pattern & 0x7fffffff;
-    if (magnitude > 0x7f800000) return sign | 0x7e00;
-    if (magnitude >= 0x47800000) return sign | 0x7c00; // 65536 and more
     // Half the lowest kept bit, or just under it when that bit is even; a carry runs into the exponent, up to infinity.
-    if (magnitude >= 0x38800000) return sign | ((magnitude - 0x38000000 + 0xfff + ((magnitude >>> 13) & 1)) >>> 13);
-    // Subnormal: in [0.5, 1) a float32 counts in steps of 2^-24, as a subnormal float16 does, so the sum rounds right.
-    bits[0] = magnitude;
-    float[0] = (float[0] ?? 0) + 0.5;
-    return sign | ((bits[0] ?? 0) - 0x3f000000);
-  });
+    if (magnitude >= 0x38800000 && magnitude < 0x47800000)
+      result[i] = sign | ((magnitude - 0x38000000 + 0xfff + ((magnitude >>> 13) & 1)) >>> 13);
+    else if (magnitude > 0x7f800000) result[i] = sign | 0x7e00;
+    else if (magnitude >= 0x47800000)
+      result[i] = sign | 0x7c00; // 65536 and more
+    else {
+      // Subnormal: in [0.5, 1) a float32 counts in steps of 2^-24, as a subnormal float16 does, so the sum rounds right.
+      bits[0] = magnitude;
+      float[0] = (float[0] ?? 0) + 0.5;
+      result[i] = sign | ((bits[0] ?? 0) - 0x3f000000);
+    }
+  }
+  return result;
 }
 
 /** float32 -> bfloat16 patterns, to nearest, ties to even; NaN becomes the quiet NaN 0x7fc0, as in PyTorch. */
 export function float32ToBfloat16(values: Float32Array): Uint16Array {
-  return eachPattern(values, (pattern) =>
-    (pattern & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : (pattern + 0x7fff + ((pattern >>> 16) & 1)) >>> 16,
-  );
-}
-
-function eachPattern(values: Float32Array, narrow: (pattern: number) => number): Uint16Array {
   const patterns = new Uint32Array(values.buffer, values.byteOffset, values.length);
   const result = new Uint16Array(values.length);
-  for (let i = 0; i < patterns.length; i++) result[i] = narrow(patterns[i] ?? 0);
+  for (let i = 0; i < patterns.length; i++) {
+    const pattern = patterns[i] ?? 0;
+    result[i] = (pattern & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : (pattern + 0x7fff + ((pattern >>> 16) & 1)) >>> 16;
+  }
   return result;
 }
 
@@ -255,28 +265,35 @@ function findNotFinite({ dtype, data }: Tensor, offset: number): NotFinite {
   if (data instanceof Uint16Array) {
     const infinite = dtype === "float16" ? 0x7c00 : 0x7f80;
     // Most tensors have none, which two values at a time tell as well as one.
-    const even = data.byteOffset % 4 === 0 ? data.length >> 1 : 0;
-    const pairs = new Uint32Array(data.buffer, even === 0 ? 0 : data.byteOffset, even);
-    if (noneIn(pairs, infinite * 0x10001, infinite) && (even * 2 === data.length || noneIn(data, infinite, infinite)))
+    const paired = data.byteOffset % 4 === 0 && data.length % 2 === 0;
+    if (paired && allFinite16(new Uint32Array(data.buffer, data.byteOffset, data.length >> 1), infinite))
       return { count: 0, first: -1 };
     return countWhere(data, (value) => (value & infinite) === infinite, offset);
   }
   const narrow = float8Table(dtype);
   if (narrow && data instanceof Uint8Array) return countWhere(data, (code) => !Number.isFinite(narrow[code]), offset);
   if (!(data instanceof Float32Array)) return { count: 0, first: -1 };
+  if (allFinite(data)) return { count: 0, first: -1 };
   const patterns = new Uint32Array(data.buffer, data.byteOffset, data.length);
-  if (noneIn(patterns, 0x7f800000, 0x7f800000)) return { count: 0, first: -1 };
   return countWhere(patterns, (pattern) => (pattern & 0x7f800000) === 0x7f800000, offset);
 }
 
-/** Whether no pattern has all bits of `low`, nor, in its upper half, all of `both` above them. */
-function noneIn(patterns: Uint32Array | Uint16Array, both: number, low: number): boolean {
-  const high = (both & ~low) >>> 0;
-  for (let i = 0; i < patterns.length; i++) {
-    const pattern = patterns[i] ?? 0;
-    if ((pattern & low) === low || (high !== 0 && (pattern & high) >>> 0 === high)) return false;
-  }
-  return true;
+/** Whether no value is NaN or infinite. */
+export function allFinite(values: Float32Array): boolean {
+  const patterns = new Uint32Array(values.buffer, values.byteOffset, values.length);
+  let carried = 0;
+  // Exponent bits that are all set, and no others, carry into the sign.
+  for (let i = 0; i < patterns.length; i++) carried |= ((patterns[i] ?? 0) & 0x7f800000) + 0x00800000;
+  return carried >= 0;
+}
+
+/** The same of 16-bit patterns whose exponent bits are `infinite`, two in each of `pairs`. */
+function allFinite16(pairs: Uint32Array, infinite: number): boolean {
+  const lowest = infinite & -infinite; // of the exponent's bits
+  const [both, one] = [infinite * 0x10001, lowest * 0x10001];
+  let carried = 0;
+  for (let i = 0; i < pairs.length; i++) carried |= ((pairs[i] ?? 0) & both) + one;
+  return (carried & 0x80008000) === 0;
 }
 
 function countWhere<A extends { readonly length: number; readonly [index: number]: number }>(

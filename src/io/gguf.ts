@@ -1,5 +1,5 @@
 import { assert } from "../errors.ts";
-import { bytesOf, sizeOf, type Tensor } from "../graph/index.ts";
+import { bytesOf, sizeOf } from "../graph/index.ts";
 import { float32ToFloat16 } from "./convert.ts";
 import type { Storage } from "./storage.ts";
 
@@ -34,32 +34,42 @@ interface GgufType {
   /** Elements that are encoded together; rows are whole numbers of such blocks. */
   readonly block: number;
   readonly blockBytes: number;
-  readonly encode: (values: Float32Array) => Uint8Array;
+  /** Into memory of so many bytes, where it is given; what is given back may lie there. */
+  readonly encode: (values: Float32Array, into: ArrayBuffer) => Uint8Array;
 }
 
 /** The types that tensors are written in. */
 export const ggufTypes: Readonly<Record<"f32" | "f16" | "q8_0", GgufType>> = {
   f32: { code: 0, block: 1, blockBytes: 4, encode: (values) => bytesOf(values) },
-  f16: { code: 1, block: 1, blockBytes: 2, encode: (values) => bytesOf(float32ToFloat16(values)) },
+  f16: {
+    code: 1,
+    block: 1,
+    blockBytes: 2,
+    encode: (values, into) => bytesOf(float32ToFloat16(values, new Uint16Array(into, 0, values.length))),
+  },
   q8_0: { code: 8, block: 32, blockBytes: 34, encode: encodeQ8 },
 };
 
 /** Name of a type. */
 export type GgufTypeName = keyof typeof ggufTypes;
 
-/** A tensor to be written, read when its turn comes. */
+/** A tensor to be written, read a part at a time when its turn comes. */
 export interface GgufTensor {
   readonly name: string;
   /** Row-major, as everywhere here; the file lists the innermost size first. */
   readonly shape: readonly number[];
   readonly type: GgufTypeName;
-  readonly read: () => Promise<Tensor<"float32">>;
+  /** Its values in order, at most {@link ggufPartElements} or one row at a time; each part is gone when the next is asked for. */
+  readonly parts: () => AsyncIterable<Float32Array> | Iterable<Float32Array>;
 }
+
+/** Elements of a tensor that are read, encoded and written together: they fit a processor's cache. */
+export const ggufPartElements: number = 2 ** 20;
 
 /** Tensors start at multiples of this many bytes. */
 const alignment = 32;
 
-/** Write a GGUF file, one tensor in memory at a time; it appears whole or not at all. */
+/** Write a GGUF file, a part of a tensor in memory at a time; it appears whole or not at all. */
 export async function writeGguf(
   storage: Storage,
   path: string,
@@ -91,13 +101,19 @@ async function* ggufFile(metadata: GgufMetadata, tensors: readonly GgufTensor[])
   ]);
   yield header;
   yield new Uint8Array(aligned(header.length) - header.length);
+  let memory = new ArrayBuffer(0);
   for (const tensor of tensors) {
-    const { dtype, data, shape } = await tensor.read();
-    assert(dtype === "float32" && shape.join() === tensor.shape.join(), () => `${tensor.name} is as it was announced`);
-    const bytes = ggufTypes[tensor.type].encode(data);
-    assert(bytes.length === sizeBytes(tensor), () => `${tensor.name} takes the bytes of its type`);
-    yield bytes;
-    yield new Uint8Array(aligned(bytes.length) - bytes.length);
+    const { encode, block, blockBytes } = ggufTypes[tensor.type];
+    let written = 0;
+    for await (const part of tensor.parts()) {
+      const needed = (part.length / block) * blockBytes;
+      assert(Number.isInteger(needed), () => `${tensor.name} is read in whole blocks`);
+      if (memory.byteLength < needed) memory = new ArrayBuffer(needed);
+      yield encode(part, memory);
+      written += needed;
+    }
+    assert(written === sizeBytes(tensor), () => `${tensor.name} takes the bytes of its type`);
+    yield new Uint8Array(aligned(written) - written);
   }
 }
 
@@ -114,25 +130,30 @@ function aligned(bytes: number): number {
  * Blocks of 32 values as a float16 scale d = max|x|/127 and round(x/d), each an int8. As `quantize_row_q8_0_ref` in
  * ggml: the values are divided by the scale before it is rounded to float16, and halves round away from zero.
  */
-function encodeQ8(values: Float32Array): Uint8Array {
+function encodeQ8(values: Float32Array, into: ArrayBuffer): Uint8Array {
   const { block, blockBytes } = ggufTypes.q8_0;
   const count = values.length / block;
   const scales = new Float32Array(count);
-  const bytes = new Uint8Array(count * blockBytes);
-  const levels = new Int8Array(bytes.buffer);
+  const bytes = new Uint8Array(into, 0, count * blockBytes);
+  const levels = new Int8Array(into, 0, count * blockBytes);
   for (let b = 0; b < count; b++) {
+    const from = b * block;
     let largest = 0;
-    for (let i = 0; i < block; i++) largest = Math.max(largest, Math.abs(values[b * block + i] ?? 0));
+    for (let i = from; i < from + block; i++) largest = Math.max(largest, Math.abs(values[i] ?? 0));
     const scale = Math.fround(largest / 127);
     scales[b] = scale;
     const inverse = scale === 0 ? 0 : Math.fround(1 / scale);
-    for (let i = 0; i < block; i++) {
-      const level = Math.fround((values[b * block + i] ?? 0) * inverse);
-      levels[b * blockBytes + 2 + i] = Math.sign(level) * Math.floor(Math.abs(level) + 0.5);
+    for (let i = from, at = b * blockBytes + 2; i < from + block; i++, at++) {
+      const raised = Math.fround((values[i] ?? 0) * inverse) + 128.5;
+      const level = raised | 0; // no branch that half of all values take: a processor guesses those wrong
+      levels[at] = (level === raised && level < 129 ? level - 1 : level) - 128; // halves away from zero
     }
   }
   const halves = bytesOf(float32ToFloat16(scales));
-  for (let b = 0; b < count; b++) bytes.set(halves.subarray(2 * b, 2 * b + 2), b * blockBytes);
+  for (let b = 0, at = 0; b < count; b++, at += blockBytes) {
+    bytes[at] = halves[2 * b] ?? 0;
+    bytes[at + 1] = halves[2 * b + 1] ?? 0;
+  }
   return bytes;
 }
 

@@ -2,6 +2,7 @@
  * Small dense algebra on typed arrays, in float64 and float32, and random numbers that are the same everywhere. What is
  * large is handed in as a product (`Multiply`): this room knows no device.
  */
+export { addProduct } from "./add-product.ts";
 export { invertUpper, isPositiveDefinite, isPositiveDefiniteByPanels, upperFactor } from "./cholesky.ts";
 export { leadingOfUpdatedDiagonal, type UpdatedDiagonal } from "./diagonal-plus.ts";
 export { type Eigh, eigh } from "./eigh.ts";

@@ -10,7 +10,7 @@ import {
   type WeightValue,
   weight,
 } from "../graph/index.ts";
-import { assertFinite, partToFloat32, sameValues, scanFinite, toFloat32 } from "../io/convert.ts";
+import { allFinite, assertFinite, partToFloat32, sameValues, scanFinite, toFloat32 } from "../io/convert.ts";
 import { readJsonObject } from "../io/json.ts";
 import { openModelWeights } from "../io/model-weights.ts";
 import { dequantised, openPacked, type PackedFile, packedFileName } from "../io/packed/index.ts";
@@ -464,8 +464,10 @@ function checkedFloat32(name: string, tensor: LazyTensor): LazyTensor {
     ...(tensor.scaled ? { scaled: tensor.scaled } : {}),
     ...(readPart && {
       readPart: async (start, end, into) => {
+        const part = await partToFloat32({ ...tensor, readPart }, start, end, into);
+        if (allFinite(part)) return part;
         await scan(); // of the whole, so that the place of a bad value is said right
-        return partToFloat32({ ...tensor, readPart }, start, end, into);
+        return checked({ dtype: "float32", shape: [part.length], data: part }).data as typeof part; // the same
       },
     }),
   };
