@@ -65,16 +65,17 @@ export function derivedCodes(
   encode: () => Promise<{ readonly codes: Uint8Array; readonly scales: Float32Array }>,
 ): { readonly codes: WeightValue; readonly scales: WeightValue } {
   let kept: Float32Array | undefined;
-  const codes = derived(value, made.codes.key, {
-    ...made.codes,
+  const { codes: coded, scales: scaled } = made;
+  const codes = derived(value, coded.key, {
+    ...coded,
     read: async () => {
       const both = await encode();
       kept = both.scales;
       return both.codes;
     },
   });
-  const scales = derived(value, made.scales.key, {
-    ...made.scales,
+  const scales = derived(value, scaled.key, {
+    ...scaled,
     read: async () => {
       const own = kept ?? (await encode()).scales;
       kept = undefined;

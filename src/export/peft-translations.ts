@@ -86,6 +86,7 @@ const adalora: PeftTranslation = {
     const { initialRank, targetRank, alpha, dropout, budgetEvery, orthogonalWeight } = options;
     const left = [...tensors].map(([module, { E }]): [string, readonly boolean[]] => [
       module,
+      // biome-ignore lint/plugin: the ranks of one module
       Array.from(E?.data as Float32Array, (value) => value !== 0), // the layout's, read as float32
     ]);
     // A run that has not begun has pruned nothing, though every E is zero.
@@ -151,6 +152,7 @@ const paca: PeftTranslation = {
     const read = new Map<string, Readonly<Record<string, Tensor>>>();
     for (const [module, { indices, delta, absolute }] of tensors) {
       if (!indices) throw new Error(`${module} has a layout and no indices`);
+      // biome-ignore lint/plugin: the columns that one module tunes
       const places = Array.from(indices.data, Number);
       if (!places.every(Number.isSafeInteger)) {
         throw new TuneError("peft-bad-tensors", `paca_indices of ${module} are no whole numbers.`, {

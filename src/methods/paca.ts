@@ -62,6 +62,7 @@ function tensors(site: Site, { rank, select, columnList }: PacaConfig): Record<"
       dtype: "int64",
       trained: false,
       initial: choices[select],
+      // biome-ignore lint/plugin: the columns that one module tunes
       check: (values) => problemWith(Array.from(values.data, Number), inFeatures),
     },
     delta: { shape: [outFeatures, rank], initial: (_rng, size) => new Float32Array(size) },

@@ -35,6 +35,7 @@ export interface Rope {
 /** The frequencies as numbers; undefined where they depend on the positions. */
 export function fixedFrequencies(rope: Rope): readonly number[] | undefined {
   const value = rope.inverseFrequencies(input("position_ids", "int64", [1, 1]));
+  // biome-ignore lint/plugin: half a head's size
   return value.kind === "constant" ? Array.from(value.tensor.data, Number) : undefined;
 }
 

@@ -49,6 +49,7 @@ export function liveWeights(device: Device, live: readonly LiveWeight[], packs: 
         let start = 0;
         for (const { leaf, pretrained, layout, columns: which } of weights) {
           const whole = await pretrained.source.read();
+          // biome-ignore lint/plugin: the columns that one module tunes
           const places = Array.from((await device.download(which.name)).data, Number);
           const own = columnsOf(whole, places, layout);
           columns.set(own, start);
