@@ -6,7 +6,7 @@ import { putBack } from "../../src/io/outputs/index.ts";
 import { createRng } from "../../src/linalg/index.ts";
 import { nodeStorage } from "../../src/runtime/node-storage.ts";
 import { program, root } from "./cli.ts";
-import { allWriting, makeInputs, placeIn } from "./writing-commands.ts";
+import { allWriting, makeInputs, placeIn, wordsOf } from "./writing-commands.ts";
 
 /** What killing came to. */
 export interface Kills {
@@ -138,7 +138,7 @@ export async function killAtRandom({ kills, folder, seed, onKill }: KillOptions)
       // Each has a cache and an output of its own: nothing is warm that a kill should find cold.
       const own = args.map((arg) => (arg === "cache" ? arg : placeIn(folder, arg)));
       const started = resumes !== undefined && existsSync(at(`${out(place)}${resumes}`));
-      return [name.split(" ")[0] ?? "", ...own, flag, output, ...(started ? ["--resume"] : [])];
+      return [...wordsOf(name), ...own, flag, output, ...(started ? ["--resume"] : [])];
     };
     const place = `place-${round}`;
     const left = `left-${commands.indexOf(name)}`;

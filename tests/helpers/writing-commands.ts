@@ -1,6 +1,7 @@
-import { cp, mkdir, readFile, writeFile } from "node:fs/promises";
+import { mkdir, readFile, writeFile } from "node:fs/promises";
 import type { ExportFormName } from "../../src/index.ts";
 import { root, runHere } from "./cli.ts";
+import { corner } from "./corner.ts";
 
 /*
  * Every command that writes and every form of export, with what it needs to do it in a second. Laws walk these tables: of
@@ -140,6 +141,12 @@ export const allWriting: Readonly<Record<string, Writing>> = {
   ),
 };
 
+/** The words that call a command of the tables: `["federate", "simulate"]`, or `["export"]`, whose form is among its arguments. */
+export function wordsOf(name: string): readonly string[] {
+  const words = name.split(" ");
+  return name in writing || name in reading || name in apart ? words : words.slice(0, 1);
+}
+
 /** A path of the tables as it is on the disk: `in/base`, or `one=in/run/adapter`. */
 export function placeIn(folder: string, path: string): string {
   return path.replace(/^(\w+=)?(?=(in|cache|out|there|theirs)\b)/, `$1${folder}/`);
@@ -151,7 +158,7 @@ export async function makeInputs(folder: string): Promise<void> {
   const made = async (name: string, ...args: readonly string[]): Promise<void> => {
     await runHere(name, ...args.map(at));
   };
-  await cp(`${root}assets/quickstart/model`, at("in/base"), { recursive: true });
+  await corner(`${root}assets/quickstart/model`, at("in/base"));
   const rows = (await readFile(`${root}assets/quickstart/train.jsonl`, "utf8")).split("\n");
   await writeFile(at("in/rows.jsonl"), rows.slice(0, 24).join("\n"));
   await writeFile(at("in/more.jsonl"), rows.slice(24, 40).join("\n"));
