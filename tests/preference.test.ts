@@ -129,6 +129,22 @@ describe("a run on preferences", () => {
     expect(resumed.adapter.parameters).toEqual(reference.adapter.parameters);
   });
 
+  const lora = chooseMethod("lora", { rank: 4 });
+  it.each([
+    ["every weight", chooseMethod("full")],
+    ["a module beside an adapter", { ...lora, inPlace: { modules: ["lm_head"], biases: "none" } }],
+    [
+      "the rows of new tokens",
+      { ...lora, inPlace: { modules: [], biases: "none", tokens: { "model.embed_tokens": [3, 5] } } },
+    ],
+  ] as const)("trains %s where it stands, beside the same as it was", async (_, choice) => {
+    const storage = memoryStorage();
+    await run(storage, { choice });
+    const steps = (await readMetrics(storage, "run")).flatMap((line) => (line.kind === "step" ? [line] : []));
+    expect(steps[0]?.loss).toBeCloseTo(Math.LN2, 5); // both are the same
+    expect(steps.at(-1)?.measures?.["reward_margin"]).toBeGreaterThan(0.05); // and one of them no more
+  });
+
   it("refuses objectives that learn from other data, and options that there are not", () => {
     expect(() => chooseObjective("dpo", {}, "sequence")).toThrow(/causal-lm/);
     expect(() => chooseObjective("causal-lm", {}, "pair")).toThrow(/dpo or ipo/);

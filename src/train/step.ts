@@ -7,6 +7,7 @@ import {
   type ParameterValue,
   parameter,
   type Value,
+  weight,
 } from "../graph/index.ts";
 import {
   type Attached,
@@ -37,6 +38,7 @@ import {
   precise,
   readInPlace,
   recompute,
+  rewrite,
   stackProducts,
   sumProducts,
   takeColumnsEarly,
@@ -128,6 +130,25 @@ export interface NoisedPack {
 const nominal: Symbols = { batch: 1, seq: 128, pair: 1, pairs: 1, target: 64, block: 128, chunk: 32 };
 
 /**
+ * A model's outputs as it was pretrained, beside the same model as it is tuned: a weight that is trained where it stands is
+ * there under its own name, so the frozen one has another.
+ */
+function asPretrained(
+  outputs: Readonly<Record<string, Value>>,
+  { trainables }: Attached,
+): Readonly<Record<string, Value>> {
+  const taken = new Set(trainables.map(({ value }) => value.name));
+  const [names, values] = [Object.keys(outputs), Object.values(outputs)];
+  const apart = rewrite(values, {
+    leaf: (value) =>
+      value.kind === "weight" && taken.has(value.name)
+        ? weight(`${value.name}#pretrained`, value.source, value.dtype)
+        : undefined,
+  });
+  return Object.fromEntries(names.map((name, i) => [name, apart[i] as Value])); // as many as before
+}
+
+/**
  * Build the training step of a model as graphs: forward, loss, backward, clipping by global norm and the optimiser.
  * Scalars of the optimiser (`keep`, `step_size`, …) and `carry` (0 on the first batch of an update, 1 after) are inputs.
  * @throws {TuneError} `no-per-example` where a private step has no gradients by example.
@@ -140,7 +161,7 @@ export function buildTraining(model: PretrainedModel, options: StepOptions): Tra
   const outputModule = model.architecture.outputModule;
   const live = liveMode(options);
   const attached = attach(open.outputs, { choice, targets, outputModule, training: true, ...(live ? { live } : {}) });
-  const defined = objective.loss({ tuned: attached.outputs, pretrained: open.outputs }, config);
+  const defined = objective.loss({ tuned: attached.outputs, pretrained: asPretrained(open.outputs, attached) }, config);
   const { [watchedShares]: watched } = attached.outputs;
   const measured = { ...defined.measures, ...(watched ? { [watchedShares]: watched } : {}) };
   const composed = compose([defined.loss, ...Object.values(measured)]);

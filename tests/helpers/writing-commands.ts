@@ -166,7 +166,7 @@ export async function makeInputs(folder: string): Promise<void> {
   await mkdir(at("in/federation"));
   const two = (method: string): readonly string[] => ["--method", method, "--max-steps", "2", "--batch-size", "2"];
   await made("tune", ...base, ...data, ...small, "-o", "in/run");
-  await made("tune", ...base, ...data, ...two("compacter"), "-o", "in/compacter");
+  await made("tune", ...base, ...data, ...two("compacter"), "--reduction", "4", "-o", "in/compacter");
   await made("quantize", ...base, ...packing, "-o", "in/packed");
   await made("tune", "-m", "in/packed", ...data, ...two("alpha"), "-o", "in/alpha");
 }
