@@ -62,7 +62,11 @@ async function templateOf(given: string): Promise<string> {
 export function withDevice(command: Command): Command {
   return command
     .option("--device <provider>", "where to run: cpu, webgpu, cuda, or auto for the fastest that starts", "cpu")
-    .option("--threads <n>", "threads that one operation may use", wholeNumber);
+    .option(
+      "--threads <n>",
+      "threads that one operation may use (default: the cores that this process may use)",
+      wholeNumber,
+    );
 }
 
 /** Options of {@link withBaseWeights}. */

@@ -146,7 +146,7 @@ export interface Device {
 export interface DeviceOptions {
   /** An execution provider, or `auto` for the fastest that starts; the platform's safest when absent. */
   readonly provider?: string;
-  /** Threads that one operator may use; the environment's own choice when absent. */
+  /** Threads that one operator may use; when absent as many as there are cores for this process, where the environment says so. */
   readonly threads?: number;
   /** Whether programs run in a worker, so that this thread stays responsive; true when absent. */
   readonly worker?: boolean;

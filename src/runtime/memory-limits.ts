@@ -1,5 +1,4 @@
-/** Reads a small file, or nothing where there is none. */
-export type ReadText = (path: string) => string | undefined;
+import { controlGroups, type ReadText } from "./control-groups.ts";
 
 /**
  * What Linux leaves to this process, in bytes: the least of the machine's available memory, the limits of its control
@@ -40,23 +39,10 @@ const version2: GroupFiles = {
 };
 
 function groupsAvailable(read: ReadText): readonly number[] {
-  return (read("/proc/self/cgroup") ?? "").split("\n").flatMap((line) => {
-    const [, controllers, path = "/"] = /^\d+:([^:]*):(\/.*)$/.exec(line) ?? [];
-    if (controllers === undefined) return [];
-    const files = controllers === "" ? version2 : controllers.split(",").includes("memory") ? version1 : undefined;
-    return files ? pathsUp(path).flatMap((part) => groupAvailable(read, files, `${files.root}${part}`)) : [];
+  return controlGroups(read, "memory").flatMap(({ version, path }) => {
+    const files = version === 2 ? version2 : version1;
+    return groupAvailable(read, files, `${files.root}${path}`);
   });
-}
-
-/** `/a/b`, `/a`, and the root: a container may see its own group there alone. */
-function pathsUp(path: string): readonly string[] {
-  const parts = path.split("/").filter((part) => part !== "" && part !== "..");
-  return Array.from({ length: parts.length + 1 }, (_, i) =>
-    parts
-      .slice(0, parts.length - i)
-      .map((part) => `/${part}`)
-      .join(""),
-  );
 }
 
 function groupAvailable(read: ReadText, { limits, usage, cached }: GroupFiles, folder: string): readonly number[] {

@@ -1,7 +1,7 @@
-import { readFileSync } from "node:fs";
 import { freemem, totalmem } from "node:os";
 import { MessageChannel } from "node:worker_threads";
 import { linuxAvailable } from "./memory-limits.ts";
+import { readSmall } from "./node-small-file.ts";
 import type { MemoryUse } from "./platform.ts";
 
 /** What this process takes, and what the machine, its container or its own limits leave to it. */
@@ -11,14 +11,6 @@ export function nodeMemory(): MemoryUse {
   const allowed = limit !== undefined && limit > 0 && limit < totalmem() ? limit - processBytes : freemem();
   const available = Math.min(allowed, freemem(), linuxAvailable(readSmall) ?? Number.POSITIVE_INFINITY);
   return { processBytes, availableBytes: Math.max(0, available) };
-}
-
-function readSmall(path: string): string | undefined {
-  try {
-    return readFileSync(path, "utf8");
-  } catch {
-    return undefined; // another system, or another version of control groups
-  }
 }
 
 const { port1: drain, port2: end } = new MessageChannel();

@@ -1,8 +1,10 @@
 import { createRequire } from "node:module";
 import type * as OrtNode from "onnxruntime-node";
 import { TuneError } from "../errors.ts";
+import { linuxCores } from "./cpu-limits.ts";
 import type { Device, DeviceOptions } from "./device.ts";
 import { freeBuffers } from "./node-memory.ts";
+import { readSmall } from "./node-small-file.ts";
 import { createOrtDevice } from "./ort-device.ts";
 import { chooseProvider, proveDevice } from "./provider.ts";
 
@@ -30,7 +32,10 @@ export async function openOrtNode(options: DeviceOptions): Promise<Device> {
   const ort = loadOrt();
   // A provider that is not bundled (cuda) works where its libraries have been installed.
   const provider = chooseProvider(options.provider, bundled(ort), possibleProviders());
-  const device = createOrtDevice(ort, { ...options, provider, freeBuffers, disk: true });
+  // Left to itself, ONNX Runtime binds each thread to a core, where it waits for whoever else computes there.
+  const threads = options.threads ?? linuxCores(readSmall);
+  const given = { ...options, ...(threads === undefined ? {} : { threads }) };
+  const device = createOrtDevice(ort, { ...given, provider, freeBuffers, disk: true });
   return proveDevice(device);
 }
 

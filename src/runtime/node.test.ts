@@ -1,12 +1,16 @@
 import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
+import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import type * as OrtNode from "onnxruntime-node";
 import { describe, expect, it, vi } from "vitest";
 import { assert } from "../errors.ts";
 import { graph, makeNode, parameter, tensor } from "../graph/index.ts";
+import { linuxCores } from "./cpu-limits.ts";
 import { checkLaw, deviceLaws } from "./device.conformance.ts";
 import { identityModel } from "./identity-model.ts";
 import { nodePlatform, openNodeDevice } from "./node.ts";
+import { readSmall } from "./node-small-file.ts";
 import { compileGraph } from "./program.ts";
 
 describe.each([{ worker: false }, { worker: true }])("a cpu device (worker: $worker)", ({ worker }) => {
@@ -22,6 +26,19 @@ describe.skipIf(!canWebGpu)("a webgpu device", () => {
       await checkLaw(law, () => openNodeDevice({ provider: "webgpu" }));
     }
   });
+});
+
+it("gives an operator the cores of this process, unless told otherwise", async () => {
+  const ort = createRequire(import.meta.url)("onnxruntime-node") as typeof OrtNode;
+  const create = vi.spyOn(ort.InferenceSession, "create");
+  for (const threads of [undefined, 1]) {
+    const device = await openNodeDevice({ worker: false, ...(threads ? { threads } : {}) });
+    await device.compile({ model: identityModel("float32") });
+    await device.close();
+    const given = create.mock.lastCall?.at(-1) as { intraOpNumThreads?: number };
+    expect(given.intraOpNumThreads).toBe(threads ?? linuxCores(readSmall));
+  }
+  create.mockRestore();
 });
 
 it("needs no more memory after 500 steps than after 100", async () => {
