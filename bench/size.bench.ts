@@ -44,6 +44,9 @@ const [tokens, updates, limitSeconds] = [values.tokens, values.updates, values.l
 /** Tokens that the inputs of layers are measured on: a half more than the widest layer of the 1 B shape has inputs. */
 const calibrationTokens = 12288;
 
+/** Tokens in rows that are evaluated: of four texts, each in as many rows as it takes. */
+const evaluated = 8 * tokens;
+
 /** A line of the table. */
 interface Row {
   readonly title: string;
@@ -56,7 +59,8 @@ const machine = `${cpus().length} cores (${cpus()[0]?.model.trim()}), ${(totalme
 const opening = `# At the size that people have
 
 Made by \`npm run bench:size\`: models with random bfloat16 weights, every command in a process of its own. Peak memory is the
-most that the process had at once; pages of a mapped file count. "To open" is the time to the first update, less an update.
+most that the process had at once; pages of a mapped file count. Seconds of a processor are what all threads worked: the machine had
+other work besides. "To open" is the time to the first update, less an update.
 Where the first touch of memory is slow, as in many virtual machines, \`GLIBC_TUNABLES=glibc.malloc.hugetlb=1\` in the environment
 helps: tuning Llama-3.2-1B's shape in float32 opened in 22 s instead of 33 s; held in bfloat16 it made no difference.
 `;
@@ -119,83 +123,73 @@ async function tuning(): Promise<void> {
   }
 }
 
+/** An adapter of a few updates, which this may make first. */
+async function adapterOf(): Promise<string> {
+  for (const held of ["f32", "bf16"]) if (existsSync(path(`run-${held}/adapter`))) return path(`run-${held}/adapter`);
+  const args = ["tune", "-m", model, "-d", path("few.jsonl"), "--validation", "0", "--batch-size", "1"];
+  const options = ["--max-length", "64", "--max-steps", "2", "--rank", "8", "--no-tensorboard", "-o", path("run-bf16")];
+  const taken = await scion([...args, ...options, "--base-weights", "bf16"], { limitSeconds });
+  if (taken.code !== 0) throw new Error(taken.lines.map(({ text }) => text).join("\n"));
+  return path("run-bf16/adapter");
+}
+
 async function others(): Promise<void> {
-  const adapter = existsSync(path("run-f32/adapter")) ? path("run-f32/adapter") : path("run-bf16/adapter");
-  const tuned = existsSync(adapter) ? ["-a", adapter] : [];
+  const tuned = ["-m", model, "-a", path("adapter")];
+  const generated = ["-m", model, "--max-new-tokens", "8"];
+  const exported = (to: string, dtype: string, ...more: readonly string[]): readonly string[] => [
+    ...["export", ...tuned, "--to", to, "--dtype", dtype, ...more, "-o", path("out")],
+  ];
+  const quantized = (method: string, bits: string): readonly string[] => [
+    ...["quantize", "-m", model, "--method", method, "--bits", bits, "--max-length", String(tokens)],
+    ...["--calibration", path("calibration.jsonl"), "-o", path("out")],
+  ];
+  const both = ["--base", model, "--adapter", path("adapter")];
   const commands: Readonly<Record<string, readonly string[]>> = {
     inspect: ["inspect", model],
     plan: ["plan", "-m", model, "-d", path("few.jsonl"), "--max-length", String(tokens), "--rank", "8"],
-    "generate, 8 tokens": ["generate", "-m", model, "-p", "Once upon a time", "--raw", "--max-new-tokens", "8"],
-    "generate, bf16": [
-      "generate",
-      "-m",
-      model,
-      "-p",
-      "Once",
-      "--raw",
-      "--max-new-tokens",
-      "8",
-      "--base-weights",
-      "bf16",
+    "generate, 8 tokens": ["generate", ...generated, "-p", "Once upon a time", "--raw"],
+    "generate, bf16": ["generate", ...generated, "-p", "Once", "--raw", "--base-weights", "bf16"],
+    "chat, an answer of 8 tokens, bf16": ["chat", ...generated, "--base-weights", "bf16"],
+    [`eval, ${evaluated} tokens`]: [
+      ...["eval", "-m", model, "-d", path("few.jsonl"), "--max-length", String(tokens), "--batch-size", "1"],
     ],
-    "eval, 4 rows": ["eval", "-m", model, "-d", path("few.jsonl"), "--max-length", String(tokens), "--batch-size", "1"],
-    merge: ["merge", "-m", model, ...tuned, "-o", path("merged")],
+    merge: ["merge", ...tuned, "-o", path("out")],
+    combine: ["combine", ...tuned, "-a", `again=${path("adapter")}`, "--how", "svd", "-o", path("out")],
     ...Object.fromEntries(
       ["fp32", "fp16", "q8", "q4"].map((dtype) => [
         `export to transformers.js, ${dtype}`,
-        ["export", "-m", model, ...tuned, "--to", "transformers.js", "--dtype", dtype, "-o", path(`web-${dtype}`)],
+        exported("transformers.js", dtype),
       ]),
     ),
     ...Object.fromEntries(
-      ["f16", "q8_0"].map((dtype) => [
-        `export to gguf, ${dtype}`,
-        [
-          "export",
-          "-m",
-          model,
-          ...tuned,
-          "--to",
-          "gguf",
-          "--pre-tokenizer",
-          "gpt-2",
-          "--dtype",
-          dtype,
-          "-o",
-          path(`gguf-${dtype}`),
-        ],
-      ]),
+      ["f16", "q8_0"].map((dtype) => [`export to gguf, ${dtype}`, exported("gguf", dtype, "--pre-tokenizer", "gpt-2")]),
     ),
-    "quantize by rounding, 4 bits": ["quantize", "-m", model, "--method", "rtn", "--bits", "4", "-o", path("rtn")],
-    ...Object.fromEntries(
-      [
-        ["gptq", "4"],
-        ["shiftadd", "2"],
-      ].map(([method = "", bits = ""]) => [
-        `quantize by ${method}, ${bits} bits, ${calibrationTokens} tokens`,
-        [
-          ...["quantize", "-m", model, "--method", method, "--bits", bits, "--calibration", path("calibration.jsonl")],
-          ...["--max-length", String(tokens), "-o", path("rtn")],
-        ],
-      ]),
-    ),
-    "diagnose, rank 8": ["diagnose", "--base", model, "--adapter", adapter, "-o", path("diagnosis")],
+    "quantize by rounding, 4 bits": ["quantize", "-m", model, "--method", "rtn", "--bits", "4", "-o", path("out")],
+    [`quantize by gptq, 4 bits, ${calibrationTokens} tokens`]: quantized("gptq", "4"),
+    [`quantize by shiftadd, 2 bits, ${calibrationTokens} tokens`]: quantized("shiftadd", "2"),
+    "diagnose, rank 8": ["diagnose", ...both, "-o", path("out")],
+    mend: ["mend", ...both, "-o", path("out")],
   };
-  for (const [title, args] of Object.entries(commands)) {
+  for (const [title, given] of Object.entries(commands)) {
     if (!chosen(title)) continue;
-    const taken = await scion(args, { limitSeconds });
-    await report(title, taken, seconds(taken.seconds));
-    for (const folder of ["merged", "rtn", "web-fp32", "web-fp16", "web-q8", "web-q4", "gguf-f16", "gguf-q8_0"])
-      await rm(path(folder), { recursive: true, force: true });
+    const adapter = given.some((arg) => arg.includes(path("adapter"))) ? await adapterOf() : "";
+    const args = given.map((arg) => arg.replace(path("adapter"), adapter));
+    const taken = await scion(args, { limitSeconds, input: "Once upon a time\n/exit\n" });
+    const { processorSeconds } = taken;
+    const worked = processorSeconds === undefined ? "" : `, ${seconds(processorSeconds)} of a processor`;
+    await report(title, taken, `${seconds(taken.seconds)}${worked}`);
+    await rm(path("out"), { recursive: true, force: true });
   }
 }
 
-/** A q4 export as people use it, held against what Scion makes of the same numbers. */
+/** Tuned, and exported in 4 bits: as people use it, and held against what Scion makes of the same numbers. */
 async function pages(): Promise<void> {
   const titles = { node: "transformers.js in Node, q4", page: "transformers.js in a page (WebAssembly), q4" };
   const where = (["node", "page"] as const).filter((one) => chosen(titles[one]));
   if (where.length === 0) return;
   const [web, unpacked] = [path("page-q4"), path("unpacked")];
-  const exported = await scion(["export", "-m", model, "--to", "transformers.js", "--dtype", "q4", "-o", web], {
+  const tuned = ["-m", model, "-a", await adapterOf()];
+  const exported = await scion(["export", ...tuned, "--to", "transformers.js", "--dtype", "q4", "-o", web], {
     limitSeconds,
   });
   if (exported.code !== 0) throw new Error(exported.lines.map(({ text }) => text).join("\n"));
@@ -323,20 +317,20 @@ async function sweep(
     const { count = 256, rank = 8, rowsOfData = 8, of: shapeName = "100m" } = placeOf(x);
     const folder = join(kept ?? work, shapeName);
     if (!existsSync(join(folder, "config.json"))) await writeCheckpoint(folder, sizeShapes[shapeName]);
-    const words = (of === "opening" ? 8 : 2 * count) - 2;
-    const text = JSON.stringify({ text: "the sea ".repeat(Math.ceil(words / 2)) });
-    await writeFile(path("growth.jsonl"), Array(rowsOfData).fill(text).join("\n"));
+    const words = of === "opening" ? 8 : 2 * count;
+    const line = JSON.stringify({ text: "the sea ".repeat(Math.ceil(words / 2)) });
+    await writeFile(path("growth.jsonl"), `${line}\n`.repeat(rowsOfData));
     const args = ["tune", "-m", folder, "-d", path("growth.jsonl"), "--validation", "0", "--batch-size", "1"];
     const options = ["--max-length", String(count), "--max-steps", String(updates), "--rank", String(rank)];
-    const taken = await scion([...args, ...options, "--no-tensorboard", "-o", path(`growth-${name}-${x}`)], {
-      limitSeconds,
-    });
-    const at = taken.lines.filter(({ text: line }) => /^\s*\d+\/\d+ +loss/.test(line)).map((line) => line.at);
-    const update = median(at.slice(1).map((end, i) => end - (at[i] ?? Number.NaN)));
+    const output = path(`growth-${name}-${x}`);
+    const taken = await scion([...args, ...options, "--no-tensorboard", "--json", "-o", output], { limitSeconds });
+    await rm(output, { recursive: true, force: true });
+    const at = taken.lines.filter(({ text: line }) => line.includes('"kind":"step"')).map(({ worked }) => worked);
+    if (at.length < 2) throw new Error(taken.lines.map(({ text: line }) => line).join("\n"));
+    const update = Math.min(...at.slice(1).map((end, i) => end - (at[i] ?? Number.NaN)));
     const took = of === "opening" ? (at[0] ?? Number.NaN) - update : update;
-    console.log(
-      `${name} ${x}: ${took.toFixed(2)} s of ${of}, ${((taken.peakBytes ?? Number.NaN) / 1e9).toFixed(2)} GB`,
-    );
+    const memory = ((taken.peakBytes ?? Number.NaN) / 1e9).toFixed(2);
+    console.log(`${name} ${x}: ${took.toFixed(2)} s of a processor for ${of}, ${memory} GB`);
     points.push({ x, seconds: took, bytes: taken.peakBytes ?? Number.NaN });
   }
   return { name, of, points };

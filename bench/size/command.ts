@@ -1,9 +1,19 @@
 import { spawn } from "node:child_process";
 import { randomUUID } from "node:crypto";
+import { readFileSync } from "node:fs";
 import { readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+
+/** A line that a command printed. */
+export interface PrintedLine {
+  /** Seconds after the start at which it came. */
+  readonly at: number;
+  /** Seconds that processors had worked for the command by then; NaN where the system does not tell. */
+  readonly worked: number;
+  readonly text: string;
+}
 
 /** What a command took, in a process of its own. */
 export interface Taken {
@@ -11,14 +21,17 @@ export interface Taken {
   readonly code: number | null;
   readonly seconds: number;
   readonly peakBytes: number | undefined;
-  /** The lines that it printed, each with the seconds after the start at which it came. */
-  readonly lines: readonly { readonly at: number; readonly text: string }[];
+  /** Seconds that processors worked for it, where it is told: what it waited for others does not count. */
+  readonly processorSeconds?: number;
+  readonly lines: readonly PrintedLine[];
 }
 
 /** How a command is run. */
 export interface CommandOptions {
   /** It is stopped after this. */
   readonly limitSeconds?: number;
+  /** What it reads from its standard input; nothing unless given. */
+  readonly input?: string;
   /** Most megabytes of JavaScript's own heap. */
   readonly heapMegabytes?: number;
 }
@@ -38,24 +51,26 @@ export function scion(args: readonly string[], options: CommandOptions = {}): Pr
 export async function measured(
   program: string,
   args: readonly string[],
-  { limitSeconds = 3600 }: CommandOptions = {},
+  { limitSeconds = 3600, input = "" }: CommandOptions = {},
 ): Promise<Taken> {
   const peakFile = join(tmpdir(), `scion-peak-${randomUUID()}`);
   const started = performance.now();
   const seconds = (): number => (performance.now() - started) / 1000;
-  const lines: { at: number; text: string }[] = [];
+  const lines: PrintedLine[] = [];
   const child = spawn(program, args, {
     env: { ...process.env, SCION_PEAK: peakFile },
-    stdio: ["ignore", "pipe", "pipe"],
+    stdio: ["pipe", "pipe", "pipe"],
   });
+  child.stdin.on("error", () => undefined).end(input); // it may be gone before it has read
   for (const stream of [child.stdout, child.stderr]) {
     let rest = "";
     stream.setEncoding("utf8").on("data", (text: string) => {
       const parts = (rest + text).split("\n");
       rest = parts.pop() ?? "";
-      lines.push(...parts.map((line) => ({ at: seconds(), text: line })));
+      const now = { at: seconds(), worked: workedFor(child.pid) };
+      lines.push(...parts.map((line) => ({ ...now, text: line })));
     });
-    stream.on("end", () => rest !== "" && lines.push({ at: seconds(), text: rest }));
+    stream.on("end", () => rest !== "" && lines.push({ at: seconds(), worked: Number.NaN, text: rest }));
   }
   const timer = setTimeout(() => child.kill("SIGKILL"), 1000 * limitSeconds);
   const code = await new Promise<number | null>((resolve, reject) => {
@@ -63,7 +78,20 @@ export async function measured(
     child.on("close", resolve);
   });
   clearTimeout(timer);
-  const bytes = await readFile(peakFile, "utf8").catch(() => undefined); // absent when it was killed
+  const took = seconds();
+  const told = await readFile(peakFile, "utf8").catch(() => undefined); // absent when it was killed
   await rm(peakFile, { force: true });
-  return { code, seconds: seconds(), peakBytes: bytes === undefined ? undefined : Number(bytes), lines };
+  const [peakBytes, processorSeconds] = told?.split(" ").map(Number) ?? [];
+  return { code, seconds: took, peakBytes, lines, ...(processorSeconds === undefined ? {} : { processorSeconds }) };
+}
+
+/** Seconds that processors have worked for a process: fields 14 and 15 of its line in /proc, in hundredths. */
+function workedFor(pid: number | undefined): number {
+  try {
+    const [, after = ""] = readFileSync(`/proc/${pid}/stat`, "utf8").split(") ");
+    const fields = after.split(" ").map(Number);
+    return ((fields[11] ?? Number.NaN) + (fields[12] ?? Number.NaN)) / 100;
+  } catch {
+    return Number.NaN; // it has ended, or this is no Linux
+  }
 }

@@ -37,7 +37,7 @@ export function drawGrowth(title: string, sweeps: readonly Sweep[]): string {
   const body = sweeps.flatMap((sweep, row) =>
     (
       [
-        [`seconds of ${sweep.of}`, ({ seconds }: GrowthPoint) => seconds, "#2b5d9b"],
+        [`processor's seconds of ${sweep.of}`, ({ seconds }: GrowthPoint) => seconds, "#2b5d9b"],
         ["peak memory in GB", ({ bytes }: GrowthPoint) => bytes / 1e9, "#b4532a"],
       ] as const
     ).flatMap(([label, of, colour], column) =>
