@@ -1,9 +1,12 @@
-import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, rm, stat, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { sizeShapes, writeCheckpoint } from "../bench/size/checkpoint.ts";
 import { scion } from "../bench/size/command.ts";
+import { exportModel, loadModel } from "../src/index.ts";
+import { nodePlatform } from "../src/runtime/node.ts";
+import { nodeStorage } from "../src/runtime/node-storage.ts";
 
 /*
  * Commands on a model of 100 million bfloat16 weights (200 MB; the largest matrix is 98 MB in float32), each in a process of its
@@ -78,5 +81,30 @@ describe("at 100 million weights", () => {
       expect(peakBytes / 1e6, said).toBeLessThan(megabytes);
     },
     300_000,
+  );
+
+  it.each([
+    { output: "merged", to: "safetensors", dtypes: {} },
+    { output: "transformers.js-fp16", to: "transformers.js", dtypes: { dtypes: ["fp16"] } },
+    { output: "transformers.js-q8", to: "transformers.js", dtypes: { dtypes: ["q8"] } },
+    { output: "transformers.js-q4", to: "transformers.js", dtypes: { dtypes: ["q4"] } },
+    { output: "gguf-f16", to: "gguf", dtypes: { dtypes: ["f16"], preTokenizer: "gpt-2" } },
+    { output: "gguf-q8_0", to: "gguf", dtypes: { dtypes: ["q8_0"], preTokenizer: "gpt-2" } },
+  ] as const)(
+    "what $output takes is said before it starts where the disk is too small",
+    async ({ output, to, dtypes }) => {
+      const names = await readdir(at(output), { recursive: true, withFileTypes: true });
+      const files = names.filter((entry) => entry.isFile()).map((entry) => stat(join(entry.parentPath, entry.name)));
+      const taken = (await Promise.all(files)).reduce((sum, { size }) => sum + size, 0);
+      const storage = { ...nodeStorage, freeBytes: async () => 1e6 };
+      const model = await loadModel(at("model"), { platform: { ...nodePlatform, storage } });
+      const refused = await exportModel(model, to, at("nowhere"), dtypes).catch(String);
+      const [, size = "", unit = ""] = /it takes ([\d.]+) ([MG]B)/.exec(String(refused)) ?? [];
+      const said = Number(size) * (unit === "GB" ? 1e9 : 1e6);
+      // Cards and tokenizers come to it; numbers are said in two decimals.
+      expect(said).toBeGreaterThan(0.95 * taken);
+      expect(said).toBeLessThan(1.05 * taken);
+      await expect(stat(at("nowhere"))).rejects.toThrow();
+    },
   );
 });

@@ -194,10 +194,10 @@ export async function quantize(
       fix: `give it ${fewer}a machine with more memory`,
     });
   }
-  const described = describeChoice(choice, bits, keepAs);
-  const fingerprint = { ...described, ...(await factsOfModel(model)), ...calibration?.facts };
   const target = output.replace(/\/+$/, "");
   await checkDisk(storage, target, packedBytes(pretrained, typeof bits === "number" ? bits : 1, keepAs));
+  const described = describeChoice(choice, bits, keepAs);
+  const fingerprint = { ...described, ...(await factsOfModel(model)), ...calibration?.facts };
   const resume = options.resume === true;
   await checkFolder(storage, target, folderKind("packed"));
   const workPath = await workFolderOf(storage, target);
