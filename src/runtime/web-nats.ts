@@ -1,8 +1,9 @@
 import { TuneError } from "../errors.ts";
+import { namesOf } from "../io/module-names.ts";
 
 /** How parties in a page reach a NATS server: the official client, over WebSocket. @throws {TuneError} `engine-missing`, `bad-option`. */
 export async function natsConnect(options: object): Promise<unknown> {
-  const { wsconnect } = await import("@nats-io/nats-core").catch((cause: unknown) => {
+  const { wsconnect } = await import("@nats-io/nats-core").then(namesOf, (cause: unknown) => {
     throw new TuneError("engine-missing", "The engine nats needs packages that are not installed.", {
       fix: "npm install @nats-io/jetstream @nats-io/nats-core",
       cause,

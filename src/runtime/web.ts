@@ -1,5 +1,6 @@
 import { TuneError } from "../errors.ts";
 import { memoryStorage } from "../io/memory-storage.ts";
+import type { Storage } from "../io/storage.ts";
 import type { Device } from "./device.ts";
 import { anyProvider, openFastest } from "./fastest.ts";
 import type { MemoryUse, Platform } from "./platform.ts";
@@ -7,21 +8,25 @@ import { type DeviceWorker, openRemoteDevice } from "./remote-device.ts";
 import { openOrtWeb, type WebDeviceOptions, webProviders } from "./web-ort.ts";
 import { webThreads } from "./web-threads.ts";
 
+export { opfsStorage } from "./opfs-storage.ts";
 export { natsConnect } from "./web-nats.ts";
 export type { WebDeviceOptions };
 
-const storage = memoryStorage();
+/** A page whose files are where the storage keeps them: onnxruntime-web, web workers. */
+export function webPlatformOn(storage: Storage): Platform {
+  return {
+    name: "web",
+    storage,
+    findModel: (source) => findWebModel(storage, source),
+    memory: webMemory,
+    providers: webProviders,
+    openDevice: openWebDevice,
+    threads: webThreads,
+  };
+}
 
-/** A page: onnxruntime-web, files in memory, web workers. */
-export const webPlatform: Platform = {
-  name: "web",
-  storage,
-  findModel: findWebModel,
-  memory: webMemory,
-  providers: webProviders,
-  openDevice: openWebDevice,
-  threads: webThreads,
-};
+/** A page with its files in memory, which are gone when it is closed. */
+export const webPlatform: Platform = webPlatformOn(memoryStorage());
 
 /** A page is told its machine's memory roughly, and WebAssembly addresses 4 GiB of it. What it takes, it is not told. */
 function webMemory(): MemoryUse {
@@ -29,7 +34,7 @@ function webMemory(): MemoryUse {
   return { processBytes: 0, availableBytes: Math.min(4, deviceMemory) * 2 ** 30 };
 }
 
-async function findWebModel(source: string): Promise<string> {
+async function findWebModel(storage: Storage, source: string): Promise<string> {
   if ((await storage.list(source)).length > 0) return source;
   if (/^[\w.-]+\/[\w.-]+(@[\w./-]+)?$/.test(source)) {
     throw new TuneError("hub-unsupported", `A page cannot fetch ${source} from the hub yet.`, {

@@ -2,6 +2,7 @@ import type { JetStreamClient, JetStreamManager, JsMsg, StreamConfig } from "@na
 import type { ConnectionOptions, Msg, MsgHdrs, NatsConnection } from "@nats-io/nats-core";
 import { TuneError } from "../../errors.ts";
 import { parseJson } from "../../io/json.ts";
+import { namesOf } from "../../io/module-names.ts";
 import { sha256 } from "../digest.ts";
 import type { ObjectRef, StateEntry, Transport, TransportEvent, Unsubscribe } from "../transport.ts";
 import { closedError, engineMissing, faultOf, full, notPermitted, unreachable } from "./nats-errors.ts";
@@ -46,7 +47,7 @@ const answerMs = (tries: number): number => Math.min(30_000, 2000 * 2 ** tries);
 export async function openNats(options: NatsOptions): Promise<NatsTransport> {
   const { party, run, patienceMs = 60_000, ackWaitMs = 10_000, replicas = 1 } = options;
   const names = natsNames(run);
-  const core = await import("@nats-io/nats-core").catch((cause: unknown) => {
+  const core = await import("@nats-io/nats-core").then(namesOf, (cause: unknown) => {
     throw engineMissing(cause);
   });
   const nc = await connected(options, names, patienceMs);
@@ -175,7 +176,7 @@ export async function openNats(options: NatsOptions): Promise<NatsTransport> {
   let jsm: JetStreamManager | undefined;
   if (isCoordinator) {
     try {
-      const jetstream = await import("@nats-io/jetstream").catch((cause: unknown) => {
+      const jetstream = await import("@nats-io/jetstream").then(namesOf, (cause: unknown) => {
         throw engineMissing(cause);
       });
       jsm = await makeStreams(
