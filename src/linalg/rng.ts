@@ -120,7 +120,17 @@ export function naturalLog(x: number): number {
   }
   const t = (mantissa - 1) / (mantissa + 1); // |t| ≤ 0.172, so terms past t²³ are below 2⁻⁵³
   const square = t * t;
-  let series = 0;
-  for (let power = 23; power >= 1; power -= 2) series = series * square + 1 / power;
+  // Horner's rule, written out: a loop would divide at every power.
+  let series = (1 / 23) * square + 1 / 21;
+  series = series * square + 1 / 19;
+  series = series * square + 1 / 17;
+  series = series * square + 1 / 15;
+  series = series * square + 1 / 13;
+  series = series * square + 1 / 11;
+  series = series * square + 1 / 9;
+  series = series * square + 1 / 7;
+  series = series * square + 1 / 5;
+  series = series * square + 1 / 3;
+  series = series * square + 1;
   return exponent * Math.LN2 + 2 * t * series;
 }

@@ -60,37 +60,50 @@ export function openGenerator(key: Uint8Array): Generator {
     },
     async normals(into, purpose, step, scale = 1) {
       const draw = await open("normals", purpose, step);
-      let bits = new Uint32Array(0);
-      let at = 0;
-      let sum = 0;
-      let count = -1; // of draws in the sum; the first one of all goes into none
-      let filled = 0;
-      const take = (normal: number): void => {
-        sum += normal;
-        count += 1;
-        if (count === 4 && filled < into.length) {
-          into[filled] = (scale * sum) / 2;
-          filled += 1;
-        }
-        if (count === 0 || count === 4) {
-          sum = 0;
-          count = 0;
-        }
-      };
-      while (filled < into.length) {
-        if (at === bits.length) [bits, at] = [await draw(chunk), 0];
-        // Marsaglia's polar form of Box and Muller: a point of the unit disc gives two normal numbers.
-        const x = 2 * uniform(bits, at) - 1;
-        const y = 2 * uniform(bits, at + 2) - 1;
-        at += 4;
-        const square = x * x + y * y;
-        if (square >= 1 || square === 0) continue;
-        const factor = Math.sqrt((-2 * naturalLog(square)) / square);
-        take(x * factor);
-        take(y * factor);
+      const filling: Filling = { into, scale, filled: 0, pairs: 0, sum: 0 };
+      while (filling.filled < into.length) {
+        // A pair takes two numbers of the stream, π/4 of the pairs count, and two of them make a value: 5.1 numbers a value.
+        fill(filling, await draw(Math.min(chunk, 128 + 6 * (into.length - filling.filled))));
       }
     },
   };
+}
+
+/** Normal numbers on their way into an array. */
+interface Filling {
+  readonly into: Float32Array;
+  readonly scale: number;
+  /** How many values there are so far. */
+  filled: number;
+  /** How many points of the unit disc were drawn. */
+  pairs: number;
+  /** What is drawn so far of the next value. */
+  sum: number;
+}
+
+/** Go on with what bits give: by Marsaglia's polar form of Box and Muller, a point of the unit disc is two normal numbers. */
+function fill(filling: Filling, bits: Uint32Array): void {
+  const { into, scale } = filling;
+  let { filled, pairs, sum } = filling;
+  for (let at = 0; at < bits.length && filled < into.length; at += 4) {
+    const x = 2 * uniform(bits, at) - 1;
+    const y = 2 * uniform(bits, at + 2) - 1;
+    const square = x * x + y * y;
+    if (square >= 1 || square === 0) continue;
+    const factor = Math.sqrt((-2 * naturalLog(square)) / square);
+    // The first number of all is thrown away, so that every sum of four ends with the first one of a pair.
+    if ((pairs & 1) === 1) {
+      sum = sum + x * factor + y * factor;
+    } else {
+      if (pairs > 0) {
+        into[filled] = (scale * (sum + x * factor)) / 2;
+        filled += 1;
+      }
+      sum = y * factor;
+    }
+    pairs += 1;
+  }
+  Object.assign(filling, { filled, pairs, sum });
 }
 
 const chunk = 1 << 14; // float64 numbers at a time; even, so that pairs do not straddle
