@@ -1,8 +1,8 @@
 /*
  * npm run bench:attention [-- --lengths 1024,2048,4096,8192,16384] [--head-dims 16,32,64] [--rounds 3] [--python /venv/bin/python]
  *
- * The attention part of a training step, forward and backward, of four heads on one thread: exact attention, polynomials, and torch's
- * scaled_dot_product_attention where a Python is given. Each case is a process of its own; kinds take turns, round by round. Prints
+ * The attention part of a training step, forward and backward, of four heads on one thread: exact attention as models are tuned
+ * with (in blocks from 2k tokens on), with all scores of a layer at once, polynomials, and torch's scaled_dot_product_attention where a Python is given. Each case is a process of its own; kinds take turns, round by round. Prints
  * milliseconds (the least of the rounds' medians), the peak of memory over the idle process, exponents over the last four lengths,
  * and the errors of outputs and gradients where |score| is at most 1.
  */
@@ -24,8 +24,8 @@ const { values } = parseArgs({
 const lengths = values.lengths.split(",").map(Number);
 const rounds = Number(values.rounds);
 const heads = 4;
-/** Longest that exact attention is tried: its scores fill the memory beyond. */
-const longestExact = 8192;
+/** Longest that is tried where scores fill the memory beyond, or a run takes a quarter of a minute. */
+const longest: Readonly<Record<string, number>> = { "exact, all scores": 8192, "degree 4": 8192 };
 
 interface Kind {
   readonly name: string;
@@ -36,6 +36,7 @@ function kindsFor(headDim: number): readonly Kind[] {
   const chunk = headDim <= 16 ? 64 : headDim <= 32 ? 128 : 256;
   return [
     { name: "exact", of: { kind: "exact" } },
+    { name: "exact, all scores", of: { kind: "whole" } },
     { name: "degree 2", of: { kind: "polynomial", degree: 2, chunk } },
     ...(headDim <= 16 ? [{ name: "degree 4", of: { kind: "polynomial", degree: 4, chunk: 128 } } as const] : []),
     ...(values.python === undefined ? [] : [{ name: "torch sdpa", of: "torch" } as const]),
@@ -68,8 +69,7 @@ for (const headDim of values["head-dims"].split(",").map(Number)) {
     const measured = new Map<string, { readonly ms: number[]; peak: number }>();
     for (let round = 0; round < rounds; round++) {
       for (const kind of kinds) {
-        if (kind.name === "exact" && length > longestExact) continue;
-        if (kind.name === "degree 4" && length > longestExact) continue; // a quarter of a minute a run
+        if (length > (longest[kind.name] ?? Number.POSITIVE_INFINITY)) continue;
         const { ms, peakBytes } = await run(kind, { length, headDim, heads, range: 1, memory: "balanced", runs: 4 });
         const own = measured.get(kind.name) ?? { ms: [], peak: 0 };
         own.ms.push(median(ms.slice(1))); // the first touches its memory for the first time

@@ -4,7 +4,7 @@
  */
 import { graph, input, mulDims, type Tensor, tensor, type Value } from "../../src/graph/index.ts";
 import { createRng } from "../../src/linalg/index.ts";
-import { exactAttention, plannedAttention, type TaylorDegree } from "../../src/models/index.ts";
+import { exactAttention, exactAttentionFor, plannedAttention, type TaylorDegree } from "../../src/models/index.ts";
 import { matmul, mul, sumAll } from "../../src/ops/index.ts";
 import { bytesOfValue } from "../../src/plan/memory.ts";
 import { openNodeDevice } from "../../src/runtime/node.ts";
@@ -14,7 +14,8 @@ import { broadcastLate, differentiate, expand, fold, recompute, sumProducts } fr
 
 /** What is measured. */
 export interface AttentionCase {
-  readonly kind: "exact" | "polynomial";
+  /** Exact attention as models are tuned with at this length, with all scores of a layer at once, or by polynomials. */
+  readonly kind: "exact" | "whole" | "polynomial";
   readonly degree?: TaylorDegree;
   readonly chunk?: number;
   readonly length: number;
@@ -40,16 +41,18 @@ async function measure(of: AttentionCase): Promise<AttentionResult> {
   const { headDim, heads, length } = of;
   const attention =
     of.kind === "exact"
-      ? exactAttention
-      : plannedAttention({
-          ...{ chunk: of.chunk ?? 64, alone: true },
-          heads: Array.from({ length: heads }, (_, head) => ({
-            layer: 0,
-            head,
-            degree: of.degree ?? 2,
-            range: of.range,
-          })),
-        });
+      ? exactAttentionFor(length)
+      : of.kind === "whole"
+        ? exactAttention
+        : plannedAttention({
+            ...{ chunk: of.chunk ?? 64, alone: true },
+            heads: Array.from({ length: heads }, (_, head) => ({
+              layer: 0,
+              head,
+              degree: of.degree ?? 2,
+              range: of.range,
+            })),
+          });
   const seq = mulDims("block", attention.multiple);
   const rows = (name: string): ReturnType<typeof input> => input(name, "float32", ["batch", heads, seq, headDim]);
   const [query, key, value] = [rows("query"), rows("key"), rows("value")];

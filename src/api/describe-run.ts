@@ -12,17 +12,18 @@ import {
   sublayerTargets,
   type TargetModules,
 } from "../methods/index.ts";
-import { vocabularyTensors } from "../models/index.ts";
+import { attendingExactly, vocabularyTensors } from "../models/index.ts";
 import { chooseOptimizer, optimizers } from "../optim/index.ts";
 import { checkNames, checkWord, type Inside, type NamesOf } from "../options.ts";
 import { checkBaseWeights, defaultBaseWeights } from "../train/base-weights.ts";
+import { longestOf } from "../train/data/index.ts";
 import { chooseObjective, type ObjectiveChoice, objectives } from "../train/objectives/index.ts";
 import type { PlanOptions } from "../train/plan.ts";
 import { privateStepOf } from "../train/privacy.ts";
 import { defaultRate } from "../train/rates.ts";
 import { resolveSettings, type TrainSettings, trainDefaults } from "../train/settings.ts";
 import { providerOf, type RunPlace } from "./device-names.ts";
-import type { LoadedData } from "./load-data.ts";
+import type { LoadedData, StreamedData } from "./load-data.ts";
 import { type LoadedModel, padIdOf } from "./load-model.ts";
 import { tokenizerFacts } from "./model-facts.ts";
 
@@ -125,7 +126,7 @@ interface DescribeOptions extends RunPlace {
  */
 export async function describeRun(
   model: LoadedModel,
-  data: Pick<LoadedData, "train" | "validation"> & Partial<Pick<LoadedData, "kind" | "mixture">>,
+  data: Pick<LoadedData, "train" | "validation"> & Partial<Pick<StreamedData, "kind" | "mixture" | "store">>,
   tuning: TuningChoice,
   { observes = false, compared = false, ...where }: DescribeOptions = {},
 ): Promise<PlanOptions> {
@@ -148,8 +149,9 @@ export async function describeRun(
     ]);
   }
   if (!compared) refuseIdle(idleDecay({ model: model.pretrained, choice, targets, settings }), settings.optimizer);
+  const longest = Math.max("store" in data ? data.store.longest : longestOf(data.train), longestOf(data.validation));
   return {
-    model: model.pretrained,
+    model: privateStepOf(settings) ? model.pretrained : attendingExactly(model.pretrained, longest),
     choice,
     objective: minimised,
     targets,

@@ -274,7 +274,7 @@ export async function settleFederation(
     throw new TuneError("bad-option", problems, { at: "federation", fix: "change the values named above" });
   }
   const optimizer = tuning.optimizer ?? federationDefaults.optimizer;
-  const run = await describeRun(
+  const described = await describeRun(
     model,
     { train: clients.flatMap(({ train }) => train), validation, ...(kind === undefined ? {} : { kind }) },
     {
@@ -289,6 +289,8 @@ export async function settleFederation(
     },
     where,
   );
+  // Gradients of single examples are known of attention that computes all scores at once.
+  const run = { ...described, model: model.pretrained };
   const own = federatedRun(run, choice);
   const { settings } = own;
   const plain: FederationPlan = {

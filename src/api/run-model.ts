@@ -16,10 +16,11 @@ import {
 import type { ChatMessage } from "../io/chat-template.ts";
 import { chatTemplateOf } from "../io/tokenizer.ts";
 import type { Adapter } from "../methods/index.ts";
+import { attendingExactly } from "../models/index.ts";
 import { checkNames, checkWhole, checkWord, type NamesOf } from "../options.ts";
 import type { Device, DeviceOptions } from "../runtime/device.ts";
 import { type BaseWeightsName, checkBaseWeights, defaultBaseWeights, weightBytes } from "../train/base-weights.ts";
-import { batchesByLength, layoutOf, type TokenizedExample } from "../train/data/index.ts";
+import { batchesByLength, layoutOf, longestOf, type TokenizedExample } from "../train/data/index.ts";
 import { type Measured, meanLoss, openEvaluator } from "../train/evaluator.ts";
 import { judgeExamples } from "../train/judge.ts";
 import { chooseObjective } from "../train/objectives/index.ts";
@@ -288,7 +289,8 @@ export async function evaluate(
   const task = tasks[model.pretrained.task];
   const chosen = chooseObjective(options.objective, {}, examples[0] && task.kindOf(examples[0]));
   const { objective } = chosen;
-  const layout = layoutOf(model.pretrained, await padIdOf(model));
+  const pretrained = attendingExactly(model.pretrained, longestOf(examples));
+  const layout = layoutOf(pretrained, await padIdOf(model));
   const device = options.device ?? (await model.platform.openDevice(options.deviceOptions));
   try {
     if (!options.ignoreMemory && ["cpu", "wasm"].includes(device.provider))
@@ -335,7 +337,7 @@ export async function evaluate(
   }
 
   async function measured(): Promise<Measured & { readonly targets: number }> {
-    const evaluator = await openEvaluator(device, model.pretrained, {
+    const evaluator = await openEvaluator(device, pretrained, {
       objective: chosen,
       ...held,
       ...(adapter ? { adapter } : {}),

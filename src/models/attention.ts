@@ -3,12 +3,16 @@ import {
   add,
   and,
   apply,
+  causalAttentionOf,
   concat,
   equalSplit,
+  lengthOf,
   lessOrEqual,
+  maskedScore,
   matmul,
   not,
-  Range,
+  places,
+  range,
   reshapeTo,
   scale as scaled,
   shapeOf,
@@ -22,9 +26,6 @@ import {
 } from "../ops/index.ts";
 import type { Attend, AttendOptions, KeyValue, SequenceAttention } from "./architecture.ts";
 import { softCap } from "./blocks.ts";
-
-/** The most negative finite float32, as transformers uses for masked scores: a fully masked row stays free of NaN. */
-const maskedScore = -3.4028234663852886e38;
 
 /** Sequences that are trained on are cut into this many blocks of queries; their lengths are multiples of it. */
 export const attentionBlocks = 4;
@@ -56,6 +57,26 @@ export function causalAttention(positionIds: Value): Attend {
 
 /** Exact attention of whole sequences, which is what every model is trained with unless another is chosen. */
 export const exactAttention: SequenceAttention = { multiple: attentionBlocks, alone: false, attend: causalAttention };
+
+/** From this many tokens on, memory for a layer's scores is worth what attention in many blocks takes to start. */
+const longFrom = 2048;
+
+/**
+ * Exact attention for sequences of up to `length` tokens: long ones a block of a few hundred queries after another, in memory
+ * that grows with the length alone ({@link causalAttentionOf}).
+ */
+export function exactAttentionFor(length: number): SequenceAttention {
+  if (length < longFrom) return exactAttention;
+  const blocks = 2 ** Math.min(6, Math.ceil(Math.log2(length / 256)));
+  const attend = (positionIds: Value): Attend => {
+    const whole = causalAttention(positionIds);
+    return (query, { key, value }, options) => {
+      if (options.bias !== undefined || options.bidirectional) return whole(query, { key, value }, options);
+      return joinHeads(causalAttentionOf([query, key, value, positionIds], { ...options, blocks }));
+    };
+  };
+  return { multiple: blocks, alone: false, attend };
+}
 
 /**
  * Causal attention of the last seq of total positions, with a cache. inputIds [batch, seq]; attentionMask int64
@@ -157,20 +178,6 @@ function cachedMask(inputIds: Value, attentionMask: Value, window: number | unde
   const causal = within(unsqueeze(keys, [0, 1, 2]), unsqueeze(queries, [0, 1, 3]), window);
   const present = unsqueeze(not(lessOrEqual(attentionMask, 0)), [1, 2]);
   return additive(and(causal, present));
-}
-
-/** The size of an axis as an int64 scalar. */
-export function lengthOf(x: Value, axis: number): Value {
-  return squeeze(slice(shapeOf(x), [axis], [axis + 1], [0]), [0]);
-}
-
-/** 0, 1, … along an axis of x: int64 [n]. */
-export function places(x: Value, axis: number): Value {
-  return range(constant(0, "int64"), lengthOf(x, axis));
-}
-
-function range(start: Value, limit: Value): Value {
-  return apply(Range, [start, limit, constant(1, "int64")]);
 }
 
 /**

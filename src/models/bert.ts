@@ -1,8 +1,8 @@
 import { input, inScope, type Value } from "../graph/index.ts";
-import { add, gather, reshape, tanh } from "../ops/index.ts";
+import { add, gather, places, reshape, tanh } from "../ops/index.ts";
 import { type Activation, activationNames, activations } from "./activations.ts";
 import type { ModelSizes, TensorSpec, Weights } from "./architecture.ts";
-import { openAttention, places } from "./attention.ts";
+import { openAttention } from "./attention.ts";
 import { dense, layerNormed, splitHeads } from "./blocks.ts";
 import { type Encoder, firstTokens, linearTensors, normTensors, sequenceHeads, tokenHead } from "./encoder.ts";
 import { encoderHeads } from "./harmless.ts";

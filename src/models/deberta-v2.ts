@@ -9,6 +9,7 @@ import {
   gatherElements,
   matmul,
   mul,
+  places,
   reshape,
   softmax,
   sub,
@@ -17,7 +18,7 @@ import {
 } from "../ops/index.ts";
 import { type Activation, activationNames, activations } from "./activations.ts";
 import type { ModelSizes, TensorSpec, Weights } from "./architecture.ts";
-import { joinHeads, paddingMask, places } from "./attention.ts";
+import { joinHeads, paddingMask } from "./attention.ts";
 import { type BertConfig, type BertSettings, bertLedger, bertSizeKeys, bertSizes, readBert } from "./bert.ts";
 import { dense, layerNormed, splitHeads } from "./blocks.ts";
 import { type Encoder, firstTokens, linearTensors, normTensors, sequenceHeads, tokenHead } from "./encoder.ts";

@@ -1,7 +1,6 @@
 import { type Dim, type InputValue, inScope, type Value } from "../graph/index.ts";
-import { gather, mul, reshapeTo } from "../ops/index.ts";
+import { gather, lengthOf, mul, places, reshapeTo } from "../ops/index.ts";
 import type { Family, Form, ModelSizes, Sublayers, TaskName, TensorSpec, Weights } from "./architecture.ts";
-import { lengthOf, places } from "./attention.ts";
 import { dense } from "./blocks.ts";
 import type { Harmless } from "./harmless.ts";
 import type { InputForm } from "./inputs.ts";

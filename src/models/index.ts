@@ -21,7 +21,7 @@ export type {
   WatchedHead,
   Weights,
 } from "./architecture.ts";
-export { exactAttention, places } from "./attention.ts";
+export { exactAttention, exactAttentionFor } from "./attention.ts";
 export { decodeGraph, likelihoodGraph, lossGraph, targetMultiple, watchedShares } from "./causal-lm.ts";
 export type { ConfigJson } from "./config.ts";
 export type { GgufForm, GgufPart } from "./gguf.ts";
@@ -30,6 +30,7 @@ export { checkLabels, type Labels, labelConfig, labelNumber, namedLabels } from 
 export type { ConfigWarning, Entry, Ledger, Notes } from "./ledger.ts";
 export {
   assembleModel,
+  attendingExactly,
   type ModelChoice,
   type OpenChoice,
   openModel,

@@ -29,7 +29,7 @@ import type {
   TensorSpec,
   Weights,
 } from "./architecture.ts";
-import { exactAttention } from "./attention.ts";
+import { exactAttention, exactAttentionFor } from "./attention.ts";
 import type { ConfigJson } from "./config.ts";
 import type { GgufForm } from "./gguf.ts";
 import { sharedHarmless } from "./harmless.ts";
@@ -239,6 +239,12 @@ async function settleOutput(
 /** The same model attending otherwise to what it is trained on. @throws {TuneError} `task-mismatch` where it does not continue texts. */
 export function withAttention(model: PretrainedModel, attention: SequenceAttention): PretrainedModel {
   return { ...model, ...model.attending(attention) };
+}
+
+/** The same model attending exactly, in the way that suits sequences of up to `length` tokens. */
+export function attendingExactly(model: PretrainedModel, length: number): PretrainedModel {
+  const attention = exactAttentionFor(length);
+  return model.task === "causal-lm" && attention !== model.attention ? withAttention(model, attention) : model;
 }
 
 /** What a model is put together from. */

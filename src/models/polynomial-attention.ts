@@ -16,6 +16,7 @@ import {
   mul,
   not,
   Pad,
+  places,
   reduceMax,
   reduceSum,
   reshapeTo,
@@ -28,7 +29,6 @@ import {
   transposeLast,
   unsqueeze,
 } from "../ops/index.ts";
-import { places } from "./attention.ts";
 import { nextProducts, taylorWeights } from "./taylor.ts";
 import type { TaylorDegree } from "./taylor-error.ts";
 

@@ -4,9 +4,11 @@ import {
   apply,
   Clip,
   gather,
+  lengthOf,
   lessOrEqual,
   linear,
   mul,
+  places,
   reshape,
   reshapeTo,
   sub,
@@ -15,7 +17,7 @@ import {
 } from "../ops/index.ts";
 import { type Activation, activationNames, activations } from "./activations.ts";
 import type { Family, KeyValue, OpenGraph, TensorSpec, Weights } from "./architecture.ts";
-import { additive, lengthOf, openAttention, places } from "./attention.ts";
+import { additive, openAttention } from "./attention.ts";
 import { dense, extend, rmsNorm, splitHeads } from "./blocks.ts";
 import { negativeLikelihood } from "./causal-lm.ts";
 import { tokenInputs } from "./inputs.ts";

@@ -28,12 +28,14 @@ export const Swish: Op = defineOp({
   cost: "memory",
   rows: elementwiseRows,
   composite: {
-    root: "Mul",
-    recognise: ({ inputs: [a, b] }) => {
-      const [x, gate] = b && isGateOf(b, a) ? [a, b] : [b, a];
-      return x && gate && isGateOf(gate, x) ? { inputs: [x], attributes: {} } : undefined;
+    found: {
+      root: "Mul",
+      recognise: ({ inputs: [a, b] }) => {
+        const [x, gate] = b && isGateOf(b, a) ? [a, b] : [b, a];
+        return x && gate && isGateOf(gate, x) ? { inputs: [x], attributes: {} } : undefined;
+      },
     },
-    expand: ([x], attributes) => mul(x as Value, gateOf(x as Value, numberAttribute(attributes, "alpha", 1))), // it has one
+    expand: ([x], attributes) => [mul(x as Value, gateOf(x as Value, numberAttribute(attributes, "alpha", 1)))], // it has one
   },
   samples: [{ inputs: [spread([2, 3, 4])] }, { inputs: [spread([5])], attributes: { alpha: float(1.5) } }],
 });
@@ -89,12 +91,11 @@ export const RotaryEmbedding: Op = defineOp({
   },
   cost: "memory",
   composite: {
-    root: "Concat",
-    recognise: recogniseRotation,
+    found: { root: "Concat", recognise: recogniseRotation },
     expand: ([x, cos, sin, positions], attributes) => {
       if (!x || !cos || !sin || positions || x.shape.length !== 4) return undefined;
       const { interleaved, rotated } = rotationOf(x.shape, cos.shape, attributes);
-      return interleaved ? undefined : rotatedHalves(x, unsqueeze(cos, [1]), unsqueeze(sin, [1]), rotated);
+      return interleaved ? undefined : [rotatedHalves(x, unsqueeze(cos, [1]), unsqueeze(sin, [1]), rotated)];
     },
   },
   samples: [

@@ -3,6 +3,7 @@
  * It knows no method, no model and no runtime; passes over graphs live in `transforms/`.
  */
 export * from "./activations.ts";
+export * from "./attention.ts";
 export * from "./composite.ts";
 export * from "./elementwise.ts";
 export * from "./indexing.ts";

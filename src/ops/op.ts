@@ -61,14 +61,17 @@ export interface LinearSite {
 
 /** How an operator is written in others. */
 export interface Composite {
-  /** The operator that ends the formula. */
-  readonly root: string;
-  /** What the formula that ends in a node is a function of, when it is this operator's. */
-  readonly recognise: (
-    node: Node,
-  ) => { readonly inputs: readonly Value[]; readonly attributes: Attributes } | undefined;
-  /** The formula, in operators that every runtime has; undefined for a use that has none. */
-  readonly expand: (inputs: readonly (Value | undefined)[], attributes: Attributes) => Value | undefined;
+  /** How its formula is found where a graph has it written out; absent for operators that models name themselves. */
+  readonly found?: {
+    /** The operator that ends the formula. */
+    readonly root: string;
+    /** What the formula that ends in a node is a function of, when it is this operator's. */
+    readonly recognise: (
+      node: Node,
+    ) => { readonly inputs: readonly Value[]; readonly attributes: Attributes } | undefined;
+  };
+  /** The formula of every output, in operators that every runtime has; undefined for a use that has none. */
+  readonly expand: (inputs: readonly (Value | undefined)[], attributes: Attributes) => readonly Value[] | undefined;
 }
 
 /** Everything Scion knows of one ONNX operator. Adding an operator is adding such a record. */

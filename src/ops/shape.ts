@@ -849,3 +849,18 @@ export function scale(x: Value, factor: number): Value {
 }
 
 export type { DType };
+
+/** The size of an axis as an int64 scalar. */
+export function lengthOf(x: Value, axis: number): Value {
+  return squeeze(slice(shapeOf(x), [axis], [axis + 1], [0]), [0]);
+}
+
+/** 0, 1, … along an axis of x: int64 [n]. */
+export function places(x: Value, axis: number): Value {
+  return range(constant(0, "int64"), lengthOf(x, axis));
+}
+
+/** start, start + 1, … below limit: int64 scalars -> int64 [n]. */
+export function range(start: Value, limit: Value): Value {
+  return apply(Range, [start, limit, constant(1, "int64")]);
+}

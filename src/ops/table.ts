@@ -1,5 +1,6 @@
 import { TuneError } from "../errors.ts";
 import type { Node } from "../graph/index.ts";
+import * as attention from "./attention.ts";
 import * as composite from "./composite.ts";
 import * as elementwise from "./elementwise.ts";
 import * as indexing from "./indexing.ts";
@@ -15,7 +16,7 @@ function isOp(exported: unknown): exported is Op {
   return typeof exported === "object" && exported !== null && "infer" in exported && "since" in exported;
 }
 
-const families = [composite, elementwise, shape, reduce, matmul, indexing, normalise, quantise];
+const families = [attention, composite, elementwise, shape, reduce, matmul, indexing, normalise, quantise];
 
 /** Every operator by name. A family is wired by one line above; an operator needs none. */
 export const ops: ReadonlyMap<string, Op> = new Map(

@@ -3,7 +3,7 @@ import { apply, findOp, ops } from "../ops/index.ts";
 import { rewrite } from "./rewrite.ts";
 import { shareNodes } from "./share.ts";
 
-const composites = [...ops.values()].flatMap((op) => (op.composite ? [{ op, ...op.composite }] : []));
+const composites = [...ops.values()].flatMap((op) => (op.composite?.found ? [{ op, ...op.composite.found }] : []));
 
 /** Put operators that are formulas of others in place of these formulas: their gradients are shorter. */
 export function compose(outputs: readonly Value[]): readonly Value[] {
@@ -25,12 +25,8 @@ export function compose(outputs: readonly Value[]): readonly Value[] {
  */
 export function expand(outputs: readonly Value[], kernels: ReadonlySet<string>): readonly Value[] {
   const expanded = rewrite(outputs, {
-    node: (node, inputs) => {
-      const formula = kernels.has(node.op)
-        ? undefined
-        : findOp(node.domain, node.op)?.composite?.expand(inputs, node.attributes);
-      return formula && [formula];
-    },
+    node: (node, inputs) =>
+      kernels.has(node.op) ? undefined : findOp(node.domain, node.op)?.composite?.expand(inputs, node.attributes),
   });
   return shareNodes(expanded);
 }

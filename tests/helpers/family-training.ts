@@ -15,13 +15,17 @@ export interface FamilyRun {
   readonly gradNorms: readonly number[];
 }
 
-/** A few steps of LoRA on a tiny model of any family, for the task that its `config.json` names; its head trained whole. */
+/**
+ * A few steps of LoRA on a tiny model of any family, for the task that its `config.json` names; its head trained whole.
+ * `changed` may make another of the model first, such as one that attends otherwise.
+ */
 export async function familyTraining(
   device: Device,
   config: Readonly<Record<string, unknown>>,
   steps: number,
+  changed: (model: PretrainedModel) => PretrainedModel = (model) => model,
 ): Promise<FamilyRun> {
-  const model = await randomModel(config);
+  const model = changed(await randomModel(config));
   const { objective } = familyBatch(model, 0);
   const { headModules: modules } = model;
   const trainer = await openTrainer(device, model, {

@@ -5,6 +5,8 @@ import type { Sequence, TokenizedExample } from "./tokenize.ts";
 /** Examples that are read when they are asked for. */
 export interface ExampleStore {
   readonly count: number;
+  /** Tokens of the longest sequence. */
+  readonly longest: number;
   /** A hash of all tokens and of which are trained. */
   readonly hash: string;
   /** Examples by index. */
@@ -18,6 +20,7 @@ export async function storeOf(examples: readonly TokenizedExample[] | ExampleSto
   for (const example of examples) await hasher.add(example);
   return {
     count: examples.length,
+    longest: longestOf(examples),
     hash: await hasher.digest(),
     at: async (indices) => indices.map((index) => examples[index] as TokenizedExample), // indices of examples
   };
@@ -35,6 +38,7 @@ export async function fileStore(
 ): Promise<ExampleStore> {
   const hasher = createHasher();
   const starts = growing();
+  let longest = 0;
   async function* records(): AsyncGenerator<Uint8Array> {
     let at = cacheMark.length;
     yield cacheMark;
@@ -42,6 +46,7 @@ export async function fileStore(
       const encoded: Uint8Array[] = [];
       for (const example of some) {
         await hasher.add(example);
+        longest = Math.max(longest, longestOf([example]));
         const record = encodeExample(example);
         starts.push(at);
         at += record.length;
@@ -55,6 +60,7 @@ export async function fileStore(
   const places = starts.values();
   return {
     count: places.length - 1,
+    longest,
     hash: await hasher.digest(),
     at: (indices) =>
       Promise.all(
@@ -89,6 +95,14 @@ export async function removeCache(storage: Storage, path: string): Promise<void>
 /** The sequences of an example, itself first. */
 export function sequencesOf(example: TokenizedExample): readonly Sequence[] {
   return [example, ...(example.against ?? [])];
+}
+
+/** Tokens of the longest sequence of some examples; 0 of none. */
+export function longestOf(examples: readonly TokenizedExample[]): number {
+  let longest = 0;
+  for (const example of examples)
+    for (const { inputIds } of sequencesOf(example)) longest = Math.max(longest, inputIds.length);
+  return longest;
 }
 
 /** Tokens of all sequences of an example. */

@@ -5,7 +5,6 @@ import {
   type OpenGraph,
   type Pooling,
   type PretrainedModel,
-  places,
   type SentenceLayer,
   type SentenceModules,
 } from "../../models/index.ts";
@@ -19,6 +18,7 @@ import {
   matmul,
   max,
   mul,
+  places,
   reduceMax,
   reduceSum,
   sqrt,
