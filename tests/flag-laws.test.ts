@@ -144,6 +144,7 @@ const adapter = ["-a", "in/run/adapter"];
 const rows = ["-d", "in/rows.jsonl"];
 const out = ["-o", "out/NAME"];
 const compared = ["-b", "in/base", ...adapter, "--cache", "cache"];
+const workers = ["--workers", "nats://127.0.0.1:4222"];
 const calibration = ["--calibration", "in/rows.jsonl"];
 
 /** The ways in which a command is used, each as its arguments. */
@@ -156,6 +157,8 @@ const modes: Readonly<Record<string, readonly (readonly string[])[]>> = {
   compare: [
     [...base, ...rows, ...out, "--methods", "lora,paca"],
     [...base, ...rows, ...out, "--methods", "full"],
+    [...base, ...rows, ...out, "--methods", "lora", ...workers, "--federation", "in/federation"],
+    [...base, ...rows, ...out, "--methods", "lora", ...workers, "--invite", "in/ana.json"],
   ],
   continual: [[...base, ...rows, ...out, "--then", "in/more.jsonl"]],
   "federate simulate": [
@@ -301,6 +304,7 @@ const values: Readonly<Record<string, string | readonly string[]>> = {
   dtype: "fp16",
   length: "12",
   engine: "nats://127.0.0.1:4999",
+  workers: "nats://127.0.0.1:4999",
   federation: "in/another",
   run: "other",
   address: "nats://elsewhere:4222",

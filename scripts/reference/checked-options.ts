@@ -36,6 +36,7 @@ const strategyLaws = "src/federated/strategies/strategies.test.ts";
 const parties = "src/federated/parties.test.ts";
 const far = "tests/federate-far.test.ts";
 const nats = "tests/federate-nats.test.ts";
+const workers = "tests/compare-workers.test.ts";
 const arithmetic = "src/federated/arithmetic.test.ts";
 
 const budget = by("PEFT: its schedule's numbers, and what is pruned over 50 updates", adaloraOracles, adalora);
@@ -287,6 +288,10 @@ export const checkedByCommand: Readonly<Record<string, Checks>> = {
     baseText: by("the measures of a run", compare, commands),
     output: by("the table, the picture and every run's files", compare),
     resume: by("the outcomes of a comparison that was not cut off", compare, commands),
+    workers: by("the outcomes of the same comparison on one machine, with a worker that is killed", workers),
+    federation: by("a folder that holds none; runs that are handed out", workers),
+    silence: by("a run of a worker that was killed goes to another", workers),
+    invite: by("runs that are made; other options than the comparison's", workers),
   },
   continual: {
     // biome-ignore lint/suspicious/noThenProperty: it is the name of an option.

@@ -17,6 +17,7 @@ import type { PrivacySettings } from "../train/privacy.ts";
 import { ratesOf } from "../train/rates.ts";
 import { checkpointPath, type RunEvent } from "../train/run.ts";
 import { trainDefaults } from "../train/settings.ts";
+import { type HandedEvent, handOut, takeRuns, type WorkersOptions } from "./compare-workers.ts";
 import { type ComparedRow, type RunOutcome, tabulate } from "./comparison-table.ts";
 import { describeRun, idleDecay, insideTuning, refuseIdle, type TuningChoice, tuningNames } from "./describe-run.ts";
 import { checkDevice } from "./device-names.ts";
@@ -63,9 +64,15 @@ export interface CompareOptions
   readonly baseText?: readonly TokenizedExample[];
   /** Go on after the last run that is done, and within one that is not. */
   readonly resume?: boolean;
+  /**
+   * Have other machines make the runs, which call this with the same model, data and options: the transport's party is
+   * `coordinator` where runs are handed out, and a worker's name where they are made.
+   */
+  readonly workers?: WorkersOptions;
   readonly onEvent?: (event: CompareEvent) => void;
 }
 
+const workersNames: NamesOf<WorkersOptions> = { transport: true, silenceMs: true };
 const comparedNames: NamesOf<ComparedMethod> = { method: true, name: true, methodOptions: true, learningRates: true };
 const compareNames: NamesOf<CompareOptions> = (() => {
   // Every run would spend the privacy of the same examples again, and choosing among them would not be private.
@@ -84,6 +91,7 @@ const compareNames: NamesOf<CompareOptions> = (() => {
     test: true,
     baseText: true,
     resume: true,
+    workers: true,
     deviceOptions: true,
     signal: true,
     ignoreMemory: true,
@@ -101,7 +109,8 @@ export interface ComparedRun {
 /** What happens meanwhile. `index` counts the runs from 0, `total` is how many there are. */
 export type CompareEvent = { readonly run: ComparedRun; readonly index: number; readonly total: number } & (
   | { readonly kind: "training"; readonly event: RunEvent }
-  | { readonly kind: "done"; readonly outcome: RunOutcome; readonly readBack: boolean }
+  | { readonly kind: "done"; readonly outcome: RunOutcome; readonly readBack: boolean; readonly worker?: string }
+  | HandedEvent
 );
 
 /** What a comparison found. */
@@ -131,7 +140,8 @@ interface Entry {
  * loss over seeds counts. Methods with a rank get the same, and the same alpha / rank. A run whose loss is not finite is
  * kept as diverged, and a rate with such a run is never the best.
  * @throws {TuneError} `bad-option` listing every problem, `run-exists` for a folder that holds a comparison when `resume`
- * is not set, `resume-mismatch` when a run in it was started otherwise, and as {@link tune}.
+ * is not set, `resume-mismatch` when a run in it was started otherwise, and as {@link tune}; at a worker `base-mismatch` and
+ * `turned-away`.
  */
 export async function compare(
   given: LoadedModel,
@@ -142,6 +152,7 @@ export async function compare(
   checkNames(options, compareNames, "compare", inside);
   for (const one of options.methods) checkNames(one, comparedNames, "methods of a comparison", insideTuning());
   checkDevice(options);
+  if (options.workers) checkNames(options.workers, workersNames, "workers of a comparison");
   const { methods: compared, output, learningRates, seeds = [0, 1, 2], rank = 8, scale = 2, ...others } = options;
   const matched = compared.some(({ method }) => methods.get(method)?.matched !== undefined);
   refuseIdle(
@@ -156,6 +167,7 @@ export async function compare(
     test = [],
     baseText = [],
     resume = false,
+    workers,
     signal,
     deviceOptions,
     ignoreMemory = false,
@@ -193,39 +205,98 @@ export async function compare(
       hashes: { test: await hashExamples(test), baseText: await hashExamples(baseText) },
     };
     const runs = runsOf(entries, seeds);
-    const outcomes: (ComparedRun & { readonly outcome: RunOutcome })[] = [];
+    const made = new Map<number, ComparedRun & { readonly outcome: RunOutcome }>();
+    // In the order of the runs, whoever made them first: sums have the same bits.
+    const inOrder = () => [...made].sort(([a], [b]) => a - b).map(([, run]) => run);
     const result = (): ComparisonResult => ({
       rows: entries.map(
-        ({ name, method, rates }) => tabulate({ name, method, rates, ...(costs.get(name) as Costs) }, outcomes), // one an entry
+        ({ name, method, rates }) => tabulate({ name, method, rates, ...(costs.get(name) as Costs) }, inOrder()), // one an entry
       ),
-      done: outcomes.length,
+      done: made.size,
       total: runs.length,
       seeds,
       tested: test.length > 0,
       objective: chooseObjective(options.objective, {}, data.kind).objective.name,
     });
     const write = (): Promise<void> =>
-      storage.write(kept, `${JSON.stringify({ ...result(), runs: outcomes }, null, 2)}\n`);
+      storage.write(kept, `${JSON.stringify({ ...result(), runs: inOrder() }, null, 2)}\n`);
     await write();
     const cache = memoryCache();
-    for (const [index, { entry, ...run }] of runs.entries()) {
-      const at = { run, index, total: runs.length };
+    const placeOf = (index: number) => {
+      const { entry, ...run } = runs[index] as (typeof runs)[number]; // one of them
       const folder = joinPath(output, entry.name, `${run.learningRate.toExponential()}-seed-${run.seed}`);
       const choice = { ...entry.choice, learningRate: run.learningRate, seed: run.seed };
-      const found = resume ? await readBack(model, data, folder, { choice, hashes: judged.hashes }) : undefined;
+      return { run, folder, choice, at: { run, index, total: runs.length } };
+    };
+    const found = (index: number): Promise<RunOutcome | undefined> => {
+      const { folder, choice } = placeOf(index);
+      return readBack(model, data, folder, { choice, hashes: judged.hashes });
+    };
+    const note = async (
+      index: number,
+      outcome: RunOutcome,
+      how: { readonly readBack: boolean; readonly worker?: string },
+    ): Promise<void> => {
+      const { run, at } = placeOf(index);
+      made.set(index, { ...run, outcome });
+      await write();
+      onEvent?.({ kind: "done", outcome, ...how, ...at });
+    };
+    /** Make a run, unless it is done; undefined where it was interrupted. */
+    const make = async (index: number): Promise<{ readonly folder: string } | undefined> => {
+      const { folder, choice, at } = placeOf(index);
+      if (made.has(index)) return { folder }; // a worker that is asked for it once more
+      const before = resume ? await found(index) : undefined;
       const outcome =
-        found ??
+        before ??
         (await runOne(model, data, folder, {
           ...{ choice, judged, cache, resume, ignoreMemory },
           ...(signal ? { signal } : {}),
           ...(deviceOptions ? { deviceOptions } : {}),
           onEvent: (event) => onEvent?.({ kind: "training", event, ...at }),
         }));
-      if (outcome === "interrupted") break;
-      outcomes.push({ ...run, outcome });
-      await write();
-      onEvent?.({ kind: "done", outcome, readBack: found !== undefined, ...at });
+      if (outcome === "interrupted") return undefined;
+      await note(index, outcome, { readBack: before !== undefined });
+      return { folder };
+    };
+    if (workers === undefined) {
+      for (const index of runs.keys()) if ((await make(index)) === undefined) break;
+      return result();
     }
+    const first = placeOf(0);
+    const work = {
+      ...{ ...workers, signal, runs: runs.map((_, i) => JSON.stringify([placeOf(i).run, placeOf(i).choice])) },
+      facts: await factsOf(model, data, { choice: first.choice, hashes: judged.hashes }),
+    };
+    if (workers.transport.party !== "coordinator") {
+      await takeRuns({ ...work, make, storage });
+      return result();
+    }
+    for (const index of resume ? runs.keys() : []) {
+      const outcome = await found(index);
+      if (outcome) await note(index, outcome, { readBack: true });
+    }
+    await handOut({
+      ...{ ...work, done: [...made.keys()] },
+      accept: async (index, files, worker) => {
+        const { folder } = placeOf(index);
+        await storage.remove(folder);
+        // What says that the run is done is written last.
+        for (const [name, bytes] of [...files].sort(
+          ([a], [b]) => Number(a === "outcome.json") - Number(b === "outcome.json"),
+        ))
+          await storage.write(joinPath(folder, name), bytes);
+        const outcome = await found(index).catch(async (error: unknown) => {
+          await storage.remove(folder);
+          throw error;
+        });
+        if (outcome === undefined) {
+          throw new TuneError("bad-message", "A worker sent a run without its outcome.", { at: worker });
+        }
+        await note(index, outcome, { readBack: false, worker });
+      },
+      onEvent: (index, event) => onEvent?.({ ...event, ...placeOf(index).at }),
+    });
     return result();
   } finally {
     await lock.release();

@@ -1,8 +1,18 @@
 import { basename } from "node:path";
 import type { Command } from "commander";
-import type { ComparedMethod, ComparedRow, CompareEvent, ComparisonResult, Spread } from "../index.ts";
+import { TuneError } from "../errors.ts";
+import type {
+  ComparedMethod,
+  ComparedRow,
+  CompareEvent,
+  ComparisonResult,
+  Spread,
+  Storage,
+  Transport,
+} from "../index.ts";
 import { drawComparison } from "./compare-picture.ts";
 import { describeReading, readBaseText, readingOf, readingRecord } from "./data.ts";
+import { connectClient, connectCoordinator } from "./federate-engine.ts";
 import { deviceOptions, loadFlags, memoryOptions, realNumber, wholeNumber, withIgnoreMemory } from "./model.ts";
 import { type Output, strong } from "./output.ts";
 import { startsOver, withReplace } from "./outputs.ts";
@@ -18,6 +28,10 @@ interface CompareFlags extends TuningFlags {
   readonly baseText?: string;
   readonly output: string;
   readonly resume?: boolean;
+  readonly workers?: string;
+  readonly federation?: string;
+  readonly invite?: string;
+  readonly silence: number;
 }
 
 const examples = `
@@ -26,10 +40,14 @@ Examples:
   $ scion compare -m ./model -d train.jsonl --validation-data dev.jsonl --test-data test.jsonl --seeds 0,1,2,3,4
   $ scion compare … --rates 1e-3,3e-3 paca=3e-3,1e-2,3e-2   for all methods, and for one
   $ scion compare … --output runs/mine --resume             go on after an interruption
+  $ scion compare … --workers nats://myhost:4222 --federation fed          hand the runs out to other machines
+  $ scion compare … --workers nats://myhost:4222 --invite ana.json         on such a machine: make runs
 
 Takes the options of tune for every run. Each method sweeps its rates with every seed; the rate with the lowest mean
 validation loss counts. --rank and --alpha are those of LoRA; other methods with a rank get the same rank and the same
-alpha / rank. The output folder gets comparison.json, comparison.md, comparison.svg, and a folder a run with its adapter.`;
+alpha / rank. The output folder gets comparison.json, comparison.md, comparison.svg, and a folder a run with its adapter.
+With --workers the runs are made by as many machines as join: the same command with the same options, data and model, and
+an invitation of scion federate invite. A run whose machine is gone goes to another; the table is the same.`;
 
 /** `scion compare` */
 export async function define(command: Command): Promise<void> {
@@ -55,6 +73,15 @@ export async function define(command: Command): Promise<void> {
     )
     .option("-o, --output <folder>", "where runs and results go", "runs/compare")
     .option("--resume", "go on after the last run that is done, and within the one that was cut off")
+    .option("--workers <servers>", "have other machines make the runs: nats://host:port, several separated by commas")
+    .option("--federation <folder>", "with --workers: hand runs out, as scion federate create set it up")
+    .option(
+      "--silence <seconds>",
+      "with --federation: after so long without a word a run goes to another",
+      realNumber,
+      30,
+    )
+    .option("--invite <file>", "with --workers: make runs, as the one whom scion federate invite named")
     .addHelpText("after", examples);
 }
 
@@ -69,6 +96,7 @@ export async function run(
   const { exitCodes } = await import("./failure.ts");
   const { listenForInterrupt } = await import("./interrupt.ts");
   const flags: CompareFlags = { ...asked, seed: asked.seeds[0] ?? 0 }; // of the split, and of a new head
+  checkWorkers(flags, given);
   const { methods: early } = await methodsOf(flags, given);
   for (const { method, methodOptions = {} } of early) checkTuning({ method, methodOptions });
   const { model } = await loadFlags(flags, output, headOf(flags));
@@ -86,6 +114,7 @@ export async function run(
   }
   const text = await readBaseText(model, flags.baseText, flags, output);
   if (text) output.record({ kind: "base-text", ...readingRecord(text) });
+  const transport = await connectWorkers(flags, storage);
   const stop = listenForInterrupt(output, "Saving after this update");
   try {
     const { methods, ...matched } = await methodsOf(flags, given, data.kind);
@@ -102,11 +131,17 @@ export async function run(
       ...{ methods, ...matched, test: test?.train ?? [], baseText: text?.train ?? [] },
       ...{ output: flags.output, seeds: flags.seeds, resume: flags.resume === true },
       ...(rates.all === undefined ? {} : { learningRates: rates.all }),
+      ...(transport ? { workers: { transport, silenceMs: 1000 * flags.silence } } : {}),
       ...memoryOptions(flags),
       deviceOptions: deviceOptions(flags),
       signal: stop.signal,
       onEvent: watch(output),
     });
+    if (flags.invite !== undefined) {
+      output.record({ kind: "end", made: result.done, total: result.total });
+      output.say("", `Made ${count(result.done)} of the comparison's ${count(result.total)} runs.`);
+      return stop.signal.aborted ? exitCodes.interrupted : exitCodes.done;
+    }
     const title = `${basename(flags.model)} on ${flags.data.map((file) => basename(file)).join(", ")}`;
     const table = tableOf(result);
     await storage.write(`${flags.output}/comparison.md`, markdown(title, table, result));
@@ -119,8 +154,37 @@ export async function run(
     return exitCodes.interrupted;
   } finally {
     stop.release();
+    await transport?.close();
     if ("close" in data) await data.close();
   }
+}
+
+/** @throws {TuneError} `bad-option` for flags of workers that do not go together. */
+function checkWorkers({ workers, federation, invite, silence }: CompareFlags, given: Given): void {
+  const roles = [federation, invite].filter((one) => one !== undefined).length;
+  const problems = [
+    ...(workers !== undefined && roles === 0
+      ? ["--workers needs --federation (hand runs out) or --invite (make them)."]
+      : []),
+    ...(workers === undefined && roles > 0 ? ["--federation and --invite do nothing without --workers."] : []),
+    ...(given.has("silence") && federation === undefined ? ["--silence does nothing without --federation."] : []),
+    ...(silence > 0 ? [] : [`--silence is ${silence}, but it must be above 0.`]),
+    ...(roles === 2 ? ["--federation and --invite do not go together: a machine hands runs out, or makes them."] : []),
+  ];
+  if (problems.length === 0) return;
+  throw new TuneError("bad-option", problems, { at: "scion compare", fix: "give --workers with one of the two" });
+}
+
+/** Where runs are handed out or made, if other machines are asked. */
+async function connectWorkers(
+  { workers, federation, invite, output }: CompareFlags,
+  storage: Storage,
+): Promise<Transport | undefined> {
+  if (federation !== undefined) return (await connectCoordinator(storage, federation, workers)).transport;
+  if (invite === undefined) return undefined;
+  const { claimOutput } = await import("../index.ts");
+  await claimOutput(storage, `${output}.worker`, "federation-client"); // this worker's key is written there
+  return connectClient(storage, `${output}.worker`, invite, workers);
 }
 
 /** The methods that the flags name: those with a rank are matched, and take no rank or alpha as it is given. */
@@ -174,10 +238,12 @@ function watch(output: Output): (event: CompareEvent) => void {
       return;
     }
     progress.clear();
+    if (event.kind === "handed-out") return output.say(`${name}: given to ${event.worker}`);
+    if (event.kind === "taken-back") return output.say(`${name}: taken back from ${event.worker} (${event.why})`);
     if (!event.readBack) made += 1;
     const { outcome } = event;
     const said = outcome.diverged ? "diverged" : `validation loss ${outcome.validationLoss.toFixed(4)}`;
-    output.say(`${name}: ${said}${event.readBack ? " (read back)" : ""}`);
+    output.say(`${name}: ${said}${event.readBack ? " (read back)" : ""}${event.worker ? ` (${event.worker})` : ""}`);
   };
 }
 
