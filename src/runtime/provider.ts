@@ -43,6 +43,14 @@ export function roughKernelsOf(provider: string): ReadonlySet<string> {
   return new Set(roughKernels[provider]);
 }
 
+/** WebGPU promises eight buffers to a shader (`maxStorageBuffersPerShaderStage`): the parts of a split, and the whole. */
+const partsAtOnce: Readonly<Record<string, number>> = { webgpu: 7 };
+
+/** How many parts a provider can split a value into at once. */
+export function splitPartsOf(provider: string): number {
+  return partsAtOnce[provider] ?? Number.POSITIVE_INFINITY;
+}
+
 /**
  * Make sure that a device's provider starts on this machine, by compiling a program that does nothing.
  * @throws {TuneError} `provider-unavailable` with ONNX Runtime's reason; the device is then closed.

@@ -4,8 +4,8 @@ import type { PretrainedModel } from "../models/index.ts";
 import type { Device } from "../runtime/device.ts";
 import { onShare } from "../runtime/device-share.ts";
 import { compileGraph } from "../runtime/program.ts";
-import { roughKernelsOf } from "../runtime/provider.ts";
-import { expand, fold, gatherEarly, precise, readInPlace } from "../transforms/index.ts";
+import { roughKernelsOf, splitPartsOf } from "../runtime/provider.ts";
+import { expand, fold, gatherEarly, precise, readInPlace, splitFew } from "../transforms/index.ts";
 import { type BaseWeightsName, heldGraph } from "./base-weights.ts";
 import type { Batch } from "./data/index.ts";
 import { chooseObjective, type ObjectiveChoice } from "./objectives/index.ts";
@@ -79,9 +79,8 @@ function buildEvaluation(
   const attached = adapter && attach(outputs, { ...adapter, outputModule, training: false });
   const defined = objective.loss({ tuned: attached?.outputs ?? outputs, pretrained: outputs }, config);
   const named = { loss: defined.loss, ...defined.measures };
-  const folded = readInPlace(
-    precise(fold(expand(gatherEarly(Object.values(named)), new Set())), roughKernelsOf(provider)),
-  );
+  const written = fold(expand(gatherEarly(Object.values(named)), new Set()));
+  const folded = readInPlace(splitFew(precise(written, roughKernelsOf(provider)), splitPartsOf(provider)));
   return {
     graph: heldGraph(baseWeights, {
       name: "evaluate",

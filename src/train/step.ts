@@ -39,6 +39,7 @@ import {
   readInPlace,
   recompute,
   rewrite,
+  splitFew,
   stackProducts,
   sumProducts,
   takeColumnsEarly,
@@ -72,6 +73,8 @@ export interface StepOptions {
   readonly kernels?: ReadonlySet<string>;
   /** Operators that the runtime computes roughly; none unless given. */
   readonly rough?: ReadonlySet<string>;
+  /** How many parts the runtime can split a value into at once; any number unless given. */
+  readonly splitParts?: number;
   /**
    * Whether the device can replace parts of buffers, so that methods may train weights where they are, and cut outputs
    * into buffers.
@@ -332,14 +335,15 @@ function close(
     baseWeights: held = "f32",
     kernels = new Set(),
     rough = new Set(),
-  }: Pick<StepOptions, "memory" | "baseWeights" | "kernels" | "rough">,
+    splitParts = Number.POSITIVE_INFINITY,
+  }: Pick<StepOptions, "memory" | "baseWeights" | "kernels" | "rough" | "splitParts">,
   { live }: Pick<Attached, "live">,
 ): StepGraph {
   const names = Object.keys(outputs);
   const resident = { reads, writes, patches };
   const hold = holdLive(baseWeights[held].hold, live);
   const plain = precise(expand(Object.values(outputs), kernels), rough);
-  const lean = sumProducts(broadcastLate(useSparsity(fold(plain))));
+  const lean = splitFew(sumProducts(broadcastLate(useSparsity(fold(plain)))), splitParts);
   const folded = readInPlace(takeColumnsEarly(lean), {
     except: (weight) => hold(weight) !== undefined,
   });

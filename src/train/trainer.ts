@@ -16,7 +16,7 @@ import type { Generator } from "../privacy/index.ts";
 import type { Device, Patch, Reads, Writes } from "../runtime/device.ts";
 import { onShare } from "../runtime/device-share.ts";
 import { compileGraph, type Program } from "../runtime/program.ts";
-import { kernelsOf, roughKernelsOf } from "../runtime/provider.ts";
+import { kernelsOf, roughKernelsOf, splitPartsOf } from "../runtime/provider.ts";
 import type { BaseWeightsName } from "./base-weights.ts";
 import type { Batch } from "./data/index.ts";
 import { fillDropoutMasks, openDropoutMasks } from "./dropout.ts";
@@ -141,6 +141,7 @@ async function makeTrainer(device: Device, model: PretrainedModel, options: Trai
     ...options,
     kernels: kernelsOf(provider),
     rough: roughKernelsOf(provider),
+    splitParts: splitPartsOf(provider),
     patches,
   });
   const { trainables, dropoutMasks } = graphs.attached;

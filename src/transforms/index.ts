@@ -15,6 +15,7 @@ export * from "./recompute.ts";
 export * from "./rewrite.ts";
 export * from "./share.ts";
 export * from "./sparse.ts";
+export * from "./split-few.ts";
 export * from "./stack.ts";
 export * from "./sum-products.ts";
 export * from "./unpacked.ts";
