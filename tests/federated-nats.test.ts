@@ -31,6 +31,7 @@ import { createRng } from "../src/linalg/index.ts";
 import { natsConnect } from "../src/runtime/node.ts";
 import { nodeStorage } from "../src/runtime/node-storage.ts";
 import {
+  freePort,
   natsServer,
   natsSettings,
   passwordOf,
@@ -442,6 +443,47 @@ describe.skipIf(skipped)(skipped ? withoutNats : "NATS", () => {
     await expect(inviteToFederation(nodeStorage, own, "bob")).rejects.toMatchObject({ code: "client-exists" });
     await expect(inviteToFederation(nodeStorage, home, "bob")).rejects.toMatchObject({ code: "file-not-found" });
     await coordinator.refresh();
+  });
+
+  it("is set up for three servers, of which one may be lost, and which let no stranger be one of them", async () => {
+    const [own, home] = [place(), place()];
+    const ports = await Promise.all([0, 1, 2].map(freePort));
+    const addresses = ports.map((port) => `nats://127.0.0.1:${port}`);
+    const options = { run: "r2", listen: "127.0.0.1:1", addresses, servers: 3, maxFile: "100MB" };
+    await createFederation(nodeStorage, own, options);
+    const ann = await inviteToFederation(nodeStorage, own, "ann");
+    const start = async (i: number, text: string): Promise<RunningNats> => {
+      const settings = await natsSettings(own, { listen: `127.0.0.1:${ports[i]}` });
+      const server = await startNats(join(own, `started-${i}`), settings, text);
+      running.push(server);
+      return server;
+    };
+    const texts = [1, 2, 3].map((i) => readText(join(own, `nats-${i}.conf`)));
+    for (const i of [1, 2, 3]) expect((await stat(join(own, `nats-${i}.conf`))).mode & 0o77).toBe(0);
+    const [first] = await Promise.all(texts.map((text, i) => start(i, text)));
+    const reach = { connect: natsConnect, ackWaitMs: 1500 };
+    const coordinator = await openCoordinatorTransport(nodeStorage, own, reach);
+    transports.push(coordinator);
+    const client = await openClientTransport(nodeStorage, home, ann, reach);
+    transports.push(client);
+    const heard: string[] = [];
+    await coordinator.subscribe("upload", async ({ id }) => void heard.push(id));
+    const kept = await coordinator.put(Uint8Array.of(1, 2, 3));
+    await client.publish({ kind: "upload", id: "before", body: {} });
+    await first?.kill();
+    await client.publish({ kind: "upload", id: "after", body: {} });
+    await vi.waitFor(() => expect([...heard].sort()).toEqual(["after", "before"]), 30_000);
+    expect(await client.get(kept)).toEqual(Uint8Array.of(1, 2, 3));
+    // In the place of the one that is gone, with another password: the two that are left do not speak to it.
+    const text = texts[0] ?? "";
+    const stranger = await start(0, text.replaceAll(/route:(\w+)@/.exec(text)?.[1] ?? "none", "guessed"));
+    await vi.waitFor(() => expect(stranger.log()).toMatch(/Authorization Violation|authentication error/i), 20_000);
+
+    const refused = (changes: object): Promise<void> =>
+      createFederation(nodeStorage, place(), { ...options, ...changes });
+    await expect(refused({ servers: 2 })).rejects.toThrow(/a cluster has 3 or 5[\s\S]*3 addresses/);
+    await expect(refused({ addresses: [...addresses.slice(1), "nats://a:65000"] })).rejects.toThrow(/has no port/);
+    await expect(refused({ addresses: [...addresses.slice(1), addresses[1]] })).rejects.toThrow(/the same address/);
   });
 
   it("comes to the bits of the same federation in memory, with a server that is killed and a coordinator that starts again", async () => {

@@ -168,6 +168,7 @@ const modes: Readonly<Record<string, readonly (readonly string[])[]>> = {
     [...base, ...rows, ...out, "--clients", "3", "--compare", "fedsvd,ffa", "--rates", "0.1"],
   ],
   "federate create": [
+    [..."--run shoot --servers 3 -o out/cluster --address nats://a:4222 nats://b:4222 nats://c:4222".split(" ")],
     ["--run", "shoot", "--address", "nats://127.0.0.1:4222", "-o", "out/setup"],
     [
       "--run",
@@ -308,6 +309,7 @@ const values: Readonly<Record<string, string | readonly string[]>> = {
   federation: "in/another",
   run: "other",
   address: "nats://elsewhere:4222",
+  servers: "3",
   listen: "127.0.0.1:4223",
   store: "elsewhere/js",
   maxFile: "1GB",

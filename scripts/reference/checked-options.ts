@@ -384,6 +384,7 @@ export const checkedByCommand: Readonly<Record<string, Checks>> = {
         by("a server that starts with it; what is no name, size or address", "tests/federated-nats.test.ts"),
       ]),
     ),
+    servers: by("three that start with it, of which one is killed; what is no cluster", "tests/federated-nats.test.ts"),
     output: by("files for their owner alone; secrets that are there stay", nats, "tests/federated-nats.test.ts"),
   },
   "federate invite": {

@@ -1,6 +1,6 @@
 import { TuneError } from "../errors.ts";
 import {
-  configOf,
+  configsOf,
   foundFederation,
   type Invitation,
   inviteClient,
@@ -34,17 +34,32 @@ export interface CreateFederationOptions {
   readonly websocket?: { readonly listen: string; readonly origins: readonly string[] };
   /** Files of a certificate and its key. */
   readonly tls?: { readonly certificate: string; readonly key: string };
+  /**
+   * 3 or 5 servers that keep the same, so that one or two may be lost: as many addresses, at whose ports they listen, and reach each
+   * other 2000 above. 1 unless given.
+   */
+  readonly servers?: number;
 }
 
 const createNames: NamesOf<CreateFederationOptions> = {
-  ...{ run: true, listen: true, addresses: true, store: true, maxFile: true, websocket: true, tls: true },
+  ...{
+    run: true,
+    listen: true,
+    addresses: true,
+    store: true,
+    maxFile: true,
+    websocket: true,
+    tls: true,
+    servers: true,
+  },
 };
 
-/** The files of a federation's folder: both hold secrets, and are for their owner alone. */
-const [federationFile, configFile] = ["federation.json", "nats.conf"];
+/** Beside the configurations: both hold secrets, and are for their owner alone. */
+const federationFile = "federation.json";
 
 /**
- * Set up a federation over NATS: a folder with its secrets and `nats.conf`, with which `nats-server -c` starts. Nobody is invited.
+ * Set up a federation over NATS: a folder with its secrets and `nats.conf`, with which `nats-server -c` starts (a cluster: `nats-1.conf` and so
+ * on). Nobody is invited.
  * @throws {TuneError} `bad-option`; `run-exists` where the folder holds one already; `output-exists` where it holds something else.
  */
 export async function createFederation(
@@ -60,11 +75,11 @@ export async function createFederation(
     ...(websocket ? { websocket } : {}),
     ...(tls ? { tls } : {}),
   };
-  const federation = await foundFederation(server, addresses);
+  const federation = await foundFederation(server, addresses, options.servers);
   await checkOutput(storage, folder, "federation-setup");
   const lock = await storage.lock(folder);
   try {
-    for (const name of [federationFile, configFile]) {
+    for (const name of [federationFile, ...configsOf(federation).keys()]) {
       if ((await storage.sizeBytes(joinPath(folder, name))) === undefined) continue;
       throw new TuneError("run-exists", `${folder} holds a federation already.`, {
         at: joinPath(folder, name),
@@ -167,5 +182,5 @@ async function readIn(storage: Storage, folder: string): Promise<NatsFederation>
 
 async function write(storage: Storage, folder: string, federation: NatsFederation): Promise<void> {
   await storage.write(joinPath(folder, federationFile), `${JSON.stringify(federation, null, 2)}\n`, { secret: true });
-  await storage.write(joinPath(folder, configFile), configOf(federation), { secret: true });
+  for (const [name, text] of configsOf(federation)) await storage.write(joinPath(folder, name), text, { secret: true });
 }

@@ -21,7 +21,10 @@ export const outputFolders: Readonly<Record<OutputFolder, FolderClaim>> = {
       "clients/",
     ],
   },
-  "federation-setup": { kind: "federation-setup", names: ["federation.json", "nats.conf", "nats.pid", "jetstream/"] },
+  "federation-setup": {
+    kind: "federation-setup",
+    names: ["federation.json", "nats*.conf", "nats*.pid", "jetstream/", "jetstream-*/"],
+  },
   "federation-client": { kind: "federation-client", names: ["adapter/", "*.key"] },
   "federation-comparison": {
     kind: "federation-comparison",

@@ -15,6 +15,8 @@ export interface NatsFederation {
   readonly server: Omit<NatsServer, "coordinatorPassword" | "clients">;
   /** Addresses at which parties reach the server: `nats://host:port`, `tls://…`, or `ws://…` and `wss://…` for pages. */
   readonly addresses: readonly string[];
+  /** Servers of a cluster, which keep the same: the password that they let each other in with. One server unless given. */
+  readonly cluster?: { readonly servers: number; readonly password: string };
   readonly password: string;
   readonly key: SigningKey;
   readonly clients: Readonly<Record<string, { readonly password: string; readonly invitation: string }>>;
@@ -38,6 +40,7 @@ export interface Invitation {
 export async function foundFederation(
   server: NatsFederation["server"],
   addresses: readonly string[],
+  servers = 1,
 ): Promise<NatsFederation> {
   checkName(server.run, "The name of the run");
   const problems = [
@@ -49,12 +52,45 @@ export async function foundFederation(
     ...addresses
       .filter((at) => !/^(nats|tls|ws|wss):\/\/[^\s/]+$/.test(at))
       .map((at) => `"${at}" is no address such as nats://host:4222 or wss://host.`),
+    ...clusterProblems(servers, addresses),
   ];
   if (problems.length > 0) throw new TuneError("bad-option", listing("The server cannot be like that:", problems));
   return {
     ...{ kind: "scion-federation", version: 1, server, addresses, clients: {} },
+    ...(servers === 1 ? {} : { cluster: { servers, password: newPassword() } }),
     ...{ password: newPassword(), key: await newSigningKey() },
   };
+}
+
+/** What keeps some servers from being a cluster at these addresses. */
+function clusterProblems(servers: number, addresses: readonly string[]): readonly string[] {
+  if (servers === 1) return [];
+  const own = serverAddresses(addresses);
+  return [
+    // An even number bears no more losses than the odd one below it.
+    ...(servers === 3 || servers === 5 ? [] : [`There are ${servers} servers, but a cluster has 3 or 5.`]),
+    ...(own.length === servers
+      ? []
+      : [`There are ${own.length} addresses such as nats://host:4222 for ${servers} servers.`]),
+    ...(new Set(own).size === own.length ? [] : ["Two servers have the same address."]),
+    ...own
+      .filter((at) => !(portOf(at) > 0 && portOf(at) + routePort < 65_536))
+      .map(
+        (at) => `"${at}" has no port from 1 to ${65_535 - routePort}: servers reach each other ${routePort} above it.`,
+      ),
+  ];
+}
+
+/** Servers of a cluster reach each other at the port of their address and this. */
+const routePort = 2000;
+
+/** `host:port` of the addresses of servers, without those for pages. */
+function serverAddresses(addresses: readonly string[]): readonly string[] {
+  return addresses.filter((at) => /^(nats|tls):/.test(at)).map((at) => at.replace(/^\w+:\/\//, ""));
+}
+
+function portOf(address: string): number {
+  return Number(/:(\d+)$/.exec(address)?.[1] ?? 0);
 }
 
 /**
@@ -91,6 +127,36 @@ export function configOf({ server, password, clients }: NatsFederation): string 
     coordinatorPassword: password,
     clients: Object.entries(clients).map(([name, client]) => ({ name, password: client.password })),
   });
+}
+
+/**
+ * The files with which its servers start, by name: `nats.conf`, or `nats-1.conf` and so on of a cluster, each of which listens at the
+ * port of its address and keeps what it keeps apart.
+ */
+export function configsOf(federation: NatsFederation): ReadonlyMap<string, string> {
+  const { server, cluster, addresses } = federation;
+  if (cluster === undefined) return new Map([["nats.conf", configOf(federation)]]);
+  const own = serverAddresses(addresses);
+  const host = server.listen.replace(/:\d+$/, "");
+  const routes = own.map((at) => at.replace(/\d+$/, (port) => String(Number(port) + routePort)));
+  return new Map(
+    own.map((at, i) => [
+      `nats-${i + 1}.conf`,
+      configOf({
+        ...federation,
+        server: {
+          ...server,
+          listen: `${host}:${portOf(at)}`,
+          store: `${server.store}-${i + 1}`,
+          ...(server.pidFile === undefined ? {} : { pidFile: server.pidFile.replace(/\.pid$/, `-${i + 1}.pid`) }),
+          cluster: {
+            ...{ server: `scion-${i + 1}`, listen: `${host}:${portOf(at) + routePort}`, routes },
+            password: cluster.password,
+          },
+        },
+      }),
+    ]),
+  );
 }
 
 /** What a client's file says. @throws {TuneError} `bad-invitation` for what is none. */
@@ -142,10 +208,10 @@ export async function openCoordinator(
   federation: () => NatsFederation,
   { onForged, ...reach }: ReachOptions & Pick<SignedCoordinator, "onForged">,
 ): Promise<Transport & Pick<NatsTransport, "keep">> {
-  const { server, addresses, password, key } = federation();
+  const { server, addresses, cluster, password, key } = federation();
   const { run } = server;
   const nats = await openNats({
-    servers: addresses,
+    ...{ servers: addresses, replicas: cluster?.servers ?? 1 },
     ...reach,
     run,
     party: coordinatorName,

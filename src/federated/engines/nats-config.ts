@@ -16,7 +16,13 @@ export interface NatsServer {
   /** Where the server writes its process id, so that it can be told to read this again. */
   readonly pidFile?: string;
   /** Servers that keep the same: this one's name and address, and the addresses of all. */
-  readonly cluster?: { readonly server: string; readonly listen: string; readonly routes: readonly string[] };
+  readonly cluster?: {
+    readonly server: string;
+    readonly listen: string;
+    readonly routes: readonly string[];
+    /** What servers let each other in with; without it anybody who reaches `listen` is one of them. */
+    readonly password?: string;
+  };
   readonly coordinatorPassword: string;
   readonly clients: readonly { readonly name: string; readonly password: string }[];
 }
@@ -32,7 +38,7 @@ export function natsConfig(server: NatsServer): string {
   const text = JSON.stringify; // strings and lists of them are written as in JSON
   const secured = tls ? `tls { cert_file: ${text(tls.certificate)}, key_file: ${text(tls.key)} }` : undefined;
   const lines = [
-    `# The federation ${run}. Written by scion federate server-config and invite; what is changed here by hand is written over.`,
+    `# The federation ${run}. Written by scion federate create and invite; what is changed here by hand is written over.`,
     `server_name: ${text(cluster?.server ?? "scion")}`,
     `listen: ${text(listen)}`,
     "max_payload: 1MB",
@@ -46,7 +52,7 @@ export function natsConfig(server: NatsServer): string {
       : []),
     ...(cluster
       ? [
-          `cluster { name: scion, listen: ${text(cluster.listen)}, routes: ${text(cluster.routes.map((at) => `nats://${at}`))} }`,
+          `cluster { name: scion, listen: ${text(cluster.listen)}${cluster.password === undefined ? "" : `, authorization { user: route, password: ${text(cluster.password)} }`}, routes: ${text(cluster.routes.map((at) => `nats://${cluster.password === undefined ? "" : `route:${cluster.password}@`}${at}`))} }`,
         ]
       : []),
     "accounts {",

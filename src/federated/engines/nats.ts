@@ -413,7 +413,7 @@ async function makeStreams(
       if (error instanceof Error && error.name === "JetStreamNotEnabled") {
         throw new TuneError("no-jetstream", "The server has no JetStream in the coordinator's account.", {
           at: party,
-          fix: "start nats-server with the configuration that scion federate server-config writes",
+          fix: "start nats-server with the configuration that scion federate create writes",
           cause: error,
         });
       }
