@@ -26,7 +26,13 @@ import type { FederationPlan } from "../src/federated/messages.ts";
 import { describeTransport } from "../src/federated/transport.conformance.ts";
 import type { Transport, TransportEvent } from "../src/federated/transport.ts";
 import { writePieces } from "../src/federated/validate.ts";
-import { createFederation, inviteToFederation, openClientTransport, openCoordinatorTransport } from "../src/index.ts";
+import {
+  claimOutput,
+  createFederation,
+  inviteToFederation,
+  openClientTransport,
+  openCoordinatorTransport,
+} from "../src/index.ts";
 import { createRng } from "../src/linalg/index.ts";
 import { natsConnect } from "../src/runtime/node.ts";
 import { nodeStorage } from "../src/runtime/node-storage.ts";
@@ -438,7 +444,10 @@ describe.skipIf(skipped)(skipped ? withoutNats : "NATS", () => {
       await vi.waitFor(() => expect(joins).toHaveLength(i + 1), 10_000);
     }
     expect((await stat(join(home, "r2.ann.key"))).mode & 0o77).toBe(0);
-    await expect(openClientTransport(nodeStorage, own, ann, reach)).rejects.toMatchObject({ code: "invitation-used" });
+    const elsewhere = openClientTransport(nodeStorage, place(), ann, reach);
+    await expect(elsewhere).rejects.toMatchObject({ code: "invitation-used" });
+    await expect(openClientTransport(nodeStorage, own, ann, reach)).rejects.toMatchObject({ code: "output-exists" });
+    await claimOutput(nodeStorage, home, "federation-client"); // as joinFederation does: the folder is a client's by now
     await inviteToFederation(nodeStorage, own, "bob");
     await expect(inviteToFederation(nodeStorage, own, "bob")).rejects.toMatchObject({ code: "client-exists" });
     await expect(inviteToFederation(nodeStorage, home, "bob")).rejects.toMatchObject({ code: "file-not-found" });

@@ -136,7 +136,7 @@ export async function openCoordinatorTransport(
 /**
  * A client's transport, from its invitation. The client's own key lies in its folder from the first time on: with it, and no
  * other, the invitation is good again.
- * @throws {TuneError} `bad-invitation`, `invitation-used`, and as `openNats`.
+ * @throws {TuneError} `bad-invitation`, `invitation-used`, `output-exists` for a folder of something else, and as `openNats`.
  */
 export async function openClientTransport(
   storage: Storage,
@@ -149,6 +149,7 @@ export async function openClientTransport(
   let key: SigningKey;
   if ((await storage.sizeBytes(path)) === undefined) {
     key = await newSigningKey();
+    await claimOutput(storage, folder, "federation-client");
     await storage.write(path, JSON.stringify(key), { secret: true }); // before it is used
   } else key = parseJson(new TextDecoder().decode(await storage.read(path))) as SigningKey; // written above
   return openClient(checked, key, reach);
