@@ -14,6 +14,8 @@ export interface Sweep {
   /** What the seconds are of: `an update`. */
   readonly of: string;
   readonly points: readonly GrowthPoint[];
+  /** The first place that the machine has no memory for, and what it would take. */
+  readonly beyond?: string;
 }
 
 /**
@@ -71,7 +73,8 @@ function plot(
   const [all, end] = exponents(points.map((point) => [point.x, of(point)] as const));
   return [
     `<rect x="${x0}" y="${y0}" width="${width}" height="${height}" fill="none" stroke="#c3cfc6"/>`,
-    `<text x="${x0}" y="${y0 - 8}" fill="${colour}">${label}: exponent ${all.toFixed(2)}, at the end ${end.toFixed(2)}</text>`,
+    `<text x="${x0}" y="${y0 - 8}" fill="${colour}">${label}</text>`,
+    `<text x="${x0 + 8}" y="${y0 + 18}" fill="${colour}">exponent ${all.toFixed(2)}, at the end ${end.toFixed(2)}</text>`,
     `<polyline points="${points.map((point) => `${x(point.x).toFixed(1)},${y(of(point)).toFixed(1)}`).join(" ")}" fill="none" stroke="${colour}" stroke-width="1.5"/>`,
     ...points.flatMap((point, i) => [
       `<circle cx="${x(point.x).toFixed(1)}" cy="${y(of(point)).toFixed(1)}" r="3.5" fill="${colour}"/>`,
