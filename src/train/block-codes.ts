@@ -21,52 +21,88 @@ export async function toBlockCodes(source: LazyTensor, dtype: CodeType): Promise
   const [rows = 0, columns = 0] = source.shape;
   const blocks = Math.ceil(columns / blockSize);
   const scales = new Float32Array(rows * blocks);
-  const codes = dtype === "int8" ? new Int8Array(rows * columns) : new Uint8Array(Math.ceil((rows * columns) / 2));
+  const [codes, visit] = dtype === "int8" ? inBytes(rows * columns) : inNibbles(rows * columns);
   // An even number of rows, so that a part of 4-bit codes starts with a byte.
-  await eachRows(source, (part, row) => roundRows(part, { columns, dtype, codes, scales, row }), 2);
+  await eachRows(source, (part, row) => visit(part, columns, row, scales.subarray(row * blocks)), 2);
   return {
     codes: { dtype, shape: [rows, columns], data: codes },
     scales: { dtype: "float32", shape: [rows, blocks], data: scales },
   };
 }
 
-/** Round rows, the first of which is `row` of the matrix. */
+type Visit = (part: Float32Array, columns: number, row: number, scales: Float32Array) => void;
+
+function inBytes(elements: number): readonly [Int8Array, Visit] {
+  const codes = new Int8Array(elements);
+  return [
+    codes,
+    (part, columns, row, scales) =>
+      roundRows(part, { columns, least: -127, most: 127, signed: false, codes: codes.subarray(row * columns), scales }),
+  ];
+}
+
+function inNibbles(elements: number): readonly [Uint8Array, Visit] {
+  const codes = new Uint8Array(Math.ceil(elements / 2));
+  let wide = new Int8Array(0);
+  return [
+    codes,
+    (part, columns, row, scales) => {
+      // One more for the half of a byte that nothing fills, which stays 0.
+      if (wide.length <= part.length) wide = new Int8Array(part.length + 1);
+      wide.fill(0);
+      roundRows(part, { columns, least: -8, most: 7, signed: true, codes: wide, scales });
+      packNibbles(wide, codes.subarray((row * columns) / 2, Math.ceil((row * columns + part.length) / 2)));
+    },
+  ];
+}
+
+/** Two codes to a byte, the first in its low half. */
+function packNibbles(wide: Int8Array, codes: Uint8Array): void {
+  for (let i = 0; i < codes.length; i++) codes[i] = ((wide[2 * i] ?? 0) & 15) | ((wide[2 * i + 1] ?? 0) << 4);
+}
+
+/** Round rows to a code for each element, which is 0 before. Where scales are signed, the largest of a block is `least`, else ±`most`. */
 function roundRows(
   data: Float32Array,
   {
     columns,
-    dtype,
+    least,
+    most,
+    signed,
     codes,
     scales,
-    row,
   }: {
     readonly columns: number;
-    readonly dtype: CodeType;
-    readonly codes: Int8Array | Uint8Array;
+    readonly least: number;
+    readonly most: number;
+    readonly signed: boolean;
+    readonly codes: Int8Array;
     readonly scales: Float32Array;
-    readonly row: number;
   },
 ): void {
-  const blocks = Math.ceil(columns / blockSize);
-  const [least, most] = dtype === "int8" ? [-127, 127] : [-8, 7];
-  const offset = row * columns;
+  // What is not negative is rounded down by becoming an integer. A quotient of two float32 is not so near a half that adding
+  // this moves it there: halves go up, as Math.round takes them, which is several times slower.
+  const lift = 0.5 - least;
+  const span = most - least;
+  let at = 0;
   for (let start = 0; start < data.length; start += columns) {
-    for (let block = 0; block < blocks; block++) {
-      const from = start + block * blockSize;
+    for (let from = start; from < start + columns; from += blockSize) {
       const to = Math.min(from + blockSize, start + columns);
       let largest = 0;
+      let size = 0;
       for (let i = from; i < to; i++) {
         const value = data[i] ?? 0;
-        if (Math.abs(value) > Math.abs(largest)) largest = value;
+        if (Math.abs(value) > size) {
+          largest = value;
+          size = Math.abs(value);
+        }
       }
-      const scale = Math.fround(dtype === "int8" ? Math.abs(largest) / most : largest / least);
-      scales[((offset + start) / columns) * blocks + block] = scale;
+      const scale = Math.fround(signed ? largest / least : size / most);
+      scales[at++] = scale;
       if (scale === 0) continue;
       for (let i = from; i < to; i++) {
-        const code = Math.min(most, Math.max(least, Math.round((data[i] ?? 0) / scale)));
-        const at = offset + i;
-        if (dtype === "int8") codes[at] = code;
-        else codes[at >> 1] = (codes[at >> 1] ?? 0) | ((code & 15) << (4 * (at & 1)));
+        const lifted = ((data[i] ?? 0) / scale + lift) | 0;
+        codes[i] = Math.min(span, Math.max(0, lifted)) + least;
       }
     }
   }
