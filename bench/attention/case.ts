@@ -2,10 +2,10 @@
  * One case of bench:attention in a process of its own: the attention part of a training step, forward and backward, of a few heads.
  * Prints one line of JSON: milliseconds of each run, and the peak of the process's memory over what it was before.
  */
-import { graph, input, mulDims, type Tensor, tensor, type Value } from "../../src/graph/index.ts";
+import { graph, input, inScope, mulDims, type Tensor, tensor, type Value } from "../../src/graph/index.ts";
 import { createRng } from "../../src/linalg/index.ts";
 import { exactAttention, exactAttentionFor, plannedAttention, type TaylorDegree } from "../../src/models/index.ts";
-import { matmul, mul, sumAll } from "../../src/ops/index.ts";
+import { add, matmul, mul, reshapeTo, sumAll, transpose } from "../../src/ops/index.ts";
 import { bytesOfValue } from "../../src/plan/memory.ts";
 import { openNodeDevice } from "../../src/runtime/node.ts";
 import { compileGraph } from "../../src/runtime/program.ts";
@@ -21,6 +21,8 @@ export interface AttentionCase {
   readonly length: number;
   readonly headDim: number;
   readonly heads: number;
+  /** Layers of attention, one after the other; one unless given. Times are of all. */
+  readonly layers?: number;
   /** A bound on |score|. */
   readonly range: number;
   readonly memory: "fast" | "balanced" | "small";
@@ -38,7 +40,7 @@ export interface AttentionResult {
 }
 
 async function measure(of: AttentionCase): Promise<AttentionResult> {
-  const { headDim, heads, length } = of;
+  const { headDim, heads, length, layers = 1 } = of;
   const attention =
     of.kind === "exact"
       ? exactAttentionFor(length)
@@ -46,9 +48,9 @@ async function measure(of: AttentionCase): Promise<AttentionResult> {
         ? exactAttention
         : plannedAttention({
             ...{ chunk: of.chunk ?? 64, alone: true },
-            heads: Array.from({ length: heads }, (_, head) => ({
-              layer: 0,
-              head,
+            heads: Array.from({ length: layers * heads }, (_, i) => ({
+              layer: Math.floor(i / heads),
+              head: i % heads,
               degree: of.degree ?? 2,
               range: of.range,
             })),
@@ -58,9 +60,17 @@ async function measure(of: AttentionCase): Promise<AttentionResult> {
   const [query, key, value] = [rows("query"), rows("key"), rows("value")];
   const eye = input("eye", "float32", [headDim, headDim]);
   const positionIds = input("position_ids", "int64", ["batch", seq]);
-  // As in a model, queries, keys and values are products, which no recomputation repeats.
-  const [q, k, v] = [matmul(query, eye), matmul(key, eye), matmul(value, eye)];
-  const mixed = attention.attend(positionIds)(q, { key: k, value: v }, { scale: 1 / Math.sqrt(headDim), layer: 0 });
+  const attend = attention.attend(positionIds);
+  /** A layer reads what those before it gave, small beside the inputs, so that scores stay as they are. */
+  const layerOf = (layer: number, given: Value | undefined): Value => {
+    const apart = given && reshapeTo(given, ["batch", seq, heads, headDim], [query]);
+    const read = (x: Value): Value => (apart ? add(x, mul(transpose(apart, [0, 2, 1, 3]), 0.01)) : x);
+    // As in a model, queries, keys and values are products, which no recomputation repeats.
+    const [q, k, v] = [query, key, value].map((x) => matmul(read(x), eye)) as [Value, Value, Value];
+    return attend(q, { key: k, value: v }, { scale: 1 / Math.sqrt(headDim), layer });
+  };
+  let mixed = inScope("layers.0", () => layerOf(0, undefined));
+  for (let layer = 1; layer < layers; layer++) mixed = inScope(`layers.${layer}`, () => layerOf(layer, mixed));
   const joined = input("joined", "float32", [mulDims("batch", seq), heads * headDim]);
   const loss = sumAll(mul(mixed, joined));
   const gradients = differentiate(loss, [query, key, value]);

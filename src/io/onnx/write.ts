@@ -72,7 +72,7 @@ function modelMessage(graph: Graph, { place, opset = 21 }: OnnxOptions): Message
     ...graph.constants.map((value) => messageField(5, tensorFields(nameOf(graph, value), value.tensor))),
     ...[...graph.inputs, ...graph.parameters, ...fed].map((value) => messageField(11, valueInfo(value.name, value))),
     ...[...graph.outputs].map(([name, value]) => messageField(12, valueInfo(name, value))),
-    ...intermediates(graph).map((value) => messageField(13, valueInfo(nameOf(graph, value), value))),
+    ...intermediates(graph).map((value) => messageField(13, valueInfo(nameOf(graph, value), ofItsLayer(value)))),
   ];
   return message([
     varintField(1, irVersion),
@@ -90,6 +90,25 @@ function modelMessage(graph: Graph, { place, opset = 21 }: OnnxOptions): Message
 function intermediates(graph: Graph): readonly Value[] {
   const outputs = new Set(graph.outputs.values());
   return graph.nodes.flatMap((node) => node.outputs.filter((value) => !outputs.has(value)));
+}
+
+/**
+ * A value that grows with the square of a size, with names of sizes that only its layer has, forward and backward apart. ONNX
+ * Runtime plans to give a value the buffer of an earlier one whose sizes have the same names, and holds the buffer until then: a
+ * block of scores in every layer, and from the forward pass to the backward pass.
+ */
+function ofItsLayer(value: Value): ValueType {
+  const { dtype, shape } = value;
+  if (value.kind !== "result" || !growsWithSquare(shape)) return value;
+  const { scope } = value.node;
+  const layer = /^\D*\d+/.exec(scope)?.[0] ?? scope.replace(/\/grad$/, "");
+  const pass = scope.endsWith("/grad") ? "backward" : "forward";
+  return { dtype, shape: shape.map((dim) => (typeof dim === "string" ? `${dim} of ${layer} ${pass}` : dim)) };
+}
+
+function growsWithSquare(shape: Shape): boolean {
+  const symbols = shape.flatMap((dim) => [...new Set(String(dim).match(/[a-z_]\w*/gi))]);
+  return symbols.length > new Set(symbols).size;
 }
 
 /** ONNX recommends starting external tensors on a page, so that they can be mapped. */
