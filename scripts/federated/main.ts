@@ -1,7 +1,7 @@
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { parseArgs } from "node:util";
+import { drawBudgets } from "./picture.ts";
 import { runToy, type ToyRun, toy, worldOf } from "./toy.ts";
-import { drawToy } from "./toy-picture.ts";
 import { linesOf, reportToy } from "./toy-report.ts";
 
 /*
@@ -63,6 +63,6 @@ for (const learningRate of rates) {
 }
 const sweep = { seeds, rates, epsilons };
 const title = "Toy federation: accuracy in %, each method at its best rate";
-const picture = drawToy(title, ["∞", "6", "3", "1"], linesOf(known, sweep));
+const picture = drawBudgets(title, ["∞", "6", "3", "1"], linesOf(known, sweep));
 await writeFile(values.json.replace(/\.json$/, ".svg"), picture);
 console.log(reportToy(known, sweep));

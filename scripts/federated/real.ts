@@ -1,148 +1,146 @@
-import { mkdir, readFile, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { appendFile, mkdir, readFile, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
 import { parseArgs } from "node:util";
-import { compareFederations, comparisonTable, loadClients, loadModel, type TaskName } from "../../src/index.ts";
-import { createRng } from "../../src/linalg/index.ts";
+import { settleFederation, simulateWith } from "../../src/api/federate.ts";
+import { type FederationTrainer, openFederationTrainer } from "../../src/api/federation-trainer.ts";
+import type { Tuned } from "../../src/federated/index.ts";
 import { nodePlatform } from "../../src/runtime/node.ts";
+import { allRuns, keyOf, type Measures, methods, type RealLine, type RealRun, untuned } from "./runs.ts";
+import { type OpenedSource, openSource, type Source, sizeOf, sources } from "./sources.ts";
 
 /*
- * Federations on real data: methods at their best rates, with and without privacy. `--shared` holds the data and models that
- * `data/README.md` of it describes; what is made of them goes to `--output`.
- *   npx tsx scripts/federated/real.ts --data shakespeare --shared ../shared --output runs/shakespeare
- *     [--epsilons inf,3] [--rates 0.5,2] [--seeds 0] [--rounds 10] [--rows 200]
- * Started again, it goes on.
+ * Federations on real data, method by method, rate by rate and budget by budget: one line a run is appended to a file, and what
+ * is in it is not run again. `--shared` is a folder with the public data and models that docs/federated.md names.
+ *   npm run experiment:federated-real -- --shared ../shared [--data shakespeare,clinc150] [--methods fedsvd] [--epsilons inf,3]
+ *     [--rates 0.5] [--seeds 0] [--minutes 75] [--lines scripts/federated/real.jsonl]
+ * `npm run report:federated-real` makes the tables and pictures of the lines.
  */
 const { values } = parseArgs({
   options: {
-    data: { type: "string", default: "shakespeare" },
     shared: { type: "string", default: "../shared" },
-    output: { type: "string", default: "runs/federated" },
-    epsilons: { type: "string", default: "inf,3" },
-    rates: { type: "string", default: "0.5,2" },
+    data: { type: "string" },
+    methods: { type: "string" },
+    epsilons: { type: "string" },
+    rates: { type: "string" },
     seeds: { type: "string", default: "0" },
-    rounds: { type: "string", default: "10" },
-    steps: { type: "string", default: "5" },
-    rows: { type: "string", default: "200" },
-    methods: { type: "string", default: "ffa,ffa-orth,fedsvd,refresh,fedavg" },
+    minutes: { type: "string", default: "1e9" },
+    lines: { type: "string", default: "scripts/federated/real.jsonl" },
   },
 });
-const numbers = (text: string): readonly number[] =>
-  text.split(",").map((word) => (word === "inf" ? Infinity : Number(word)));
 
-/** A data set as rows with a client's name in each, the model for it, and how it is shared out. */
-interface Source {
-  readonly model: () => Promise<string>;
-  readonly task?: TaskName;
-  readonly rows: () => Promise<readonly Readonly<Record<string, string>>[]>;
-  readonly split: string;
-  readonly clients: number;
-  readonly maxLength?: number;
-  readonly targets?: readonly string[];
-}
+const privacy = { dpClip: 1, dpDelta: 1e-4, dpAccountant: "rdp" } as const;
 
-const at = (path: string): string => join(values.shared, path);
+/** Whether a word is in an option's list; everything is where there is none. */
+const listed = (list: string | undefined, word: string): boolean =>
+  list === undefined || list.split(",").includes(word);
 
-/** RETSim reads characters; a folder for it says only its model type. */
-async function retsim(): Promise<string> {
-  const folder = join(values.output, "retsim");
-  await mkdir(folder, { recursive: true });
-  await writeFile(join(folder, "model.safetensors"), await readFile(at("models/retsim/model.safetensors")));
-  await writeFile(join(folder, "config.json"), '{"model_type": "retsim"}');
-  return folder;
-}
-
-const sources: Readonly<Record<string, Source>> = {
-  shakespeare: {
-    model: async () => at("models/stories260k"),
-    rows: async () => {
-      const text = await readFile(at("data/tinyshakespeare/input.txt"), "utf8");
-      return text.split(/\n\n+/).flatMap((speech) => {
-        const [, speaker, said] = /^([^\n:]+):\n([\s\S]+)$/.exec(speech.trim()) ?? [];
-        return speaker && said ? [{ text: said.replace(/\s+/g, " "), client: speaker }] : [];
-      });
-    },
-    ...{ split: "by:client", clients: 12, maxLength: 64, targets: ["q_proj", "v_proj"] },
-  },
-  clinc150: {
-    model: retsim,
-    task: "sequence-classification",
-    rows: async () => {
-      const domains = JSON.parse(await readFile(at("data/clinc150/domains.json"), "utf8")) as Record<string, string[]>;
-      const { train } = JSON.parse(await readFile(at("data/clinc150/train_val.json"), "utf8")) as {
-        train: [string, string][];
-      };
-      const domainOf = new Map(
-        Object.entries(domains).flatMap(([domain, intents]) => intents.map((intent) => [intent, domain])),
-      );
-      return train.map(([text, label]) => ({ text, label, client: domainOf.get(label) ?? "none" }));
-    },
-    ...{ split: "by:client", clients: 10 },
-  },
-  banking77: {
-    model: retsim,
-    task: "sequence-classification",
-    rows: async () => {
-      const lines = (await readFile(at("data/banking77/train.csv"), "utf8")).trim().split("\n").slice(1);
-      return lines.flatMap((line) => {
-        const [, text, label] = /^"?(.*?)"?,([a-zA-Z_?]+)\r?$/.exec(line) ?? [];
-        return text && label ? [{ text: text.replaceAll('""', '"'), label }] : [];
-      });
-    },
-    ...{ split: "dirichlet:0.5", clients: 6 },
-  },
-};
-
-const source = sources[values.data];
-if (!source) throw new Error(`--data is one of ${Object.keys(sources).join(", ")}`);
-await mkdir(values.output, { recursive: true });
-const rows = await source.rows();
-const order = createRng(0, "rows").shuffle(rows.map((_, i) => i));
-const counts = new Map<string, number>();
-const kept = order.filter((i) => {
-  const key = rows[i]?.["client"] ?? rows[i]?.["label"] ?? "";
-  counts.set(key, (counts.get(key) ?? 0) + 1);
-  return (counts.get(key) ?? 0) <= Number(values.rows);
-});
-const file = join(values.output, "rows.jsonl");
-await writeFile(
-  file,
-  kept
-    .sort((a, b) => a - b)
-    .map((i) => `${JSON.stringify(rows[i])}\n`)
-    .join(""),
+const scratch = join(tmpdir(), `federated-real-${process.pid}`);
+await mkdir(dirname(values.lines), { recursive: true });
+const text = await readFile(values.lines, "utf8").catch(() => "");
+const known = new Set(
+  text
+    .split("\n")
+    .flatMap((line) => (line === "" ? [] : [JSON.parse(line) as RealLine]))
+    .map((line) => {
+      const source = sources[line.data];
+      if (source && line.size === sizeOf(source)) return keyOf(line);
+      throw new Error(`${values.lines} has runs of ${line.data} of another size (${line.size}): take them out first`);
+    }),
 );
-const model = await loadModel(await source.model(), {
-  platform: nodePlatform,
-  ...(source.task ? { task: source.task, labelsFrom: file } : {}),
-});
-const data = await loadClients(model, [file], {
-  ...{ split: source.split, clients: source.clients, validation: 300 },
-  ...(source.maxLength ? { maxLength: source.maxLength } : {}),
-});
-console.log(data.clients.map(({ name, train }) => `${name} ${train.length}`).join(", "));
-const refresh = { strategy: "fedsvd", name: "refresh", strategyOptions: { refreshEvery: 1, refreshKeep: 4 } };
-const result = await compareFederations(model, data, {
-  strategies: values.methods.split(",").map((name) => (name === "refresh" ? refresh : name)),
-  learningRates: numbers(values.rates),
-  epsilons: numbers(values.epsilons),
-  seeds: numbers(values.seeds),
-  ...{
-    rounds: Number(values.rounds),
-    localSteps: Number(values.steps),
-    batchSize: 8,
-    clientsPerRound: Math.ceil(source.clients / 2),
-  },
-  ...{ dpClip: 1, dpDelta: 1e-3, dpAccountant: "rdp", methodOptions: { rank: 8 } },
-  ...(source.targets ? { targetModules: source.targets } : {}),
-  output: join(values.output, "compared"),
-  resume: true,
-  onEvent: (event) => {
-    if (event.kind === "done") {
-      const { name, learningRate, seed } = event.run;
-      console.log(
-        `${event.index + 1}/${event.total} ${name} ${learningRate} ${seed}: ${JSON.stringify(event.outcome.measures)}`,
-      );
-    }
-  },
-});
-console.log(comparisonTable(result));
+const runs = allRuns(values.seeds.split(",").map(Number)).filter(
+  (run) =>
+    listed(values.data, run.data) &&
+    listed(values.methods, run.method) &&
+    listed(values.rates, String(run.rate)) &&
+    listed(values.epsilons, run.epsilon === Infinity ? "inf" : String(run.epsilon)) &&
+    !known.has(keyOf(run)),
+);
+
+const device = await nodePlatform.openDevice({ threads: 1 });
+const opened = new Map<string, OpenedSource>();
+const trainers = new Map<string, FederationTrainer>();
+
+/** A trainer of what a run trains; those that train the same share one. */
+async function trainerOf(
+  run: Pick<RealRun, "data">,
+  { model }: OpenedSource,
+  settled: Awaited<ReturnType<typeof settleFederation>>,
+): Promise<FederationTrainer> {
+  const { strategy, config } = settled.choice;
+  const isPrivate = settled.plan.privacy !== undefined;
+  const key = [run.data, strategy.trains, strategy.carries(config), isPrivate].join(" ");
+  const found = trainers.get(key) ?? (await openFederationTrainer(device, model, settled.run, undefined, isPrivate));
+  trainers.set(key, found);
+  return found;
+}
+
+async function runOne(run: RealRun): Promise<RealLine> {
+  const source = sources[run.data] as Source; // runs are of these
+  const place = opened.get(run.data) ?? (await openSource(run.data, { shared: values.shared, scratch }));
+  opened.set(run.data, place);
+  const { model, data, choosing, testing } = place;
+  const choice = {
+    ...methods[run.method],
+    ...{ rounds: source.rounds, localSteps: source.localSteps, clientsPerRound: source.clientsPerRound },
+    ...{ batchSize: source.batchSize, targetModules: source.targets, methodOptions: { rank: 8 } },
+    ...(run.method === untuned ? {} : { learningRate: run.rate }),
+    seed: run.seed,
+  };
+  const plain = await settleFederation(model, data, choice);
+  const settled =
+    run.epsilon === Infinity
+      ? plain
+      : await settleFederation(model, data, { ...choice, ...privacy, dpEpsilon: run.epsilon });
+  const trainer = await trainerOf(run, place, settled);
+  let last: Tuned | undefined;
+  // What is tuned is measured once, at the end: a measure of every round would take as long as the rounds do.
+  const watching: FederationTrainer = {
+    ...trainer,
+    evaluate: async (tuned) => {
+      last = tuned;
+      return { loss: 0, measures: {} };
+    },
+  };
+  const watched = { clients: data.clients, validation: testing.slice(0, 1) };
+  if (run.method === untuned) last = await trainer.initial(run.seed);
+  const { ended } =
+    run.method === untuned
+      ? { ended: "finished" }
+      : await simulateWith(watching, settled, watched, { tensorboard: false, resume: false });
+  // The same program measures private runs and others: private ones lay examples out otherwise.
+  const measuring = await trainerOf(run, place, plain);
+  const measure = async (rows: OpenedSource["testing"]): Promise<Measures> => {
+    if (last === undefined) return {};
+    const { loss, measures } = await measuring.evaluate(last, rows);
+    return Object.fromEntries(
+      Object.entries({ loss, ...measures }).map(([name, value]) => [
+        name,
+        Number.isFinite(value) ? Math.round(1e5 * value) / 1e5 : null,
+      ]),
+    );
+  };
+  const [chosen, tested] = [await measure(choosing), await measure(testing)];
+  return {
+    ...run,
+    size: sizeOf(source),
+    epsilon: run.epsilon === Infinity ? "inf" : run.epsilon,
+    finished: ended === "finished" && typeof chosen["loss"] === "number",
+    ...{ choosing: chosen, testing: tested },
+  };
+}
+
+const started = performance.now();
+try {
+  for (const [i, run] of runs.entries()) {
+    const minutes = (performance.now() - started) / 60_000;
+    if (minutes > Number(values.minutes)) break;
+    const line = await runOne(run);
+    await appendFile(values.lines, `${JSON.stringify(line)}\n`);
+    console.log(`${minutes.toFixed(1)} min, ${i + 1}/${runs.length}: ${JSON.stringify(line)}`);
+  }
+} finally {
+  for (const trainer of trainers.values()) await trainer.close();
+  await device.close();
+  await rm(scratch, { recursive: true, force: true });
+}

@@ -1,4 +1,4 @@
-import type { ToyLine } from "./toy-picture.ts";
+import type { PictureLine } from "./picture.ts";
 
 /** What is in the table, in its order. */
 const names = ["ffa", "ffa-orth", "fedsvd", "fedsvd-sqrt", "fedavg", "refresh", "fedex", "flora"] as const;
@@ -13,7 +13,7 @@ interface Sweep {
 export function linesOf(
   known: Readonly<Record<string, number | null>>,
   { seeds, rates, epsilons }: Sweep,
-): readonly ToyLine[] {
+): readonly PictureLine[] {
   const mean = (name: string, epsilon: number, rate: number): number =>
     seeds.reduce((sum, seed) => sum + 100 * (known[`${name} ${epsilon} ${rate} ${seed}`] ?? Number.NaN), 0) /
     seeds.length;

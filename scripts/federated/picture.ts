@@ -1,21 +1,28 @@
 const colours = ["#8aa394", "#2b5d9b", "#2f7d4f", "#a08a1f", "#b4532a", "#8a4fa3", "#c23b6b", "#1d8a8a"];
 
-/** A line of the picture: accuracies in %, one for each budget. */
-export interface ToyLine {
+/** A line of the picture: a value for each budget, NaN where there is none. */
+export interface PictureLine {
   readonly name: string;
   readonly values: readonly number[];
 }
 
-/** Accuracy over privacy budgets, a line a method: an SVG. */
-export function drawToy(title: string, epsilons: readonly string[], lines: readonly ToyLine[]): string {
+const steps = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10];
+
+/** A measure over privacy budgets, a line a method: an SVG. */
+export function drawBudgets(title: string, epsilons: readonly string[], lines: readonly PictureLine[]): string {
   const [left, top, width, height] = [52, 40, 420, 240];
   const finite = lines.flatMap(({ values }) => values.filter(Number.isFinite));
-  const [low, high] = [Math.floor(Math.min(...finite) / 5) * 5, Math.ceil(Math.max(...finite) / 5) * 5];
+  const [least, most] = [Math.min(...finite), Math.max(...finite)];
+  const step = steps.find((one) => most - least <= 7 * one) ?? 20;
+  const [low, high] = [
+    Math.floor(least / step) * step,
+    Math.max(Math.ceil(most / step), Math.floor(least / step) + 1) * step,
+  ];
   const x = (i: number): number => left + 30 + (i / Math.max(1, epsilons.length - 1)) * (width - 60);
   const y = (value: number): number => top + (1 - (value - low) / (high - low)) * height;
-  const marks = Array.from({ length: (high - low) / 5 + 1 }, (_, i) => {
-    const at = y(low + 5 * i).toFixed(1);
-    return `<line x1="${left}" y1="${at}" x2="${left + width}" y2="${at}" stroke="#dde5df"/><text x="${left - 8}" y="${Number(at) + 4}" text-anchor="end">${low + 5 * i}</text>`;
+  const marks = Array.from({ length: Math.round((high - low) / step) + 1 }, (_, i) => {
+    const at = y(low + step * i).toFixed(1);
+    return `<line x1="${left}" y1="${at}" x2="${left + width}" y2="${at}" stroke="#dde5df"/><text x="${left - 8}" y="${Number(at) + 4}" text-anchor="end">${Number((low + step * i).toFixed(2))}</text>`;
   });
   const drawn = lines.map(({ name, values }, k) => {
     const colour = colours[k % colours.length] ?? "#000";
