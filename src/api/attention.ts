@@ -2,8 +2,8 @@ import { TuneError } from "../errors.ts";
 import { contentHash } from "../io/content-hash.ts";
 import { isJsonObject, readJsonObject } from "../io/json.ts";
 import { joinPath, type Storage } from "../io/storage.ts";
-import { exactAttention, featureCount, type HeadPlan, reasonForExact, taylorDegrees } from "../models/index.ts";
-import { type TokenizedExample, tokensOf } from "../train/data/index.ts";
+import { exactAttention, featureCount, type HeadPlan, type PlannedHead, reasonForExact, taylorDegrees } from "../models/index.ts";
+import { longestOf, type TokenizedExample, tokensOf } from "../train/data/index.ts";
 import { modelFacts } from "../train/fingerprint.ts";
 import { planFile } from "../train/run.ts";
 import type { LoadedModel } from "./load-model.ts";
@@ -33,10 +33,10 @@ export function typicalLength(examples: readonly TokenizedExample[]): number {
 /** Features of a token beyond which a polynomial never pays, and its states fill the memory: degree 2 up to a head size of 170. */
 const mostFeatures = 15_000;
 
-/** What of a plan does not fit a run. */
+/** What a plan is used on. */
 interface PlanUse {
   readonly examples: readonly TokenizedExample[];
-  /** Whether training starts from other values than the method's own. */
+  /** Whether there is an adapter: that training starts from, or that is measured. */
   readonly starts: boolean;
 }
 
@@ -45,22 +45,80 @@ interface PlanUse {
  * @throws {TuneError} `bad-attention-plan` with everything that does not fit.
  */
 export function checkPlan(model: LoadedModel, plan: AttentionPlan, { examples, starts }: PlanUse): void {
+  const malformed = malformedIn(plan);
+  const problems = malformed.length > 0 ? malformed : unfitIn(model, plan, { examples, starts });
+  if (problems.length === 0) return;
+  throw new TuneError("bad-attention-plan", ["The plan does not fit:", ...problems], {
+    at: "attention",
+    fix: "make one for this model and data: scion diagnose --attention, or attention auto",
+  });
+}
+
+type FieldCheck = readonly [is: (value: unknown) => boolean, what: string, optional?: true];
+
+const isWhole = (value: unknown): value is number => Number.isSafeInteger(value);
+const isText = (value: unknown): boolean => typeof value === "string";
+const isNumbers = (value: unknown): boolean => Array.isArray(value) && value.every(Number.isFinite);
+
+const planFields: Readonly<Record<keyof AttentionPlan, FieldCheck>> = {
+  chunk: [isWhole, "a whole number"],
+  alone: [(value) => typeof value === "boolean", "true or false"],
+  heads: [Array.isArray, "a list"],
+  length: [isWhole, "a whole number"],
+  model: [isText, "a hash"],
+  adapter: [isText, "a name", true],
+};
+const headFields: Readonly<Record<keyof PlannedHead, FieldCheck>> = {
+  layer: [isWhole, "a whole number"],
+  head: [isWhole, "a whole number"],
+  degree: [isWhole, "a whole number"],
+  range: [Number.isFinite, "a number"],
+  centres: [isJsonObject, "an object", true],
+};
+const centreFields: Readonly<Record<"key" | "query", FieldCheck>> = {
+  key: [isNumbers, "a list of numbers", true],
+  query: [isNumbers, "a list of numbers", true],
+};
+
+/** Fields that a plan lacks, has besides, or has as something else. */
+function malformedIn(plan: AttentionPlan): readonly string[] {
+  const inObject = (of: unknown, where: string, fields: Readonly<Record<string, FieldCheck>>): readonly string[] => {
+    if (!isJsonObject(of)) return [`${where} is no object`];
+    const unknown = Object.keys(of).filter((name) => !Object.hasOwn(fields, name));
+    return [
+      ...unknown.map((name) => `${where} has a field "${name}", which no plan has`),
+      ...Object.entries(fields).flatMap(([name, [is, what, optional]]) =>
+        is(of[name]) || (optional && of[name] === undefined) ? [] : [`${name} of ${where} is not ${what}`],
+      ),
+    ];
+  };
+  const whole = inObject(plan, "the plan", planFields);
+  if (whole.length > 0) return whole;
+  return plan.heads.flatMap((head, i) => {
+    const own = inObject(head, `heads[${i}]`, headFields);
+    return own.length > 0 || head.centres === undefined
+      ? own
+      : inObject(head.centres, `the centres of heads[${i}]`, centreFields);
+  });
+}
+
+/** What of a plan is for another model, adapter, or length. */
+function unfitIn(model: LoadedModel, plan: AttentionPlan, { examples, starts }: PlanUse): readonly string[] {
   const problems: string[] = [];
   const layers = layersOf(model);
-  const longest = examples.reduce((most, example) => Math.max(most, tokensOf(example)), 0);
-  const whole = (value: unknown): value is number => Number.isSafeInteger(value);
-  if (!whole(plan.chunk) || plan.chunk < 4 || plan.chunk % 4 !== 0 || plan.chunk > 4096)
+  const longest = longestOf(examples);
+  if (plan.chunk < 4 || plan.chunk % 4 !== 0 || plan.chunk > 4096)
     problems.push(`chunk is ${plan.chunk}, but it must be a multiple of 4, up to 4096`);
   if (plan.model !== planned(model)) problems.push("it was made for a model of another configuration");
   if (!(plan.length >= longest))
     problems.push(`it was made for texts of ${plan.length} tokens, and the longest example has ${longest}`);
   if (plan.adapter !== undefined && !starts)
-    problems.push(`it was made with the adapter ${plan.adapter}, and training starts without one`);
+    problems.push(`it was made with the adapter ${plan.adapter}, and there is none here`);
   const seen = new Set<string>();
   for (const { layer, head, degree, range, centres = {} } of plan.heads) {
     const of = layers[layer];
     const name = `layer ${layer}, key head ${head}`;
-    if (of === undefined || !whole(head) || head < 0 || head >= of.keyHeads) {
+    if (of === undefined || head < 0 || head >= of.keyHeads) {
       problems.push(`the model has no ${name}`);
       continue;
     }
@@ -73,16 +131,11 @@ export function checkPlan(model: LoadedModel, plan: AttentionPlan, { examples, s
       );
     if (!(range > 0)) problems.push(`range ${range} of ${name} must be above 0`);
     for (const [part, centre] of Object.entries(centres))
-      if (centre.length !== of.headDim || !centre.every(Number.isFinite))
-        problems.push(`the centre of ${part} of ${name} must be ${of.headDim} finite numbers`);
+      if (centre.length !== of.headDim) problems.push(`the centre of ${part} of ${name} must be ${of.headDim} numbers`);
     if (seen.has(name)) problems.push(`${name} is there twice`);
     seen.add(name);
   }
-  if (problems.length === 0) return;
-  throw new TuneError("bad-attention-plan", ["The plan does not fit:", ...problems], {
-    at: "attention",
-    fix: "make one for this model and data: scion diagnose --attention, or attention auto",
-  });
+  return problems;
 }
 
 interface LayerFacts {
@@ -130,4 +183,14 @@ export async function keptPlan(model: LoadedModel, folder: string | undefined): 
   const path = joinPath(folder, planFile);
   if ((await storage.sizeBytes(path)) === undefined) return undefined;
   return (await readJsonObject(storage, path)) as unknown as AttentionPlan; // compared with the checkpoint's fingerprint
+}
+
+/**
+ * The file of the plan by which an adapter was tuned: beside it, in the folder of its run; undefined where all of its heads
+ * attended exactly.
+ */
+export async function planFileOf({ platform: { storage } }: LoadedModel, adapter: string): Promise<string | undefined> {
+  const above = adapter.replace(/[\\/]+$/, "").replace(/(^|[\\/])adapter$/, "$1");
+  const path = joinPath(above === "" ? "." : above, planFile);
+  return (await storage.sizeBytes(path)) === undefined ? undefined : path;
 }
