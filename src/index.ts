@@ -3,7 +3,7 @@
  * `scionwood/node` or `scionwood/web`.
  */
 
-export { type AttentionPlan, readPlan } from "./api/attention.ts";
+export { type AttentionPlan, planFileOf, readPlan } from "./api/attention.ts";
 export {
   type ComparedMethod,
   type ComparedRun,

@@ -5,6 +5,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import {
   type AttentionPlan,
   diagnoseAttention,
+  evaluate,
   type LoadedData,
   type LoadedModel,
   loadData,
@@ -112,6 +113,45 @@ describe("tune with a plan of attention", () => {
     expect(auto.losses).toEqual(exact.losses);
   });
 
+  it("is measured by evaluate as it was while it was tuned, and otherwise exactly", async () => {
+    const rows = await loadData(model, join(folder, "texts.jsonl"), { validation: 2 });
+    const { adapter, best } = await tune(model, rows, {
+      ...{ maxSteps: 3, batchSize: 2, learningRate: 0.01, attention: plan, evaluateEvery: 3 },
+      deviceOptions: { worker: false, threads: 1 },
+    });
+    const measure = (attention: AttentionPlan | "exact") =>
+      evaluate(model, rows.validation, { adapter, attention, deviceOptions: { worker: false, threads: 1 } });
+    const [planned, exact] = [await measure(plan), await measure("exact")];
+    expect(planned.loss).toBeCloseTo(best?.loss ?? Number.NaN, 5);
+    expect(planned.attention).toEqual({ polynomial: plan.heads.length, left: [] });
+    expect(Math.abs(exact.loss - planned.loss)).toBeGreaterThan(1e-4);
+    expect(exact.attention).toBeUndefined();
+
+    const none = await measure({ ...plan, heads: plan.heads.map((head) => ({ ...head, range: 1e-3 })) });
+    expect(none.loss).toBeCloseTo(exact.loss, 5);
+    expect(none.attention?.polynomial).toBe(0);
+    expect(none.attention?.left).toHaveLength(plan.heads.length);
+    await expect(measure({ ...plan, length: 4 })).rejects.toMatchObject({ code: "bad-attention-plan" });
+    await expect(measure("auto" as never)).rejects.toMatchObject({ code: "bad-option" });
+  });
+
+  it.each([
+    ["an unknown field", { heavy: 3 }, /"heavy", which no plan has/],
+    ["a missing field", { alone: undefined }, /alone of the plan is not true or false/],
+    ["heads that are none", { heads: [null] }, /heads\[0\] is no object/],
+    ["an unknown field of a head", { heads: [{ layer: 0, head: 0, degree: 2, range: 1, degre: 4 }] }, /"degre", which/],
+    ["a degree that is text", { heads: [{ layer: 0, head: 0, degree: "2", range: 1 }] }, /degree of heads\[0\] is not/],
+    [
+      "centres that are no numbers",
+      { heads: [{ layer: 0, head: 0, degree: 2, range: 1, centres: { key: ["a"], value: [] } }] },
+      /"value", which[\s\S]*key of the centres of heads\[0\]/,
+    ],
+  ])("refuses %s", async (_, change, message) => {
+    const refused = run({ attention: { ...plan, ...change } as never });
+    await expect(refused).rejects.toThrow(message);
+    await expect(refused).rejects.toMatchObject({ code: "bad-attention-plan" });
+  });
+
   it("refuses plans that do not fit, with all that is wrong", async () => {
     const [head] = plan.heads as [(typeof plan.heads)[number]];
     const wrong = {
@@ -152,6 +192,14 @@ it("scion tune takes the plan of a file", async () => {
   expect(code, stderr).toBe(0);
   expect(stdout).toContain(`${plan.heads.length} key heads attend by a polynomial`);
   expect(JSON.parse(await readFile(join(out, "attention.json"), "utf8"))).toEqual(plan);
+  const measured = ["eval", "-m", `${root}assets/quickstart/model`, "-d", texts, "-a", join(out, "adapter")];
+  const exact = await scion(measured);
+  expect(exact.stdout).toContain("heads that attend by a polynomial");
+  const planned = await scion([...measured, "--attention", `polynomial:${join(out, "attention.json")}`]);
+  expect(planned.stdout).toContain(`${plan.heads.length} key heads by a polynomial`);
+  expect(planned.stdout).not.toContain("attend exactly");
+  const [ofExact, ofPlanned] = [exact, planned].map(({ stdout }) => /loss +([\d.]+)/.exec(stdout)?.[1]);
+  expect(ofPlanned).not.toBe(ofExact);
   for (const bad of ["linear", `polynomial:${texts}`]) {
     const failed = await scion([...args.with(6, join(folder, "other")), "--attention", bad]);
     expect([failed.code, failed.stderr]).toEqual([2, expect.stringMatching(/bad-option|malformed-json/)]);

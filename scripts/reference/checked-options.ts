@@ -350,6 +350,7 @@ export const checkedByCommand: Readonly<Record<string, Checks>> = {
   chat: session,
   eval: {
     data: by("the perplexity of its loss; the loss that mend measures", cli, "tests/diagnose-cli.test.ts"),
+    attention: by("the loss that tuning measured with the same plan", "tests/tune-attention.test.ts"),
     maxLength: by("targets counted", commands),
     batchSize: by("the loss one by one", commands),
     exactMatch: by("answers counted", cli, commands),

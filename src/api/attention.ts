@@ -2,7 +2,14 @@ import { TuneError } from "../errors.ts";
 import { contentHash } from "../io/content-hash.ts";
 import { isJsonObject, readJsonObject } from "../io/json.ts";
 import { joinPath, type Storage } from "../io/storage.ts";
-import { exactAttention, featureCount, type HeadPlan, type PlannedHead, reasonForExact, taylorDegrees } from "../models/index.ts";
+import {
+  exactAttention,
+  featureCount,
+  type HeadPlan,
+  type PlannedHead,
+  reasonForExact,
+  taylorDegrees,
+} from "../models/index.ts";
 import { longestOf, type TokenizedExample, tokensOf } from "../train/data/index.ts";
 import { modelFacts } from "../train/fingerprint.ts";
 import { planFile } from "../train/run.ts";

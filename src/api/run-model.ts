@@ -19,12 +19,14 @@ import type { Adapter } from "../methods/index.ts";
 import { attendingExactly } from "../models/index.ts";
 import { checkNames, checkWhole, checkWord, type NamesOf } from "../options.ts";
 import type { Device, DeviceOptions } from "../runtime/device.ts";
+import { attendingBy, type LeftHead } from "../train/attending.ts";
 import { type BaseWeightsName, checkBaseWeights, defaultBaseWeights, weightBytes } from "../train/base-weights.ts";
 import { batchesByLength, layoutOf, longestOf, type TokenizedExample } from "../train/data/index.ts";
 import { type Measured, meanLoss, openEvaluator } from "../train/evaluator.ts";
 import { judgeExamples } from "../train/judge.ts";
 import { chooseObjective } from "../train/objectives/index.ts";
 import { tasks } from "../train/tasks/index.ts";
+import { type AttentionPlan, checkPlan } from "./attention.ts";
 import { checkDevice, providerOf } from "./device-names.ts";
 import { type LoadedModel, padIdOf } from "./load-model.ts";
 import { refuseTooLarge } from "./memory.ts";
@@ -241,6 +243,8 @@ export interface Evaluation {
   readonly targets: number;
   /** Answers given greedily that are exactly right; absent when it was not asked for, or nothing asks a question. */
   readonly exactMatch?: { readonly matches: number; readonly total: number; readonly answers: readonly Answer[] };
+  /** With a plan of attention: heads that attended by a polynomial, and those that had outgrown it and attended exactly. */
+  readonly attention?: { readonly polynomial: number; readonly left: readonly LeftHead[] };
 }
 
 /** What to measure, with what, where. */
@@ -251,6 +255,11 @@ export interface EvaluateOptions {
   readonly objective?: string;
   /** Whether to answer every example greedily too. */
   readonly exactMatch?: boolean;
+  /**
+   * How the loss attends: exactly unless a plan is given (of `diagnoseAttention`, or of a run, by `readPlan`). Heads whose
+   * scores outgrow the plan on these examples attend exactly, and the result says which. Answers are always given exactly.
+   */
+  readonly attention?: "exact" | AttentionPlan;
   /** How frozen weights are held; as the file holds them unless given, where that saves 500 MB or more. */
   readonly baseWeights?: BaseWeightsName;
   readonly device?: Device;
@@ -261,6 +270,7 @@ export interface EvaluateOptions {
 }
 
 const evaluateNames: NamesOf<EvaluateOptions> = {
+  attention: true,
   baseWeights: true,
   adapter: true,
   batchSize: true,
@@ -282,7 +292,10 @@ export async function evaluate(
   checkDevice(options);
   checkWhole("batchSize", options.batchSize, 1, "evaluate");
   const provider = await providerOf(model.platform, options);
-  const { adapter, batchSize = 8, onProgress } = options;
+  const { adapter, batchSize = 8, onProgress, attention = "exact" } = options;
+  if (typeof attention === "string") checkWord("attention", attention, ["exact"], "evaluate");
+  else checkPlan(model, attention, { examples, starts: adapter !== undefined });
+  const plan = attention === "exact" ? undefined : attention;
   const { baseWeights = defaultBaseWeights(model.pretrained, provider) } = options;
   checkBaseWeights(baseWeights, provider);
   const held = { baseWeights };
@@ -290,16 +303,18 @@ export async function evaluate(
   const chosen = chooseObjective(options.objective, {}, examples[0] && task.kindOf(examples[0]));
   const { objective } = chosen;
   const pretrained = attendingExactly(model.pretrained, longestOf(examples));
-  const layout = layoutOf(pretrained, await padIdOf(model));
+  const padId = await padIdOf(model);
+  const layout = layoutOf(pretrained, padId);
   const device = options.device ?? (await model.platform.openDevice(options.deviceOptions));
   try {
     if (!options.ignoreMemory && ["cpu", "wasm"].includes(device.provider))
       refuseTooLarge(model, { doing: "Evaluating", baseWeights });
     const measure = task.judge ? judged : measured;
-    const { loss, measures, targets } = await measure();
+    const { loss, measures, targets, left } = await measure();
     const { meanOver } = objective;
     const perplexity = objective.perplexity ? { perplexity: Math.exp(loss) } : {};
-    const scores = { loss, ...perplexity, measures, meanOver, targets };
+    const attended = plan && { attention: { polynomial: plan.heads.length - left.length, left } };
+    const scores = { loss, ...perplexity, measures, meanOver, targets, ...attended };
     if (!options.exactMatch) return scores;
     const match = await (chosen.objective.learnsFrom === "target" ? matchTargets() : matchAnswers());
     const { matches, total, answers } = match;
@@ -336,28 +351,39 @@ export async function evaluate(
     });
   }
 
-  async function measured(): Promise<Measured & { readonly targets: number }> {
-    const evaluator = await openEvaluator(device, pretrained, {
+  /** Heads that outgrow the plan leave it, and all is measured again. */
+  async function measured(
+    attending = attendingBy(pretrained, plan),
+    left: readonly LeftHead[] = [],
+  ): Promise<Measured & { readonly targets: number; readonly left: readonly LeftHead[] }> {
+    const evaluator = await openEvaluator(device, attending.model, {
       objective: chosen,
       ...held,
       ...(adapter ? { adapter } : {}),
     });
-    try {
-      const batches = batchesByLength(examples, objective.batch, { batchSize, ...layout });
-      return await meanLoss(evaluator, batches, (done, total) => onProgress?.("loss", done, total));
-    } finally {
-      await evaluator.close();
-    }
+    const batches = batchesByLength(examples, objective.batch, { batchSize, ...layoutOf(attending.model, padId) });
+    const found = await meanLoss(evaluator, batches, (done, total) => onProgress?.("loss", done, total)).finally(() =>
+      evaluator.close(),
+    );
+    const outgrown = attending.leaving(found.attentionShares);
+    return outgrown.length === 0 ? { ...found, left } : measured(attending.without(outgrown), [...left, ...outgrown]);
   }
 
-  async function judged(): Promise<Measured & { readonly targets: number }> {
-    return judgeExamples(device, model.pretrained, task.judge as NonNullable<typeof task.judge>, examples, {
-      objective: chosen,
-      layout,
-      batchSize,
-      ...held,
-      ...(adapter ? { adapter } : {}),
-      onProgress: (done, total) => onProgress?.("loss", done, total),
-    });
+  async function judged(): ReturnType<typeof measured> {
+    const found = await judgeExamples(
+      device,
+      model.pretrained,
+      task.judge as NonNullable<typeof task.judge>,
+      examples,
+      {
+        objective: chosen,
+        layout,
+        batchSize,
+        ...held,
+        ...(adapter ? { adapter } : {}),
+        onProgress: (done, total) => onProgress?.("loss", done, total),
+      },
+    );
+    return { ...found, left: [] };
   }
 }

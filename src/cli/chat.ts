@@ -51,7 +51,7 @@ export async function run(flags: ChatFlags, output: Output, _args: readonly stri
   await checkGenerating(flags, given);
   const { adapter: _adapters, ...modelFlags } = flags;
   const { model } = await loadFlags(modelFlags, output, forAdapters(flags));
-  const adapters = await loadAdapters(model, flags);
+  const adapters = await loadAdapters(model, flags, output);
   let use = flags.use === undefined ? (Object.keys(adapters)[0] ?? null) : used(flags);
   const chats = (await model.tokenizer()).chatTemplates.size > 0;
   await checkSystem(flags.system, chats);

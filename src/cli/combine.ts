@@ -47,7 +47,7 @@ export async function run(flags: CombineFlags, output: Output): Promise<number> 
   const { combine, exportModel } = await import("../index.ts");
   const { adapter: _adapters, ...modelFlags } = flags;
   const { model } = await loadFlags(modelFlags, output, forAdapters(flags));
-  const adapters = await loadAdapters(model, flags);
+  const adapters = await loadAdapters(model, flags, output);
   const weights = flags.weights?.split(",").map(Number);
   const adapter = combine(model, adapters, {
     how: flags.how,

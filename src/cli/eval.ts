@@ -1,5 +1,6 @@
 import type { Command } from "commander";
 import type { Adapter, Forgetting, LoadedModel } from "../index.ts";
+import { attentionOf } from "./attention.ts";
 import { type DataFlags, describeReading, readBaseText, readingOf, readingRecord, withData } from "./data.ts";
 import {
   type BaseWeightsFlags,
@@ -25,6 +26,7 @@ interface EvalFlags extends ModelFlags, BaseWeightsFlags, DataFlags {
   readonly show: number;
   readonly baseText?: string;
   readonly baseModel?: string;
+  readonly attention?: string;
 }
 
 /** `scion eval` */
@@ -39,6 +41,10 @@ export function define(command: Command): void {
     .option("--show <n>", "wrong answers to show", wholeNumber, 3)
     .option("--base-text <file>", "measure forgetting too: the loss on this above the base model's")
     .option("--base-model <folder or id>", "the base, where it is not the model without its adapter")
+    .option(
+      "--attention <how>",
+      "exact (the default), or polynomial:<plan>: the attention.json of scion diagnose --attention or of a run (docs/attention.md)",
+    )
     .addHelpText(
       "after",
       `
@@ -73,6 +79,9 @@ export async function run(flags: EvalFlags, output: Output, _args: readonly stri
     ...(flags.baseWeights ? { baseWeights: flags.baseWeights } : {}),
     batchSize: flags.batchSize,
     ...memoryOptions(flags),
+    ...(flags.attention === undefined
+      ? {}
+      : { attention: await attentionOf(flags.attention, { storage: model.platform.storage, words: ["exact"] }) }),
     exactMatch: flags.exactMatch && answers,
     deviceOptions: deviceOptions(flags),
     onProgress: (stage, done, total) => progress.update(`${stage}: ${done}/${total}`),
@@ -82,6 +91,14 @@ export async function run(flags: EvalFlags, output: Output, _args: readonly stri
     `loss        ${result.loss.toFixed(4)} ${result.perplexity === undefined ? "" : "nats "}over ${count(result.targets)} ${result.meanOver}`,
   );
   if (result.perplexity !== undefined) output.say(`perplexity  ${result.perplexity.toFixed(3)}`);
+  if (result.attention) {
+    const { polynomial, left } = result.attention;
+    output.say(
+      `attention   ${polynomial} key heads by a polynomial${left.length > 0 ? `, ${left.length} that outgrew the plan exactly` : ""}`,
+    );
+    for (const { layer, head, share } of left)
+      output.say(`  layer ${layer}, key head ${head}: scores may be ${share.toFixed(1)} times what the plan allows`);
+  }
   for (const [name, value] of Object.entries(result.measures)) output.say(`${name.padEnd(11)} ${value.toFixed(4)}`);
   if (result.exactMatch) {
     const { matches, total, answers } = result.exactMatch;

@@ -149,7 +149,7 @@ export async function run(
   await checkGenerating(flags, given);
   const { adapter: _adapters, ...modelFlags } = flags;
   const { model } = await loadFlags(modelFlags, output, forAdapters(flags));
-  const adapters = await loadAdapters(model, flags);
+  const adapters = await loadAdapters(model, flags, output);
   const text = flags.prompt === "-" ? await readInput() : flags.prompt;
   const tokenizer = await model.tokenizer();
   const chats = tokenizer.chatTemplates.size > 0 && flags.raw !== true;

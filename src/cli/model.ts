@@ -13,6 +13,7 @@ import {
   TuneError,
   taskNames,
 } from "../index.ts";
+import { tellOfPlan } from "./attention.ts";
 import type { Output } from "./output.ts";
 import { platformOf } from "./outputs.ts";
 import { createProgress } from "./progress.ts";
@@ -169,6 +170,7 @@ export function forAdapters(flags: AdaptersFlags): Pick<LoadModelOptions, "forAd
 export async function loadAdapters(
   model: LoadedModel,
   { adapter = [] }: AdaptersFlags,
+  output: Output,
 ): Promise<Readonly<Record<string, Adapter>>> {
   const adapters: Record<string, Adapter> = {};
   for (const { given, folder } of named({ adapter })) {
@@ -181,13 +183,14 @@ export async function loadAdapters(
       });
     }
     adapters[name] = await loadAdapter(model, folder);
+    await tellOfPlan(model, folder, output);
   }
   return adapters;
 }
 
 /** Load the model, showing downloads, and its adapter. */
 export async function loadFlags(
-  flags: ModelFlags,
+  flags: ModelFlags & { readonly attention?: unknown },
   output: Output,
   head: Pick<LoadModelOptions, "forAdapter" | "labelsFrom" | "newHead" | "newTokens" | "readOptions" | "seed"> = {},
 ): Promise<{ readonly model: LoadedModel; readonly adapter: Adapter | undefined }> {
@@ -212,5 +215,7 @@ export async function loadFlags(
   for (const { key, nearest } of model.pretrained.warnings) {
     output.say(`config.json: "${key}" is not known and has no effect${nearest ? ` (nearest: "${nearest}")` : ""}.`);
   }
-  return { model, adapter: flags.adapter === undefined ? undefined : await loadAdapter(model, flags.adapter) };
+  if (flags.adapter === undefined) return { model, adapter: undefined };
+  if (flags.attention === undefined) await tellOfPlan(model, flags.adapter, output);
+  return { model, adapter: await loadAdapter(model, flags.adapter) };
 }

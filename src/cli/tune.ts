@@ -1,5 +1,6 @@
 import type { Command } from "commander";
-import type { AttentionPlan, PrivacyPlan, RunEvent, RunPrivacy, RunResult, Storage } from "../index.ts";
+import type { PrivacyPlan, RunEvent, RunPrivacy, RunResult } from "../index.ts";
+import { attentionOf } from "./attention.ts";
 import { readBaseText, readingRecord } from "./data.ts";
 import { drawLengths } from "./histogram.ts";
 import { deviceOptions, memoryOptions, realNumber, withIgnoreMemory } from "./model.ts";
@@ -83,7 +84,9 @@ export async function run(flags: TuneFlags, output: Output, _args: readonly stri
     ...(flags["replace"] === true ? { replace: true } : {}),
     ...memoryOptions(flags),
     tensorboard: flags.tensorboard,
-    ...(flags.attention === undefined ? {} : { attention: await attentionOf(flags.attention, storage) }),
+    ...(flags.attention === undefined
+      ? {}
+      : { attention: await attentionOf(flags.attention, { storage, words: ["exact", "auto"] }) }),
     ...(flags.attentionError === undefined ? {} : { attentionError: flags.attentionError }),
   };
   let result: RunResult;
@@ -112,24 +115,6 @@ export async function run(flags: TuneFlags, output: Output, _args: readonly stri
   const { shownBy } = tasks[model.pretrained.task];
   summarise(result, saved, { ...flags, shownBy, merges: !sublayers }, output);
   return result.ended === "interrupted" ? exitCodes.interrupted : exitCodes.done;
-}
-
-/**
- * What `--attention` says: a word, or the plan of a file.
- * @throws {TuneError} `bad-option`, `file-not-found`, `bad-json`.
- */
-async function attentionOf(given: string, storage: Storage): Promise<"exact" | "auto" | AttentionPlan> {
-  const { readPlan, TuneError } = await import("../index.ts");
-  if (given === "exact" || given === "auto") return given;
-  const [, path] = /^polynomial:(.+)$/.exec(given) ?? [];
-  const refuse = (what: string, at: string): never => {
-    throw new TuneError("bad-option", what, {
-      at,
-      fix: "give exact, auto, or polynomial:<plan>, the attention.json of scion diagnose --attention or of a run",
-    });
-  };
-  if (path === undefined) return refuse(`--attention is "${given}", which is no way to attend.`, "--attention");
-  return readPlan(storage, path);
 }
 
 /** The flags that a run's record keeps as they are: all but those about this one call and those that events settle. */

@@ -1,6 +1,6 @@
 import { type Graph, type Tensor, tensor, type Value } from "../graph/index.ts";
 import { type Adapter, type Attached, attach, checkParameters } from "../methods/index.ts";
-import type { PretrainedModel } from "../models/index.ts";
+import { type PretrainedModel, watchedShares } from "../models/index.ts";
 import type { Device } from "../runtime/device.ts";
 import { onShare } from "../runtime/device-share.ts";
 import { compileGraph } from "../runtime/program.ts";
@@ -22,6 +22,8 @@ export interface Evaluator {
 export interface Measured {
   readonly loss: number;
   readonly measures: Readonly<Record<string, number>>;
+  /** Of a model that attends by a plan: each head's bound on |score| over what the plan allows, the largest of all batches. */
+  readonly attentionShares?: Float32Array;
 }
 
 /** What is measured. */
@@ -60,11 +62,11 @@ export async function openEvaluator(
 }
 
 /** The scalars that an objective's program gave. */
-export function measuredIn(outputs: Readonly<Record<string, Tensor>>): Measured {
+export function measuredIn({ [watchedShares]: shares, ...outputs }: Readonly<Record<string, Tensor>>): Measured {
   const { loss = Number.NaN, ...measures } = Object.fromEntries(
     Object.entries(outputs).map(([name, { data }]) => [name, Number(data[0])]),
   );
-  return { loss, measures };
+  return { loss, measures, ...(shares ? { attentionShares: shares.data as Float32Array } : {}) };
 }
 
 /** The objective of a model as a graph, with an adapter attached or not, dropout off. */
@@ -78,7 +80,8 @@ function buildEvaluation(
   const { outputModule } = model.architecture;
   const attached = adapter && attach(outputs, { ...adapter, outputModule, training: false });
   const defined = objective.loss({ tuned: attached?.outputs ?? outputs, pretrained: outputs }, config);
-  const named = { loss: defined.loss, ...defined.measures };
+  const { [watchedShares]: watched } = attached?.outputs ?? outputs;
+  const named = { loss: defined.loss, ...defined.measures, ...(watched ? { [watchedShares]: watched } : {}) };
   const written = fold(expand(gatherEarly(Object.values(named)), new Set()));
   const folded = readInPlace(splitFew(precise(written, roughKernelsOf(provider)), splitPartsOf(provider)));
   return {
@@ -105,7 +108,14 @@ export async function meanLoss(
     onProgress?.(i + 1, batches.length);
   }
   const { loss, measures } = addUp(all, Math.max(1, targets));
-  return { loss, measures, targets };
+  const shares = all.flatMap(({ attentionShares }) => attentionShares ?? []);
+  return { loss, measures, targets, ...(shares.length > 0 ? { attentionShares: largest(shares) } : {}) };
+}
+
+/** The largest of each entry of vectors of one length. */
+function largest(vectors: readonly Float32Array[]): Float32Array {
+  const [first = new Float32Array(0), ...others] = vectors;
+  return first.map((value, i) => others.reduce((most, vector) => Math.max(most, vector[i] ?? 0), value));
 }
 
 /** The sum of what was measured of several batches, divided by a number. */
