@@ -1,7 +1,8 @@
 import { defineConfig, type ViteUserConfig } from "vitest/config";
 
-/** Tests that close every device of their process, or measure what a process takes: each file has a process of its own. */
+/** Tests that close every device of their process, stand in for modules, or measure what a process takes: each file has its own. */
 const alone = [
+  "tests/flag-laws.test.ts",
   "src/runtime/node.test.ts",
   "tests/{size,memory,streaming,large-files}.test.ts",
   "tests/{data-bombs,template-bombs,bounded-reading}.test.ts",

@@ -82,7 +82,7 @@ const others = [
   ],
   ...["findRuns", "inspect", "loadAdapter", "parseTargets", "ranksLeft", "refuseOtherRun", "remarkable", "reportPage"],
   ...["comparisonTable", "federationPage"],
-  ...["attentionPage", "drawDegrees", "drawHeads", "readPlan", "sayQualified"],
+  ...["attentionPage", "drawDegrees", "drawHeads", "planFileOf", "readPlan", "sayQualified"],
   ...["calibrationNeed", "pipelineNote", "resolveSampling", "sayWarning", "TuneError", "isPrivate", "readLedger"],
   ...["inviteToFederation", "openClientTransport", "openCoordinatorTransport"],
   ...[
