@@ -69,6 +69,13 @@ export {
 } from "./api/federate.ts";
 export type { FederationMetric } from "./api/federation-folder.ts";
 export { federationPage } from "./api/federation-report.ts";
+export {
+  type ClientStatus,
+  type FederationStatus,
+  federationReport,
+  federationStatus,
+  stopFederation,
+} from "./api/federation-status.ts";
 export { type Forgetting, type ForgettingOptions, measureForgetting } from "./api/forgetting.ts";
 export { type Inspection, inspect } from "./api/inspect.ts";
 export { type JoinEvent, type JoinOptions, type JoinResult, joinFederation } from "./api/join-federation.ts";
@@ -89,6 +96,7 @@ export {
   inviteToFederation,
   openClientTransport,
   openCoordinatorTransport,
+  withdrawFromFederation,
 } from "./api/nats-federation.ts";
 export { checkOutput, claimOutput, type OutputFolder } from "./api/outputs.ts";
 export { type PlanTuningOptions, planTuning, type Remedy, type TuningPlan } from "./api/plan.ts";

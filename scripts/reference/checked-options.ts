@@ -37,6 +37,7 @@ const parties = "src/federated/parties.test.ts";
 const far = "tests/federate-far.test.ts";
 const nats = "tests/federate-nats.test.ts";
 const workers = "tests/compare-workers.test.ts";
+const standing = "tests/federate-status.test.ts";
 const arithmetic = "src/federated/arithmetic.test.ts";
 
 const budget = by("PEFT: its schedule's numbers, and what is pruned over 50 updates", adaloraOracles, adalora);
@@ -392,6 +393,16 @@ export const checkedByCommand: Readonly<Record<string, Checks>> = {
     federation: by("a folder that holds none", nats),
     client: by("a client that joins; a name twice", nats),
     output: by("a file that a client joins with", nats),
+    withdraw: by("a client that is refused by the server and asked no more; who was not invited", standing),
+  },
+  "federate status": {
+    federation: by("a folder that holds none; a federation under way", standing),
+    engine: by("servers that are none", nats, standing),
+  },
+  "federate report": { folder: by("a folder that holds none; the page of a coordinator's", standing) },
+  "federate stop": {
+    federation: by("a coordinator that ends after its round, and goes on", standing),
+    engine: by("servers that are none", nats, standing),
   },
   "federate serve": {
     ...federated,

@@ -10,6 +10,7 @@ import {
   type ReachOptions,
   readFederation,
   readInvitation,
+  withdrawClient,
 } from "../federated/invitations.ts";
 import { newSigningKey, type SigningKey } from "../federated/keys.ts";
 import type { Transport } from "../federated/transport.ts";
@@ -111,16 +112,32 @@ export async function inviteToFederation(storage: Storage, folder: string, clien
 }
 
 /**
- * The coordinator's transport of a federation that was set up in a folder. Who is invited later is known after `refresh`.
+ * Withdraw a client's invitation, and write the server's configuration anew. A coordinator that runs asks it for nothing more; the
+ * server closes its connection once it has read the configuration (`nats-server --signal reload`).
+ * @throws {TuneError} `no-client` for who was not invited; `bad-invitation` where the folder holds no federation.
+ */
+export async function withdrawFromFederation(storage: Storage, folder: string, client: string): Promise<void> {
+  const lock = await storage.lock(folder);
+  try {
+    await write(storage, folder, withdrawClient(await readIn(storage, folder), client));
+  } finally {
+    await lock.release();
+  }
+}
+
+/**
+ * The coordinator's transport of a federation that was set up in a folder. Who is invited later, or withdrawn, is known after
+ * `refresh`. With `observes` it leaves clients to the coordinator that serves.
  * @throws {TuneError} as `openNats`.
  */
 export async function openCoordinatorTransport(
   storage: Storage,
   folder: string,
-  reach: ReachOptions,
+  reach: ReachOptions & { readonly observes?: boolean },
 ): Promise<
   Transport & {
     readonly run: string;
+    readonly withdrawn: () => readonly string[];
     readonly keep: (hashes: Iterable<string>) => Promise<void>;
     readonly refresh: () => Promise<void>;
   }
@@ -130,7 +147,7 @@ export async function openCoordinatorTransport(
   const refresh = async (): Promise<void> => {
     federation = await readIn(storage, folder);
   };
-  return { ...transport, run: federation.server.run, refresh };
+  return { ...transport, run: federation.server.run, withdrawn: () => federation.withdrawn ?? [], refresh };
 }
 
 /**

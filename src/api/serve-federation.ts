@@ -51,6 +51,8 @@ export interface ServeOptions extends FederationChoice, OutputOptions {
   readonly device?: Device;
   readonly deviceOptions?: DeviceOptions;
   readonly ignoreMemory?: boolean;
+  /** Clients that take part no more, asked about again and again: `withdrawn` of `openCoordinatorTransport`. */
+  readonly withdrawn?: () => readonly string[];
   /** Ends after what is under way; clients wait for a coordinator that goes on. */
   readonly signal?: StopSignal;
   readonly onEvent?: (event: ServeEvent) => void;
@@ -60,8 +62,11 @@ const serveNames: NamesOf<ServeOptions> = {
   ...choiceNames,
   ...{ transport: true, run: true, clients: true, roundSeconds: true, attempts: true, data: true },
   ...{ output: true, replace: true, inputs: true, tensorboard: true, resume: true, device: true, deviceOptions: true },
-  ...{ ignoreMemory: true, signal: true, onEvent: true },
+  ...{ ignoreMemory: true, withdrawn: true, signal: true, onEvent: true },
 };
+
+/** How often it looks whether it is told to end. */
+const pollMs = 2000;
 
 /** What happens at a coordinator. */
 export type ServeEvent =
@@ -86,7 +91,17 @@ export async function serveFederation(model: LoadedModel, options: ServeOptions)
   checkNames(options, serveNames, "serveFederation", insideFederation());
   checkDevice(options);
   const { transport, run: name, clients, roundSeconds = 0, attempts = 3, data, output, ...others } = options;
-  const { tensorboard = false, resume = false, device, deviceOptions, ignoreMemory, signal, onEvent, ...rest } = others;
+  const {
+    tensorboard = false,
+    resume = false,
+    device,
+    deviceOptions,
+    ignoreMemory,
+    withdrawn,
+    signal,
+    onEvent,
+    ...rest
+  } = others;
   const { replace, inputs = [], ...choice } = rest;
   checkServed({ name, clients, roundSeconds, attempts, choice, party: transport.party });
   const examples = data?.examples ?? [];
@@ -127,6 +142,8 @@ export async function serveFederation(model: LoadedModel, options: ServeOptions)
         ...{ transport, run: name, plan, initial: async () => initial, gather: clients, measure },
         now: Date.now,
         wait: waitFor,
+        pollMs,
+        ...(withdrawn ? { withdrawn } : {}),
         ...(signal ? { signal } : {}),
         onEvent: async (event) => {
           if (event.kind === "open") {

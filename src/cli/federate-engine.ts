@@ -29,23 +29,25 @@ async function reachOf(engine: string | undefined): Promise<{
 }
 
 /**
- * Connect as the coordinator of a federation that was set up in a folder; clients that are invited later are known soon after.
+ * Connect as the coordinator of a federation that was set up in a folder; clients that are invited or withdrawn later are known soon
+ * after. Who only looks `observes`.
  * @throws {TuneError} `bad-invitation`, `engine-missing`, `transport-unreachable`, `not-permitted`, `no-jetstream`.
  */
 export async function connectCoordinator(
   storage: Storage,
   folder: string,
   engine: string | undefined,
-): Promise<{ readonly transport: Transport; readonly run: string }> {
+  { observes = false }: { readonly observes?: boolean } = {},
+): Promise<{ readonly transport: Transport; readonly run: string; readonly withdrawn: () => readonly string[] }> {
   const { openCoordinatorTransport } = await import("../index.ts");
-  const opened = await openCoordinatorTransport(storage, folder, await reachOf(engine));
+  const opened = await openCoordinatorTransport(storage, folder, { ...(await reachOf(engine)), observes });
   // What cannot be read just now is read the next time.
   const timer = setInterval(() => void opened.refresh().catch(() => undefined), 5000);
   const close = async (): Promise<void> => {
     clearInterval(timer);
     await opened.close();
   };
-  return { run: opened.run, transport: { ...opened, close } };
+  return { run: opened.run, withdrawn: opened.withdrawn, transport: { ...opened, close } };
 }
 
 /**

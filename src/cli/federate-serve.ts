@@ -61,7 +61,7 @@ export async function run(flags: ServeFlags, output: Output, _args: readonly str
   refuseIdle(flags, given);
   const { storage } = platformOf(flags);
   await checkOutput(storage, flags.output, "federation");
-  const { transport, run: name } = await connectCoordinator(storage, flags.federation, flags.engine);
+  const { transport, run: name, withdrawn } = await connectCoordinator(storage, flags.federation, flags.engine);
   const stop = listenForInterrupt(output, "Stopping; clients wait for a coordinator that goes on (--resume)");
   try {
     const { model } = await loadFlags(flags, output, headOf(flags));
@@ -78,7 +78,14 @@ export async function run(flags: ServeFlags, output: Output, _args: readonly str
     const result = await serveFederation(model, {
       ...(await roundsChoice(flags, given, data?.kind)),
       ...{ strategy: flags.method, ...(await strategyOptions(flags.method, flags, given)) },
-      ...{ transport, run: name, clients: flags.clients, roundSeconds: flags.roundSeconds, attempts: flags.attempts },
+      ...{
+        transport,
+        run: name,
+        withdrawn,
+        clients: flags.clients,
+        roundSeconds: flags.roundSeconds,
+        attempts: flags.attempts,
+      },
       ...(data ? { data: { kind: data.kind, examples: data.train, files: data.files ?? [] } } : {}),
       output: flags.output,
       resume: flags.resume === true,
@@ -95,12 +102,13 @@ export async function run(flags: ServeFlags, output: Output, _args: readonly str
     );
     await storage.write(`${flags.output}/report.html`, federationPage(result, members));
     await exportModel(model, "peft", saved, { adapter: result.adapter, deviceOptions: deviceOptions(flags) });
-    output.record({ kind: "saved", ended: result.ended, rounds: result.rounds, saved });
+    const told = result.ended === "interrupted" && !stop.signal.aborted; // by scion federate stop
+    output.record({ kind: "saved", ended: told ? "stopped" : result.ended, rounds: result.rounds, saved });
     output.say(
-      `${strong(result.ended === "finished" ? "Done" : result.ended === "interrupted" ? "Interrupted; --resume goes on from here" : "Stopped for want of clients")} after round ${result.rounds} of ${result.plan.rounds}. Saved ${saved} and ${flags.output}/report.html.`,
+      `${strong(result.ended === "finished" ? "Done" : result.ended === "too-few-clients" ? "Stopped for want of clients" : told ? "Stopped as it was told; --resume goes on from here" : "Interrupted; --resume goes on from here")} after round ${result.rounds} of ${result.plan.rounds}. Saved ${saved} and ${flags.output}/report.html.`,
       ...(result.why ? [result.why] : []),
     );
-    return result.ended === "interrupted" ? exitCodes.interrupted : exitCodes.done;
+    return result.ended === "interrupted" && !told ? exitCodes.interrupted : exitCodes.done;
   } finally {
     stop.release();
     await transport.close();

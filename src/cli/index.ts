@@ -25,7 +25,7 @@ export const commands: Readonly<
     summary: "set up a federation over NATS",
     load: () => import("./federate-create.ts"),
   },
-  "federate invite": { summary: "invite a client to it", load: () => import("./federate-invite.ts") },
+  "federate invite": { summary: "invite a client to it, or withdraw one", load: () => import("./federate-invite.ts") },
   "federate serve": {
     summary: "coordinate a federation of clients far away",
     load: () => import("./federate-serve.ts"),
@@ -34,6 +34,9 @@ export const commands: Readonly<
     summary: "take part in a federation, with data that stay here",
     load: () => import("./federate-join.ts"),
   },
+  "federate status": { summary: "say how a federation stands", load: () => import("./federate-status.ts") },
+  "federate stop": { summary: "tell its coordinator to end after the round", load: () => import("./federate-stop.ts") },
+  "federate report": { summary: "draw a federation as a page", load: () => import("./federate-report.ts") },
   plan: { summary: "say what tuning would take, before it starts", load: () => import("./plan.ts") },
   quantize: { summary: "pack a model's weights into 1 to 8 bits", load: () => import("./quantize.ts") },
   lr: { summary: "find a learning rate", load: () => import("./lr.ts") },

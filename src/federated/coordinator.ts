@@ -13,6 +13,8 @@ import {
   readState,
   readUpload,
   runState,
+  type StopRequest,
+  stopState,
 } from "./messages.ts";
 import {
   advanced,
@@ -58,6 +60,10 @@ export interface CoordinatorOptions {
   readonly onEvent?: (event: CoordinatorEvent) => void | Promise<void>;
   /** Ends after what is under way; the state stays, and a later coordinator goes on. */
   readonly signal?: StopSignal;
+  /** After so many milliseconds it looks whether it is told to end (`stopState`), and who was withdrawn; not at all unless given. */
+  readonly pollMs?: number;
+  /** Clients that take part no more. */
+  readonly withdrawn?: () => readonly string[];
 }
 
 /** What happens at the coordinator. */
@@ -109,6 +115,20 @@ export async function coordinate(options: CoordinatorOptions): Promise<Coordinat
     });
     state = entry.value as RunState;
     return changed;
+  };
+
+  let lastRound = Number.POSITIVE_INFINITY;
+  /** Whether it was told to end, and nothing is under way. */
+  const told = (): boolean => state.round > lastRound || (state.round === lastRound && state.participants.length === 0);
+  const look = async (): Promise<void> => {
+    if (options.pollMs === undefined) return;
+    const { value } = await transport.update(stopState, () => undefined);
+    lastRound = (value as StopRequest | undefined)?.afterRound ?? Number.POSITIVE_INFINITY; // the coordinator's party wrote it
+    for (const client of options.withdrawn?.() ?? []) {
+      if (!Object.hasOwn(state.members, client) || Object.hasOwn(state.gone, client)) continue;
+      await change((now) => withDecline(now, client, { round: now.round, reason: "withdrawn", forGood: true }));
+      await options.onEvent?.({ kind: "turned-away", client, why: "withdrawn" });
+    }
   };
 
   const onUpload = async (event: TransportEvent): Promise<void> => {
@@ -170,6 +190,8 @@ export async function coordinate(options: CoordinatorOptions): Promise<Coordinat
 
   const proceed = async (): Promise<void> => {
     for (;;) {
+      if (state.participants.length === 0) await look(); // before anybody is asked
+      if (told()) return;
       if (state.participants.length === 0 && state.round === 0 && Object.keys(state.members).length < options.gather)
         return;
       const due = dueNow(state, options.now());
@@ -230,13 +252,21 @@ export async function coordinate(options: CoordinatorOptions): Promise<Coordinat
   ];
   try {
     await options.onEvent?.({ kind: "open", state });
+    if (options.pollMs !== undefined) {
+      const none: StopRequest = { afterRound: null }; // what was said to a coordinator before
+      await transport.update(stopState, ({ revision }) => (revision > 0 ? none : undefined));
+    }
     while (state.phase === "training" && !signal?.aborted) {
       const woken = new Promise<void>((resolve) => {
         wake = resolve;
       });
-      await inTurn(proceed);
-      if (failed || state.phase !== "training") break;
-      await options.wait(Math.max(1, dueAt(state) - options.now()), woken);
+      await inTurn(async () => {
+        await look();
+        await proceed();
+      });
+      if (failed || state.phase !== "training" || told()) break;
+      const due = Math.min(dueAt(state) - options.now(), options.pollMs ?? Number.POSITIVE_INFINITY);
+      await options.wait(Math.max(1, due), woken);
       if (failed) break;
     }
     if (failed) throw failed.error;

@@ -29,8 +29,11 @@ export {
   type RunState,
   readState,
   runState,
+  type StopRequest,
+  stopState,
 } from "./messages.ts";
 export { refactor } from "./refactor.ts";
+export { awaited } from "./rounds.ts";
 export type { Strategy } from "./strategies/strategy.ts";
 export { chooseStrategy, type StrategyChoice, type StrategyConfig, strategies } from "./strategies/table.ts";
 export type * from "./transport.ts";

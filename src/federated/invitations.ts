@@ -20,6 +20,8 @@ export interface NatsFederation {
   readonly password: string;
   readonly key: SigningKey;
   readonly clients: Readonly<Record<string, { readonly password: string; readonly invitation: string }>>;
+  /** Those whose invitations were withdrawn. Their names are not given to others, whose keys would be taken for theirs. */
+  readonly withdrawn?: readonly string[];
 }
 
 /** What a client needs to take part, and nobody else may have. */
@@ -102,8 +104,10 @@ export async function inviteClient(
   client: string,
 ): Promise<{ readonly federation: NatsFederation; readonly invitation: Invitation }> {
   checkName(client, "The name of a client");
-  if (client === coordinatorName || Object.hasOwn(federation.clients, client)) {
-    throw new TuneError("client-exists", `There is a party ${client} already.`, {
+  const withdrawn = federation.withdrawn?.includes(client) === true;
+  if (client === coordinatorName || Object.hasOwn(federation.clients, client) || withdrawn) {
+    const why = withdrawn ? `The invitation of ${client} was withdrawn.` : `There is a party ${client} already.`;
+    throw new TuneError("client-exists", why, {
       at: federation.server.run,
       fix: "choose another name",
     });
@@ -118,6 +122,23 @@ export async function inviteClient(
       coordinator: coordinator.publicKey,
     },
   };
+}
+
+/**
+ * Withdraw a client's invitation: the server lets it in no more once it has read its configuration again, and the coordinator, which
+ * knows at once, asks it for nothing and believes nothing it says.
+ * @throws {TuneError} `no-client` for who was not invited.
+ */
+export function withdrawClient(federation: NatsFederation, client: string): NatsFederation {
+  const { [client]: gone, ...clients } = federation.clients;
+  if (!Object.hasOwn(federation.clients, client) || gone === undefined) {
+    const withdrawn = federation.withdrawn?.includes(client) === true;
+    throw new TuneError("no-client", `${client} ${withdrawn ? "was withdrawn before" : "was not invited"}.`, {
+      at: federation.server.run,
+      fix: `name one of those that were: ${Object.keys(federation.clients).join(", ") || "there is none"}`,
+    });
+  }
+  return { ...federation, clients, withdrawn: [...(federation.withdrawn ?? []), client] };
 }
 
 /** The configuration of the federation's nats-server. */
@@ -206,7 +227,7 @@ export type ReachOptions = Pick<NatsOptions, "connect" | "replicas" | "patienceM
 /** The coordinator's transport: signed, over NATS. Clients that are invited meanwhile are known by `federation` when it is called. */
 export async function openCoordinator(
   federation: () => NatsFederation,
-  { onForged, ...reach }: ReachOptions & Pick<SignedCoordinator, "onForged">,
+  { onForged, observes, ...reach }: ReachOptions & Pick<SignedCoordinator, "onForged" | "observes">,
 ): Promise<Transport & Pick<NatsTransport, "keep">> {
   const { server, addresses, cluster, password, key } = federation();
   const { run } = server;
@@ -222,7 +243,8 @@ export async function openCoordinator(
     const { clients } = federation();
     return Object.hasOwn(clients, client) ? clients[client]?.invitation : undefined;
   };
-  return { ...(await signed(nats, { run, key, invited, ...(onForged ? { onForged } : {}) })), keep: nats.keep };
+  const options = { ...(onForged ? { onForged } : {}), ...(observes ? { observes } : {}) };
+  return { ...(await signed(nats, { run, key, invited, ...options })), keep: nats.keep };
 }
 
 /**

@@ -16,6 +16,14 @@ export const protocol = 1;
 /** The state that the coordinator keeps, and everybody reads. */
 export const runState = "run";
 
+/** The state in which the coordinator is told to end; see {@link StopRequest}. */
+export const stopState = "stop";
+
+/** The coordinator ends once this round is closed, from 0; null where it has begun since. */
+export interface StopRequest {
+  readonly afterRound: number | null;
+}
+
 /** What every round is like; the same for all rounds and all clients. */
 export interface FederationPlan {
   /** A name in `strategies`. */

@@ -8,6 +8,8 @@ export interface SignedCoordinator {
   readonly key: SigningKey;
   /** The public key of a client's invitation; undefined for who was not invited. */
   readonly invited: (client: string) => string | undefined;
+  /** It only looks, or says something: clients that greet are left to the coordinator that serves. */
+  readonly observes?: boolean;
   /** An event that was not what it said it was; nobody is told of it. */
   readonly onForged?: (event: { readonly kind: string; readonly from: string; readonly why: string }) => void;
 }
@@ -100,7 +102,7 @@ export async function signed(transport: Transport, parties: SignedCoordinator | 
   };
 
   // Whoever greets binds its invitation, before it says anything that counts.
-  if (!client) {
+  if (!client && !("observes" in parties && parties.observes)) {
     await transport.subscribe("hello", async (event) => {
       const why = await problemWith(event, ((event.body ?? {}) as { body?: unknown }).body ?? null);
       if (why !== undefined && "onForged" in parties) parties.onForged?.({ kind: "hello", from: event.from, why });

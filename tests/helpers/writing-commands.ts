@@ -97,10 +97,12 @@ export const reading: Readonly<Record<string, { readonly args: readonly string[]
 };
 
 /**
- * Commands that talk to a server: the test that runs them for real, with what they read up to the point where they connect. Laws
- * that run commands to their end leave these to that test.
+ * Commands that talk to a server, or read what a federation left: the test that runs them for real, with what they read up to the
+ * point where they connect, and whether they have an output. Laws that run commands to their end leave these to that test.
  */
-export const apart: Readonly<Record<string, { readonly test: string; readonly args: readonly string[] }>> = {
+export const apart: Readonly<
+  Record<string, { readonly test: string; readonly args: readonly string[]; readonly writes?: false }>
+> = {
   "federate create": {
     test: "tests/federate-nats.test.ts",
     args: ["--run", "shoot", "--address", "nats://127.0.0.1:4222"],
@@ -117,6 +119,13 @@ export const apart: Readonly<Record<string, { readonly test: string; readonly ar
     test: "tests/federate-nats.test.ts",
     args: [...base, "-d", "in/rows.jsonl", "--invite", "in/ana.json"],
   },
+  "federate status": {
+    test: "tests/federate-status.test.ts",
+    args: ["--federation", "in/federation"],
+    writes: false,
+  },
+  "federate stop": { test: "tests/federate-status.test.ts", args: ["--federation", "in/federation"], writes: false },
+  "federate report": { test: "tests/federate-status.test.ts", args: ["in/federation"], writes: false },
 };
 
 /** Every form of export: what it is made of. */
