@@ -62,7 +62,7 @@ describe.skipIf(natsServer === undefined)(
     it("says who is late, goes on without who was withdrawn, stops after the round, and comes to the same bits", async () => {
       await expect(runHere("federate status", ...fed())).rejects.toMatchObject({ code: "no-federation" });
       await expect(runHere("federate stop", ...fed())).rejects.toMatchObject({ code: "no-federation" });
-      await expect(runHere("federate report", at("fed"))).rejects.toMatchObject({ code: "no-federation" });
+      await expect(runHere("federate report", at("fed"))).rejects.toMatchObject({ code: "file-not-found" });
 
       const rows = (await readFile(`${root}assets/quickstart/train.jsonl`, "utf8")).split("\n");
       await writeFile(at("ana.jsonl"), rows.slice(0, 6).join("\n"));

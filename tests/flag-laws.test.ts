@@ -331,6 +331,7 @@ const values: Readonly<Record<string, string | readonly string[]>> = {
   key: "in/b.key",
   client: "ben",
   invite: "in/ben.json",
+  withdraw: "ben",
   attentionError: "0.02",
   attention: "auto",
   preTokenizer: "smollm",

@@ -106,7 +106,7 @@ export async function stopFederation(transport: Transport): Promise<number | und
 
 /**
  * The page, with pictures, of a federation whose folder is there: a coordinator's or a simulation's, also while it goes on.
- * @throws {TuneError} `no-federation` where the folder holds none; `bad-checkpoint` where its state is damaged.
+ * @throws {TuneError} `file-not-found` where the folder holds none; `bad-checkpoint` where its state is damaged.
  */
 export async function federationReport(
   storage: Storage,
@@ -115,7 +115,7 @@ export async function federationReport(
   const path = joinPath(folder, "state.json");
   const content = await readSealed(storage, path);
   if (content === undefined || !("state" in content)) {
-    throw new TuneError("no-federation", `${folder} holds no federation that has begun.`, {
+    throw new TuneError("file-not-found", `${folder} holds no federation that has begun.`, {
       at: path,
       fix: "name the folder that scion federate simulate or serve wrote to (--output)",
     });

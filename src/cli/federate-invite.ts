@@ -1,6 +1,6 @@
 import type { Command } from "commander";
 import type { Output } from "./output.ts";
-import { type OutputFlags, platformOf, withReplace } from "./outputs.ts";
+import { type OutputFlags, platformOf, refuseIdleReplace, withReplace } from "./outputs.ts";
 
 interface InviteFlags extends OutputFlags {
   readonly federation: string;
@@ -35,7 +35,8 @@ export async function run(flags: InviteFlags, output: Output): Promise<number> {
   const { exitCodes } = await import("./failure.ts");
   const { client, withdraw, output: file } = flags;
   const reload = `A server that runs must read its configuration again: nats-server --signal reload=${flags.federation}/nats.pid`;
-  if (withdraw !== undefined && client === undefined && file === undefined && flags.replace !== true) {
+  refuseIdleReplace(flags, file, "--output");
+  if (withdraw !== undefined && client === undefined && file === undefined) {
     await withdrawFromFederation(nodePlatform.storage, flags.federation, withdraw);
     output.record({ kind: "withdrawn", client: withdraw });
     output.say(`Withdrew ${withdraw}: it takes part no more.`, reload);

@@ -77,10 +77,79 @@ export function aggregate<T extends Floats>(
   );
 }
 
+/** A mean that is added up while changes come. */
+export interface RunningMean<T extends Floats = Float32Array> {
+  /** Whether it is of these clients, with these numbers of examples, in any order. */
+  isOf(changes: readonly Pick<Change, "client" | "examples">[]): boolean;
+  /** A change has come; of a client that is not expected, or twice, it is a mistake of the caller's. */
+  add(change: Change<T>): void;
+  /** The mean, once all have come: the bits of {@link aggregate}. */
+  result(): Pieces<T> | undefined;
+}
+
+/**
+ * A mean over clients that are known beforehand. Sums go by the names of clients, so that they do not depend on who was first: a
+ * change waits for those before it, and is let go once it is added.
+ * @param expected one at least.
+ */
+export function runningMean<T extends Floats>(
+  expected: readonly Pick<Change, "client" | "examples">[],
+  options: Pick<AggregationOptions, "weighting" | "maxWeight">,
+): RunningMean<T> {
+  const sorted = byClient(expected);
+  const shares = weightsOf(sorted, options);
+  const waiting = new Map<string, Change<T>>();
+  const sums = new Map<string, Float64Array>();
+  let first: Change<T> | undefined;
+  let next = 0;
+  return {
+    isOf: (changes) =>
+      changes.length === sorted.length &&
+      byClient(changes).every(({ client, examples }, i) => {
+        const own = sorted[i];
+        return client === own?.client && examples === own.examples;
+      }),
+    add: (change) => {
+      first ??= change; // its shapes and its kind of numbers are those of all
+      waiting.set(change.client, change);
+      for (;;) {
+        const client = sorted[next]?.client ?? "";
+        const due = waiting.get(client);
+        if (due === undefined) return;
+        waiting.delete(client);
+        for (const [name, { data }] of due.delta) {
+          const sum = sums.get(name) ?? new Float64Array(data.length);
+          sums.set(name, sum);
+          addTo(sum, shares[next] ?? 0, data);
+        }
+        next += 1;
+      }
+    },
+    result: () => {
+      if (first === undefined || next < sorted.length) return undefined;
+      return new Map(
+        [...first.delta].map(([name, { shape, data }]) => {
+          const mean = emptyLike(data, data.length);
+          mean.set(sums.get(name) ?? []);
+          return [name, { shape, data: mean } satisfies Piece<T>];
+        }),
+      );
+    },
+  };
+}
+
+function addTo(sums: Float64Array, share: number, own: Floats): void {
+  for (let i = 0; i < sums.length; i++) sums[i] = (sums[i] ?? 0) + share * (own[i] ?? 0);
+}
+
+function byClient<T extends Pick<Change, "client">>(changes: readonly T[]): readonly T[] {
+  return changes.toSorted((a, b) => (a.client < b.client ? -1 : 1));
+}
+
 /** Changes by the names of their clients, so that sums do not depend on who was first. */
 export function inOrderOfClients<T extends Floats>(changes: readonly Change<T>[]): readonly Change<T>[] {
   assert(changes.length > 0, "somebody changed something");
-  const sorted = changes.toSorted((a, b) => (a.client < b.client ? -1 : 1));
+  const sorted = byClient(changes);
   const twice = sorted.find(({ client }, i) => sorted[i + 1]?.client === client);
   if (twice) {
     throw new TuneError("bad-upload", `${twice.client} has uploaded twice in one round.`, {
@@ -111,10 +180,7 @@ function combined<T extends Floats>(
   const result = emptyLike(first, first.length);
   if (rule === "mean") {
     const sums = new Float64Array(first.length);
-    for (const [k, own] of all.entries()) {
-      const share = shares[k] ?? 0;
-      for (let i = 0; i < sums.length; i++) sums[i] = (sums[i] ?? 0) + share * (own[i] ?? 0);
-    }
+    for (const [k, own] of all.entries()) addTo(sums, shares[k] ?? 0, own);
     result.set(sums);
     return result;
   }

@@ -14,7 +14,7 @@ import {
   transposed,
   zeroMatrix,
 } from "../linalg/index.ts";
-import { aggregate, aggregationDefaults, type Change, sharesOf } from "./aggregate.ts";
+import { aggregate, aggregationDefaults, type Change, runningMean, sharesOf } from "./aggregate.ts";
 import type { Factors, Pieces } from "./factors.ts";
 import { furthestFromOrthonormal, refactor, turnedBy } from "./refactor.ts";
 import { refresh } from "./refresh.ts";
@@ -234,6 +234,29 @@ describe("aggregation", () => {
         change(client, examples, ...values(delta).map((v) => 2 * v)),
       );
       expect(values(aggregate(doubled, options))).toEqual(values(aggregate(all, options)).map((v) => 2 * v));
+    }
+  });
+
+  test("a mean that is added up as changes come has the same bits, whoever is first", () => {
+    const rng = createRng(5, "running");
+    const all = ["d", "a", "c", "b"].map((name, i) =>
+      change(name, i + 1, rng.normal(), 1e9 * rng.normal(), rng.normal()),
+    );
+    for (const options of [aggregationDefaults, { ...aggregationDefaults, maxWeight: 0.3 }]) {
+      for (let draw = 0; draw < 10; draw++) {
+        const mean = runningMean<Float64Array>(all, options);
+        const order = rng.shuffle([...all]);
+        for (const each of order.slice(0, 3)) mean.add(each);
+        expect(mean.result()).toBeUndefined();
+        mean.add(order[3] as Change<Float64Array>);
+        expect(values(mean.result() as Pieces<Float64Array>)).toEqual(values(aggregate(all, options)));
+      }
+      const mean = runningMean<Float64Array>(all, options);
+      expect([
+        mean.isOf(all.toReversed()),
+        mean.isOf(all.slice(1)),
+        mean.isOf([...all.slice(1), change("d", 9)]),
+      ]).toEqual([...[true, false, false]]);
     }
   });
 

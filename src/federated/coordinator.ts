@@ -1,8 +1,8 @@
 import { TuneError } from "../errors.ts";
 import type { StopSignal } from "../signal.ts";
-import type { Change } from "./aggregate.ts";
+import { type Change, type RunningMean, runningMean } from "./aggregate.ts";
 import { hashOf } from "./digest.ts";
-import { piecesOf, type Tuned, trainedPieces, tunedOf } from "./factors.ts";
+import { type Pieces, piecesOf, type Tuned, trainedPieces, tunedOf } from "./factors.ts";
 import {
   type FederationPlan,
   protocol,
@@ -19,6 +19,7 @@ import {
 import {
   advanced,
   asked,
+  awaited,
   dueAt,
   dueNow,
   ignores,
@@ -131,11 +132,15 @@ export async function coordinate(options: CoordinatorOptions): Promise<Coordinat
     }
   };
 
+  const received = uploadsReceived(plan);
+  const examplesOf = (client: string): number => state.members[client]?.examples ?? 1;
+
   const onUpload = async (event: TransportEvent): Promise<void> => {
     const { from, body } = event;
     const upload = readable(() => readUpload(body, `upload of ${from}`));
     if (upload === undefined || ignores(state, from, upload)) return;
     const at = `upload of ${from} in round ${upload.round}`;
+    let delta: Pieces | undefined;
     const problem = await problemWith(async () => {
       if (upload.object.from !== from) {
         throw new TuneError("bad-upload", `The object was put by ${upload.object.from}.`, { at });
@@ -148,13 +153,14 @@ export async function coordinate(options: CoordinatorOptions): Promise<Coordinat
           { at },
         );
       }
-      const delta = readPieces(await transport.get(upload.object), expected, at);
+      delta = readPieces(await transport.get(upload.object), expected, at);
       if (plan.normBound !== undefined) checkNorm(delta, plan.normBound, at);
     });
     const changed = await change((now) =>
       problem === undefined ? withUpload(now, from, upload) : withRefusal(now, from, upload, problem),
     );
     if (changed) {
+      if (delta && problem === undefined) received.add(state, { client: from, examples: examplesOf(from), delta });
       await options.onEvent?.({
         kind: "upload",
         client: from,
@@ -165,15 +171,20 @@ export async function coordinate(options: CoordinatorOptions): Promise<Coordinat
   };
 
   const close = async (): Promise<void> => {
-    const { round, members, uploads } = state;
+    const { round, uploads } = state;
     const context = { round, rounds: plan.rounds, seed: plan.seed };
     const changes: Change[] = [];
     for (const client of Object.keys(uploads).sort()) {
       const { object } = uploads[client] as RunState["uploads"][string]; // one of its own keys
-      const delta = readPieces(await transport.get(object), expected, `upload of ${client}`);
-      changes.push({ client, examples: members[client]?.examples ?? 1, delta });
+      // Those that came to a coordinator before this one are fetched.
+      const delta =
+        received.change(round, client)?.delta ??
+        readPieces(await transport.get(object), expected, `upload of ${client}`);
+      changes.push({ client, examples: examplesOf(client), delta });
     }
-    const news = strategy.finish(tuned, changes, { ...context, aggregation: plan.aggregation }, config);
+    const mean = received.meanOf(round, changes);
+    const finish = { ...context, aggregation: plan.aggregation, ...(mean ? { mean } : {}) };
+    const news = strategy.finish(tuned, changes, finish, config);
     const next = strategy.follow(tuned, news, context, config);
     const measures = (await options.measure?.(next, round)) ?? {};
     const pieces = piecesOf(next);
@@ -276,6 +287,38 @@ export async function coordinate(options: CoordinatorOptions): Promise<Coordinat
     for (const unsubscribe of subscriptions) await unsubscribe();
     await turn;
   }
+}
+
+/** The uploads of the round under way that this coordinator has seen, and their mean, which is added up as they come. */
+function uploadsReceived({ aggregation }: FederationPlan): {
+  add(state: RunState, change: Change): void;
+  change(round: number, client: string): Change | undefined;
+  /** The mean of just these; undefined where others were expected. */
+  meanOf(round: number, changes: readonly Change[]): Pieces | undefined;
+} {
+  let of = -1;
+  let changes = new Map<string, Change>();
+  let mean: RunningMean | undefined;
+  return {
+    add: (state, change) => {
+      if (of !== state.round) {
+        of = state.round;
+        changes = new Map();
+        mean = undefined;
+      }
+      changes.set(change.client, change);
+      if (aggregation.rule !== "mean") return;
+      // Whoever has sent, or still may. Where somebody declines, or others are asked, the shares are others: it is begun anew.
+      const expected = state.participants
+        .filter((client) => awaited(state, client) || Object.hasOwn(state.uploads, client))
+        .map((client) => ({ client, examples: state.members[client]?.examples ?? 1 }));
+      if (mean?.isOf(expected)) return mean.add(change);
+      mean = runningMean(expected, aggregation);
+      for (const each of changes.values()) mean.add(each);
+    },
+    change: (round, client) => (round === of ? changes.get(client) : undefined),
+    meanOf: (round, all) => (round === of && mean?.isOf(all) ? mean.result() : undefined),
+  };
 }
 
 /** The types of what clients upload. */

@@ -17,6 +17,8 @@ export interface RoundContext {
 /** The round that ended, as the coordinator sees it. */
 export interface FinishContext extends RoundContext {
   readonly aggregation: AggregationOptions;
+  /** The mean of the changes, where it was added up as they came; the bits of `aggregate`. */
+  readonly mean?: Pieces<Floats>;
 }
 
 /**
@@ -72,10 +74,10 @@ export const anyRule: readonly AggregationRule[] = ["mean", "median", "trimmed-m
 export function moved<T extends Floats>(
   base: Tuned<T>,
   changes: readonly Change<T>[],
-  { aggregation }: FinishContext,
+  { aggregation, mean }: FinishContext,
   trains: readonly ("A" | "B")[],
 ): Pieces<T> {
-  return added(trainedPieces(base, trains), aggregate(changes, aggregation));
+  return added(trainedPieces(base, trains), (mean as Pieces<T> | undefined) ?? aggregate(changes, aggregation)); // of the same numbers as the changes
 }
 
 /** What was told stands in place of what had its names. */
