@@ -1,4 +1,4 @@
-import { mkdtemp, readdir, rm } from "node:fs/promises";
+import { cp, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -108,6 +108,30 @@ describe("a federation of parties that share nothing", () => {
     expect([(await serving).ended, (await right).ended]).toEqual(["finished", "finished"]);
   });
 
+  it("turns away a client whose weights differ in one byte", async () => {
+    const source = `${root}assets/quickstart/model`;
+    const other = join(folder, "other-weights");
+    await cp(source, other, { recursive: true });
+    const weights = await readFile(join(other, "model.safetensors"));
+    weights[weights.length - 1] = (weights.at(-1) ?? 0) ^ 1;
+    await writeFile(join(other, "model.safetensors"), weights);
+    const engine = openMemoryEngine();
+    const stop = new AbortController();
+    const serving = serveFederation(model, {
+      ...{ ...choice, deviceOptions, transport: engine.connect("coordinator"), run: "test", clients: 1 },
+      signal: stop.signal,
+    });
+    const [{ name, train }] = data.clients as [LoadedClients["clients"][number]];
+    const joining = joinFederation(
+      await loadModel(other, { platform: nodePlatform }),
+      { train, kind: data.kind },
+      { transport: engine.connect(name), pollMs: 50, deviceOptions },
+    );
+    await expect(joining).rejects.toMatchObject({ code: "base-mismatch" });
+    stop.abort();
+    expect((await serving).ended).toBe("interrupted");
+  });
+
   it("refuses what does not fit before anything is opened", async () => {
     const engine = openMemoryEngine();
     const serve = (given: object): Promise<unknown> =>
@@ -116,6 +140,8 @@ describe("a federation of parties that share nothing", () => {
         ...given,
       });
     await expect(serve({ run: "no spaces" })).rejects.toMatchObject({ code: "bad-option" });
+    const hopeless = { ...choice, dpEpsilon: 1e-9, dpDelta: 1e-12, dpAccountant: "rdp", dpClip: 1 };
+    await expect(serve(hopeless)).rejects.toMatchObject({ code: "budget-too-small" });
     await expect(serve({ clients: 0 })).rejects.toMatchObject({ code: "bad-option" });
     await expect(serve({ roundSeconds: -1, attempts: 0 })).rejects.toThrow(/roundSeconds.*\n.*attempts/);
     await expect(serve({ clientsPerRound: 3 })).rejects.toThrow(/clientsPerRound is 3, and there are 2/);

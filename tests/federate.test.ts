@@ -227,6 +227,21 @@ describe("a private federation", () => {
     await expect(simulate(options)).rejects.toThrow(why);
   });
 
+  it("a client with fewer examples than a batch trains on all that it has, with privacy at a rate of 1", async () => {
+    const [first] = data.clients as [(typeof data.clients)[number]];
+    const few = { ...data, clients: [{ ...first, train: first.train.slice(0, 3) }] };
+    const alone = { ...small, rounds: 1, clientsPerRound: 0, device };
+    const [larger, equal] = [
+      await simulateFederation(loaded, few, { ...alone, batchSize: 8 }),
+      await simulateFederation(loaded, few, { ...alone, batchSize: 3 }),
+    ];
+    const bits = ({ adapter }: typeof larger) =>
+      [...adapter.parameters].map(([name, { data: own }]) => [name, [...own]]);
+    expect(bits(larger)).toEqual(bits(equal));
+    const { privacy } = await simulateFederation(loaded, few, { ...alone, batchSize: 8, dpNoise: 1, dpClip: 1 });
+    expect(privacy).toMatchObject([{ samplingRate: 1, steps: 2 }]);
+  });
+
   it("a budget that no noise keeps to", async () => {
     expect(await codeOf(simulate({ dpEpsilon: 1e-9, dpDelta: 1e-12, dpAccountant: "rdp" }))).toBe("budget-too-small");
   });

@@ -25,6 +25,7 @@ import {
   ignores,
   reopened,
   summaryOf,
+  timedAnew,
   withDecline,
   withMember,
   withRefusal,
@@ -332,8 +333,11 @@ async function begin({ transport, run, plan, initial, now }: CoordinatorOptions)
   const found = readState(value, `state of ${run}`);
   if (found) {
     if (found.run === run && (await hashOf(found.plan)) === (await hashOf(plan))) {
-      if (found.phase !== "stopped") return found;
-      const entry = await transport.update(runState, ({ value: standing }) => reopened(standing as RunState, now()));
+      if (found.phase === "done" || (found.phase === "training" && found.plan.roundMs === 0)) return found;
+      const entry = await transport.update(runState, ({ value: standing }) => {
+        const own = standing as RunState; // as it was read above
+        return found.phase === "stopped" ? reopened(own, now()) : timedAnew(own, now());
+      });
       return entry.value as RunState; // written just now
     }
     throw new TuneError("resume-mismatch", `The federation that stands there is ${found.run}, planned otherwise.`, {

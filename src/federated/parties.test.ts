@@ -240,6 +240,38 @@ describe("what goes wrong", () => {
     expect(Object.values(first?.clients ?? {}).reduce((sum, { share }) => sum + share, 0)).toBeCloseTo(1, 12);
   });
 
+  test.each([-9, 30])(
+    "a coordinator whose clock differs by %i hours from that before it gives a round its time",
+    async (hours) => {
+      const engine = openMemoryEngine();
+      const stop = new AbortController();
+      const plan = planOf({ roundMs: 1000, rounds: 1 });
+      const common = { run: "r", plan, initial: async () => initial(), gather: 2 };
+      const first = coordinate({
+        ...{ ...common, transport: engine.connect("coordinator"), signal: stop.signal },
+        ...clockOf(),
+        onEvent: ({ kind }) => {
+          if (kind === "upload") stop.abort();
+        },
+      });
+      const training = trainingOf("e", { train: () => new Promise(() => undefined) });
+      void takePart({ transport: engine.connect("e"), training });
+      const a = await takePart({ transport: engine.connect("a"), training: trainingOf("a") });
+      await first;
+      const began = 1000 + hours * 3_600_000;
+      let time = began;
+      const { state } = await coordinate({
+        ...{ ...common, transport: engine.connect("coordinator"), now: () => time },
+        wait: async (ms) => {
+          time += ms;
+        },
+      });
+      expect(state.history.map(({ clients, silent }) => [Object.keys(clients), silent])).toEqual([[["a"], ["e"]]]);
+      expect(time - began).toBe(1000);
+      await a.close();
+    },
+  );
+
   test("below minClients the round is tried again with others, and what was uploaded counts", async () => {
     const failing = new Set(["a", "b"]);
     const training = (client: string): LocalTraining =>

@@ -42,6 +42,11 @@ export function reopened(state: RunState, now: number): RunState {
   return { ...state, phase: "training", attempt: 1, since: now, participants: Object.keys(state.uploads).sort() };
 }
 
+/** A state whose round has its time from now on: the clock of the coordinator that began it may differ by hours. */
+export function timedAnew(state: RunState, now: number): RunState {
+  return { ...state, since: now };
+}
+
 /** When something is due at the latest although nobody says anything: the coordinator's time; infinite where nothing is. */
 export function dueAt({ plan, since, participants, gone }: RunState): number {
   if (plan.roundMs === 0) return Number.POSITIVE_INFINITY;
