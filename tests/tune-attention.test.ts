@@ -161,11 +161,16 @@ describe("tune with a plan of attention", () => {
         { ...head, layer: 99 },
         { ...head, degree: 3 as never, range: -1, centres: { key: [1] } },
         { ...head, degree: 4 as const },
+        { ...head, degree: "2", degre: 4 } as never,
       ],
+      heavy: 1,
     };
     const refused = await run({ attention: wrong }).catch((error: unknown) => error);
     expect(refused).toMatchObject({ code: "bad-attention-plan" });
     for (const part of [
+      '"heavy", which no plan has',
+      '"degre", which no plan has',
+      "degree of heads[3] is not a whole number",
       "chunk is 30",
       "a model of another configuration",
       "texts of 4 tokens",

@@ -52,8 +52,8 @@ interface PlanUse {
  * @throws {TuneError} `bad-attention-plan` with everything that does not fit.
  */
 export function checkPlan(model: LoadedModel, plan: AttentionPlan, { examples, starts }: PlanUse): void {
-  const malformed = malformedIn(plan);
-  const problems = malformed.length > 0 ? malformed : unfitIn(model, plan, { examples, starts });
+  const { problems: malformed, sound } = malformedIn(plan);
+  const problems = [...malformed, ...unfitIn(model, sound, { examples, starts })];
   if (problems.length === 0) return;
   throw new TuneError("bad-attention-plan", ["The plan does not fit:", ...problems], {
     at: "attention",
@@ -87,8 +87,11 @@ const centreFields: Readonly<Record<"key" | "query", FieldCheck>> = {
   query: [isNumbers, "a list of numbers", true],
 };
 
-/** Fields that a plan lacks, has besides, or has as something else. */
-function malformedIn(plan: AttentionPlan): readonly string[] {
+/** Fields that a plan lacks, has besides, or has as something else; and what of it is sound. */
+function malformedIn(plan: AttentionPlan): {
+  readonly problems: readonly string[];
+  readonly sound: Partial<AttentionPlan>;
+} {
   const inObject = (of: unknown, where: string, fields: Readonly<Record<string, FieldCheck>>): readonly string[] => {
     if (!isJsonObject(of)) return [`${where} is no object`];
     const unknown = Object.keys(of).filter((name) => !Object.hasOwn(fields, name));
@@ -100,29 +103,34 @@ function malformedIn(plan: AttentionPlan): readonly string[] {
     ];
   };
   const whole = inObject(plan, "the plan", planFields);
-  if (whole.length > 0) return whole;
-  return plan.heads.flatMap((head, i) => {
-    const own = inObject(head, `heads[${i}]`, headFields);
-    return own.length > 0 || head.centres === undefined
-      ? own
-      : inObject(head.centres, `the centres of heads[${i}]`, centreFields);
-  });
+  if (!isJsonObject(plan)) return { problems: whole, sound: {} };
+  const heads: readonly PlannedHead[] = Array.isArray(plan.heads) ? plan.heads : [];
+  const ofHeads = heads.map((head, i) => [
+    ...inObject(head, `heads[${i}]`, headFields),
+    ...(isJsonObject(head?.centres) ? inObject(head.centres, `the centres of heads[${i}]`, centreFields) : []),
+  ]);
+  const kept = Object.entries(plan).filter(([name, value]) => planFields[name as keyof AttentionPlan]?.[0](value));
+  return {
+    problems: [...whole, ...ofHeads.flat()],
+    sound: { ...Object.fromEntries(kept), heads: heads.filter((_, i) => ofHeads[i]?.length === 0) },
+  };
 }
 
 /** What of a plan is for another model, adapter, or length. */
-function unfitIn(model: LoadedModel, plan: AttentionPlan, { examples, starts }: PlanUse): readonly string[] {
+function unfitIn(model: LoadedModel, plan: Partial<AttentionPlan>, { examples, starts }: PlanUse): readonly string[] {
   const problems: string[] = [];
   const layers = layersOf(model);
   const longest = longestOf(examples);
-  if (plan.chunk < 4 || plan.chunk % 4 !== 0 || plan.chunk > 4096)
+  if (plan.chunk !== undefined && (plan.chunk < 4 || plan.chunk % 4 !== 0 || plan.chunk > 4096))
     problems.push(`chunk is ${plan.chunk}, but it must be a multiple of 4, up to 4096`);
-  if (plan.model !== planned(model)) problems.push("it was made for a model of another configuration");
-  if (!(plan.length >= longest))
+  if (plan.model !== undefined && plan.model !== planned(model))
+    problems.push("it was made for a model of another configuration");
+  if (plan.length !== undefined && plan.length < longest)
     problems.push(`it was made for texts of ${plan.length} tokens, and the longest example has ${longest}`);
   if (plan.adapter !== undefined && !starts)
     problems.push(`it was made with the adapter ${plan.adapter}, and there is none here`);
   const seen = new Set<string>();
-  for (const { layer, head, degree, range, centres = {} } of plan.heads) {
+  for (const { layer, head, degree, range, centres = {} } of plan.heads ?? []) {
     const of = layers[layer];
     const name = `layer ${layer}, key head ${head}`;
     if (of === undefined || head < 0 || head >= of.keyHeads) {
