@@ -234,6 +234,8 @@ export const withoutSubject: Readonly<Record<string, string>> = {
   "api/nats-federation.ts": "through io/json.ts, and every field is checked: tests/federated-nats.test.ts",
   "privacy/key-file.ts": "refused when a byte differs: tests/private-tuning.test.ts",
   "privacy/ledger.ts": "through io/sealed.ts, whose files are refused when a byte differs",
+  "api/compare-workers.ts": "sends files as they are; whoever reads them has its own: tests/compare-workers.test.ts",
+  "api/federation-status.ts": "through io/sealed.ts, whose files are refused when a byte differs",
   "api/compare.ts": "through io/sealed.ts alone, whose files are refused when a byte differs",
   "api/continual.ts": "through io/sealed.ts alone, likewise",
   "api/diagnose.ts": "hashes a file, whatever it holds",
