@@ -182,7 +182,8 @@ describe("what DP-SGD costs by the distribution of the privacy loss", () => {
       fc.property(mechanism, ({ q, sigma, steps, more }) => {
         const of = (change: Partial<Mechanism>, delta = 1e-5): number =>
           prvEpsilon([spend({ q, sigma, steps, ...change })], delta).epsilon;
-        const least = of({}) - 1e-4;
+        // What is said is the upper end of an interval, which the mesh moves by some 1e-4: the truth is above the lower end.
+        const { lower: least, epsilon } = prvEpsilon([spend({ q, sigma, steps })], 1e-5);
         expect(of({ q: q * more })).toBeGreaterThanOrEqual(least);
         expect(of({ sigma: sigma / more })).toBeGreaterThanOrEqual(least);
         expect(of({ steps: Math.ceil(steps * more) })).toBeGreaterThanOrEqual(least);
@@ -190,9 +191,9 @@ describe("what DP-SGD costs by the distribution of the privacy loss", () => {
         expect(
           prvEpsilon([spend({ q, sigma, steps }), spend({ q: q / more, sigma, steps: 3 })], 1e-5).epsilon,
         ).toBeGreaterThanOrEqual(least);
-        expect(least).toBeLessThan(rdpEpsilon([spend({ q, sigma, steps })], 1e-5).epsilon + 0.0101);
+        expect(epsilon).toBeLessThan(rdpEpsilon([spend({ q, sigma, steps })], 1e-5).epsilon + 0.0102);
       }),
-      { numRuns: 10 },
+      { numRuns: 10, examples: [[{ q: 0.001, sigma: 2.3886879800188674, steps: 2, more: 1.01 }]] },
     );
   });
 
