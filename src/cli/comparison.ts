@@ -6,6 +6,7 @@ import { deviceOptions, loadFlags, realNumber, wholeNumber, withDevice } from ".
 import type { Output } from "./output.ts";
 import { type OutputFlags, withReplace } from "./outputs.ts";
 import { count, createProgress, duration } from "./progress.ts";
+import { sayTable } from "./table.ts";
 
 /** Options of commands that compare a tuned model with its base. */
 export interface ComparisonFlags extends OutputFlags {
@@ -128,17 +129,7 @@ export async function describeReport(report: DiagnosisReport, output: Output): P
     "effective rank of ΔW",
   ];
   const most = 40;
-  const table = [head, ...rows.slice(0, most)];
-  const widths = head.map((_, i) => Math.max(...table.map((row) => row[i]?.length ?? 0)));
-  if (rows.length > 0) {
-    for (const row of table)
-      output.say(
-        row
-          .map((cell, i) => cell.padEnd(widths[i] ?? 0))
-          .join("  ")
-          .trimEnd(),
-      );
-  }
+  if (rows.length > 0) sayTable(output, [head, ...rows.slice(0, most)]);
   if (rows.length > most) output.say(`… and ${rows.length - most} more, in the report.`);
   output.say(
     ...(rows.length > 0 ? [""] : []),

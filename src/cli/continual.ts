@@ -7,6 +7,7 @@ import type { Output } from "./output.ts";
 import { startsOver, withReplace } from "./outputs.ts";
 import type { Given } from "./parsing.ts";
 import { count, createProgress, duration } from "./progress.ts";
+import { sayTable } from "./table.ts";
 import { loadTuningData, openTuned, privacySets, type TuningFlags, tuningChoice, withTuning } from "./tuning.ts";
 
 interface ContinualFlags extends TuningFlags {
@@ -109,13 +110,5 @@ function show({ tasks, base, stages }: ContinualResult, output: Output): void {
     ...(forgets ? [forgetting?.toFixed(4) ?? ""] : []),
     count(intruders),
   ]);
-  const table = [head, first, ...rows];
-  const widths = head.map((_, i) => Math.max(...table.map((row) => row[i]?.length ?? 0)));
-  for (const row of table)
-    output.say(
-      row
-        .map((cell, i) => cell.padEnd(widths[i] ?? 0))
-        .join("  ")
-        .trimEnd(),
-    );
+  sayTable(output, [head, first, ...rows]);
 }

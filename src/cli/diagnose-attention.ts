@@ -7,6 +7,7 @@ import type { Output } from "./output.ts";
 import { type OutputFlags, platformOf, refuseIdleReplace } from "./outputs.ts";
 import type { Given } from "./parsing.ts";
 import { createProgress } from "./progress.ts";
+import { sayTable } from "./table.ts";
 
 /** Options of `scion diagnose --attention`. */
 export interface AttentionFlags extends OutputFlags, DataFlags {
@@ -139,15 +140,7 @@ function describe({ heads, length, threshold, weightError }: AttentionReport, ou
     "sampled",
     "",
   ];
-  const table = [head, ...rows];
-  const widths = head.map((_, i) => Math.max(...table.map((row) => row[i]?.length ?? 0)));
-  for (const row of table)
-    output.say(
-      row
-        .map((cell, i) => cell.padEnd(widths[i] ?? 0))
-        .join("  ")
-        .trimEnd(),
-    );
+  sayTable(output, [head, ...rows]);
   if (heads.length > shown.length) output.say(`… and ${heads.length - shown.length} heads with larger scores.`);
   output.say(
     "",

@@ -4,6 +4,7 @@ import { connectCoordinator, withEngine } from "./federate-engine.ts";
 import { type Output, strong } from "./output.ts";
 import { platformOf } from "./outputs.ts";
 import { count } from "./progress.ts";
+import { sayTable } from "./table.ts";
 
 interface StatusFlags {
   readonly federation: string;
@@ -42,15 +43,7 @@ export async function run(flags: StatusFlags, output: Output): Promise<number> {
     output.say(
       `${strong(name)} (${status.strategy}): ${count(round)} of ${count(rounds)} rounds closed${measured.join("")}; ${phases[phase]}${seconds > 0 ? ` for ${count(seconds)} s` : ""}${attempt > 1 ? `, attempt ${attempt}` : ""}${stopping ? "; it was told to stop" : ""}.`,
     );
-    const table = [["client", "examples", "now", "rounds", "missed", "spent"], ...clients.map(cells)];
-    const widths = (table[0] ?? []).map((_, i) => Math.max(...table.map((row) => row[i]?.length ?? 0)));
-    for (const row of table)
-      output.say(
-        row
-          .map((cell, i) => cell.padEnd(widths[i] ?? 0))
-          .join("  ")
-          .trimEnd(),
-      );
+    sayTable(output, [["client", "examples", "now", "rounds", "missed", "spent"], ...clients.map(cells)]);
     return exitCodes.done;
   } finally {
     await transport.close();

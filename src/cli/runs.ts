@@ -4,6 +4,7 @@ import { drawCurves } from "./curves.ts";
 import type { Output } from "./output.ts";
 import { type OutputFlags, platformOf, refuseIdleReplace, withReplace } from "./outputs.ts";
 import { count } from "./progress.ts";
+import { sayTable } from "./table.ts";
 
 interface RunsFlags extends OutputFlags {
   readonly picture?: string;
@@ -33,15 +34,10 @@ export async function run(flags: RunsFlags, output: Output, [folder = "runs"]: r
   const rows = runs.map(cells);
   const observed = [...new Set(runs.flatMap((run) => Object.keys(run.observed)))];
   const head = ["run", "method", "learning rate", "updates", "tokens", "loss", "best validation", ...observed];
-  const table = [head, ...rows.map((row, i) => [...row, ...observed.map((name) => shown(runs[i]?.observed[name]))])];
-  const widths = table[0]?.map((_, i) => Math.max(...table.map((row) => row[i]?.length ?? 0))) ?? [];
-  for (const row of table)
-    output.say(
-      row
-        .map((cell, i) => cell.padEnd(widths[i] ?? 0))
-        .join("  ")
-        .trimEnd(),
-    );
+  sayTable(output, [
+    head,
+    ...rows.map((row, i) => [...row, ...observed.map((name) => shown(runs[i]?.observed[name]))]),
+  ]);
   const differing = differences(runs);
   if (differing.length > 0) output.say("", "Options that differ:", ...differing);
   if (flags.picture !== undefined) {

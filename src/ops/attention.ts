@@ -13,7 +13,7 @@ import {
 import { add, and, cast, less, lessOrEqual, mul, sub, tanh, where } from "./elementwise.ts";
 import { matmul } from "./matmul.ts";
 import { softmax } from "./normalise.ts";
-import { apply, applyAll, defineOp, describe, type Op, type Reference, required } from "./op.ts";
+import { apply, applyAll, defineOp, describe, type Op, type Reference, required, type Sample } from "./op.ts";
 import { reduceSum } from "./reduce.ts";
 import { reference, spread } from "./reference.ts";
 import {
@@ -159,17 +159,7 @@ export const CausalAttentionGrad: Op = defineOp({
   grad: "unsupported",
   cost: "compute",
   composite: { expand: (inputs, attributes) => attendBack(inputs as Inputs<6>, optionsOf(attributes)) },
-  samples: [
-    {
-      inputs: [
-        ...sampleOf(1, 4, 2, 8, 4, [0, 1, 2, 3, 0, 1, 2, 0]),
-        // The output that belongs to these inputs is what the gradient's formula reads; see the test of both together.
-        reference([1, 4, 8, 4], 0),
-        reference([1, 4, 8, 4], 0),
-      ],
-      attributes: { scale: float(0.5), blocks: int(4) },
-    },
-  ],
+  samples: [gradSampleOf(CausalAttention.samples[0] as Sample), gradSampleOf(CausalAttention.samples[1] as Sample)],
 });
 
 type Inputs<N extends 4 | 6> = N extends 4
@@ -346,6 +336,12 @@ function four(inputs: readonly (Reference | undefined)[]): [Reference, Reference
     Reference,
     Reference,
   ];
+}
+
+/** A sample of the gradient: with the output that belongs to the inputs, and some gradient of it. */
+function gradSampleOf({ inputs, attributes = {} }: Sample): Sample {
+  const [out] = CausalAttention.evaluate(inputs, attributes) as [Reference];
+  return { inputs: [...inputs, out, spread(out.shape, -1, 1, 0.11)], attributes };
 }
 
 function sampleOf(

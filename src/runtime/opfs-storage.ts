@@ -70,7 +70,7 @@ export function opfsStorage(root = "scion"): Storage {
           throw error;
         }
         await writing(path, stream.close());
-        await writing(path, (file as unknown as Movable).move(parent, nameOf(path)));
+        await writing(path, (file as unknown as Movable).move(parent, nameOf(path))); // as browsers have it
         changes.set(nameOfChange(path), (changes.get(nameOfChange(path)) ?? 0) + 1);
       } catch (error) {
         await orNothing(parent.removeEntry(aside), missing);
@@ -102,7 +102,7 @@ export function opfsStorage(root = "scion"): Storage {
     const file = await fileOf(from);
     if (file) {
       const parent = await writing(to, folderOf(partsOf(to).slice(0, -1), true));
-      if (parent) await writing(to, (file as unknown as Movable).move(parent, nameOf(to)));
+      if (parent) await writing(to, (file as unknown as Movable).move(parent, nameOf(to))); // likewise
       return;
     }
     const folder = await folderOf(partsOf(from));
